@@ -1,0 +1,31 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""SANet in transformers. Importing this package registers its classes with transformers' Auto classes."""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+
+from .configuration_sanet import SANetConfig
+from .conversion import convert_original_checkpoint
+from .feature_extraction_sanet import SANetFeatureExtractor
+from .modeling_sanet import SANetForAudioClassification, SANetModel, SANetPreTrainedModel
+
+
+AutoConfig.register(SANetConfig.model_type, SANetConfig, exist_ok=True)
+AutoFeatureExtractor.register(SANetConfig, SANetFeatureExtractor, exist_ok=True)
+AutoModel.register(SANetConfig, SANetModel, exist_ok=True)
+AutoModelForAudioClassification.register(SANetConfig, SANetForAudioClassification, exist_ok=True)
+
+# Checkpoints carry the code, so that they load with trust_remote_code=True where this package is not installed.
+SANetConfig.register_for_auto_class()
+SANetFeatureExtractor.register_for_auto_class()
+SANetModel.register_for_auto_class("AutoModel")
+SANetForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+
+__all__ = [
+    "SANetConfig",
+    "SANetFeatureExtractor",
+    "SANetForAudioClassification",
+    "SANetModel",
+    "SANetPreTrainedModel",
+    "convert_original_checkpoint",
+]

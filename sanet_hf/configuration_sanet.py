@@ -1,0 +1,218 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""SANet model configuration."""
+
+import math
+from collections.abc import Sequence
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+
+@strict
+class SANetConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`SANetModel`] or a [`SANetForAudioClassification`]. The defaults give the original
+    SqueezeAttendNet: 5.8 million parameters, clips of at most 64,000 samples (4 s at 16 kHz).
+
+    Args:
+        num_channels (`int`, defaults to 1):
+            Channels of the waveform.
+        conv_dim, conv_kernel, conv_stride (`tuple[int]`):
+            Output channels, kernel size and stride of the residual convolution block of each stage. An even kernel
+            goes with a stride of 2 or more, an odd one with a stride of 1 or 2: no other pair keeps the convolutions
+            and the shortcut at one length.
+        conv_groups (`int` or `tuple[int]`, defaults to 1):
+            Groups of the two wide convolutions, for all stages or for each. Divides their input and output channels.
+        use_squeeze_excitation (`bool`, defaults to `True`):
+            Whether each residual block ends with squeeze-and-excitation.
+        se_reduction (`int`, defaults to 8):
+            Ratio between a block's channels and the hidden size of its squeeze-and-excitation.
+        attention_after (`tuple[int]`, defaults to `(3, 4)`):
+            Stages, counted from 0, that are followed by a self-attention block.
+        attention_dim (`tuple[int]`, defaults to `(128, 256)`):
+            Width of each of these attention blocks; a multiple of `num_attention_heads`.
+        attention_stride (`int`, defaults to 4):
+            Frames that are merged into one before self-attention.
+        num_attention_heads (`int`, defaults to 8):
+            Attention heads of every attention block.
+        attention_dropout (`float`, defaults to 0.0):
+            Dropout of the attention probabilities.
+        max_position_embeddings (`int`, defaults to 500):
+            Merged frames that an attention block has learned positions for. It sets the longest clip
+            (`max_input_samples`).
+        pool_hidden_size (`int`, defaults to 128):
+            Hidden size of the attentive pooling's score.
+        classifier_hidden_sizes (`tuple[int]`, defaults to `(512, 128)`):
+            Hidden layers of the classifier; may be empty.
+        classifier_dropout (`float`, defaults to 0.0):
+            Dropout after each hidden layer of the classifier.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the convolution, squeeze-and-excitation and attention blocks.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the initial weights of linear layers and position embeddings.
+        layer_norm_eps, batch_norm_eps (`float`, default to 1e-5):
+            Epsilon of layer and batch normalisation.
+
+    Raises:
+        ValueError: Two values contradict each other; both are named.
+
+    Example:
+
+    ```python
+    >>> from sanet_hf import SANetConfig, SANetForAudioClassification
+
+    >>> config = SANetConfig(num_labels=10)
+    >>> config.max_input_samples
+    64000
+    >>> model = SANetForAudioClassification(config)
+    ```"""
+
+    model_type = "sanet"
+    keys_to_ignore_at_inference = ["pooling_weights"]
+
+    num_channels: int = 1
+    conv_dim: list[int] | tuple[int, ...] = (32, 64, 128, 256, 512)
+    conv_kernel: list[int] | tuple[int, ...] = (64, 32, 6, 4, 4)
+    conv_stride: list[int] | tuple[int, ...] = (4, 2, 2, 2, 2)
+    conv_groups: int | list[int] | tuple[int, ...] = 1
+    use_squeeze_excitation: bool = True
+    se_reduction: int = 8
+    attention_after: list[int] | tuple[int, ...] = (3, 4)
+    attention_dim: list[int] | tuple[int, ...] = (128, 256)
+    attention_stride: int = 4
+    num_attention_heads: int = 8
+    attention_dropout: float | int = 0.0
+    max_position_embeddings: int = 500
+    pool_hidden_size: int = 128
+    classifier_hidden_sizes: list[int] | tuple[int, ...] = (512, 128)
+    classifier_dropout: float | int = 0.0
+    hidden_act: str = "gelu"
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    batch_norm_eps: float = 1e-5
+
+    def __post_init__(self, **kwargs):
+        # JSON and YAML give lists: one type, so that configurations compare equal however they were made.
+        for name in (
+            "conv_dim",
+            "conv_kernel",
+            "conv_stride",
+            "conv_groups",
+            "attention_after",
+            "attention_dim",
+            "classifier_hidden_sizes",
+        ):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                setattr(self, name, tuple(value))
+        super().__post_init__(**kwargs)
+        # `@strict` would call this too, but wraps the ValueError in an error of its own that is none.
+        self.validate_architecture()
+
+    def validate_architecture(self):
+        """Check that the sizes fit together."""
+        _check_positive(self, "num_channels", "se_reduction", "attention_stride", "num_attention_heads")
+        _check_positive(self, "max_position_embeddings", "pool_hidden_size", "layer_norm_eps", "batch_norm_eps")
+        _check_positive(self, "conv_dim", "conv_kernel", "conv_stride", "conv_groups", "attention_dim")
+        _check_positive(self, "classifier_hidden_sizes")
+        num_stages = len(self.conv_dim)
+        if num_stages == 0:
+            raise ValueError("conv_dim is empty: SANet needs at least one stage.")
+        for name in ("conv_kernel", "conv_stride"):
+            _check_same_length(self, "conv_dim", name)
+        if not isinstance(self.conv_groups, int):
+            _check_same_length(self, "conv_dim", "conv_groups")
+        _check_same_length(self, "attention_after", "attention_dim")
+
+        in_channels = self.num_channels
+        for stage, (channels, kernel, stride, groups) in enumerate(
+            zip(self.conv_dim, self.conv_kernel, self.conv_stride, self.conv_groups_per_stage)
+        ):
+            if (kernel % 2 == 0 and stride == 1) or (kernel % 2 == 1 and stride > 2):
+                raise ValueError(
+                    f"conv_kernel[{stage}]={kernel} and conv_stride[{stage}]={stride} do not go together: an even "
+                    "kernel needs a stride of 2 or more, an odd kernel a stride of 1 or 2."
+                )
+            if in_channels % groups or channels % groups:
+                source = "num_channels" if stage == 0 else f"conv_dim[{stage - 1}]"
+                raise ValueError(
+                    f"conv_groups={self.conv_groups} does not divide {source}={in_channels} and "
+                    f"conv_dim[{stage}]={channels}; conv_groups may be given for each stage."
+                )
+            if self.use_squeeze_excitation and channels < self.se_reduction:
+                raise ValueError(f"se_reduction={self.se_reduction} is larger than conv_dim[{stage}]={channels}.")
+            in_channels = channels
+
+        if any(stage not in range(num_stages) for stage in self.attention_after) or list(
+            self.attention_after
+        ) != sorted(set(self.attention_after)):
+            raise ValueError(
+                f"attention_after={self.attention_after} must list stages in ascending order, each once, among the "
+                f"{num_stages} of conv_dim={self.conv_dim} (counted from 0)."
+            )
+        for width in self.attention_dim:
+            if width % self.num_attention_heads:
+                raise ValueError(
+                    f"attention_dim={self.attention_dim} holds {width}, which num_attention_heads="
+                    f"{self.num_attention_heads} does not divide."
+                )
+        for name in ("attention_dropout", "classifier_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act={self.hidden_act!r} is not an activation of transformers: {sorted(ACT2FN)}.")
+
+    @property
+    def conv_groups_per_stage(self) -> tuple[int, ...]:
+        """`conv_groups` with one entry a stage."""
+        return (self.conv_groups,) * len(self.conv_dim) if isinstance(self.conv_groups, int) else self.conv_groups
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the last hidden state."""
+        return self.conv_dim[-1]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Residual convolution and attention blocks together."""
+        return len(self.conv_dim) + len(self.attention_after)
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Samples a frame of the last hidden state."""
+        return math.prod(self.conv_stride)
+
+    @property
+    def _attention_frame_samples(self) -> list[int]:
+        """Samples a merged frame of each attention block."""
+        return [math.prod(self.conv_stride[: stage + 1]) * self.attention_stride for stage in self.attention_after]
+
+    @property
+    def total_stride(self) -> int:
+        """Samples that every clip is padded to a multiple of, so that all frames are whole."""
+        return math.lcm(self.inputs_to_logits_ratio, *self._attention_frame_samples)
+
+    @property
+    def max_input_samples(self) -> int | None:
+        """Longest clip in samples; `None`, without attention blocks, is any length."""
+        limits = [samples * self.max_position_embeddings for samples in self._attention_frame_samples]
+        return min(limits, default=None)
+
+
+def _check_positive(config: SANetConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if any(item <= 0 for item in (value if isinstance(value, Sequence) else [value])):
+            raise ValueError(f"{name}={value} must be positive.")
+
+
+def _check_same_length(config: SANetConfig, name: str, other: str) -> None:
+    if len(getattr(config, name)) != len(getattr(config, other)):
+        raise ValueError(
+            f"{name}={getattr(config, name)} and {other}={getattr(config, other)} must have the same length."
+        )
+
+
+__all__ = ["SANetConfig"]

@@ -1,0 +1,620 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+SANet (SqueezeAttendNet), an end-to-end classifier of raw audio.
+
+The blocks stand in data-flow order:
+
+    waveform -> residual convolution stages with squeeze-and-excitation, some followed by self-attention on a
+    downsampled sequence -> attentive statistics pooling -> classifier
+
+Papers behind the parts: squeeze-and-excitation (Hu et al., 2018, https://arxiv.org/abs/1709.01507), attentive
+statistics pooling (Okabe et al., 2018, https://arxiv.org/abs/1803.10963), residual networks (He et al., 2016,
+https://arxiv.org/abs/1512.03385).
+
+Between blocks, hidden states are (batch, frames, channels) and padded frames are zero. A mask is (batch, frames), float,
+1 for frames that hold at least one sample of the clip; it is `None` where every frame does. This file depends on
+transformers and the configuration alone, so that it also works as remote code on the Hub.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_sanet import SANetConfig
+
+
+@dataclass
+class SANetModelOutput(ModelOutput):
+    """
+    Output of [`SANetModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, frames, channels)`):
+            Output of the last block; zero in padded frames.
+        pooler_output (`torch.FloatTensor` of shape `(batch, 2 * channels)`):
+            Weighted mean and standard deviation over time: the embedding of the clip.
+        hidden_states (`tuple[torch.FloatTensor]`, with `output_hidden_states=True`):
+            Output of every block, each of shape `(batch, frames, channels)` with frames and channels of its own.
+        attentions (`tuple[torch.FloatTensor]`, with `output_attentions=True` and eager attention):
+            Attention probabilities of every attention block, each of shape `(batch, heads, frames, frames)` with the
+            merged frames of that block.
+        pooling_weights (`torch.FloatTensor` of shape `(batch, frames)`):
+            How much each frame counted in the pooling; sums to 1.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    pooling_weights: torch.FloatTensor | None = None
+
+
+@dataclass
+class SANetClassifierOutput(ModelOutput):
+    """
+    Output of [`SANetForAudioClassification`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, when labels are given):
+            Classification or regression loss.
+        logits (`torch.FloatTensor` of shape `(batch, config.num_labels)`):
+            Scores before softmax or sigmoid.
+        hidden_states, attentions, pooling_weights:
+            As in [`SANetModelOutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    pooling_weights: torch.FloatTensor | None = None
+
+
+def zero_padded_frames(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Zero the frames of (batch, frames, channels) that the (batch, frames) mask leaves out."""
+    return hidden_states if mask is None else hidden_states * mask.unsqueeze(-1).to(hidden_states.dtype)
+
+
+def downsample_mask(mask: torch.Tensor | None, stride: int) -> torch.Tensor | None:
+    """
+    Merge each `stride` frames of a (batch, frames) mask into one that counts if any of them does:
+
+        1 1 1 1 1 0 0 0  with stride 4  ->  1 1
+    """
+    if mask is None or stride == 1:
+        return mask
+    return mask.view(mask.shape[0], -1, stride).amax(-1)
+
+
+class SANetConv1d(nn.Conv1d):
+    """
+    `nn.Conv1d` over (batch, frames, channels).
+
+    It runs as a two-dimensional convolution of height 1, which PyTorch computes channels-last: no transposition in
+    memory, and faster kernels than `conv1d` has at these sizes.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        batch_size, num_frames, channels = hidden_states.shape
+        if channels == 1:
+            # Not a transpose: the gradient of a convolution over one channel with strides (frames, 1, 1) corrupts
+            # memory on the CPU (PyTorch 2.11 and 2.13).
+            hidden_states = hidden_states.reshape(batch_size, 1, 1, num_frames)
+        else:
+            hidden_states = hidden_states.transpose(1, 2).unsqueeze(2)
+        hidden_states = nn.functional.conv2d(
+            hidden_states,
+            self.weight.unsqueeze(2),
+            self.bias,
+            stride=(1, self.stride[0]),
+            padding=(0, self.padding[0]),
+            groups=self.groups,
+        )
+        return hidden_states.squeeze(2).transpose(1, 2)
+
+
+class SANetBatchNorm(nn.BatchNorm1d):
+    """
+    `nn.BatchNorm1d` over (batch, frames, channels) or (batch, channels) with these differences in training:
+
+    - padded frames are left out of the statistics,
+    - a single value per channel is normalised by the running statistics, where PyTorch raises an error,
+    - with frozen weights the running statistics are used and kept,
+    - gradient checkpointing's second forward pass does not update the running statistics again.
+    """
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        training = self.training and self.weight.requires_grad
+        if training and mask is not None:
+            return self._masked_forward(hidden_states, mask)
+        flat = hidden_states.reshape(-1, self.num_features)
+        training = training and flat.shape[0] > 1
+        update = training and not _is_recomputing()
+        if update:
+            self.num_batches_tracked.add_(1)
+        output = nn.functional.batch_norm(
+            flat,
+            self.running_mean if update or not training else None,
+            self.running_var if update or not training else None,
+            self.weight,
+            self.bias,
+            training,
+            self.momentum,
+            self.eps,
+        )
+        return output.view_as(hidden_states)
+
+    def _masked_forward(self, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        values = hidden_states.float()
+        mask = mask.unsqueeze(-1).float()
+        count = mask.sum()
+        mean = (values * mask).sum((0, 1)) / count
+        var = ((values - mean).square() * mask).sum((0, 1)) / count
+        if not _is_recomputing():
+            with torch.no_grad():
+                # One value has no variance: it leaves the statistics as they are.
+                momentum = self.momentum * (count > 1)
+                unbiased_var = var * count / (count - 1).clamp(min=1)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum.to(self.running_mean.dtype))
+                self.running_var.lerp_(unbiased_var.to(self.running_var.dtype), momentum.to(self.running_var.dtype))
+                self.num_batches_tracked.add_(1)
+        mean = torch.where(count > 1, mean, self.running_mean)
+        var = torch.where(count > 1, var, self.running_var)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return (values * scale + (self.bias - mean * scale)).to(hidden_states.dtype)
+
+
+def _is_recomputing() -> bool:
+    """Whether this runs inside a backward pass, as gradient checkpointing's second forward pass does."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+class SANetLayer(GradientCheckpointingLayer):
+    """A block whose output is one of the model's hidden states. `stride` is its input frames per output frame."""
+
+    stride: int = 1
+
+
+class SANetSqueezeExcitation(nn.Module):
+    """Scale channels by a gate computed from their mean over time (Hu et al., 2018)."""
+
+    def __init__(self, config: SANetConfig, channels: int):
+        super().__init__()
+        self.reduce = nn.Linear(channels, channels // config.se_reduction)
+        self.act = ACT2FN[config.hidden_act]
+        self.expand = nn.Linear(channels // config.se_reduction, channels)
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        if mask is None:
+            mean = hidden_states.mean(1)
+        else:
+            weights = (mask / mask.sum(1, keepdim=True)).to(hidden_states.dtype)
+            mean = torch.matmul(weights.unsqueeze(1), hidden_states).squeeze(1)
+        gate = torch.sigmoid(self.expand(self.act(self.reduce(mean))))
+        return hidden_states * gate.unsqueeze(1)
+
+
+class SANetResidualLayer(SANetLayer):
+    """
+    Residual convolution block, (batch, frames, in) -> (batch, frames / stride, out).
+
+    The first convolution strides. With an even kernel it gives one frame more than the block, which the second one
+    takes away again:
+
+        frames n * stride --conv1--> n + 1 --conv2--> n
+    """
+
+    def __init__(self, config: SANetConfig, stage: int):
+        super().__init__()
+        in_channels = config.conv_dim[stage - 1] if stage > 0 else config.num_channels
+        channels, kernel_size = config.conv_dim[stage], config.conv_kernel[stage]
+        groups = config.conv_groups_per_stage[stage]
+        self.stride = config.conv_stride[stage]
+        self.conv1 = SANetConv1d(
+            in_channels,
+            channels,
+            kernel_size,
+            stride=self.stride,
+            padding=(self.stride + kernel_size - 2) // 2,
+            groups=groups,
+            bias=False,
+        )
+        self.norm1 = SANetBatchNorm(channels, eps=config.batch_norm_eps)
+        self.conv2 = SANetConv1d(
+            channels, channels, kernel_size, padding=(kernel_size - 1) // 2, groups=groups, bias=False
+        )
+        self.norm2 = SANetBatchNorm(channels, eps=config.batch_norm_eps)
+        self.squeeze_excitation = SANetSqueezeExcitation(config, channels) if config.use_squeeze_excitation else None
+        if in_channels == channels and self.stride == 1:
+            self.shortcut, self.shortcut_norm = None, None
+        else:
+            self.shortcut = nn.Linear(in_channels, channels, bias=False)
+            self.shortcut_norm = SANetBatchNorm(channels, eps=config.batch_norm_eps)
+        self.act = ACT2FN[config.hidden_act]
+        self.even_kernel = kernel_size % 2 == 0
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
+        residual = hidden_states
+        if self.shortcut is not None:
+            residual = self.shortcut_norm(self.shortcut(residual[:, :: self.stride]), mask)
+
+        inner_mask = mask
+        if mask is not None and self.even_kernel:
+            # The extra frame belongs to the clip: n valid frames come from n + 1.
+            inner_mask = torch.cat([mask[:, :1], mask], dim=1)
+        hidden_states = self.act(self.norm1(self.conv1(hidden_states), inner_mask))
+        hidden_states = zero_padded_frames(hidden_states, inner_mask)
+        hidden_states = self.norm2(self.conv2(hidden_states), mask)
+        if self.squeeze_excitation is not None:
+            hidden_states = self.squeeze_excitation(hidden_states, mask)
+        return zero_padded_frames(self.act(hidden_states + residual), mask)
+
+
+class SANetDownsample(nn.Conv1d):
+    """`nn.Conv1d` whose kernel is its stride, as one matrix product: (batch, n * stride, in) -> (batch, n, out)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.transpose(1, 2).flatten(1)
+        merged = hidden_states.reshape(hidden_states.shape[0], -1, weight.shape[1])
+        return nn.functional.linear(merged, weight, self.bias)
+
+
+class SANetUpsample(nn.ConvTranspose1d):
+    """
+    `nn.ConvTranspose1d` whose kernel is its stride, as one matrix product: (batch, n, in) -> (batch, n * stride, out).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.permute(2, 1, 0).flatten(0, 1)
+        spread = nn.functional.linear(hidden_states, weight, self.bias.repeat(self.stride[0]))
+        return spread.reshape(hidden_states.shape[0], -1, self.out_channels)
+
+
+class SANetPositionEmbedding(nn.Module):
+    """Add learned positions to (batch, frames, dim)."""
+
+    def __init__(self, num_positions: int, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_positions, dim))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.weight[: hidden_states.shape[1]]
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scaled dot-product attention that returns its probabilities; all tensors are (batch, heads, frames, head dim)."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
+    output = torch.matmul(probabilities, value)
+    return output.transpose(1, 2).contiguous(), probabilities
+
+
+class SANetAttention(nn.Module):
+    """Multi-head self-attention through transformers' attention interface."""
+
+    def __init__(self, config: SANetConfig, dim: int):
+        super().__init__()
+        self.config = config
+        self.head_dim = dim // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = False
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.o_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch_and_frames = hidden_states.shape[:-1]
+        heads = (*batch_and_frames, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, probabilities = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(*batch_and_frames, -1)), probabilities
+
+
+class SANetAttentionLayer(SANetLayer):
+    """
+    Self-attention on a downsampled sequence, (batch, frames, channels) to the same shape:
+
+        frames --downsample--> frames / attention_stride --attention--> upsample --> frames, added to the input
+    """
+
+    def __init__(self, config: SANetConfig, channels: int, dim: int):
+        super().__init__()
+        self.config = config
+        self.attention_stride = config.attention_stride
+        self.downsample = SANetDownsample(channels, channels, config.attention_stride)
+        self.downsample_norm = SANetBatchNorm(channels, eps=config.batch_norm_eps)
+        self.in_proj = nn.Linear(channels, dim)
+        self.position_embedding = SANetPositionEmbedding(config.max_position_embeddings, dim)
+        self.attention = SANetAttention(config, dim)
+        self.layer_norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.upsample = SANetUpsample(dim, dim, config.attention_stride)
+        self.upsample_norm = SANetBatchNorm(dim, eps=config.batch_norm_eps)
+        self.out_proj = nn.Linear(dim, channels)
+        self.act = ACT2FN[config.hidden_act]
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        merged_mask = downsample_mask(mask, self.attention_stride)
+        merged = self.act(self.downsample_norm(self.downsample(hidden_states), merged_mask))
+        merged = self.position_embedding(self.in_proj(merged))
+        attention_mask = create_bidirectional_mask(self.config, inputs_embeds=merged, attention_mask=merged_mask)
+        attended, _ = self.attention(merged, attention_mask, **kwargs)
+        merged = self.layer_norm(merged + attended)
+        output = self.out_proj(self.act(self.upsample_norm(self.upsample(merged), mask)))
+        return zero_padded_frames(hidden_states + output, mask)
+
+
+class SANetAttentivePooling(nn.Module):
+    """
+    Attentive statistics pooling (Okabe et al., 2018): (batch, frames, channels) -> weighted mean and standard deviation,
+    (batch, 2 * channels), and the weights, (batch, frames).
+    """
+
+    def __init__(self, config: SANetConfig):
+        super().__init__()
+        self.hidden = nn.Linear(config.hidden_size, config.pool_hidden_size)
+        self.score = nn.Linear(config.pool_hidden_size, 1)
+
+    def forward(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = self.score(torch.tanh(self.hidden(hidden_states))).squeeze(-1).float()
+        if mask is not None:
+            scores = scores.masked_fill(mask == 0, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(-1)
+        values = hidden_states.float()
+        mean = torch.matmul(weights.unsqueeze(1), values)
+        var = torch.matmul(weights.unsqueeze(1), (values - mean).square())
+        std = var.clamp(min=1e-9).sqrt()
+        pooled = torch.cat([mean, std], dim=-1).squeeze(1)
+        return pooled.to(hidden_states.dtype), weights.to(hidden_states.dtype)
+
+
+class SANetPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, and what transformers has to know about SANet."""
+
+    config: SANetConfig
+    config_class = SANetConfig
+    base_model_prefix = "sanet"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    # The loss is a mean over the batch whatever the problem type, which Trainer has to average over accumulated steps.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["SANetResidualLayer", "SANetAttentionLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    # The raw waveform is no hidden state.
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(SANetLayer, capture_initial_hidden_state=False),
+        "attentions": OutputRecorder(SANetAttention, index=1),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            init.kaiming_normal_(module.weight)
+        elif isinstance(module, SANetPositionEmbedding):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """
+        As [`~transformers.PreTrainedModel.save_pretrained`], with code to load the checkpoint where sanet_hf is not
+        installed: it names the base model's class too, which transformers leaves out when a head is saved.
+        """
+        if self._auto_class is not None:
+            module = SANetModel.__module__.rsplit(".", 1)[-1]
+            self.config.auto_map = {
+                **(getattr(self.config, "auto_map", None) or {}),
+                "AutoModel": f"{module}.{SANetModel.__name__}",
+            }
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class SANetModel(SANetPreTrainedModel):
+    """SANet without a head: waveform in, frames and the clip's embedding out."""
+
+    def __init__(self, config: SANetConfig):
+        super().__init__(config)
+        self.layers = nn.ModuleList()
+        attention_dims = dict(zip(config.attention_after, config.attention_dim))
+        for stage, channels in enumerate(config.conv_dim):
+            self.layers.append(SANetResidualLayer(config, stage))
+            if stage in attention_dims:
+                self.layers.append(SANetAttentionLayer(config, channels, attention_dims[stage]))
+        self.pooling = SANetAttentivePooling(config)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SANetModelOutput:
+        r"""
+        Args:
+            input_values (`torch.FloatTensor` of shape `(batch, samples)`):
+                Waveforms, normalised and padded by [`SANetFeatureExtractor`]; `(batch, num_channels, samples)` where
+                the configuration has more than one channel.
+            attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*):
+                1 for samples of the clip, 0 for the padding to its right. Each clip has at least one sample.
+
+        Raises:
+            ValueError: The shape does not fit the configuration, or the clip is longer than `max_input_samples`.
+        """
+        hidden_states, mask = self._prepare_input(input_values, attention_mask)
+        for layer in self.layers:
+            mask = downsample_mask(mask, layer.stride)
+            hidden_states = layer(hidden_states, mask, **kwargs)
+        pooled, pooling_weights = self.pooling(hidden_states, mask)
+        return SANetModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, pooling_weights=pooling_weights)
+
+    def _prepare_input(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Pad with zeros to whole frames, (batch, samples, channels), and make the mask that goes with it:
+
+            samples of the clip | padding of the batch | zeros up to a multiple of `total_stride`
+            1 1 1 1 1 1 1 1 1 1 | 0 0 0 0 0 0          | 0 0 0
+        """
+        config = self.config
+        input_values = input_values.to(self.dtype)
+        expected = "(batch, samples)" if config.num_channels == 1 else f"(batch, {config.num_channels}, samples)"
+        if input_values.dim() == 2 and config.num_channels == 1:
+            input_values = input_values.unsqueeze(1)
+        if input_values.dim() != 3 or input_values.shape[1] != config.num_channels or input_values.shape[-1] == 0:
+            raise ValueError(f"input_values must be {expected}, but are {tuple(input_values.shape)}.")
+        batch_size, _, num_samples = input_values.shape
+        if attention_mask is not None and attention_mask.shape != (batch_size, num_samples):
+            raise ValueError(
+                f"attention_mask must have one entry a sample, {(batch_size, num_samples)}, but is "
+                f"{tuple(attention_mask.shape)}."
+            )
+        limit = config.max_input_samples
+        exporting = torch.compiler.is_exporting()
+        if limit is not None and not exporting and num_samples > limit:
+            raise ValueError(
+                f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "
+                f"allows {limit} ({limit / 16000:g} s at 16 kHz). Cut it, as the feature extractor does by default, or "
+                "classify it window by window and average the windows' scores."
+            )
+
+        padding = config.total_stride * ((num_samples + config.total_stride - 1) // config.total_stride) - num_samples
+        if attention_mask is not None:
+            input_values = input_values.masked_fill((attention_mask == 0).unsqueeze(1), 0.0)
+            if not torch.compiler.is_compiling() and not padding and bool((attention_mask != 0).all()):
+                attention_mask = None
+        # While a graph with dynamic lengths is exported, it cannot depend on whether there is padding.
+        if exporting or padding:
+            if attention_mask is None:
+                attention_mask = input_values.new_ones(batch_size, num_samples)
+            input_values = nn.functional.pad(input_values, (0, padding))
+            attention_mask = nn.functional.pad(attention_mask.to(input_values.dtype), (0, padding))
+        mask = attention_mask if attention_mask is None else attention_mask.to(input_values.dtype)
+        return input_values.transpose(1, 2), mask
+
+
+class SANetForAudioClassification(SANetPreTrainedModel):
+    """SANet with a classifier of fully connected layers on the pooled statistics."""
+
+    def __init__(self, config: SANetConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.sanet = SANetModel(config)
+        sizes = (2 * config.hidden_size, *config.classifier_hidden_sizes)
+        layers = []
+        for in_features, out_features in zip(sizes[:-1], sizes[1:]):
+            layers.append(nn.Linear(in_features, out_features))
+            layers.append(SANetBatchNorm(out_features, eps=config.batch_norm_eps))
+            layers.append(nn.ReLU())
+            layers.append(nn.Dropout(config.classifier_dropout))
+        self.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], config.num_labels))
+        self.post_init()
+
+    def freeze_feature_encoder(self) -> None:
+        """Train neither weights nor BatchNorm statistics of the convolution stages; attention, pooling and head train."""
+        for layer in self.sanet.layers:
+            if isinstance(layer, SANetResidualLayer):
+                layer.requires_grad_(False)
+
+    def freeze_base_model(self) -> None:
+        """Train neither weights nor BatchNorm statistics of the base model; only the classifier trains."""
+        self.sanet.requires_grad_(False)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SANetClassifierOutput:
+        r"""
+        Args:
+            input_values, attention_mask:
+                As in [`SANetModel.forward`].
+            labels (`torch.Tensor`, *optional*):
+                For `problem_type` `"single_label_classification"` class indices of shape `(batch,)`, for
+                `"multi_label_classification"` floats of shape `(batch, num_labels)`, for `"regression"` floats of
+                shape `(batch,)` or `(batch, num_labels)`. Without a `problem_type` it follows from `num_labels` and
+                the labels' type, as everywhere in transformers.
+
+        Raises:
+            ValueError: As [`SANetModel.forward`].
+        """
+        outputs: SANetModelOutput = self.sanet(input_values, attention_mask, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return SANetClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            pooling_weights=outputs.pooling_weights,
+        )
+
+
+__all__ = ["SANetForAudioClassification", "SANetModel", "SANetPreTrainedModel"]
