@@ -85,8 +85,8 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
                 One mono clip or a batch of them: lists, NumPy arrays or torch tensors of floats or signed integers.
                 An array of two dimensions is a batch of clips, (batch, samples).
             padding:
-                `"max_length"` pads to `max_length`, `"longest"` or `True` to the longest clip of the batch, `False` not
-                at all. Padding is on the right.
+                `"max_length"` pads to `max_length`, `"longest"` or `True` to the longest clip of the batch, `False`
+                not at all. Padding is on the right.
             max_length:
                 Samples to crop or pad to, instead of the extractor's own.
             truncation:

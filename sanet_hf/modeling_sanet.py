@@ -12,11 +12,12 @@ Papers behind the parts: squeeze-and-excitation (Hu et al., 2018, https://arxiv.
 statistics pooling (Okabe et al., 2018, https://arxiv.org/abs/1803.10963), residual networks (He et al., 2016,
 https://arxiv.org/abs/1512.03385).
 
-Between blocks, hidden states are (batch, frames, channels) and padded frames are zero. A mask is (batch, frames), float,
-1 for frames that hold at least one sample of the clip; it is `None` where every frame does. This file depends on
-transformers and the configuration alone, so that it also works as remote code on the Hub.
+Between blocks, hidden states are (batch, frames, channels) and padded frames are zero. A mask is (batch, frames),
+float, 1 for frames that hold at least one sample of the clip; it is `None` where every frame does. This file depends
+on transformers and the configuration alone, so that it also works as remote code on the Hub.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -310,7 +311,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled dot-product attention that returns its probabilities; all tensors are (batch, heads, frames, head dim)."""
+    """Scaled dot-product attention of (batch, heads, frames, head dim) that also returns its probabilities."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -402,8 +403,8 @@ class SANetAttentionLayer(SANetLayer):
 
 class SANetAttentivePooling(nn.Module):
     """
-    Attentive statistics pooling (Okabe et al., 2018): (batch, frames, channels) -> weighted mean and standard deviation,
-    (batch, 2 * channels), and the weights, (batch, frames).
+    Attentive statistics pooling (Okabe et al., 2018): (batch, frames, channels) -> weighted mean and standard
+    deviation, (batch, 2 * channels), and the weights, (batch, frames).
     """
 
     def __init__(self, config: SANetConfig):
@@ -538,8 +539,8 @@ class SANetModel(SANetPreTrainedModel):
         if limit is not None and not exporting and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "
-                f"allows {limit} ({limit / 16000:g} s at 16 kHz). Cut it, as the feature extractor does by default, or "
-                "classify it window by window and average the windows' scores."
+                f"allows {limit} ({limit / 16000:g} s at 16 kHz). Cut it, as the feature extractor does by default, "
+                "or classify it window by window and average the windows' scores."
             )
 
         padding = config.total_stride * ((num_samples + config.total_stride - 1) // config.total_stride) - num_samples
@@ -566,7 +567,7 @@ class SANetForAudioClassification(SANetPreTrainedModel):
         self.sanet = SANetModel(config)
         sizes = (2 * config.hidden_size, *config.classifier_hidden_sizes)
         layers = []
-        for in_features, out_features in zip(sizes[:-1], sizes[1:]):
+        for in_features, out_features in itertools.pairwise(sizes):
             layers.append(nn.Linear(in_features, out_features))
             layers.append(SANetBatchNorm(out_features, eps=config.batch_norm_eps))
             layers.append(nn.ReLU())
@@ -575,13 +576,13 @@ class SANetForAudioClassification(SANetPreTrainedModel):
         self.post_init()
 
     def freeze_feature_encoder(self) -> None:
-        """Train neither weights nor BatchNorm statistics of the convolution stages; attention, pooling and head train."""
+        """Keep weights and BatchNorm statistics of the convolution stages; attention, pooling and head train."""
         for layer in self.sanet.layers:
             if isinstance(layer, SANetResidualLayer):
                 layer.requires_grad_(False)
 
     def freeze_base_model(self) -> None:
-        """Train neither weights nor BatchNorm statistics of the base model; only the classifier trains."""
+        """Keep weights and BatchNorm statistics of the base model; only the classifier trains."""
         self.sanet.requires_grad_(False)
 
     @can_return_tuple
