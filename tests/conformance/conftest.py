@@ -1,0 +1,65 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the test modules of this folder share: the package of transformers' common tests, a tiny model, and the entries in
+transformers' tables that its own models have.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
+
+from sanet_hf import SANetConfig, SANetForAudioClassification, SANetModel
+
+
+# pytest's importlib mode leaves sys.path alone, so that the package beside this file would not be found by name.
+sys.path.append(str(Path(__file__).parent))
+# Some of its modules are called test_*.py after what they stand in for.
+collect_ignore = ["transformers_common_tests"]
+
+
+def pytest_configure(config):
+    for name in (
+        "accelerate_tests",
+        "flash_attn_3_test",
+        "flash_attn_4_test",
+        "flash_attn_test",
+        "is_pipeline_test",
+        "torch_compile_test",
+    ):
+        config.addinivalue_line("markers", f"{name}: of transformers' common tests")
+
+
+@pytest.fixture(scope="session")
+def tiny_config_kwargs() -> dict:
+    """A SANet of two stages, the second followed by attention, for clips of at most 1024 samples. Lists, as in JSON."""
+    return {
+        "conv_dim": [8, 16],
+        "conv_kernel": [8, 4],
+        "conv_stride": [4, 2],
+        "se_reduction": 4,
+        "attention_after": [1],
+        "attention_dim": [32],
+        "attention_stride": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "pool_hidden_size": 8,
+        "classifier_hidden_sizes": [16],
+    }
+
+
+@pytest.fixture(autouse=True)
+def names_in_transformers_tables(monkeypatch):
+    """
+    The common tests look classes up by name in transformers' own tables, which registration does not touch: without
+    an entry they take the base model for a head and make no labels for the classifier.
+    """
+    monkeypatch.setitem(MODEL_MAPPING_NAMES, SANetConfig.model_type, SANetModel.__name__)
+    monkeypatch.setitem(
+        MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, SANetConfig.model_type, SANetForAudioClassification.__name__
+    )
