@@ -139,43 +139,49 @@ class SANetBatchNorm(nn.BatchNorm1d):
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         training = self.training and self.weight.requires_grad
-        if training and mask is not None:
-            return self._masked_forward(hidden_states, mask)
         flat = hidden_states.reshape(-1, self.num_features)
-        training = training and flat.shape[0] > 1
+        if mask is None or not training:
+            return self._normalize(flat, training).view_as(hidden_states)
+        if torch.compiler.is_compiling():
+            # A number of frames that depends on the data would break the graph.
+            return self._normalize_weighted(flat, mask.reshape(-1, 1)).view_as(hidden_states)
+        index = mask.flatten().nonzero().squeeze(1)
+        valid = self._normalize(flat.index_select(0, index), training)
+        return valid.new_zeros(flat.shape).index_copy(0, index, valid).view_as(hidden_states)
+
+    def _normalize(self, values: torch.Tensor, training: bool) -> torch.Tensor:
+        """(values, channels) by the statistics of these values, or in evaluation by the running ones."""
+        if values.shape[0] == 1:
+            training = False
         update = training and not _is_recomputing()
         if update:
             self.num_batches_tracked.add_(1)
-        output = nn.functional.batch_norm(
-            flat,
-            self.running_mean if update or not training else None,
-            self.running_var if update or not training else None,
+        return nn.functional.batch_norm(
+            values,
+            self.running_mean,
+            self.running_var,
             self.weight,
             self.bias,
             training,
-            self.momentum,
+            self.momentum if update else 0.0,
             self.eps,
         )
-        return output.view_as(hidden_states)
 
-    def _masked_forward(self, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        values = hidden_states.float()
-        mask = mask.unsqueeze(-1).float()
+    def _normalize_weighted(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(values, channels) by the statistics of the values that the (values, 1) mask keeps."""
         count = mask.sum()
-        mean = (values * mask).sum((0, 1)) / count
-        var = ((values - mean).square() * mask).sum((0, 1)) / count
-        if not _is_recomputing():
-            with torch.no_grad():
-                # One value has no variance: it leaves the statistics as they are.
-                momentum = self.momentum * (count > 1)
-                unbiased_var = var * count / (count - 1).clamp(min=1)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum.to(self.running_mean.dtype))
-                self.running_var.lerp_(unbiased_var.to(self.running_var.dtype), momentum.to(self.running_var.dtype))
-                self.num_batches_tracked.add_(1)
+        mean = (values * mask).sum(0) / count
+        var = ((values - mean).square() * mask).sum(0) / count
+        with torch.no_grad():
+            # One value has no variance: it leaves the running statistics as they are.
+            momentum = self.momentum * (count > 1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), momentum)
+            self.num_batches_tracked.add_(1)
         mean = torch.where(count > 1, mean, self.running_mean)
         var = torch.where(count > 1, var, self.running_var)
         scale = self.weight * torch.rsqrt(var + self.eps)
-        return (values * scale + (self.bias - mean * scale)).to(hidden_states.dtype)
+        return (values * scale + (self.bias - mean * scale)).to(values.dtype)
 
 
 def _is_recomputing() -> bool:
@@ -506,6 +512,9 @@ class SANetModel(SANetPreTrainedModel):
             ValueError: The shape does not fit the configuration, or the clip is longer than `max_input_samples`.
         """
         hidden_states, mask = self._prepare_input(input_values, attention_mask)
+        if self.training and self.is_activation_checkpointing:
+            # Reentrant checkpointing gives no gradients to a layer whose inputs all need none.
+            hidden_states.requires_grad_(True)
         for layer in self.layers:
             mask = downsample_mask(mask, layer.stride)
             hidden_states = layer(hidden_states, mask, **kwargs)

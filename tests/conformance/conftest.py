@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
@@ -35,11 +36,11 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}: of transformers' common tests")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tiny_config_kwargs() -> dict:
-    """A SANet of two stages, the second followed by attention, for clips of at most 1024 samples. Lists, as in JSON."""
+    """A SANet of two stages, attention after the second, for clips of at most 1024 samples. Lists, as in JSON."""
     return {
-        "conv_dim": [8, 16],
+        "conv_dim": [16, 32],
         "conv_kernel": [8, 4],
         "conv_stride": [4, 2],
         "se_reduction": 4,
@@ -51,6 +52,15 @@ def tiny_config_kwargs() -> dict:
         "pool_hidden_size": 8,
         "classifier_hidden_sizes": [16],
     }
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """More threads gain a tiny model nothing, and cost it seconds where other processes run."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(autouse=True)

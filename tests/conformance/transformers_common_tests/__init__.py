@@ -11,7 +11,6 @@ from test folders that the sdist lacks; the modules beside this file stand in fo
 Without a network, the import skips the test module that asked for it, or fails it where CI is set.
 """
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -26,8 +25,7 @@ import transformers
 
 def common_tests_folder() -> Path:
     """The folder of the installed transformers version's test modules; downloaded if it is not in the cache."""
-    # Not transformers.__version__, which pip may not know where transformers is a development version.
-    version = importlib.metadata.version("transformers")
+    version = transformers.__version__
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sanet-hf"
     target = cache / f"transformers-{version}"
     if not target.is_dir():
@@ -54,8 +52,8 @@ try:
 except subprocess.CalledProcessError as error:
     reason = f"transformers' sdist, which has the common tests, could not be downloaded: {error.stderr.decode()}"
     if os.environ.get("CI"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason, allow_module_level=True)
+        raise pytest.fail.Exception(reason, pytrace=False) from None
+    raise pytest.skip.Exception(reason, allow_module_level=True) from None
 
 # Two modules import transformers from the source tree around them, which is not there. One reads at import which tiny
 # models are on the Hub; `tiny_models` stands in for them.

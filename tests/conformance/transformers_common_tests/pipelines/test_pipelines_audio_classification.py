@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Stands in for the tests of the audio classification pipeline: makes a pipeline for `PipelineTesterMixin` and checks what
-comes out of it.
+Stands in for the tests of the audio classification pipeline: makes the pipeline for `PipelineTesterMixin` and checks
+what comes out of it.
 """
 
 import numpy as np

@@ -1,0 +1,45 @@
+# make demo and make test set everything up on a fresh machine: a virtual environment, pinned dependencies, FFmpeg.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help setup ffmpeg demo test lint format clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: $(VENV)/.installed ffmpeg  ## Make the virtual environment; install FFmpeg where it is missing
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# torchcodec, which datasets reads audio with, needs FFmpeg's shared libraries, and pipeline("file.wav") its program.
+ffmpeg:
+	@command -v ffmpeg >/dev/null || { \
+		echo "Installing FFmpeg"; \
+		if command -v apt-get >/dev/null; then \
+			$(SUDO) apt-get update -qq && \
+			DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null; \
+		elif command -v brew >/dev/null; then brew install --quiet ffmpeg; \
+		else echo "Install FFmpeg with its shared libraries, then run make again." >&2; exit 1; fi; }
+
+demo: setup  ## Make a small speech data set, train SANet on it, test it and classify clips
+	$(BIN)/python -m training.demo
+
+test: setup lint  ## Check the style and run all tests
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove what the demo and the build made
+	rm -rf build dist *.egg-info runs demo_speech
