@@ -42,4 +42,4 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 
 clean:  ## Remove what the demo and the build made
-	rm -rf build dist *.egg-info runs demo_speech
+	rm -rf build dist *.egg-info demo

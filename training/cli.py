@@ -85,10 +85,16 @@ def _positive(text: str) -> int:
 
 
 def _train(argv: Sequence[str]) -> int:
+    import datasets
+    from transformers.utils.logging import disable_progress_bar
+
     from .arguments import parse_train_arguments
     from .train import train
 
     arguments = parse_train_arguments(argv)
+    # Bars for what takes a moment; those for reading recordings and for training stay.
+    disable_progress_bar()
+    datasets.disable_progress_bars()
     metrics = train(*arguments)
     output_dir = arguments[-1].output_dir
     print(f"\n{'split':12}{'accuracy':>10}{'macro F1':>10}")

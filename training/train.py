@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
@@ -60,6 +60,8 @@ def train(
         processing_class=feature_extractor,
         compute_metrics=compute_metrics,
     )
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(EpochTable)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
@@ -71,6 +73,28 @@ def train(
         trainer.save_metrics("test", test_metrics)
         metrics.update(test_metrics)
     return metrics
+
+
+class EpochTable(ProgressCallback):
+    """A progress bar of the steps and a line of results for each evaluation."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if state.is_world_process_zero:
+            self.training_bar.write(f"{'epoch':>8}{'loss':>10}{'validation loss':>18}{'accuracy':>10}{'macro F1':>10}")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Without the dictionaries that the base class prints."""
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        super().on_evaluate(args, state, control, **kwargs)
+        if state.is_world_process_zero and self.training_bar is not None:
+            losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+            loss = f"{losses[-1]:.4f}" if losses else "-"
+            self.training_bar.write(
+                f"{state.epoch:8.1f}{loss:>10}{metrics['eval_loss']:18.4f}{metrics['eval_accuracy']:10.3f}"
+                f"{metrics['eval_macro_f1']:10.3f}"
+            )
 
 
 def _find_checkpoint(output_dir: Path, resume_from_checkpoint: str | None) -> str | None:
