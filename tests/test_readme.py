@@ -1,0 +1,57 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The README's example runs, its commands parse, its diagram shows the network."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sanet_hf import SANetConfig
+from training.arguments import parse_train_arguments
+from training.cli import make_parser
+
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^sanet .*$", README, re.MULTILINE)
+
+
+def test_example_prints_what_it_says(capsys):
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "np.random" in block]
+    exec(compile(example, "README.md", "exec"), {})
+    expected = re.findall(r"# (torch\.Size\(\[.*?\]\))", example)
+    assert capsys.readouterr().out.splitlines() == expected
+    assert len(expected) == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command):
+    subcommand, *argv = shlex.split(command)[1:]
+    if subcommand == "train":
+        parse_train_arguments(argv)
+    else:
+        make_parser().parse_args([subcommand, *argv])
+
+
+def test_every_command_is_shown():
+    assert {command.split()[1] for command in COMMANDS} == {"train", "predict", "convert"}
+
+
+def test_files_that_are_linked_exist():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    assert links and all((ROOT / link).exists() for link in links)
+
+
+def test_diagram_shows_the_network():
+    specification = importlib.util.spec_from_file_location("draw_network", ROOT / "docs/draw_network.py")
+    draw_network = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(draw_network)
+    svg = (ROOT / "docs/network.svg").read_text()
+    blocks = draw_network.network_blocks(SANetConfig(num_labels=10))
+    assert len(blocks) == 10
+    for title, _, shape in blocks:
+        assert shape in svg and all(line in svg for line in title.splitlines())
+    assert "5,797,703 parameters" in svg

@@ -1,0 +1,59 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Small recordings, and a model trained on them by the `sanet` command."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from training.cli import main
+
+
+TINY_NETWORK = (
+    "conv_dim=[8,16,16],conv_kernel=[16,8,4],conv_stride=[4,4,4],attention_after=[2],attention_dim=[16],"
+    "num_attention_heads=2,classifier_hidden_sizes=[16],pool_hidden_size=16,se_reduction=4"
+)
+
+
+def write_tone(path: Path, frequency: float, seconds: float = 0.5, sampling_rate: int = 16000, seed: int = 0) -> None:
+    """A tone in a little noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(round(seconds * sampling_rate)) / sampling_rate
+    noise = np.random.default_rng(seed).standard_normal(len(time))
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * frequency * time) + 0.01 * noise, sampling_rate)
+
+
+@pytest.fixture
+def make_tone():
+    return write_tone
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory) -> Path:
+    """Folders of split and class: `high` and `low` tones of different lengths."""
+    folder = tmp_path_factory.mktemp("tones")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("validation", 4), ("test", 4)):
+        for label, low, high in (("high", 1000, 2000), ("low", 200, 400)):
+            for index in range(count):
+                path = folder / split / label / f"{label}_{split}_{index}.wav"
+                write_tone(path, rng.uniform(low, high), seconds=rng.uniform(0.3, 0.8), seed=index)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_options() -> list[str]:
+    """Options of `sanet train` for a network of some thousand parameters, in a few seconds."""
+    options = ["--config_overrides", TINY_NETWORK, "--max_length_seconds", "1", "--num_train_epochs", "12"]
+    return [*options, "--per_device_train_batch_size", "4", "--learning_rate", "1e-2"]
+
+
+@pytest.fixture(scope="session")
+def trained(tones, tiny_options, tmp_path_factory) -> Path:
+    """A model that `sanet train` made of `tones`."""
+    output_dir = tmp_path_factory.mktemp("runs") / "tones"
+    command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options]
+    assert main(command) == 0
+    return output_dir

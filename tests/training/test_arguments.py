@@ -1,0 +1,98 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Options: YAML, flags, precedence, mistakes."""
+
+from pathlib import Path
+
+import pytest
+
+from training.arguments import UsageError, find_config, parse_config_overrides, parse_train_arguments
+
+
+REQUIRED = ["--data_dir", "data", "--output_dir", "out"]
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs(path):
+    by_path, by_name, by_stem = (
+        parse_train_arguments([name, *REQUIRED])[:2] for name in (str(path), path.name, path.stem)
+    )
+    assert by_path == by_name == by_stem
+
+
+def test_flags_override_yaml_and_yaml_overrides_defaults(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "learning_rate: 1e-3\nnum_train_epochs: 7\nload_best_model_at_end: false\nfreeze: base_model\n"
+        "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1.0e-6}\n"
+        "config_overrides: {conv_dim: [8, 16], hidden_act: relu}\nreport_to: [none]\nmax_steps: -1\n"
+    )
+    model, data, training = parse_train_arguments(
+        [str(path), *REQUIRED, "--num_train_epochs", "9", "--data_dir", "other"]
+    )
+    assert (training.learning_rate, training.num_train_epochs, training.load_best_model_at_end) == (1e-3, 9, False)
+    assert training.lr_scheduler_kwargs == {"min_lr": 1e-6}
+    assert (model.freeze, data.data_dir) == ("base_model", "other")
+    assert parse_config_overrides(model.config_overrides) == {"conv_dim": [8, 16], "hidden_act": "relu"}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (None, {}),
+        ("se_reduction=4", {"se_reduction": 4}),
+        ("conv_dim=[8,16],classifier_dropout=0.5", {"conv_dim": [8, 16], "classifier_dropout": 0.5}),
+        ("use_squeeze_excitation=false, hidden_act=relu", {"use_squeeze_excitation": False, "hidden_act": "relu"}),
+        ('{"conv_dim": [8, 16]}', {"conv_dim": [8, 16]}),
+    ],
+)
+def test_config_overrides(text, values):
+    assert parse_config_overrides(text) == values
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precision(precision):
+    assert parse_train_arguments([*REQUIRED, "--precision", precision])[2].bf16 == (precision == "bf16")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--output_dir", "out"], "--data_dir is missing"),
+        (["--data_dir", "data"], "--output_dir is missing"),
+        ([*REQUIRED, "--learningrate", "1"], r"--learningrate is no option.*Did you mean --learning_rate\?"),
+        ([*REQUIRED, "--learning_rate", "fast"], "invalid float value: 'fast'"),
+        ([*REQUIRED, "--freeze", "everything"], "invalid choice: 'everything'"),
+        ([*REQUIRED, "--load_best_model_at_end", "true"], "do not go together"),
+        (["missing.yaml", *REQUIRED], r"missing.yaml: there is no such configuration file.*sanet.yaml"),
+        ([*REQUIRED, "sanet.yaml"], "sanet.yaml is no option"),
+    ],
+)
+def test_mistakes_on_the_command_line(argv, message):
+    with pytest.raises(UsageError, match=message):
+        parse_train_arguments(argv)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1", r"mine.yaml: 'learning_rat' is no option. Did you mean learning_rate\?"),
+        ("num_train_epochs: many", "invalid float value: 'many'"),
+        ("- a\n- b", "must hold options as"),
+        ("a: [", "cannot be read as YAML"),
+        ("\x00", "cannot be read as YAML"),
+    ],
+)
+def test_mistakes_in_yaml(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        parse_train_arguments([str(path), *REQUIRED])
+
+
+def test_find_config_prefers_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("sanet.yaml").parent.name == "configs"
+    Path("sanet.yaml").write_text("seed: 1\n")
+    assert find_config("sanet.yaml") == Path("sanet.yaml")

@@ -1,0 +1,266 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The `sanet` command as a user meets it: output, errors, exit codes."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForAudioClassification, BertConfig
+
+from sanet_hf import SANetConfig, SANetForAudioClassification
+from training.cli import main
+
+
+def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "training", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--help"], ["sanet train sanet.yaml", "train", "predict", "convert", "--debug"]),
+        (["--version"], ["sanet-hf "]),
+        (["train", "--help"], ["--data_dir", "--learning_rate", "--config_overrides", "CONFIG"]),
+        (["train", "--help_all"], ["--adam_epsilon", "--ddp_backend"]),
+        (["predict", "--help"], ["--batch_size", "exit code 1"]),
+        (["convert", "--help"], ["--labels", "SqueezeAttendNet"]),
+    ],
+    ids=" ".join,
+)
+def test_help(argv, expected, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(argv)
+    assert exit_info.value.code == 0
+    output = capsys.readouterr().out
+    assert all(text in output for text in expected)
+
+
+def test_rare_options_are_left_out_of_the_short_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    output = capsys.readouterr().out
+    assert "--ddp_backend" not in output and "--data-dir" not in output
+
+
+def test_predict(trained, tones, capsys):
+    clips = sorted((tones / "test").rglob("*.wav"))
+    assert main(["predict", str(trained), *map(str, clips), "--batch_size", "3"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["file", "label", "score"]
+    assert [row.split()[0] for row in rows] == [str(clip) for clip in clips]
+    assert [row.split()[1] for row in rows] == [clip.parent.name for clip in clips]
+    assert all(0.5 < float(row.split()[2]) <= 1 for row in rows)
+
+
+def test_predict_goes_on_after_files_that_cannot_be_read(trained, tones, tmp_path, capsys):
+    clip = tones / "test/high/high_test_0.wav"
+    text = tmp_path / "text.wav"
+    text.write_text("this is no audio")
+    damaged = tmp_path / "damaged.wav"
+    damaged.write_bytes(clip.read_bytes()[:20])
+    assert main(["predict", str(trained), "missing.wav", str(text), str(clip), str(damaged), str(tmp_path)]) == 1
+    output, errors = capsys.readouterr()
+    assert [line.split()[:2] for line in output.splitlines()[1:]] == [[str(clip), "high"]]
+    assert "missing.wav: there is no such file." in errors
+    assert f"{text}: " in errors and f"{damaged}: " in errors and f"{tmp_path}: this is not a file." in errors
+    assert "4 of 5 files could not be classified." in errors
+    assert "Traceback" not in errors
+
+
+def make_bert(folder):
+    BertConfig().save_pretrained(folder)
+
+
+def make_no_model(folder):
+    (folder / "notes.txt").write_text("nothing here")
+
+
+def make_no_weights(folder):
+    SANetConfig().save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (shutil.rmtree, "neither a folder here nor a model on the Hub"),
+        (make_no_model, "holds no model that transformers can load"),
+        (make_bert, "a model of type 'bert' is no audio classifier"),
+        (make_no_weights, "the model cannot be loaded"),
+    ],
+)
+def test_predict_with_another_model(tmp_path, capsys, make, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    make(folder)
+    assert main(["predict", str(folder), "clip.wav"]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and str(folder) in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "COMMAND"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["predict"], "model, file"),
+        (["predict", "model", "clip.wav", "--batch_size", "0"], "not a positive whole number"),
+    ],
+)
+def test_misuse_exits_with_2(argv, message, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(argv)
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--data_dir", "nowhere"], "nowhere: there is no such folder"),
+        (["--learning_rat", "1"], "--learning_rat is no option of sanet train. Did you mean --learning_rate?"),
+        (["--data_dir", "DATA", "--config_overrides", "conv_dims=[8]"], "SANetConfig has no 'conv_dims'"),
+        (["--data_dir", "DATA", "--config_overrides", "conv_dim=[8]"], "conv_dim=(8,) and conv_kernel="),
+        (["--data_dir", "DATA", "--config_overrides", "conv_dim=wide"], "conv_dim"),
+        (["--data_dir", "DATA", "--max_length_seconds", "5"], '"max_position_embeddings=625"'),
+        (["--data_dir", "DATA", "--max_length_seconds", "0"], "--max_length_seconds 0"),
+        (["--data_dir", "DATA", "--model_name_or_path", "nowhere"], "--model_name_or_path nowhere: neither"),
+        (["--data_dir", "DATA", "--model_name_or_path", "BERT"], "a model of type 'bert', not 'sanet'"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+)
+def test_train_with_a_mistake(tones, tmp_path, capsys, argv, message):
+    make_bert(tmp_path / "bert")
+    replacements = {"DATA": str(tones), "BERT": str(tmp_path / "bert")}
+    argv = [replacements.get(argument, argument) for argument in argv]
+    output_dir = tmp_path / "out"
+    assert main(["train", "sanet.yaml", "--output_dir", str(output_dir), *argv]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and "Traceback" not in errors
+    assert not (output_dir / "config.json").exists()
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert main(["train", "--debug", "--data_dir", "nowhere", "--output_dir", "out"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.fixture
+def original_checkpoint(tmp_path):
+    """A checkpoint under the names of the original, small enough to write: every size is inferred from it."""
+    torch.manual_seed(0)
+    shapes = {}
+    sizes = [1, 8, 8, 16, 16, 32]
+    for stage, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=1):
+        shapes |= {
+            f"stage{stage}.conv1.weight": (outputs, inputs, 4),
+            f"stage{stage}.conv2.weight": (outputs, outputs, 4),
+        }
+        shapes |= {f"stage{stage}.down.0.weight": (outputs, inputs, 1)}
+        shapes |= {
+            f"stage{stage}.se.fc.0.weight": (outputs // 8, outputs, 1),
+            f"stage{stage}.se.fc.0.bias": (outputs // 8,),
+        }
+        shapes |= {
+            f"stage{stage}.se.fc.2.weight": (outputs, outputs // 8, 1),
+            f"stage{stage}.se.fc.2.bias": (outputs,),
+        }
+        shapes |= (
+            norm(f"stage{stage}.bn1", outputs)
+            | norm(f"stage{stage}.bn2", outputs)
+            | norm(f"stage{stage}.down.1", outputs)
+        )
+    for block, (channels, width) in enumerate(((16, 8), (32, 16)), start=1):
+        name = f"dab{block}"
+        shapes |= {f"{name}.pos_embed": (1, 50, width), f"{name}.mha.in_proj_weight": (3 * width, width)}
+        shapes |= {f"{name}.mha.in_proj_bias": (3 * width,)}
+        for part, shape in {
+            "down_time": (channels, channels, 4),
+            "down_ch": (width, channels, 1),
+            "mha.out_proj": (width, width),
+            "ln_attn": (width,),
+            "up_time": (width, width, 4),
+            "up_ch": (channels, width, 1),
+        }.items():
+            shapes |= {f"{name}.{part}.weight": shape, f"{name}.{part}.bias": (shape[0],)}
+        shapes |= norm(f"{name}.bn_down", channels) | norm(f"{name}.bn_up", width)
+    for part, shape in {
+        "pool.score.0": (8, 32, 1),
+        "pool.score.2": (1, 8, 1),
+        "classifier.0": (16, 64),
+        "classifier.3": (8, 16),
+        "classifier.6": (3, 8),
+    }.items():
+        shapes |= {f"{part}.weight": shape, f"{part}.bias": (shape[0],)}
+    shapes |= norm("classifier.1", 16) | norm("classifier.4", 8)
+    state_dict = {
+        name: torch.tensor(0) if name.endswith("num_batches_tracked") else torch.rand(shape)
+        for name, shape in shapes.items()
+    }
+    path = tmp_path / "original.pt"
+    torch.save(state_dict, path)
+    return path
+
+
+def norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{part}": (channels,) for part in names} | {f"{name}.num_batches_tracked": ()}
+
+
+def test_convert(original_checkpoint, tones, tmp_path, capsys):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("robin\nblackbird\nwren\n")
+    output_dir = tmp_path / "converted"
+    assert main(["convert", str(original_checkpoint), str(output_dir), "--labels", str(labels)]) == 0
+    model = AutoModelForAudioClassification.from_pretrained(output_dir)
+    assert isinstance(model, SANetForAudioClassification)
+    assert model.config.id2label == {0: "robin", 1: "blackbird", 2: "wren"}
+    feature_extractor = json.loads((output_dir / "preprocessor_config.json").read_text())
+    assert feature_extractor["max_length"] == model.config.max_input_samples
+    clip = str(tones / "test/high/high_test_0.wav")
+    capsys.readouterr()
+    assert main(["predict", str(output_dir), clip]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[1] in {"robin", "blackbird", "wren"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("labels", "id2label names 2 classes, but the checkpoint's last layer has 3"),
+        ("no_labels_file", "labels.txt"),
+        ("missing", "there is no such file"),
+        ("another", "not a checkpoint of the original SqueezeAttendNet"),
+        ("not_empty", "is not empty: choose a new folder"),
+    ],
+)
+def test_convert_faults(original_checkpoint, tmp_path, capsys, fault, message):
+    output_dir, labels = tmp_path / "converted", tmp_path / "labels.txt"
+    argv = ["convert", str(original_checkpoint), str(output_dir)]
+    if fault == "labels":
+        labels.write_text("robin\nblackbird\n")
+    if fault in ("labels", "no_labels_file"):
+        argv += ["--labels", str(labels)]
+    elif fault == "missing":
+        original_checkpoint.unlink()
+    elif fault == "another":
+        torch.save(torch.nn.Linear(2, 2).state_dict(), original_checkpoint)
+    elif fault == "not_empty":
+        output_dir.mkdir()
+        (output_dir / "mine.txt").write_text("keep me")
+    assert main(argv) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and "Traceback" not in errors
+    assert not (output_dir / "config.json").exists()
+
+
+def test_module_runs_as_the_command(trained, tones, tmp_path):
+    clip = tones / "test/low/low_test_0.wav"
+    result = run("predict", trained, clip, tmp_path / "missing.wav")
+    assert result.returncode == 1
+    assert "low" in result.stdout.splitlines()[1]
+    assert "there is no such file" in result.stderr and "Traceback" not in result.stderr

@@ -1,0 +1,159 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of recordings: layouts, faults, batches."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from sanet_hf import SANetFeatureExtractor
+from training.data import DataError, collate, load_recordings, make_features
+
+
+def labels_of(dataset) -> list[str]:
+    names = dataset.features["label"].names
+    return [names[label] for label in dataset["label"]]
+
+
+def test_split_folders(tones):
+    recordings = load_recordings(tones, 16000)
+    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 32, "validation": 8, "test": 8}
+    for dataset in recordings.values():
+        paths = [audio["path"] for audio in dataset["audio"]]
+        assert labels_of(dataset) == [path.split("/")[-2] for path in paths]
+
+
+@pytest.mark.parametrize(
+    "names", [("training", "valid", "testing"), ("Train", "dev", "eval"), ("train", "val", "test")]
+)
+def test_names_of_split_folders(tones, tmp_path, names):
+    for source, name in zip(("train", "validation", "test"), names):
+        shutil.copytree(tones / source, tmp_path / name)
+    assert set(load_recordings(tmp_path, 16000)) == {"train", "validation", "test"}
+
+
+def test_class_folders_are_split_by_name(tmp_path, make_tone):
+    for label in ("a", "b", "test_tones"):
+        for index in range(20):
+            make_tone(tmp_path / label / f"{index}.wav", 440, seed=index)
+    recordings = load_recordings(tmp_path, 16000)
+    paths = {split: {audio["path"] for audio in dataset["audio"]} for split, dataset in recordings.items()}
+    assert {split: len(names) for split, names in paths.items()} == {"train": 48, "validation": 6, "test": 6}
+    assert len(set.union(*paths.values())) == 60
+    for dataset in recordings.values():
+        assert set(labels_of(dataset)) == {"a", "b", "test_tones"}
+    moved = tmp_path.parent / "moved"
+    shutil.move(tmp_path, moved)
+    again = load_recordings(moved, 16000)
+    for split, dataset in again.items():
+        assert {audio["path"].replace(str(moved), str(tmp_path)) for audio in dataset["audio"]} == paths[split]
+
+
+def test_files_named_like_splits_keep_their_class(tones, tmp_path, make_tone):
+    for label, frequency in (("a", 440), ("b", 880)):
+        for split in ("train", "validation"):
+            for name in ("test_1.wav", "validation-2.wav", "train.wav"):
+                make_tone(tmp_path / split / label / name, frequency)
+    recordings = load_recordings(tmp_path, 16000)
+    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 6, "validation": 6}
+
+
+def test_validation_is_held_out_where_it_is_missing(tones, tmp_path):
+    shutil.copytree(tones / "train", tmp_path / "train")
+    recordings = load_recordings(tmp_path, 16000)
+    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 30, "validation": 2}
+
+
+def make_nothing(folder):
+    folder.rmdir()
+
+
+def make_empty(folder):
+    pass
+
+
+def make_loose_files(folder, tone):
+    tone(folder / "one.wav", 440)
+
+
+def make_one_class(folder, tone):
+    for index in range(5):
+        tone(folder / "only" / f"{index}.wav", 440)
+
+
+def make_empty_class(folder, tone):
+    make_one_class(folder, tone)
+    (folder / "empty").mkdir()
+
+
+def make_test_only(folder, tone):
+    for label in ("a", "b"):
+        tone(folder / "test" / label / "0.wav", 440)
+
+
+def make_unknown_label(folder, tone):
+    for label in ("a", "b"):
+        tone(folder / "train" / label / "0.wav", 440)
+        tone(folder / "validation" / label / "0.wav", 440)
+    tone(folder / "test" / "c" / "0.wav", 440)
+
+
+def make_bad_files(folder, tone):
+    for label in ("a", "b"):
+        for index in range(9):
+            tone(folder / label / f"{index}.wav", 440)
+        (folder / label / "text.wav").write_text("this is no audio")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (make_nothing, "there is no such folder"),
+        (make_empty, "holds nothing but no class folders"),
+        (make_loose_files, "holds 1 recordings but no class folders"),
+        (make_one_class, "holds one class, only"),
+        (make_empty_class, "no recordings to learn empty from"),
+        (make_test_only, r"holds test/ but no train/"),
+        (make_unknown_label, r"c stands in test/ but not in train/"),
+        (make_bad_files, r"2 of 20 recordings cannot be read(.|\n)*a/text.wav"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_faults_are_named(tmp_path, make_tone, make, message):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make(folder, *[make_tone][: make.__code__.co_argcount - 1])
+    with pytest.raises(DataError, match=message):
+        load_recordings(folder, 16000)
+
+
+def test_few_unreadable_files_are_left_out(tmp_path, make_tone, caplog):
+    make_bad_files(tmp_path, make_tone)
+    recordings = load_recordings(tmp_path, 16000, max_bad_fraction=0.1)
+    assert sum(len(dataset) for dataset in recordings.values()) == 18
+
+
+def test_features_and_labels_in_the_models_numbering(tones):
+    recordings = load_recordings(tones, 16000)
+    feature_extractor = SANetFeatureExtractor(max_length=4000)
+    features = make_features(recordings, feature_extractor, {"high": 1, "low": 0})
+    item = features["test"][0]
+    assert item["labels"] == 1 and "/high/" in recordings["test"][0]["audio"]["path"]
+    assert len(item["input_values"]) == 4000
+    # Evaluation takes the middle, training a stretch of its own each time.
+    assert np.array_equal(item["input_values"], features["test"][0]["input_values"])
+    first, second = (features["train"][0]["input_values"] for _ in range(2))
+    assert not np.array_equal(first, second)
+
+
+def test_collate_pads_and_drops_full_masks():
+    feature_extractor = SANetFeatureExtractor()
+    features = [feature_extractor(np.ones(length), sampling_rate=16000, padding=False) for length in (3, 5)]
+    items = [{**{name: value[0] for name, value in clip.items()}, "labels": 7} for clip in features]
+    batch = collate(items, feature_extractor)
+    assert batch["input_values"].dtype == torch.float32
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [7, 7]
+    assert "attention_mask" not in collate([items[1], items[1]], feature_extractor)

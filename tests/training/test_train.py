@@ -1,0 +1,119 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`sanet train` from recordings to a folder that transformers takes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
+
+import sanet_hf  # noqa: F401 (registers SANet)
+from training.arguments import UsageError, parse_train_arguments
+from training.cli import main
+from training.train import train
+
+
+def test_learns_and_reports(trained):
+    results = json.loads((trained / "all_results.json").read_text())
+    assert results["eval_accuracy"] == results["eval_macro_f1"] == 1.0
+    assert results["test_accuracy"] == results["test_macro_f1"] == 1.0
+    assert results["epoch"] == 12
+
+
+def test_folder_works_with_auto_classes_and_pipeline(trained, tones):
+    model = AutoModelForAudioClassification.from_pretrained(trained)
+    assert model.config.id2label == {0: "high", 1: "low"}
+    assert model.config.label2id == {"high": 0, "low": 1}
+    assert AutoFeatureExtractor.from_pretrained(trained).max_length == 16000
+    classifier = pipeline("audio-classification", model=str(trained))
+    for label in ("high", "low"):
+        clips = sorted(str(path) for path in (tones / "test" / label).iterdir())
+        assert [scores[0]["label"] for scores in classifier(clips, batch_size=2)] == [label] * 4
+
+
+def test_keeps_the_best_epoch(trained):
+    state = json.loads((trained / "trainer_state.json").read_text())
+    scores = {entry["step"]: entry["eval_macro_f1"] for entry in state["log_history"] if "eval_macro_f1" in entry}
+    assert state["best_metric"] == max(scores.values()) == scores[state["best_global_step"]]
+    # The saved weights are those of that epoch, not of the last.
+    best = AutoModelForAudioClassification.from_pretrained(state["best_model_checkpoint"]).state_dict()
+    saved = AutoModelForAudioClassification.from_pretrained(trained).state_dict()
+    assert all(torch.equal(saved[name], best[name]) for name in saved)
+
+
+def test_refuses_to_write_over_a_run(trained, tones, tiny_options):
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
+    with pytest.raises(UsageError, match="already holds a training run"):
+        train(*parse_train_arguments(command))
+
+
+def test_resumes_from_the_last_checkpoint(tones, tiny_options, tmp_path, capsys):
+    """Two epochs, then two more, give the model of four epochs at once."""
+    data = ["--data_dir", str(tones), *tiny_options, "--lr_scheduler_type", "constant", "--warmup_steps", "0"]
+    data += ["--load_best_model_at_end", "false", "--precision", "fp32"]
+    at_once, in_two = tmp_path / "at_once", tmp_path / "in_two"
+    assert main(["train", "sanet.yaml", *data, "--output_dir", str(at_once), "--num_train_epochs", "4"]) == 0
+    assert main(["train", "sanet.yaml", *data, "--output_dir", str(in_two), "--num_train_epochs", "2"]) == 0
+    again = ["--num_train_epochs", "4", "--resume_from_checkpoint", "true"]
+    assert main(["train", "sanet.yaml", *data, "--output_dir", str(in_two), *again]) == 0
+    expected = AutoModelForAudioClassification.from_pretrained(at_once).state_dict()
+    resumed = AutoModelForAudioClassification.from_pretrained(in_two).state_dict()
+    assert all(torch.allclose(resumed[name], expected[name], atol=1e-6) for name in expected)
+
+
+def test_resume_without_a_checkpoint(tones, tiny_options, tmp_path):
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path), *tiny_options]
+    with pytest.raises(UsageError, match="no checkpoint to go on from"):
+        train(*parse_train_arguments([*command, "--resume_from_checkpoint", "true"]))
+
+
+def test_last_batch_of_one(tones, tiny_options, tmp_path):
+    """17 clips in batches of 8 leave a batch of one, which BatchNorm alone could not take."""
+    data = tmp_path / "data"
+    shutil.copytree(tones, data)
+    for path in sorted((data / "train/high").iterdir())[1:]:
+        path.unlink()
+    assert len(list((data / "train").rglob("*.wav"))) == 17
+    options = [*tiny_options, "--num_train_epochs", "1"]
+    assert main(["train", "sanet.yaml", "--data_dir", str(data), "--output_dir", str(tmp_path / "o"), *options]) == 0
+
+
+@pytest.mark.parametrize("freeze", ["feature_encoder", "base_model"])
+def test_fine_tunes_a_checkpoint_on_other_labels(trained, tones, tiny_options, tmp_path, freeze, caplog):
+    data = tmp_path / "data"
+    for path in tones.rglob("*.wav"):
+        split, label, name = path.relative_to(tones).parts
+        target = data / split / {"high": "treble", "low": "bass"}[label] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    output_dir = tmp_path / "tuned"
+    command = ["train", "sanet.yaml", "--data_dir", str(data), "--output_dir", str(output_dir), *tiny_options[2:]]
+    assert main([*command, "--model_name_or_path", str(trained), "--freeze", freeze]) == 0
+    tuned = AutoModelForAudioClassification.from_pretrained(output_dir)
+    assert tuned.config.label2id == {"bass": 0, "treble": 1}
+    before = AutoModelForAudioClassification.from_pretrained(trained).state_dict()
+    after = tuned.state_dict()
+    frozen = [
+        name for name in before if name.startswith("sanet.layers.0." if freeze == "feature_encoder" else "sanet.")
+    ]
+    assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["classifier.0.weight"], after["classifier.0.weight"])
+    assert json.loads((output_dir / "all_results.json").read_text())["test_accuracy"] == 1.0
+
+
+def test_checkpoint_keeps_the_order_of_its_labels(trained, tones, tiny_options, tmp_path):
+    """A head for the same labels in another order is right from the start."""
+    reversed_dir = tmp_path / "reversed"
+    model = AutoModelForAudioClassification.from_pretrained(trained)
+    with torch.no_grad():
+        for parameter in (model.classifier[-1].weight, model.classifier[-1].bias):
+            parameter.copy_(parameter.flip(0))
+    model.config.id2label, model.config.label2id = {0: "low", 1: "high"}, {"low": 0, "high": 1}
+    model.save_pretrained(reversed_dir)
+    AutoFeatureExtractor.from_pretrained(trained).save_pretrained(reversed_dir)
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "o"), *tiny_options[2:]]
+    command += ["--model_name_or_path", str(reversed_dir), "--num_train_epochs", "1", "--learning_rate", "0"]
+    metrics = train(*parse_train_arguments([*command, "--freeze", "base_model"]))
+    assert metrics["test_accuracy"] == 1.0
