@@ -136,23 +136,17 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
             padded_lengths = -(-padded_lengths // pad_to_multiple_of) * pad_to_multiple_of
 
         return_attention_mask = self.return_attention_mask if return_attention_mask is None else return_attention_mask
-        features = {"input_values": self._pad_clips(clips, gains, padded_lengths)}
-        if return_attention_mask:
-            masks = [(np.arange(padded) < length).astype(np.int32) for padded, length in zip(padded_lengths, lengths)]
-            features["attention_mask"] = np.stack(masks) if _all_equal(padded_lengths) else masks
-        return BatchFeature(features, tensor_type=return_tensors)
-
-    def _pad_clips(
-        self, clips: list[np.ndarray], gains: list[float], padded_lengths: np.ndarray
-    ) -> np.ndarray | list[np.ndarray]:
-        if _all_equal(padded_lengths):
-            rows = np.empty((len(clips), padded_lengths[0]), dtype=np.float32)
-        else:
-            rows = [np.empty(length, dtype=np.float32) for length in padded_lengths]
-        for row, clip, gain in zip(rows, clips, gains):
+        input_values = _rows(padded_lengths, np.float32)
+        for row, clip, gain in zip(input_values, clips, gains):
             np.multiply(clip, np.float32(gain), out=row[: len(clip)])
             row[len(clip) :] = self.padding_value
-        return rows
+        features = {"input_values": input_values}
+        if return_attention_mask:
+            features["attention_mask"] = _rows(padded_lengths, np.int32)
+            for row, length in zip(features["attention_mask"], lengths):
+                row[:length] = 1
+                row[length:] = 0
+        return BatchFeature(features, tensor_type=return_tensors)
 
     def _check_sampling_rate(self, sampling_rate: int | None) -> None:
         if sampling_rate is None:
@@ -234,8 +228,11 @@ def _crop(clip: np.ndarray, max_length: int, generator: np.random.Generator | No
     return clip[start : start + max_length]
 
 
-def _all_equal(lengths: np.ndarray) -> bool:
-    return bool((lengths == lengths[0]).all())
+def _rows(lengths: np.ndarray, dtype: type) -> np.ndarray | list[np.ndarray]:
+    """Room for a row of each length: one array where all are equal, else a list."""
+    if (lengths == lengths[0]).all():
+        return np.empty((len(lengths), lengths[0]), dtype=dtype)
+    return [np.empty(length, dtype=dtype) for length in lengths]
 
 
 __all__ = ["SANetFeatureExtractor"]

@@ -1,0 +1,29 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`make demo`, on a fraction of its data."""
+
+import subprocess
+import sys
+
+import pytest
+
+from training.demo_speech import VOICES
+
+
+@pytest.mark.slow
+def test_demo_runs_from_data_to_pipeline(tmp_path):
+    pytest.importorskip("espeakng_loader", reason='the demo\'s voices need pip install "sanet-hf[demo]"')
+    command = [sys.executable, "-m", "training.demo", "demo", "--num_train", "2", "--num_train_epochs", "1"]
+    for _ in range(2):  # the second time over what the first left
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.splitlines()
+        assert [line.split()[0] for line in lines if "/000.wav" in line] == [
+            f"{voice}/000.wav" for voice in sorted(VOICES)
+        ]
+        assert [line.split()[0] for line in lines if line.startswith(("validation ", "test "))] == [
+            "validation",
+            "test",
+        ]
+    assert "not supported" not in result.stdout + result.stderr
+    assert (tmp_path / "demo/model/model.safetensors").exists()
