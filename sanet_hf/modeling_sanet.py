@@ -13,8 +13,8 @@ statistics pooling (Okabe et al., 2018, https://arxiv.org/abs/1803.10963), resid
 https://arxiv.org/abs/1512.03385).
 
 Between blocks, hidden states are (batch, frames, channels) and padded frames are zero. A mask is (batch, frames),
-float, 1 for frames that hold at least one sample of the clip; it is `None` where every frame does. This file depends
-on transformers and the configuration alone, so that it also works as remote code on the Hub.
+float32 or float64, 1 for frames that hold at least one sample of the clip; it is `None` where every frame does. This
+file depends on transformers and the configuration alone, so that it also works as remote code on the Hub.
 """
 
 import itertools
@@ -205,11 +205,9 @@ class SANetSqueezeExcitation(nn.Module):
         self.expand = nn.Linear(channels // config.se_reduction, channels)
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        if mask is None:
-            mean = hidden_states.mean(1)
-        else:
-            weights = (mask / mask.sum(1, keepdim=True)).to(hidden_states.dtype)
-            mean = torch.matmul(weights.unsqueeze(1), hidden_states).squeeze(1)
+        mean = zero_padded_frames(hidden_states, mask).mean(1)
+        if mask is not None:
+            mean = mean * (1 / mask.mean(1, keepdim=True)).to(mean.dtype)
         gate = torch.sigmoid(self.expand(self.act(self.reduce(mean))))
         return hidden_states * gate.unsqueeze(1)
 
@@ -557,13 +555,15 @@ class SANetModel(SANetPreTrainedModel):
             input_values = input_values.masked_fill((attention_mask == 0).unsqueeze(1), 0.0)
             if not torch.compiler.is_compiling() and not padding and bool((attention_mask != 0).all()):
                 attention_mask = None
+        # Half precision cannot count frames.
+        mask_dtype = torch.promote_types(input_values.dtype, torch.float32)
         # While a graph with dynamic lengths is exported, it cannot depend on whether there is padding.
         if exporting or padding:
             if attention_mask is None:
                 attention_mask = input_values.new_ones(batch_size, num_samples)
             input_values = nn.functional.pad(input_values, (0, padding))
-            attention_mask = nn.functional.pad(attention_mask.to(input_values.dtype), (0, padding))
-        mask = attention_mask if attention_mask is None else attention_mask.to(input_values.dtype)
+            attention_mask = nn.functional.pad(attention_mask.to(mask_dtype), (0, padding))
+        mask = attention_mask if attention_mask is None else attention_mask.to(mask_dtype)
         return input_values.transpose(1, 2), mask
 
 

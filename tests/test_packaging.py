@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout, to build from its files and not from what else lies there")
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     # From what is committed or new, not from what an earlier build left in the checkout.
     files = subprocess.run(

@@ -46,8 +46,8 @@ def tones(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_options() -> list[str]:
     """Options of `sanet train` for a network of some thousand parameters, in a few seconds."""
-    options = ["--config_overrides", TINY_NETWORK, "--max_length_seconds", "1", "--num_train_epochs", "12"]
-    return [*options, "--per_device_train_batch_size", "4", "--learning_rate", "1e-2"]
+    options = ["--config_overrides", TINY_NETWORK, "--max_length_seconds", "1", "--precision", "fp32"]
+    return [*options, "--num_train_epochs", "12", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,794 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The network's blocks against PyTorch's own, and what `PreTrainedModel` promises of the whole."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization
+
+from sanet_hf import SANetConfig, SANetForAudioClassification, SANetModel
+from sanet_hf.modeling_sanet import (
+    SANetAttention,
+    SANetAttentivePooling,
+    SANetBatchNorm,
+    SANetConv1d,
+    SANetDownsample,
+    SANetPreTrainedModel,
+    SANetSqueezeExcitation,
+    SANetUpsample,
+)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def clips() -> torch.Tensor:
+    return 0.1 * torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def mask() -> torch.Tensor:
+    """The second clip has 300 samples."""
+    mask = torch.ones(2, 1000, dtype=torch.long)
+    mask[1, 300:] = 0
+    return mask
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+# Blocks against PyTorch's own.
+
+
+@pytest.mark.parametrize(
+    "in_channels, out_channels, kernel_size, stride, padding, groups, bias",
+    [
+        (1, 8, 64, 4, 33, 1, False),
+        (1, 8, 1, 4, 0, 1, True),
+        (8, 8, 64, 1, 31, 1, False),
+        (8, 16, 4, 2, 2, 4, True),
+        (2, 4, 5, 2, 2, 2, False),
+    ],
+    ids=lambda value: str(value),
+)
+def test_conv_is_conv1d(in_channels, out_channels, kernel_size, stride, padding, groups, bias):
+    conv = SANetConv1d(
+        in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups, bias=bias
+    )
+    assert conv.weight.shape == (out_channels, in_channels // groups, kernel_size)
+    states = random(2, 96, in_channels).requires_grad_()
+    output = conv(states)
+    reference = F.conv1d(states.transpose(1, 2), conv.weight, conv.bias, stride, padding, groups=groups)
+    torch.testing.assert_close(output, reference.transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+    weights = random(*output.shape)
+    inputs = (states, conv.weight)
+    expected = torch.autograd.grad((reference.transpose(1, 2) * weights).sum(), inputs)
+    for actual, gradient in zip(torch.autograd.grad((output * weights).sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(actual, gradient, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_downsample_is_conv1d(stride):
+    layer = SANetDownsample(8, 6, stride)
+    states = random(2, 4 * stride, 8)
+    expected = F.conv1d(states.transpose(1, 2), layer.weight, layer.bias, stride=stride).transpose(1, 2)
+    assert expected.shape == (2, 4, 6)
+    torch.testing.assert_close(layer(states), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_upsample_is_conv_transpose1d(stride):
+    layer = SANetUpsample(8, 6, stride)
+    states = random(2, 4, 8)
+    expected = F.conv_transpose1d(states.transpose(1, 2), layer.weight, layer.bias, stride=stride).transpose(1, 2)
+    assert expected.shape == (2, 4 * stride, 6)
+    torch.testing.assert_close(layer(states), expected)
+
+
+@pytest.mark.parametrize("valid", [None, [7, 3], [7, 1]], ids=str)
+def test_squeeze_excitation(valid):
+    """The gate of each channel by the formula of the paper, over the valid frames of each clip."""
+    layer = SANetSqueezeExcitation(SANetConfig(se_reduction=4), 8)
+    assert layer.reduce.weight.shape == (2, 8)
+    states = random(2, 7, 8)
+    mask = None if valid is None else (torch.arange(7) < torch.tensor(valid).unsqueeze(1)).float()
+    output = layer(states, mask)
+    for clip, scaled, frames in zip(states, output, valid or [7, 7], strict=True):
+        mean = clip[:frames].mean(0)
+        hidden = F.gelu(layer.reduce.weight @ mean + layer.reduce.bias)
+        gate = torch.sigmoid(layer.expand.weight @ hidden + layer.expand.bias)
+        torch.testing.assert_close(scaled, clip * gate)
+
+
+def test_pooling_by_hand():
+    """Scores of log 1, log 1 and log 2 weigh the frames 1/4, 1/4 and 1/2."""
+    pooling = SANetAttentivePooling(SANetConfig(conv_dim=(32, 64, 128, 256, 2), use_squeeze_excitation=False))
+    with torch.no_grad():
+        for parameter in pooling.parameters():
+            parameter.zero_()
+        # tanh(x) of the first hidden unit, for an x in the first channel that makes it 0, 0 and log(2) / 2.
+        pooling.hidden.weight[0, 0] = 1.0
+        pooling.score.weight[0, 0] = 2.0
+    first = math.atanh(math.log(2) / 2)
+    states = torch.tensor([[[0.0, 1.0], [0.0, 5.0], [first, 7.0]]])
+    pooled, weights = pooling(states)
+    torch.testing.assert_close(weights, torch.tensor([[0.25, 0.25, 0.5]]))
+    # Weighted mean of 1, 5, 7: 5; variance (16 + 0) / 4 + 4 / 2 = 6. Of 0, 0, x: x / 2; variance x² / 4.
+    torch.testing.assert_close(pooled, torch.tensor([[first / 2, 5.0, first / 2, math.sqrt(6)]]))
+
+
+def test_pooling_leaves_padded_frames_out():
+    pooling = SANetAttentivePooling(SANetConfig(conv_dim=(32, 64, 128, 256, 2), use_squeeze_excitation=False))
+    with torch.no_grad():
+        for parameter in pooling.parameters():
+            parameter.zero_()
+    states = torch.tensor([[[1.0, -2.0], [3.0, -2.0], [100.0, 100.0]], [[4.0, 4.0], [50.0, 0.0], [9.0, 9.0]]])
+    pooled, weights = pooling(states, torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
+    assert weights.tolist() == [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]
+    # The deviation of a constant is the square root of 1e-9, not 0, where its gradient would be infinite.
+    least = math.sqrt(1e-9)
+    torch.testing.assert_close(pooled, torch.tensor([[2.0, -2.0, 1.0, least], [4.0, 4.0, least, least]]))
+
+
+@pytest.mark.parametrize("valid", [None, [6, 2]], ids=str)
+def test_attention_is_multi_head_attention(valid):
+    config = SANetConfig(num_attention_heads=4)
+    config._attn_implementation = "eager"
+    layer = SANetAttention(config, 16)
+    reference = nn.MultiheadAttention(16, 4, batch_first=True)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(random(*parameter.shape))
+        projections = [layer.q_proj, layer.k_proj, layer.v_proj]
+        reference.in_proj_weight.copy_(torch.cat([projection.weight for projection in projections]))
+        reference.in_proj_bias.copy_(torch.cat([projection.bias for projection in projections]))
+    reference.out_proj.load_state_dict(layer.o_proj.state_dict())
+    states = random(2, 6, 16)
+    padded = None if valid is None else torch.arange(6) >= torch.tensor(valid).unsqueeze(1)
+    bias = None if padded is None else torch.zeros(2, 1, 1, 6).masked_fill(padded[:, None, None], -math.inf)
+    output, probabilities = layer(states, bias)
+    expected, expected_probabilities = reference(
+        states, states, states, key_padding_mask=padded, average_attn_weights=False
+    )
+    torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(probabilities, expected_probabilities, atol=1e-5, rtol=1e-4)
+
+
+def test_residual_block(make_model):
+    """The first block by the table of the architecture, from PyTorch's own functions."""
+    model = make_model()
+    layer = model.sanet.layers[0]
+    states = random(2, 64, 1)
+
+    def batch_norm(norm, values):
+        return F.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+    values = states.transpose(1, 2)
+    hidden = F.conv1d(values, layer.conv1.weight, stride=4, padding=(3 + 7) // 2)
+    hidden = F.gelu(batch_norm(layer.norm1, hidden))
+    hidden = batch_norm(layer.norm2, F.conv1d(hidden, layer.conv2.weight, padding=7 // 2))
+    excitation = layer.squeeze_excitation
+    hidden = hidden * torch.sigmoid(excitation.expand(F.gelu(excitation.reduce(hidden.mean(-1))))).unsqueeze(-1)
+    shortcut = batch_norm(layer.shortcut_norm, F.conv1d(values, layer.shortcut.weight.unsqueeze(-1), stride=4))
+    expected = F.gelu(hidden + shortcut).transpose(1, 2)
+    assert expected.shape == (2, 16, 8)
+    torch.testing.assert_close(layer(states), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_shortcut_is_the_identity_where_shapes_stay(tiny_model):
+    first, second, third = (tiny_model.sanet.layers[index] for index in (0, 1, 3))
+    assert third.shortcut is None
+    assert third.shortcut_norm is None
+    assert first.shortcut.weight.shape == (8, 1)
+    assert second.shortcut.weight.shape == (16, 8)
+
+
+# Lengths, shapes and outputs.
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 999, 8000])
+def test_any_length(tiny_model, length):
+    assert tiny_model.config.total_stride == 16
+    with torch.no_grad():
+        base = tiny_model.sanet(torch.randn(2, length))
+    # A frame is 8 samples; the clip is padded to a multiple of 16.
+    frames = 2 * math.ceil(length / 16)
+    assert base.last_hidden_state.shape == (2, frames, 16)
+    assert base.pooler_output.shape == (2, 32)
+    assert base.pooling_weights.shape == (2, frames)
+    assert base.pooler_output.isfinite().all()
+
+
+def test_hidden_states(tiny_model, clips, mask):
+    with torch.no_grad():
+        output = tiny_model.sanet(clips, mask, output_hidden_states=True)
+    assert len(output.hidden_states) == tiny_model.config.num_hidden_layers == 4
+    # 1000 samples are padded to 1008.
+    shapes = [tuple(state.shape) for state in output.hidden_states]
+    assert shapes == [(2, 252, 8), (2, 126, 16), (2, 126, 16), (2, 126, 16)]
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+    for state in output.hidden_states:
+        samples_a_frame = 1008 // state.shape[1]
+        valid = math.ceil(300 / samples_a_frame)
+        assert state[1, :valid].abs().amax(-1).all()
+        assert not state[1, valid:].any()
+
+
+def test_the_head_passes_the_outputs_of_the_base_model_on(tiny_model, clips, mask):
+    tiny_model.set_attn_implementation("eager")
+    names = {"output_hidden_states": True, "output_attentions": True}
+    with torch.no_grad():
+        head, base = tiny_model(clips, mask, **names), tiny_model.sanet(clips, mask, **names)
+    assert list(head) == ["logits", "hidden_states", "attentions", "pooling_weights"]
+    assert head.logits.shape == (2, 3)
+    assert torch.equal(head.pooling_weights, base.pooling_weights)
+    for actual, expected in zip(
+        head.hidden_states + head.attentions, base.hidden_states + base.attentions, strict=True
+    ):
+        assert torch.equal(actual, expected)
+
+
+def test_optional_outputs_are_left_out(tiny_model, clips):
+    with torch.no_grad():
+        assert list(tiny_model(clips)) == ["logits", "pooling_weights"]
+        assert list(tiny_model.sanet(clips)) == ["last_hidden_state", "pooler_output", "pooling_weights"]
+        logits, weights = tiny_model(clips, return_dict=False)
+    assert logits.shape == (2, 3)
+    assert weights.shape == (2, 126)
+
+
+def test_pooling_weights(tiny_model, clips, mask):
+    with torch.no_grad():
+        weights = tiny_model(clips, mask).pooling_weights
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2))
+    assert (weights[0, :125] > 0).all()
+    # 300 samples are 38 frames of 8, and 1000 are 125 of the 126.
+    assert (weights[1, :38] > 0).all()
+    assert not weights[1, 38:].any()
+    assert not weights[0, 125:].any()
+
+
+# Attention implementations.
+
+
+def logits_with(model, implementation: str, *inputs) -> torch.Tensor:
+    model.set_attn_implementation(implementation)
+    assert model.config._attn_implementation == implementation
+    with torch.no_grad():
+        return model(*inputs).logits
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+def test_attention_implementations_agree(tiny_model, clips, mask, padded):
+    inputs = (clips, mask) if padded else (clips,)
+    expected = logits_with(tiny_model, "eager", *inputs)
+    torch.testing.assert_close(logits_with(tiny_model, "sdpa", *inputs), expected, atol=1e-5, rtol=0)
+    # Its first call would compile it, which takes half a minute.
+    with torch.compiler.set_stance("force_eager"):
+        torch.testing.assert_close(logits_with(tiny_model, "flex_attention", *inputs), expected, atol=1e-5, rtol=0)
+
+
+def test_attention_implementations_differ(tiny_model, clips, monkeypatch):
+    """Else the comparison above would compare one of them with itself."""
+    called = []
+    for name in ("scaled_dot_product_attention", "softmax"):
+        original = getattr(F, name)
+        monkeypatch.setattr(
+            F,
+            name,
+            lambda *args, _name=name, _original=original, **kwargs: called.append(_name) or _original(*args, **kwargs),
+        )
+    logits_with(tiny_model, "eager", clips)
+    assert called == ["softmax"]
+    called.clear()
+    logits_with(tiny_model, "sdpa", clips)
+    assert called == ["scaled_dot_product_attention"]
+
+
+@pytest.mark.slow
+def test_compiled_flex_attention(tiny_model, clips, mask):
+    expected = logits_with(tiny_model, "eager", clips, mask)
+    torch.testing.assert_close(logits_with(tiny_model, "flex_attention", clips, mask), expected, atol=1e-5, rtol=0)
+
+
+def test_unknown_attention_implementation(tiny_model):
+    with pytest.raises(ValueError, match="nonsense"):
+        tiny_model.set_attn_implementation("nonsense")
+
+
+def test_attention_probabilities(make_model, clips, mask):
+    model = make_model(attention_after=(0, 1), attention_dim=(8, 16))
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = model(clips, mask, output_attentions=True).attentions
+    # Merged frames of 8 and of 16 samples.
+    assert [tuple(probabilities.shape) for probabilities in attentions] == [(2, 2, 126, 126), (2, 2, 63, 63)]
+    for probabilities, valid in zip(attentions, ([125, 38], [63, 19]), strict=True):
+        torch.testing.assert_close(probabilities.sum(-1), torch.ones(probabilities.shape[:-1]))
+        for clip, frames in zip(probabilities, valid, strict=True):
+            assert (clip[:, :, :frames] > 0).all()
+            assert not clip[:, :, frames:].any()
+
+
+# Training.
+
+
+def finite_gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()] == []
+    return gradients
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+def test_full_size_training_step(full_size_model, make_waveforms, masked):
+    """
+    At full size, since PyTorch's convolution over one channel has corrupted memory there and passed with tiny models
+    by luck.
+    """
+    model = copy.deepcopy(full_size_model).train()
+    waveforms = make_waveforms(2, 16_000)
+    mask = None
+    if masked:
+        mask = torch.ones(2, 16_000, dtype=torch.long)
+        mask[1, 5000:] = 0
+    loss = model(waveforms, mask, labels=torch.tensor([3, 7])).loss
+    loss.backward()
+    assert loss.isfinite()
+    without = [name for name, gradient in finite_gradients(model).items() if not gradient.any()]
+    # Biases before a BatchNorm or a softmax can only have a gradient of zero.
+    zero = ("downsample.bias", "upsample.bias", "pooling.score.bias", "classifier.0.bias", "classifier.4.bias")
+    assert [name for name in without if not name.endswith(zero)] == []
+    before = model.sanet.layers[0].conv1.weight.clone()
+    torch.optim.AdamW(model.parameters()).step()
+    assert not torch.equal(model.sanet.layers[0].conv1.weight, before)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("length", [1, 1000])
+def test_a_training_batch_of_one(tiny_model, length, masked):
+    tiny_model.train()
+    clip = 0.1 * random(1, length)
+    mask = torch.ones(1, length, dtype=torch.long)
+    if masked:
+        clip, mask = F.pad(clip, (0, 100), value=math.nan), F.pad(mask, (0, 100))
+    output = tiny_model(clip, mask, labels=torch.tensor([1]))
+    output.loss.backward()
+    assert output.logits.isfinite().all()
+    finite_gradients(tiny_model)
+    assert all(buffer.isfinite().all() for buffer in tiny_model.buffers())
+
+
+def test_training_reduces_the_loss(tiny_model):
+    """A tone and noise, told apart after a few steps, in training and in evaluation mode."""
+    time = torch.arange(2000) / 16_000
+    noise = 0.1 * random(8, 2000)
+    clips = torch.where(torch.arange(8).unsqueeze(1) < 4, 0.14 * torch.sin(2 * math.pi * 440 * time), noise)
+    labels = torch.arange(8) // 4
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=3e-3)
+    tiny_model.train()
+    losses = []
+    for _ in range(60):
+        loss = tiny_model(clips, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    with torch.no_grad():
+        assert tiny_model.eval()(clips).logits.argmax(-1).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    "problem_type, labels, loss_function",
+    [
+        ("single_label_classification", torch.tensor([2, 0]), F.cross_entropy),
+        (
+            "multi_label_classification",
+            torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]),
+            F.binary_cross_entropy_with_logits,
+        ),
+        ("regression", torch.tensor([[0.5, -2.0, 1.0], [0.0, 3.0, 0.1]]), F.mse_loss),
+    ],
+    ids=["single_label", "multi_label", "regression"],
+)
+@pytest.mark.parametrize("given", [True, False], ids=["given", "inferred"])
+def test_losses(make_model, clips, problem_type, labels, loss_function, given):
+    if problem_type == "regression" and not given:
+        pytest.skip("Several float labels are inferred to be multi-label classification.")
+    model = make_model(problem_type=problem_type if given else None)
+    with torch.no_grad():
+        output = model(clips, labels=labels)
+    torch.testing.assert_close(output.loss, loss_function(output.logits, labels))
+    assert output.loss.shape == ()
+    assert next(iter(output)) == "loss"
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "inferred"])
+def test_regression_of_one_value(make_model, clips, given):
+    model = make_model(num_labels=1, problem_type="regression" if given else None)
+    labels = torch.tensor([0.5, -2.0])
+    with torch.no_grad():
+        output = model(clips, labels=labels)
+    torch.testing.assert_close(output.loss, F.mse_loss(output.logits.squeeze(-1), labels))
+
+
+@pytest.mark.parametrize("method", ["freeze_feature_encoder", "freeze_base_model"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+def test_freezing(tiny_model, clips, mask, method, masked):
+    getattr(tiny_model, method)()
+    tiny_model.train()
+    before = copy.deepcopy(tiny_model.state_dict())
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
+    tiny_model(clips, mask if masked else None, labels=torch.tensor([0, 1])).loss.backward()
+    optimizer.step()
+
+    after = tiny_model.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    convolutions = tuple(f"sanet.layers.{index}." for index in (0, 1, 3))
+    kept = convolutions if method == "freeze_feature_encoder" else ("sanet.",)
+    assert {name for name in changed if name.startswith(kept)} == set()
+    # Biases that a BatchNorm or a softmax cancels may change by rounding or not.
+    expected = {name for name in after if not name.startswith(kept)}
+    assert {name for name in expected - changed if not name.endswith(".bias")} == set()
+    assert any("running_mean" in name for name in changed)
+
+
+def test_frozen_stages_run_in_training_as_in_evaluation(tiny_model, clips, mask):
+    tiny_model.freeze_base_model()
+    with torch.no_grad():
+        expected = tiny_model.sanet(clips, mask).pooler_output
+        assert torch.equal(tiny_model.train().sanet(clips, mask).pooler_output, expected)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["all", "frozen_encoder"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("use_reentrant", [False, True], ids=["not_reentrant", "reentrant"])
+def test_gradient_checkpointing(make_model, clips, mask, masked, use_reentrant, frozen, monkeypatch):
+    calls = []
+    original = SANetConv1d.forward
+    monkeypatch.setattr(SANetConv1d, "forward", lambda self, states: calls.append(self) or original(self, states))
+    results = []
+    for checkpointing in (False, True):
+        model = make_model().train()
+        if frozen:
+            model.freeze_feature_encoder()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+        calls.clear()
+        loss = model(clips, mask if masked else None, labels=torch.tensor([0, 1])).loss
+        loss.backward()
+        # Six convolutions; checkpointing computes those that need it twice.
+        assert (len(calls) > 6) == checkpointing
+        results.append((loss, dict(model.named_parameters()), dict(model.named_buffers())))
+    (loss, parameters, buffers), (loss_again, parameters_again, buffers_again) = results
+    torch.testing.assert_close(loss_again, loss)
+    for name, parameter in parameters.items():
+        if not parameter.requires_grad:
+            assert parameters_again[name].grad is None
+            continue
+        torch.testing.assert_close(
+            parameters_again[name].grad,
+            parameter.grad,
+            atol=1e-6,
+            rtol=1e-5,
+            msg=lambda text, name=name: f"{name} {text}",
+        )
+    for name, buffer in buffers.items():
+        assert torch.equal(buffers_again[name], buffer), name
+
+
+def test_checkpointing_leaves_the_input_alone(tiny_model, clips):
+    tiny_model.train().activation_checkpointing_enable({"use_reentrant": True})
+    tiny_model(clips).logits.sum().backward()
+    assert not clips.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (1, 1, 4)], ids=str)
+def test_batch_norm_of_a_single_value(shape):
+    """PyTorch's own raises an error; here the running statistics, which stay, normalise it."""
+    norm = SANetBatchNorm(4)
+    norm.running_mean.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
+    norm.running_var.fill_(4.0)
+    before = copy.deepcopy(norm.state_dict())
+    output = norm(torch.full(shape, 5.0))
+    expected = (5.0 - torch.arange(4.0)) / math.sqrt(4.0 + norm.eps)
+    torch.testing.assert_close(output, expected.view(shape))
+    for name, value in norm.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 5, 4)], ids=str)
+def test_batch_norm_is_that_of_pytorch(shape):
+    norm, reference = SANetBatchNorm(4), nn.BatchNorm1d(4)
+    states = 3 * random(*shape) + 1
+    expected = reference(states if len(shape) == 2 else states.transpose(1, 2))
+    torch.testing.assert_close(norm(states), expected if len(shape) == 2 else expected.transpose(1, 2))
+    for name, buffer in reference.named_buffers():
+        torch.testing.assert_close(norm.get_buffer(name), buffer)
+
+
+def test_dropout(make_model, clips):
+    model = make_model(classifier_dropout=0.5, attention_dropout=0.5)
+    with torch.no_grad():
+        assert torch.equal(model(clips).logits, model(clips).logits)
+        assert torch.equal(model(clips).logits, make_model()(clips).logits)
+        model.train().freeze_base_model()
+        # BatchNorm of the frozen base and evaluation mode of the head leave the attention's dropout alone to differ.
+        model.classifier.eval()
+        assert not torch.equal(model(clips).logits, model(clips).logits)
+        model.sanet.eval()
+        assert torch.equal(model(clips).logits, model(clips).logits)
+        model.classifier.train()
+        assert not torch.equal(model(clips).logits, model(clips).logits)
+
+
+# Number formats.
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("how", ["cast", "autocast"])
+def test_half_precision(tiny_model, clips, mask, dtype, how):
+    with torch.no_grad():
+        expected = tiny_model(clips, mask).logits
+        if how == "cast":
+            # The waveform stays float32, as feature extractors give it.
+            output = tiny_model.to(dtype)(clips, mask, output_hidden_states=True)
+        else:
+            with torch.autocast("cpu", dtype):
+                output = tiny_model(clips, mask, output_hidden_states=True)
+    assert output.logits.dtype == dtype
+    if how == "cast":
+        assert output.pooling_weights.dtype == dtype
+        assert {state.dtype for state in output.hidden_states} == {dtype}
+    assert output.logits.isfinite().all()
+    tolerance = {torch.float16: 0.01, torch.bfloat16: 0.06}[dtype]
+    torch.testing.assert_close(output.logits.float(), expected, atol=tolerance, rtol=0)
+    assert (output.logits[0] - output.logits[1]).abs().max() > 2 * tolerance
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+def test_training_in_bfloat16(tiny_model, clips, mask, masked):
+    tiny_model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = tiny_model(clips, mask if masked else None, labels=torch.tensor([0, 1])).loss
+    loss.backward()
+    finite_gradients(tiny_model)
+    assert {buffer.dtype for buffer in tiny_model.buffers()} == {torch.float32, torch.int64}
+    assert tiny_model.sanet.layers[0].norm1.num_batches_tracked == 1
+
+
+def test_float64(tiny_model, clips):
+    with torch.no_grad():
+        expected = tiny_model(clips).logits
+        logits = tiny_model.double()(clips.double()).logits
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits.float(), expected, atol=1e-5, rtol=0)
+
+
+# Initial weights, saving and loading.
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    model = SANetForAudioClassification(SANetConfig(initializer_range=0.03, num_labels=10))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            expected = 0.03
+            assert not module.bias.any() if module.bias is not None else "shortcut" in name
+        elif isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            # He et al.: the variance is 2 over the values that add up to one, in PyTorch's reading of the shape.
+            expected = math.sqrt(2 / (module.weight.shape[1] * module.weight.shape[2]))
+            assert module.bias is None or not module.bias.any()
+        elif isinstance(module, (nn.BatchNorm1d, nn.LayerNorm)):
+            assert (module.weight == 1).all() and not module.bias.any()
+            if isinstance(module, nn.BatchNorm1d):
+                assert not module.running_mean.any() and (module.running_var == 1).all()
+                assert module.num_batches_tracked == 0
+            continue
+        elif name.endswith("position_embedding"):
+            expected = 0.03
+            # Truncated at 2, as `trunc_normal_` has it, which is not reached.
+            assert module.weight.abs().max() < 2
+        else:
+            continue
+        # Five standard errors of an estimate from so many values.
+        tolerance = 5 / math.sqrt(2 * module.weight.numel())
+        assert module.weight.std().item() == pytest.approx(expected, rel=tolerance), name
+        assert abs(module.weight.mean().item()) < 5 * expected / math.sqrt(module.weight.numel()), name
+
+
+def test_weights_are_initialised_once(tiny_config_kwargs, monkeypatch):
+    """Not by the base model and again by the head."""
+    seen = []
+    original = SANetPreTrainedModel._init_weights
+    monkeypatch.setattr(
+        SANetPreTrainedModel, "_init_weights", lambda self, module: seen.append(module) or original(self, module)
+    )
+    model = SANetForAudioClassification(SANetConfig(**tiny_config_kwargs))
+    with_own_weights = [module for module in model.modules() if list(module.parameters(recurse=False))]
+    for module in with_own_weights:
+        assert sum(module is other for other in seen) == 1
+
+
+def fill_with_sentinels(model: nn.Module) -> None:
+    """Values that no initialisation gives, another in each tensor, in the buffers too."""
+    with torch.no_grad():
+        for index, tensor in enumerate(model.state_dict().values()):
+            tensor.fill_(index + 1000)
+
+
+@pytest.mark.parametrize("model_class", [SANetModel, SANetForAudioClassification], ids=lambda value: value.__name__)
+def test_save_and_load(make_model, clips, mask, tmp_path, model_class):
+    model = make_model()
+    model = model if model_class is SANetForAudioClassification else model.sanet
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "configuration_sanet.py",
+        "model.safetensors",
+        "modeling_sanet.py",
+    ]
+    loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert not loaded.training
+    assert loaded.config.to_diff_dict() == model.config.to_diff_dict()
+    with torch.no_grad():
+        assert torch.equal(loaded(clips, mask)[0], model(clips, mask)[0])
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_loading_reinitialises_nothing(make_model, tmp_path):
+    model = make_model()
+    fill_with_sentinels(model)
+    model.save_pretrained(tmp_path)
+    loaded = SANetForAudioClassification.from_pretrained(tmp_path)
+    assert len(loaded.state_dict()) == len(model.state_dict()) > 50
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_a_new_head_on_a_base_checkpoint(make_model, tmp_path):
+    base = make_model().sanet
+    fill_with_sentinels(base)
+    base.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    model, info = SANetForAudioClassification.from_pretrained(
+        tmp_path, num_labels=7, classifier_hidden_sizes=(64,), output_loading_info=True
+    )
+    for name, value in base.state_dict().items():
+        assert torch.equal(model.sanet.state_dict()[name], value), name
+    assert {name.split(".")[0] for name in info["missing_keys"]} == {"classifier"}
+    assert not info["unexpected_keys"]
+    head = model.classifier
+    assert head[-1].out_features == 7
+    for linear in (head[0], head[-1]):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.2)
+        assert not linear.bias.any()
+    assert (head[1].weight == 1).all() and (head[1].running_var == 1).all() and not head[1].running_mean.any()
+
+
+def test_the_base_model_of_a_head_checkpoint(make_model, tmp_path):
+    model = make_model()
+    fill_with_sentinels(model)
+    model.save_pretrained(tmp_path)
+    base, info = SANetModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    for name, value in model.sanet.state_dict().items():
+        assert torch.equal(base.state_dict()[name], value), name
+
+
+def test_another_number_of_classes(make_model, tmp_path):
+    model = make_model(num_labels=3)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        SANetForAudioClassification.from_pretrained(tmp_path, num_labels=5)
+    torch.manual_seed(0)
+    loaded, info = SANetForAudioClassification.from_pretrained(
+        tmp_path, num_labels=5, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    assert {key[0] for key in info["mismatched_keys"]} == {"classifier.4.weight", "classifier.4.bias"}
+    assert loaded.classifier[-1].weight.std().item() == pytest.approx(0.02, rel=0.3)
+    for name, value in model.state_dict().items():
+        if not name.startswith("classifier.4"):
+            assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_loading_does_not_run_initialisation(make_model, tmp_path, monkeypatch):
+    make_model().save_pretrained(tmp_path)
+    drawn = []
+    for name in ("kaiming_normal_", "trunc_normal_", "normal_"):
+        original = getattr(initialization, name)
+
+        def record(tensor, *args, _original=original, **kwargs):
+            if not getattr(tensor, "_is_hf_initialized", False):
+                drawn.append(tensor.shape)
+            return _original(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(initialization, name, record)
+    SANetForAudioClassification.from_pretrained(tmp_path)
+    assert drawn == []
+    # The recording does see what is drawn.
+    SANetForAudioClassification.from_pretrained(tmp_path, num_labels=4, ignore_mismatched_sizes=True)
+    assert drawn == [torch.Size([4, 16])]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_loading_in_half_precision(make_model, tmp_path, dtype):
+    make_model().save_pretrained(tmp_path)
+    model = SANetForAudioClassification.from_pretrained(tmp_path, dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    model.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_push_to_hub(tiny_model, tmp_path, monkeypatch):
+    """Without a network: what would be uploaded is a checkpoint that loads."""
+    from huggingface_hub import HfApi, ModelCard
+    from transformers.utils import hub
+
+    uploaded = tmp_path / "uploaded"
+    uploaded.mkdir()
+
+    class OfflineApi(HfApi):
+        def create_repo(self, repo_id, **kwargs):
+            return type("RepoUrl", (), {"repo_id": repo_id})()
+
+        def create_commit(self, repo_id, operations, **kwargs):
+            assert repo_id == "someone/sanet-tiny"
+            for operation in operations:
+                (uploaded / operation.path_in_repo).write_bytes(open(operation.path_or_fileobj, "rb").read())
+            return "a commit"
+
+    monkeypatch.setattr(hub, "hf_api", OfflineApi)
+    monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *args, **kwargs: ModelCard("A model."))
+    assert tiny_model.push_to_hub("someone/sanet-tiny") == "a commit"
+    assert {path.name for path in uploaded.iterdir()} == {
+        "README.md",
+        "config.json",
+        "configuration_sanet.py",
+        "model.safetensors",
+        "modeling_sanet.py",
+    }
+    loaded = SANetForAudioClassification.from_pretrained(uploaded)
+    for name, value in tiny_model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_number_of_parameters_by_part(full_size_model):
+    """Weights of the blocks, counted from the table of the architecture."""
+
+    def residual(in_channels, channels, kernel):
+        convolutions = kernel * channels * (in_channels + channels)
+        excitation = channels // 8 * (2 * channels + 1) + channels
+        return convolutions + 4 * channels + excitation + in_channels * channels + 2 * channels
+
+    def attention(channels, dim, stride=4, positions=500):
+        downsample = stride * channels * channels + channels + 2 * channels + channels * dim + dim
+        upsample = stride * dim * dim + dim + 2 * dim + dim * channels + channels
+        return downsample + positions * dim + 4 * (dim * dim + dim) + 2 * dim + upsample
+
+    expected = [
+        residual(1, 32, 64),
+        residual(32, 64, 32),
+        residual(64, 128, 6),
+        residual(128, 256, 4),
+        attention(256, 128),
+        residual(256, 512, 4),
+        attention(512, 256),
+    ]
+    layers = full_size_model.sanet.layers
+    assert [sum(p.numel() for p in layer.parameters()) for layer in layers] == expected
+    assert np.sum(expected) < 5_797_703

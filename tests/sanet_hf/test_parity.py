@@ -1,0 +1,135 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The same outputs as the original SqueezeAttendNet.
+
+tests/data/parity.safetensors holds what the original network (`in_channels=1, latent_dim=512, class_count=10`)
+computes in float64, stored as float32, on weights and clips that a formula makes. For each name and shape of its state
+dict, `RandomState(crc32(name)).standard_normal(shape)` is scaled by the kind of tensor (`formula_tensor` in
+conftest.py); clips are rising tones in noise (`make_waveforms` there). `LENGTH.eval.*` is inference, `LENGTH.train.*`
+one forward and backward pass in training mode with cross-entropy.
+
+Tolerances are what a correct float32 implementation keeps.
+"""
+
+import copy
+
+import pytest
+import torch
+
+
+BATCH_SIZE = 4
+BLOCKS = ("stage1", "stage2", "stage3", "stage4", "dab1", "stage5", "dab2")
+LENGTHS = pytest.mark.parametrize("length", [64000, 32000], scope="module")
+ATTENTION = pytest.mark.parametrize("attention", ["eager", "sdpa"], scope="module")
+
+# Parts of the original's names in the order that they are replaced in.
+RENAMES = {
+    ".bn1.": ".norm1.",
+    ".bn2.": ".norm2.",
+    ".se.fc.0.": ".squeeze_excitation.reduce.",
+    ".se.fc.2.": ".squeeze_excitation.expand.",
+    ".down.0.": ".shortcut.",
+    ".down.1.": ".shortcut_norm.",
+    ".down_time.": ".downsample.",
+    ".bn_down.": ".downsample_norm.",
+    ".down_ch.": ".in_proj.",
+    ".pos_embed": ".position_embedding.weight",
+    ".mha.out_proj.": ".attention.o_proj.",
+    ".ln_attn.": ".layer_norm.",
+    ".up_time.": ".upsample.",
+    ".bn_up.": ".upsample_norm.",
+    ".up_ch.": ".out_proj.",
+    "pool.score.0.": "sanet.pooling.hidden.",
+    "pool.score.2.": "sanet.pooling.score.",
+    # Dropout stands between the layers of the classifier here.
+    "classifier.6.": "classifier.8.",
+    "classifier.4.": "classifier.5.",
+    "classifier.3.": "classifier.4.",
+    **{f"{block}.": f"sanet.layers.{index}." for index, block in enumerate(BLOCKS)},
+}
+
+
+def names_here(name: str) -> list[str]:
+    """Names of the parameters that hold the original's parameter; the original stacks query, key and value."""
+    for old, new in RENAMES.items():
+        name = name.replace(old, new)
+    if ".mha.in_proj_" in name:
+        return [name.replace(".mha.in_proj_", f".attention.{part}_proj.") for part in "qkv"]
+    return [name]
+
+
+@pytest.fixture(scope="module")
+def evaluation(full_size_model, make_waveforms, length, attention):
+    model = copy.deepcopy(full_size_model)
+    model.set_attn_implementation(attention)
+    with torch.no_grad():
+        base = model.sanet(make_waveforms(BATCH_SIZE, length), output_hidden_states=True)
+        logits = model.classifier(base.pooler_output)
+    return base, logits
+
+
+@LENGTHS
+@ATTENTION
+def test_logits_and_embedding(parity, evaluation, length, attention):
+    base, logits = evaluation
+    torch.testing.assert_close(logits, parity[0][f"{length}.eval.logits"], atol=5e-5, rtol=0)
+    torch.testing.assert_close(base.pooler_output, parity[0][f"{length}.eval.embedding"], atol=5e-5, rtol=0)
+
+
+@LENGTHS
+@ATTENTION
+@pytest.mark.parametrize("index", range(len(BLOCKS)), ids=BLOCKS)
+def test_activations(parity, evaluation, length, attention, index):
+    hidden_states = evaluation[0].hidden_states[index]
+    mean = parity[0][f"{length}.eval.{BLOCKS[index]}.channel_mean"]
+    # (1, channels, frames) of the first clip.
+    first_frames = parity[0][f"{length}.eval.{BLOCKS[index]}.first_frames"].transpose(1, 2)
+    assert first_frames.shape == (1, 16, 8)
+    assert first_frames.abs().max() > 0.1
+    torch.testing.assert_close(hidden_states.mean((0, 1)), mean, atol=5e-5, rtol=0)
+    torch.testing.assert_close(hidden_states[:1, :16, :8], first_frames, atol=5e-5, rtol=0)
+
+
+def test_the_head_is_run_on_the_embedding(full_size_model, make_waveforms):
+    """`evaluation` computes the logits from the base model's embedding: they are those of the whole model."""
+    waveforms = make_waveforms(1, 4096)
+    with torch.no_grad():
+        logits = full_size_model.classifier(full_size_model.sanet(waveforms).pooler_output)
+        assert torch.equal(full_size_model(waveforms).logits, logits)
+
+
+# One length for each attention: a backward pass at full size takes seconds.
+@pytest.mark.parametrize("length, attention", [(64000, "sdpa"), (32000, "eager")])
+def test_training_step(full_size_model, make_waveforms, parity, length, attention):
+    expected, order = parity
+    model = copy.deepcopy(full_size_model).train()
+    model.set_attn_implementation(attention)
+    output = model(make_waveforms(BATCH_SIZE, length), labels=torch.arange(BATCH_SIZE))
+    output.loss.backward()
+
+    torch.testing.assert_close(output.logits, expected[f"{length}.train.logits"], atol=5e-4, rtol=0)
+    torch.testing.assert_close(output.loss, expected[f"{length}.train.loss"], atol=5e-4, rtol=0)
+
+    parameters = dict(model.named_parameters())
+    norms = expected[f"{length}.train.grad_norms"]
+    compared = 0
+    for name, norm in zip(order["grad_order"], norms.tolist(), strict=True):
+        gradients = torch.cat([parameters.pop(here).grad.flatten() for here in names_here(name)])
+        if norm > 1e-6:
+            compared += 1
+            assert gradients.norm().item() == pytest.approx(norm, rel=1e-3), name
+    assert not parameters, "parameters that the original does not have"
+    # The other 7 are biases before a BatchNorm and before a softmax, whose gradient is zero.
+    assert compared == 110
+
+    buffers = dict(model.named_buffers())
+    for kind in ("running_mean", "running_var"):
+        names = [here for name in order["state_dict"] if name.endswith(kind) for here in names_here(name)]
+        norms = torch.stack([buffers[name].norm() for name in names])
+        torch.testing.assert_close(norms, expected[f"{length}.train.{kind}_norms"], atol=0, rtol=1e-4)
+    assert all(value == 1 for name, value in buffers.items() if name.endswith("num_batches_tracked"))
+
+
+def test_number_of_parameters(full_size_model):
+    assert sum(parameter.numel() for parameter in full_size_model.parameters()) == 5_797_703
