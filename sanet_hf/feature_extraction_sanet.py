@@ -204,7 +204,8 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
 
     def _gain(self, clip: np.ndarray, index: int) -> float:
         """Factor that brings the clip to the target loudness."""
-        energy = float(np.dot(clip, clip))
+        with np.errstate(over="ignore"):
+            energy = float(np.dot(clip, clip))
         if not np.isfinite(energy):
             num_bad = np.count_nonzero(~np.isfinite(clip))
             if num_bad:

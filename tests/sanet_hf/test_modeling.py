@@ -58,7 +58,7 @@ def random(*shape: int) -> torch.Tensor:
         (8, 16, 4, 2, 2, 4, True),
         (2, 4, 5, 2, 2, 2, False),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_conv_is_conv1d(in_channels, out_channels, kernel_size, stride, padding, groups, bias):
     conv = SANetConv1d(
@@ -390,29 +390,33 @@ def test_training_reduces_the_loss(tiny_model):
         assert tiny_model.eval()(clips).logits.argmax(-1).tolist() == labels.tolist()
 
 
+LOSSES = {
+    "single_label_classification": (F.cross_entropy, torch.tensor([2, 0])),
+    "multi_label_classification": (F.binary_cross_entropy_with_logits, torch.tensor([[1.0, 0, 1], [0, 0, 1]])),
+    "regression": (F.mse_loss, torch.tensor([[0.5, -2, 1], [0, 3, 0.1]])),
+}
+
+
 @pytest.mark.parametrize(
-    "problem_type, labels, loss_function",
+    "problem_type, given",
     [
-        ("single_label_classification", torch.tensor([2, 0]), F.cross_entropy),
-        (
-            "multi_label_classification",
-            torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]),
-            F.binary_cross_entropy_with_logits,
-        ),
-        ("regression", torch.tensor([[0.5, -2.0, 1.0], [0.0, 3.0, 0.1]]), F.mse_loss),
+        ("single_label_classification", True),
+        ("single_label_classification", False),
+        ("multi_label_classification", True),
+        # Floats of several classes: regression has to be given.
+        ("multi_label_classification", False),
+        ("regression", True),
     ],
-    ids=["single_label", "multi_label", "regression"],
 )
-@pytest.mark.parametrize("given", [True, False], ids=["given", "inferred"])
-def test_losses(make_model, clips, problem_type, labels, loss_function, given):
-    if problem_type == "regression" and not given:
-        pytest.skip("Several float labels are inferred to be multi-label classification.")
+def test_losses(make_model, clips, problem_type, given):
+    loss_function, labels = LOSSES[problem_type]
     model = make_model(problem_type=problem_type if given else None)
     with torch.no_grad():
         output = model(clips, labels=labels)
     torch.testing.assert_close(output.loss, loss_function(output.logits, labels))
     assert output.loss.shape == ()
     assert next(iter(output)) == "loss"
+    assert model.config.problem_type == problem_type
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "inferred"])

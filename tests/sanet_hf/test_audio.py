@@ -1,0 +1,108 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files to waveforms."""
+
+import shutil
+import struct
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+
+from sanet_hf.audio import AudioError, load_audio
+
+
+RATE = 16000
+
+
+def tone(rate: int = RATE, seconds: float = 0.5, frequency: float = 440.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "tolerance"),
+    [
+        ("a.wav", "PCM_16", 1e-4),
+        ("a.wav", "PCM_24", 1e-6),
+        ("a.wav", "FLOAT", 1e-6),
+        ("a.flac", "PCM_16", 1e-4),
+        ("a.ogg", "VORBIS", 0.05),
+        ("a.mp3", "MPEG_LAYER_III", 0.05),
+        ("no_suffix", "PCM_16", 1e-4),
+    ],
+)
+def test_formats(tmp_path, name, subtype, tolerance):
+    path = tmp_path / name
+    container = {"ogg": "OGG", "mp3": "MP3", "flac": "FLAC"}.get(path.suffix[1:], "WAV")
+    soundfile.write(path, tone(), RATE, subtype=subtype, format=container)
+    waveform = load_audio(path, RATE)
+    assert waveform.dtype == np.float32 and waveform.ndim == 1
+    middle = slice(2000, 6000)
+    assert np.abs(waveform[middle] - tone()[middle]).max() < tolerance
+
+
+@pytest.mark.parametrize("suffix", [".m4a", ".wma", ".webm"])
+def test_formats_that_only_ffmpeg_reads(tmp_path, suffix):
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("makes its file with the ffmpeg program")
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    path = tmp_path / f"a{suffix}"
+    subprocess.run(["ffmpeg", "-loglevel", "error", "-i", tmp_path / "a.wav", path], check=True)
+    waveform = load_audio(path, RATE)
+    assert len(waveform) == pytest.approx(8000, abs=2500)
+    spectrum = np.abs(np.fft.rfft(waveform[2000:6000]))
+    assert np.argmax(spectrum) * RATE / 4000 == pytest.approx(440, abs=4)
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = tone(), tone(frequency=880)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], 1), RATE, subtype="FLOAT")
+    assert np.allclose(load_audio(tmp_path / "a.wav", RATE), (left + right) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
+def test_resampling_keeps_pitch_level_and_duration(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", tone(rate), rate, subtype="FLOAT")
+    waveform = load_audio(tmp_path / "a.wav", RATE)
+    assert len(waveform) == pytest.approx(8000, abs=1)
+    assert np.abs(waveform[1000:7000] - tone()[1000:7000]).max() < 0.01
+
+
+def write_nan(path):
+    samples = tone()
+    samples[7] = np.nan
+    soundfile.write(path, samples, RATE, subtype="FLOAT")
+
+
+def write_truncated(path):
+    soundfile.write(path, tone(), RATE)
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def write_wrong_lengths(path):
+    """A RIFF header whose format chunk says nothing that can be read."""
+    path.write_bytes(b"RIFF" + struct.pack("<I", 2**31) + b"WAVEfmt " + struct.pack("<I", 0) + b"data")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "there is no such file"),
+        (lambda path: path.mkdir(), "this is not a file"),
+        (lambda path: path.touch(), "the file is empty"),
+        (lambda path: path.write_text("this is no audio"), "neither soundfile nor FFmpeg can read it"),
+        (lambda path: soundfile.write(path, np.zeros(0), RATE), "holds no samples"),
+        (write_nan, "holds NaN or Inf"),
+        (write_truncated, "cannot|neither|no samples"),
+        (write_wrong_lengths, "cannot|neither|no samples"),
+    ],
+    ids=["missing", "folder", "empty", "text", "no_samples", "nan", "truncated", "wrong_lengths"],
+)
+def test_errors_name_the_file_and_the_reason(tmp_path, make, message):
+    path = tmp_path / "clip.wav"
+    make(path)
+    with pytest.raises(AudioError, match=message) as error:
+        load_audio(path, RATE)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)

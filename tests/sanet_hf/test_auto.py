@@ -1,0 +1,163 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Auto classes, pipelines, and checkpoints that bring their own code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torchaudio.functional import resample
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
+from transformers.utils import logging
+
+import sanet_hf
+
+
+def run_python(code: str, *argv, cwd: Path, **environment: str) -> str:
+    """Standard output of a new process."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, argv)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_import_loads_nothing_that_it_does_not_need(tmp_path):
+    code = "import sys, sanet_hf; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = run_python(code, cwd=tmp_path).split()
+    assert "sanet_hf" in loaded and "torch" in loaded
+    # accelerate and torchaudio are not among them: transformers itself loads them.
+    unneeded = {"datasets", "evaluate", "matplotlib", "pandas", "sklearn", "soundfile", "training"}
+    assert not unneeded & set(loaded)
+
+
+def test_auto_classes(tiny_checkpoint):
+    assert type(AutoConfig.from_pretrained(tiny_checkpoint)) is sanet_hf.SANetConfig
+    assert type(AutoFeatureExtractor.from_pretrained(tiny_checkpoint)) is sanet_hf.SANetFeatureExtractor
+    assert type(AutoModel.from_pretrained(tiny_checkpoint)) is sanet_hf.SANetModel
+    model = AutoModelForAudioClassification.from_pretrained(tiny_checkpoint)
+    assert type(model) is sanet_hf.SANetForAudioClassification
+    assert type(AutoModelForAudioClassification.from_config(model.config)) is type(model)
+
+
+def test_registering_again_is_no_error(tmp_path):
+    run_python("import importlib, sanet_hf; importlib.reload(sanet_hf)", cwd=tmp_path)
+
+
+@pytest.fixture
+def clip(tmp_path) -> tuple[str, np.ndarray]:
+    """A WAV file and its samples."""
+    samples = (0.1 * np.random.default_rng(0).standard_normal(4000)).astype(np.float32)
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    return str(path), samples
+
+
+def test_pipeline_takes_every_form_of_a_clip(tiny_checkpoint, clip, capsys):
+    path, samples = clip
+    logging.set_verbosity_warning()
+    classifier = pipeline("audio-classification", model=str(tiny_checkpoint))
+    assert "not supported" not in "".join(capsys.readouterr())
+    expected = classifier(samples)
+    assert {score["label"] for score in expected} == {"cat", "dog", "owl"}
+    assert sum(score["score"] for score in expected) == pytest.approx(1)
+    forms = [path, Path(path).read_bytes(), torch.from_numpy(samples), {"array": samples, "sampling_rate": 16000}]
+    forms += [{"raw": samples, "sampling_rate": 16000}]
+    for form in forms:
+        for score, other in zip(expected, classifier(form)):
+            assert (other["label"], other["score"]) == (score["label"], pytest.approx(score["score"], abs=1e-4))
+
+
+def test_pipeline_resamples(tiny_checkpoint, clip):
+    classifier = pipeline("audio-classification", model=str(tiny_checkpoint))
+    at_8000 = resample(torch.from_numpy(clip[1]), 16000, 8000)
+    expected = classifier(resample(at_8000, 8000, 16000).numpy())
+    scores = classifier({"array": at_8000.numpy(), "sampling_rate": 8000})
+    assert [score["score"] for score in scores] == pytest.approx([score["score"] for score in expected], abs=1e-5)
+
+
+def test_pipeline_batches(tiny_checkpoint):
+    classifier = pipeline("audio-classification", model=str(tiny_checkpoint))
+    rng = np.random.default_rng(0)
+    clips = [0.1 * rng.standard_normal(length).astype(np.float32) for length in (500, 4000, 1, 9000, 2000)]
+    alone = [classifier(clip)[0] for clip in clips]
+    for one, (batched, *_) in zip(alone, classifier(clips, batch_size=3)):
+        assert (batched["label"], batched["score"]) == (one["label"], pytest.approx(one["score"], abs=1e-5))
+
+
+# Runs where the package cannot be imported: a checkpoint brings its code.
+REMOTE_CODE = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("sanet_hf", "training"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Block())
+import json
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
+
+folder, resaved = sys.argv[1:]
+clip = np.load("clip.npy")
+for path in (folder, resaved):
+    config = AutoConfig.from_pretrained(path, trust_remote_code=True)
+    feature_extractor = AutoFeatureExtractor.from_pretrained(path, trust_remote_code=True)
+    model = AutoModelForAudioClassification.from_pretrained(path, trust_remote_code=True)
+    base_model = AutoModel.from_pretrained(path, trust_remote_code=True)
+    classifier = pipeline("audio-classification", model=path, trust_remote_code=True)
+    inputs = feature_extractor(clip, sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        print(json.dumps({
+            "classes": [type(thing).__name__ for thing in (config, feature_extractor, model, base_model)],
+            "logits": model(**inputs).logits[0].tolist(),
+            "embedding": base_model(**inputs).pooler_output[0].tolist(),
+            "scores": classifier(clip),
+        }))
+    model.save_pretrained(resaved)
+    feature_extractor.save_pretrained(resaved)
+assert "sanet_hf" not in sys.modules
+"""
+
+
+def test_checkpoint_loads_where_the_package_is_not_installed(tiny_checkpoint, clip, tmp_path):
+    """And what is saved there loads there again."""
+    np.save(tmp_path / "clip.npy", clip[1])
+    output = run_python(
+        REMOTE_CODE, tiny_checkpoint, tmp_path / "resaved", cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules")
+    )
+    results = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert len(results) == 2
+
+    feature_extractor = AutoFeatureExtractor.from_pretrained(tiny_checkpoint)
+    inputs = feature_extractor(clip[1], sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        logits = AutoModelForAudioClassification.from_pretrained(tiny_checkpoint)(**inputs).logits[0]
+        embedding = AutoModel.from_pretrained(tiny_checkpoint)(**inputs).pooler_output[0]
+    for result in results:
+        names = ["SANetConfig", "SANetFeatureExtractor", "SANetForAudioClassification", "SANetModel"]
+        assert result["classes"] == names
+        assert result["logits"] == pytest.approx(logits.tolist(), abs=1e-5)
+        assert result["embedding"] == pytest.approx(embedding.tolist(), abs=1e-5)
+        assert {score["label"] for score in result["scores"]} == {"cat", "dog", "owl"}
+
+
+def test_code_is_not_run_unless_asked_for(tiny_checkpoint, tmp_path):
+    code = REMOTE_CODE.split("folder, resaved")[0] + (
+        "try:\n    AutoConfig.from_pretrained(sys.argv[1])\nexcept ValueError as error:\n    print(error)\n"
+    )
+    output = run_python(code, tiny_checkpoint, cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert "trust_remote_code" in output
+    assert not list((tmp_path / "modules").rglob("modeling_sanet.py"))

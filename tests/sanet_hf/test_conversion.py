@@ -1,0 +1,144 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reading checkpoints of the original; that the outputs are the same stands in test_parity.py."""
+
+import pickle
+
+import pytest
+import torch
+
+from sanet_hf import SANetConfig, SANetForAudioClassification, convert_original_checkpoint
+
+
+def same_weights(one, other) -> bool:
+    other = other.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in one.state_dict().items())
+
+
+WRAPPERS = {
+    "bare": lambda state_dict: state_dict,
+    "state_dict": lambda state_dict: {"epoch": 3, "state_dict": state_dict},
+    "model_state_dict": lambda state_dict: {"model_state_dict": state_dict, "optimizer": {"lr": 0.1}},
+    "model": lambda state_dict: {"model": state_dict},
+    "data_parallel": lambda state_dict: {f"module.{name}": value for name, value in state_dict.items()},
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_files(original_state_dict, full_size_model, tmp_path, wrapper):
+    torch.save(WRAPPERS[wrapper](original_state_dict), tmp_path / "original.pt")
+    model = convert_original_checkpoint(str(tmp_path / "original.pt"))
+    assert same_weights(model, full_size_model)
+    assert not model.training and model.config.to_dict() == SANetConfig(num_labels=10).to_dict()
+
+
+def test_labels(original_state_dict):
+    labels = {index: f"speaker {index}" for index in range(10)}
+    model = convert_original_checkpoint(original_state_dict, labels)
+    assert model.config.id2label == labels
+    assert model.config.label2id == {label: index for index, label in labels.items()}
+
+
+@pytest.mark.parametrize("labels", [{}, {0: "a"}, dict.fromkeys(range(1, 11), "a")], ids=str)
+def test_labels_that_do_not_match_the_head(original_state_dict, labels):
+    with pytest.raises(ValueError, match=rf"id2label names {len(labels)} classes.*last layer has 10"):
+        convert_original_checkpoint(original_state_dict, labels)
+
+
+def resized(state_dict: dict[str, torch.Tensor], case: str) -> dict[str, torch.Tensor]:
+    state_dict = dict(state_dict)
+    if case == "classes":
+        state_dict |= {"classifier.6.weight": torch.randn(3, 128), "classifier.6.bias": torch.randn(3)}
+    elif case == "channels":
+        state_dict |= {"stage1.conv1.weight": torch.randn(32, 2, 64), "stage1.down.0.weight": torch.randn(32, 2, 1)}
+    elif case == "no_squeeze_excitation":
+        state_dict = {name: value for name, value in state_dict.items() if ".se." not in name}
+    elif case == "groups":
+        state_dict |= {
+            f"stage{stage}.{conv}.weight": torch.randn(channels, inputs // 2, kernel)
+            for stage, channels, kernel in ((1, 32, 64), (2, 64, 32), (3, 128, 6), (4, 256, 4), (5, 512, 4))
+            for conv, inputs in (("conv1", {1: 2}.get(stage, channels // 2)), ("conv2", channels))
+        }
+        state_dict["stage1.down.0.weight"] = torch.randn(32, 2, 1)
+    elif case == "positions":
+        state_dict |= {"dab1.pos_embed": torch.randn(1, 40, 128), "dab2.pos_embed": torch.randn(1, 40, 256)}
+    elif case == "linear_head":
+        state_dict = {name: value for name, value in state_dict.items() if not name.startswith("classifier.")}
+        state_dict |= {"classifier.0.weight": torch.randn(4, 1024), "classifier.0.bias": torch.randn(4)}
+    return state_dict
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("classes", {"num_labels": 3}),
+        ("channels", {"num_channels": 2}),
+        ("no_squeeze_excitation", {"use_squeeze_excitation": False}),
+        ("groups", {"conv_groups": 2, "num_channels": 2}),
+        ("positions", {"max_position_embeddings": 40}),
+        ("linear_head", {"classifier_hidden_sizes": (), "num_labels": 4}),
+    ],
+)
+def test_sizes_are_inferred(original_state_dict, case, expected):
+    state_dict = resized(original_state_dict, case)
+    model = convert_original_checkpoint(state_dict)
+    assert {name: getattr(model.config, name) for name in expected} == expected
+    assert sum(value.numel() for value in model.state_dict().values()) == sum(v.numel() for v in state_dict.values())
+    shape = (1, 1000) if model.config.num_channels == 1 else (1, 2, 1000)
+    assert model(torch.randn(shape)).logits.shape == (1, model.config.num_labels)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state_dict: {},
+        lambda state_dict: torch.nn.Linear(2, 2).state_dict(),
+        lambda state_dict: SANetForAudioClassification(SANetConfig()).state_dict(),
+        lambda state_dict: {name: value for name, value in state_dict.items() if name != "pool.score.0.bias"},
+        lambda state_dict: {**state_dict, "extra.weight": torch.zeros(1)},
+        lambda state_dict: {**state_dict, "dab1.up_ch.bias": torch.zeros(7)},
+        lambda state_dict: {**state_dict, "stage1.conv1.weight": torch.tensor(0.0)},
+        lambda state_dict: {**state_dict, "dab2.pos_embed": torch.zeros(1, 10, 256)},
+    ],
+    ids=["empty", "linear", "converted", "missing", "extra", "shape", "scalar", "positions"],
+)
+def test_another_network(original_state_dict, change):
+    with pytest.raises(ValueError, match="is not a checkpoint of the original SqueezeAttendNet"):
+        convert_original_checkpoint(change(original_state_dict))
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    path, proof = tmp_path / "evil.pt", tmp_path / "proof"
+    torch.save({"state_dict": RunsCode(str(proof))}, path)
+    with pytest.raises(ValueError, match=r"evil.pt cannot be read as a PyTorch checkpoint of tensors alone"):
+        convert_original_checkpoint(path)
+    path.write_bytes(pickle.dumps(RunsCode(str(proof))))
+    with pytest.raises(ValueError, match=r"evil.pt cannot be read"):
+        convert_original_checkpoint(path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no checkpoint", b"PK\x03\x04 nor is this"])
+def test_files_that_are_no_checkpoints(tmp_path, content):
+    (tmp_path / "file.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"file.pt cannot be read"):
+        convert_original_checkpoint(tmp_path / "file.pt")
+
+
+def test_a_file_of_something_else(tmp_path):
+    torch.save({"epoch": 3, "notes": [1, 2]}, tmp_path / "file.pt")
+    with pytest.raises(ValueError, match="does not hold a state dict"):
+        convert_original_checkpoint(tmp_path / "file.pt")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing\.pt"):
+        convert_original_checkpoint(tmp_path / "missing.pt")
