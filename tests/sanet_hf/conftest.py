@@ -139,12 +139,3 @@ def tiny_checkpoint(make_model, tmp_path) -> Path:
     make_model(id2label=id2label, label2id={label: index for index, label in id2label.items()}).save_pretrained(folder)
     SANetFeatureExtractor(max_length=8000).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """One thread: more cost a tiny model seconds where other processes run. Yields how many there were."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield num_threads
-    torch.set_num_threads(num_threads)

@@ -11,15 +11,13 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from sanet_hf import SANetFeatureExtractor, SANetModel
 from sanet_hf.modeling_sanet import SANetBatchNorm, downsample_mask, zero_padded_frames
 
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Changes to the tiny model of conftest.py, whose first kernel is even and whose others are odd.
 VARIANTS = {
@@ -124,22 +122,14 @@ def test_tiny_models_tell_clips_apart(variant):
 BOUNDARIES = [1, 255, 256, 257, 63_999, 64_000]
 
 
-@pytest.fixture
-def all_threads(one_thread):
-    torch.set_num_threads(one_thread)
-    yield
-    torch.set_num_threads(1)
-
-
-# A health check of Hypothesis: that all examples share `all_threads` is meant.
-@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2)
 @given(
     lengths=st.lists(st.integers(1, 64_000) | st.sampled_from(BOUNDARIES), min_size=1, max_size=6),
     seed=st.integers(0, 100),
 )
 @example(lengths=BOUNDARIES, seed=0)
 @example(lengths=[32_000, 16_000], seed=1)
-def test_full_size_model(all_threads, full_size_model, lengths, seed):
+def test_full_size_model(full_size_model, lengths, seed):
     """With the feature extractor's batches: `padding` as it is for Trainer, for `pipeline`, and none."""
     clips = make_clips(lengths, seed)
     extractor = SANetFeatureExtractor()
@@ -332,17 +322,21 @@ def test_downsample_no_mask():
     assert downsample_mask(None, 4) is None
 
 
-def test_half_precision_mask_of_many_frames(make_model):
-    """A sum over more than 65,504 frames overflows float16."""
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("length", [3, 70_000])
+def test_half_precision_means_over_many_frames(make_model, dtype, length):
+    """A sum over more than 65,504 frames overflows float16, and what one of so many frames adds to a mean vanishes."""
     config_kwargs = {"conv_dim": (8,), "conv_kernel": (3,), "conv_stride": (1,)}
     model = make_model(**config_kwargs, attention_after=(), attention_dim=(), classifier_hidden_sizes=())
-    clip = make_clips([70_000])[0] + 0.5
+    clip = make_clips([length])[0] + 0.5
     with torch.no_grad():
         expected = model(clip.unsqueeze(0)).logits
-        model.half()
+        model.to(dtype)
         plain, masked = model(clip.unsqueeze(0)).logits, model(*pad([clip], 70_010)).logits
-    torch.testing.assert_close(plain.float(), expected, atol=5e-3, rtol=0)
-    torch.testing.assert_close(masked.float(), expected, atol=5e-3, rtol=0)
+    tolerance = {torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
+    torch.testing.assert_close(plain.float(), expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(masked.float(), expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(masked, plain, atol=tolerance / 4, rtol=0)
 
 
 # Errors.
