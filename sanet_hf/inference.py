@@ -21,11 +21,15 @@ from .audio import AudioError, load_audio
 
 @dataclass
 class Prediction:
-    """The class of one file: `label` and its `score`, or the `error` that kept the file from being classified."""
+    """
+    The class of one file: `label`, its `score` and the file's `duration` in seconds, or the `error` that kept the file
+    from being classified.
+    """
 
     path: str
     label: str | None = None
     score: float | None = None
+    duration: float | None = None
     error: str | None = None
 
 
@@ -73,7 +77,9 @@ def predict(
         waveforms = []
         for prediction in predictions:
             try:
-                waveforms.append(load_audio(prediction.path, feature_extractor.sampling_rate))
+                waveform = load_audio(prediction.path, feature_extractor.sampling_rate)
+                prediction.duration = len(waveform) / feature_extractor.sampling_rate
+                waveforms.append(waveform)
             except AudioError as error:
                 prediction.error = str(error).removeprefix(f"{prediction.path}: ")
         readable = [prediction for prediction in predictions if prediction.error is None]

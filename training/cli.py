@@ -56,7 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
         "predict",
         help="classify audio files",
         description="Classify audio files and print a table of file, label and score. A file that cannot be read is "
-        "named with the reason and makes the exit code 1; the rest are classified all the same.",
+        "named with the reason and makes the exit code 1; the rest are classified all the same. Of a clip longer than "
+        "SANet takes, the middle is classified, and a remark says so.",
         epilog="Example: sanet predict runs/mine clip.wav another.flac",
     )
     predict.add_argument("model", help="folder or Hub id of a trained audio classifier")
@@ -106,16 +107,28 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
     from sanet_hf.inference import load_classifier, predict
 
+    disable_progress_bar()
     model, feature_extractor = load_classifier(arguments.model)
     width = max(4, *(len(path) for path in arguments.files)) + 2
     label_width = max(5, *(len(label) for label in model.config.label2id)) + 2
     print(f"{'file':{width}}{'label':{label_width}}score")
+    # SANet's feature extractor crops; those of other models have rules of their own.
+    crops = model.config.model_type == "sanet" and feature_extractor.max_length is not None
+    limit = feature_extractor.max_length / feature_extractor.sampling_rate if crops else float("inf")
     num_errors = 0
     for prediction in predict(model, feature_extractor, arguments.files, arguments.batch_size):
         if prediction.error is None:
             print(f"{prediction.path:{width}}{prediction.label:{label_width}}{prediction.score:.4f}", flush=True)
+            if prediction.duration > limit:
+                print(
+                    f"{prediction.path}: {prediction.duration:.1f} s long, of which the middle {limit:g} s were "
+                    "classified; cut it into parts to classify all of it.",
+                    file=sys.stderr,
+                )
         else:
             num_errors += 1
             print(f"{prediction.path}: {prediction.error}", file=sys.stderr, flush=True)

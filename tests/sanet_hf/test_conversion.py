@@ -120,7 +120,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     torch.save({"state_dict": RunsCode(str(proof))}, path)
     with pytest.raises(ValueError, match=r"evil.pt cannot be read as a PyTorch checkpoint of tensors alone"):
         convert_original_checkpoint(path)
-    path.write_bytes(pickle.dumps(RunsCode(str(proof))))
+    path.write_bytes(pickle.dumps(RunsCode(str(proof)), protocol=2))
     with pytest.raises(ValueError, match=r"evil.pt cannot be read"):
         convert_original_checkpoint(path)
     assert not proof.exists()

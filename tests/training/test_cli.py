@@ -73,6 +73,16 @@ def test_predict_goes_on_after_files_that_cannot_be_read(trained, tones, tmp_pat
     assert "Traceback" not in errors
 
 
+def test_predict_says_that_a_long_clip_was_cropped(trained, make_tone, tmp_path, capsys):
+    make_tone(tmp_path / "long.wav", 1500, seconds=2.5)
+    make_tone(tmp_path / "short.wav", 1500, seconds=1.0)
+    assert main(["predict", str(trained), str(tmp_path / "long.wav"), str(tmp_path / "short.wav")]) == 0
+    output, errors = capsys.readouterr()
+    assert [line.split()[1] for line in output.splitlines()[1:]] == ["high", "high"]
+    assert f"{tmp_path}/long.wav: 2.5 s long, of which the middle 1 s were classified" in errors
+    assert "short.wav" not in errors
+
+
 def make_bert(folder):
     BertConfig().save_pretrained(folder)
 
