@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sanet_hf import SANetFeatureExtractor, SANetModel
+from sanet_hf import SANetFeatureExtractor, SANetModel, modeling_sanet
 from sanet_hf.modeling_sanet import SANetBatchNorm, downsample_mask, zero_padded_frames
 
 
@@ -158,6 +158,20 @@ def test_a_full_mask_is_no_mask(tiny_model, length, dtype):
         masked = tiny_model(clips, torch.ones(2, length, dtype=dtype))
     assert torch.equal(masked.logits, plain.logits)
     assert torch.equal(masked.pooling_weights, plain.pooling_weights)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("full_mask", [False, True], ids=["no_mask", "full_mask"])
+def test_nothing_extra_is_computed_for_whole_frames(tiny_model, monkeypatch, full_mask, training):
+    masks = []
+    original = modeling_sanet.zero_padded_frames
+    monkeypatch.setattr(
+        modeling_sanet, "zero_padded_frames", lambda states, mask: masks.append(mask) or original(states, mask)
+    )
+    clips = torch.stack(make_clips([1600] * 2))
+    tiny_model.train(training)(clips, torch.ones_like(clips) if full_mask else None)
+    assert masks
+    assert all(mask is None for mask in masks)
 
 
 @pytest.mark.parametrize("length", [256, 1000])

@@ -1,0 +1,224 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The network as a graph: torch.compile, torch.export and ONNX give what it gives as it is."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from sanet_hf import modeling_sanet
+
+
+# Batch sizes and lengths: one sample, below, at and above whole frames (16 samples), up to the limit.
+SHAPES = [(1, 17), (2, 32), (5, 1600), (3, 3999), (2, 8000)]
+
+
+def make_batch(batch_size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips of lengths from 1 sample to `length`, padded with noise, and their mask."""
+    generator = torch.Generator().manual_seed(length)
+    clips = 0.1 * torch.randn(batch_size, length, generator=generator)
+    lengths = torch.linspace(length, 1, batch_size).long()
+    return clips, (torch.arange(length) < lengths.unsqueeze(1)).long()
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+# torch.compile.
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+def test_compiled_inference(tiny_model, masked):
+    """In one graph, and in one that serves every batch size and length from the second on."""
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(tiny_model, fullgraph=True, backend=counter)
+    with torch.no_grad():
+        for shapes, graphs in (
+            ([(2, 1600), (3, 3200), (5, 4800), (4, 8000)], 2),
+            # Lengths that need padding to whole frames, for which the graph may be another.
+            ([(2, 1601), (3, 3203), (5, 4809), (4, 7999)], 3),
+        ):
+            for shape in shapes:
+                inputs = make_batch(*shape)[: 1 + masked]
+                torch.testing.assert_close(compiled(*inputs).logits, tiny_model(*inputs).logits, atol=1e-5, rtol=0)
+            assert counter.frame_count <= graphs
+
+
+def test_compiled_inference_of_whole_frames_uses_no_mask(tiny_model, monkeypatch):
+    masks = []
+    original = modeling_sanet.zero_padded_frames
+    monkeypatch.setattr(
+        modeling_sanet,
+        "zero_padded_frames",
+        lambda states, mask: masks.append(mask is None) or original(states, mask),
+    )
+    compiled = torch.compile(tiny_model, fullgraph=True, backend="eager")
+    clips, mask = make_batch(2, 1600)
+    compiled(clips)
+    assert set(masks) == {True}
+    compiled(clips, mask)
+    assert set(masks) == {True, False}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_compiled_inference_at_any_length(tiny_model, shape):
+    compiled = torch.compile(tiny_model, fullgraph=True, backend="eager")
+    clips, mask = make_batch(*shape)
+    with torch.no_grad():
+        for inputs in ((clips,), (clips, mask), (clips, torch.ones_like(mask))):
+            expected = tiny_model(*inputs)
+            output = compiled(*inputs)
+            torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=0)
+            torch.testing.assert_close(output.pooling_weights, expected.pooling_weights, atol=1e-5, rtol=0)
+
+
+def test_the_limit_holds_when_compiled(tiny_model):
+    with pytest.raises(Exception, match="8001 samples"):
+        torch.compile(tiny_model, backend="eager")(torch.zeros(1, 8001))
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+def test_compiled_training(make_model, masked):
+    """Loss, gradients and BatchNorm statistics of a step; the second clip of a padded batch is a single sample."""
+    clips, mask = make_batch(2, 1600)
+    results = []
+    for compiling in (False, True):
+        # A linear head: BatchNorm over two clips amplifies rounding.
+        model = make_model(classifier_hidden_sizes=()).double().train()
+        run = torch.compile(model, fullgraph=True, backend="aot_eager") if compiling else model
+        loss = run(clips.double(), mask if masked else None, labels=torch.tensor([0, 1])).loss
+        loss.backward()
+        results.append({"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters()})
+        results[-1] |= dict(model.named_buffers())
+    for name, expected in results[0].items():
+        # The pooling and the momentum are computed in float32 whatever the model's type.
+        tolerance = 1e-7 if "running" in name else 1e-5
+        torch.testing.assert_close(
+            results[1][name], expected, atol=tolerance, rtol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_compiled_attention_probabilities(tiny_model):
+    """Asked for once before compiling, as transformers installs its hooks on the first such call."""
+    tiny_model.set_attn_implementation("eager")
+    batch = make_batch(2, 320)
+    with torch.no_grad():
+        expected = tiny_model(*batch, output_attentions=True, output_hidden_states=True)
+        compiled = torch.compile(tiny_model, fullgraph=True, backend="aot_eager")
+        output = compiled(*batch, output_attentions=True, output_hidden_states=True)
+    for name in ("attentions", "hidden_states"):
+        for actual, tensor in zip(output[name], expected[name], strict=True):
+            torch.testing.assert_close(actual, tensor, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_inductor(make_model):
+    """PyTorch's default backend, in inference and in a training step, on two blocks: it takes a minute for four."""
+    model = make_model(conv_dim=(8,), conv_kernel=(8,), conv_stride=(4,), attention_after=(0,))
+    batch = make_batch(2, 1600)
+    trained = copy.deepcopy(model).train()
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True)
+        torch.testing.assert_close(compiled(*batch).logits, model(*batch).logits, atol=1e-4, rtol=0)
+    expected = copy.deepcopy(trained)
+    expected(*batch, labels=torch.tensor([0, 1])).loss.backward()
+    torch.compile(trained, fullgraph=True)(*batch, labels=torch.tensor([0, 1])).loss.backward()
+    for name, buffer in expected.named_buffers():
+        torch.testing.assert_close(trained.get_buffer(name), buffer, atol=1e-4, rtol=1e-3)
+    for parameter in trained.parameters():
+        assert parameter.grad.isfinite().all()
+
+
+# torch.export.
+
+AUTO = torch.export.Dim.AUTO
+DYNAMIC = {0: AUTO, 1: AUTO}
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["not_strict", "strict"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+def test_exported_program(tiny_model, strict, masked):
+    names = ("input_values", "attention_mask")[: 1 + masked]
+    example = make_batch(2, 1600)[: 1 + masked]
+    program = torch.export.export(
+        tiny_model,
+        example,
+        dynamic_shapes=dict.fromkeys(names, DYNAMIC),
+        strict=strict,
+        prefer_deferred_runtime_asserts_over_guards=True,
+    ).module()
+    with torch.no_grad():
+        for shape in SHAPES:
+            inputs = make_batch(*shape)[: 1 + masked]
+            output, expected = program(*inputs), tiny_model(*inputs)
+            torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=0)
+            torch.testing.assert_close(output.pooling_weights, expected.pooling_weights, atol=1e-5, rtol=0)
+
+
+def test_exported_base_model(tiny_model):
+    program = torch.export.export(
+        tiny_model.sanet,
+        make_batch(2, 1600),
+        dynamic_shapes={"input_values": DYNAMIC, "attention_mask": DYNAMIC},
+        prefer_deferred_runtime_asserts_over_guards=True,
+    ).module()
+    batch = make_batch(3, 1000)
+    with torch.no_grad():
+        expected = tiny_model.sanet(*batch)
+        for name, value in program(*batch).items():
+            torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0)
+
+
+def test_exported_at_full_size(full_size_model):
+    program = torch.export.export(
+        full_size_model,
+        make_batch(2, 16_000),
+        dynamic_shapes={"input_values": DYNAMIC, "attention_mask": DYNAMIC},
+        prefer_deferred_runtime_asserts_over_guards=True,
+    ).module()
+    batch = make_batch(3, 5001)
+    with torch.no_grad():
+        torch.testing.assert_close(program(*batch).logits, full_size_model(*batch).logits, atol=1e-4, rtol=0)
+
+
+# ONNX.
+
+
+def run_onnx(path, **inputs: torch.Tensor) -> list[np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {name: value.numpy() for name, value in inputs.items()})
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+def test_onnx(tiny_model, tmp_path, masked):
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    names = ("input_values", "attention_mask")[: 1 + masked]
+    program = torch.onnx.export(
+        tiny_model,
+        make_batch(2, 1600)[: 1 + masked],
+        dynamo=True,
+        input_names=names,
+        output_names=["logits", "pooling_weights"],
+        dynamic_shapes=dict.fromkeys(names, DYNAMIC),
+        verbose=False,
+    )
+    program.save(tmp_path / "model.onnx")
+    for shape in [(1, 1), (4, 16), *SHAPES]:
+        inputs = make_batch(*shape)[: 1 + masked]
+        logits, weights = run_onnx(tmp_path / "model.onnx", **dict(zip(names, inputs)))
+        with torch.no_grad():
+            expected = tiny_model(*inputs)
+        np.testing.assert_allclose(logits, expected.logits, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(weights, expected.pooling_weights, atol=1e-4, rtol=0)
