@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files to waveforms."""
 
+import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -69,6 +71,36 @@ def test_resampling_keeps_pitch_level_and_duration(tmp_path, rate):
     assert np.abs(waveform[1000:7000] - tone()[1000:7000]).max() < 0.01
 
 
+@pytest.mark.parametrize("rate", [22255, 44099])
+def test_odd_rates_take_little_memory(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", tone(rate), rate, subtype="FLOAT")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    waveform = load_audio(tmp_path / "a.wav", RATE)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+    assert len(waveform) == pytest.approx(8000, abs=20)
+    spectrum = np.abs(np.fft.rfft(waveform[2000:6000]))
+    assert np.argmax(spectrum) * RATE / 4000 == pytest.approx(440, abs=4)
+
+
+def test_name_of_raw_samples(tmp_path):
+    """soundfile goes by this suffix, whatever the file holds."""
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    (tmp_path / "a.wav").rename(tmp_path / "a.raw")
+    assert len(load_audio(tmp_path / "a.raw", RATE)) == 8000
+
+
+def write_rate(path, rate):
+    soundfile.write(path, tone(), RATE)
+    content = bytearray(path.read_bytes())
+    content[24:28] = struct.pack("<I", rate)
+    path.write_bytes(content)
+
+
+def write_overflow(path):
+    """Finite in each channel, not in their mean."""
+    soundfile.write(path, np.full((100, 2), 3e38, dtype=np.float32), RATE, subtype="FLOAT")
+
+
 def write_nan(path):
     samples = tone()
     samples[7] = np.nan
@@ -94,10 +126,15 @@ def write_wrong_lengths(path):
         (lambda path: path.write_text("this is no audio"), "neither soundfile nor FFmpeg can read it"),
         (lambda path: soundfile.write(path, np.zeros(0), RATE), "holds no samples"),
         (write_nan, "holds NaN or Inf"),
+        (write_overflow, "holds NaN or Inf"),
+        (lambda path: write_rate(path, 0), "neither"),
+        (lambda path: write_rate(path, 1), "sampling rate of 1 Hz"),
+        (lambda path: write_rate(path, 2**31 - 1), "sampling rate of 2147483647 Hz|neither"),
+        (os.mkfifo, "this is not a file"),
         (write_truncated, "cannot|neither|no samples"),
         (write_wrong_lengths, "cannot|neither|no samples"),
     ],
-    ids=["missing", "folder", "empty", "text", "no_samples", "nan", "truncated", "wrong_lengths"],
+    ids="missing folder empty text no_samples nan overflow rate_0 rate_1 rate_2**31-1 fifo truncated lengths".split(),
 )
 def test_errors_name_the_file_and_the_reason(tmp_path, make, message):
     path = tmp_path / "clip.wav"
@@ -106,3 +143,8 @@ def test_errors_name_the_file_and_the_reason(tmp_path, make, message):
         load_audio(path, RATE)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+
+
+def test_name_that_is_too_long(tmp_path):
+    with pytest.raises(AudioError, match="File name too long"):
+        load_audio(tmp_path / ("a" * 300 + ".wav"), RATE)
