@@ -7,6 +7,7 @@ import resource
 import shutil
 import struct
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,9 +102,9 @@ def write_overflow(path):
     soundfile.write(path, np.full((100, 2), 3e38, dtype=np.float32), RATE, subtype="FLOAT")
 
 
-def write_nan(path):
+def write_with(path, value):
     samples = tone()
-    samples[7] = np.nan
+    samples[7] = value
     soundfile.write(path, samples, RATE, subtype="FLOAT")
 
 
@@ -125,7 +126,8 @@ def write_wrong_lengths(path):
         (lambda path: path.touch(), "the file is empty"),
         (lambda path: path.write_text("this is no audio"), "neither soundfile nor FFmpeg can read it"),
         (lambda path: soundfile.write(path, np.zeros(0), RATE), "holds no samples"),
-        (write_nan, "holds NaN or Inf"),
+        (lambda path: write_with(path, np.nan), "holds NaN or Inf"),
+        (lambda path: write_with(path, -np.inf), "holds NaN or Inf"),
         (write_overflow, "holds NaN or Inf"),
         (lambda path: write_rate(path, 0), "neither"),
         (lambda path: write_rate(path, 1), "sampling rate of 1 Hz"),
@@ -134,7 +136,9 @@ def write_wrong_lengths(path):
         (write_truncated, "cannot|neither|no samples"),
         (write_wrong_lengths, "cannot|neither|no samples"),
     ],
-    ids="missing folder empty text no_samples nan overflow rate_0 rate_1 rate_2**31-1 fifo truncated lengths".split(),
+    ids=(
+        "missing folder empty text no_samples nan inf overflow rate_0 rate_1 rate_2**31-1 fifo truncated lengths"
+    ).split(),
 )
 def test_errors_name_the_file_and_the_reason(tmp_path, make, message):
     path = tmp_path / "clip.wav"
@@ -148,3 +152,59 @@ def test_errors_name_the_file_and_the_reason(tmp_path, make, message):
 def test_name_that_is_too_long(tmp_path):
     with pytest.raises(AudioError, match="File name too long"):
         load_audio(tmp_path / ("a" * 300 + ".wav"), RATE)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".mp3"])
+@pytest.mark.parametrize("damage", ["cut", "zeroed", "shuffled"])
+@pytest.mark.parametrize("place", [0.02, 0.5, 0.98])
+def test_damaged_files_give_samples_or_an_error(tmp_path, suffix, damage, place):
+    path = tmp_path / f"a{suffix}"
+    soundfile.write(path, tone(), RATE)
+    content = bytearray(path.read_bytes())
+    start = int(len(content) * place)
+    if damage == "cut":
+        del content[start:]
+    elif damage == "zeroed":
+        content[start : start + 100] = bytes(len(content[start : start + 100]))
+    else:
+        content[start:] = np.random.default_rng(0).permutation(np.frombuffer(content[start:], np.uint8)).tobytes()
+    path.write_bytes(content)
+    try:
+        waveform = load_audio(path, RATE)
+    except AudioError as error:
+        assert str(error).startswith(f"{path}: ")
+    else:
+        assert waveform.ndim == 1 and waveform.size and np.isfinite(waveform).all()
+
+
+def test_a_recording_that_breaks_off_keeps_what_it_has(tmp_path):
+    """A WAV file whose header promises more samples than follow."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(), RATE, subtype="FLOAT")
+    whole = load_audio(path, RATE)
+    path.write_bytes(path.read_bytes()[:-4001])
+    waveform = load_audio(path, RATE)
+    assert 6000 < len(waveform) < 8000
+    assert np.array_equal(waveform, whole[: len(waveform)])
+
+
+def test_channels_are_averaged_where_only_ffmpeg_reads(tmp_path):
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("makes its file with the ffmpeg program")
+    soundfile.write(tmp_path / "a.wav", np.stack([tone(), np.zeros(8000)], 1), RATE)
+    subprocess.run(["ffmpeg", "-loglevel", "error", "-i", tmp_path / "a.wav", tmp_path / "a.m4a"], check=True)
+    waveform = load_audio(tmp_path / "a.m4a", RATE)
+    # Half the amplitude of 0.5, as a root mean square.
+    assert np.sqrt(np.mean(waveform[2000:6000] ** 2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.05)
+
+
+def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    path = tmp_path / "a.wma"
+    path.write_bytes(bytes(1000))
+    with pytest.raises(AudioError, match="install FFmpeg") as error:
+        load_audio(path, RATE)
+    assert str(error.value).startswith(f"{path}: ")
+    # What soundfile reads needs no FFmpeg.
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    assert len(load_audio(tmp_path / "a.wav", RATE)) == 8000

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Auto classes, pipelines, and checkpoints that bring their own code."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
-from transformers.utils import logging
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import sanet_hf
 
@@ -50,8 +51,37 @@ def test_auto_classes(tiny_checkpoint):
     assert type(AutoModelForAudioClassification.from_config(model.config)) is type(model)
 
 
-def test_registering_again_is_no_error(tmp_path):
-    run_python("import importlib, sanet_hf; importlib.reload(sanet_hf)", cwd=tmp_path)
+def test_a_sanet_of_transformers_would_be_no_obstacle(monkeypatch):
+    """Registering a name that transformers itself knows is an error unless it is said to be meant."""
+    monkeypatch.setitem(CONFIG_MAPPING._mapping, "sanet", "SANetConfig")
+    importlib.reload(sanet_hf)
+    assert CONFIG_MAPPING["sanet"] is sanet_hf.SANetConfig
+
+
+@pytest.mark.parametrize("part", ["base", "head"])
+def test_checkpoints_name_their_code(tiny_model, tmp_path, part):
+    (tiny_model.sanet if part == "base" else tiny_model).save_pretrained(tmp_path / part)
+    auto_map = {"AutoConfig": "configuration_sanet.SANetConfig", "AutoModel": "modeling_sanet.SANetModel"}
+    if part == "head":
+        auto_map["AutoModelForAudioClassification"] = "modeling_sanet.SANetForAudioClassification"
+    assert json.loads((tmp_path / part / "config.json").read_text())["auto_map"] == auto_map
+
+
+def test_feature_extractors_name_their_code(tiny_checkpoint):
+    saved = json.loads((tiny_checkpoint / "preprocessor_config.json").read_text())
+    assert saved["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_sanet.SANetFeatureExtractor"}
+    assert (tiny_checkpoint / "feature_extraction_sanet.py").is_file()
+
+
+def test_code_beside_the_weights_imports_nothing_else_of_the_package(tiny_checkpoint):
+    """transformers copies and loads files one by one: only `from .module import name` works there."""
+    imports = {
+        line.strip()
+        for path in tiny_checkpoint.glob("*.py")
+        for line in path.read_text().splitlines()
+        if line.lstrip().startswith(("from .", "from sanet_hf", "import sanet_hf", "from training", "import training"))
+    }
+    assert imports == {"from .configuration_sanet import SANetConfig"}
 
 
 @pytest.fixture
@@ -63,11 +93,18 @@ def clip(tmp_path) -> tuple[str, np.ndarray]:
     return str(path), samples
 
 
-def test_pipeline_takes_every_form_of_a_clip(tiny_checkpoint, clip, capsys):
-    path, samples = clip
-    logging.set_verbosity_warning()
+def test_pipeline_knows_the_model(tiny_checkpoint, caplog, monkeypatch):
     classifier = pipeline("audio-classification", model=str(tiny_checkpoint))
-    assert "not supported" not in "".join(capsys.readouterr())
+    assert "not supported" not in caplog.text
+    # What it logs of a model that is not registered does get here.
+    monkeypatch.delitem(AutoModelForAudioClassification._model_mapping._extra_content, sanet_hf.SANetConfig)
+    type(classifier)(model=classifier.model, feature_extractor=classifier.feature_extractor)
+    assert "'SANetForAudioClassification' is not supported" in caplog.text
+
+
+def test_pipeline_takes_every_form_of_a_clip(tiny_checkpoint, clip):
+    path, samples = clip
+    classifier = pipeline("audio-classification", model=str(tiny_checkpoint))
     expected = classifier(samples)
     assert {score["label"] for score in expected} == {"cat", "dog", "owl"}
     assert sum(score["score"] for score in expected) == pytest.approx(1)

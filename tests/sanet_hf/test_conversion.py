@@ -3,11 +3,14 @@
 """Reading checkpoints of the original; that the outputs are the same stands in test_parity.py."""
 
 import pickle
+import re
+from collections.abc import Iterable
 
 import pytest
 import torch
 
 from sanet_hf import SANetConfig, SANetForAudioClassification, convert_original_checkpoint
+from sanet_hf.conversion import _rename
 
 
 def same_weights(one, other) -> bool:
@@ -86,6 +89,72 @@ def test_sizes_are_inferred(original_state_dict, case, expected):
     assert sum(value.numel() for value in model.state_dict().values()) == sum(v.numel() for v in state_dict.values())
     shape = (1, 1000) if model.config.num_channels == 1 else (1, 2, 1000)
     assert model(torch.randn(shape)).logits.shape == (1, model.config.num_labels)
+
+
+def to_original(model: SANetForAudioClassification, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """State dict as the original's would be, were it of this model's sizes, from the original's names."""
+    tensors = model.state_dict()
+    state_dict = {
+        # Dropout is a layer more in each group of the classifier.
+        re.sub(r"\d+", lambda match: str(int(match[0]) - int(match[0]) // 4), name): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("classifier.")
+    }
+    for name in names:
+        if name.startswith("classifier."):
+            continue
+        # Three parts for the stacked query, key and value.
+        parts = [tensors[part] for part in _rename({name: torch.zeros(3)})]
+        tensor = torch.cat(parts) if len(parts) == 3 else parts[0]
+        if name.endswith("pos_embed"):
+            tensor = tensor.unsqueeze(0)
+        elif tensor.dim() == 2 and ".mha." not in name:
+            tensor = tensor.unsqueeze(-1)
+        state_dict[name] = tensor
+    return state_dict
+
+
+def test_the_original_layout_of_the_default_sizes(original_state_dict, full_size_model):
+    """So that the next test converts what an original of other sizes would have saved."""
+    state_dict = to_original(full_size_model, original_state_dict)
+    assert state_dict.keys() == original_state_dict.keys()
+    assert all(torch.equal(tensor, original_state_dict[name]) for name, tensor in state_dict.items())
+
+
+OTHER_SIZES = {
+    "num_channels": 2,
+    "conv_dim": (16, 24, 32, 40, 48),
+    "conv_kernel": (32, 16, 8, 6, 2),
+    "conv_stride": (4, 2, 2, 2, 2),
+    "conv_groups": (1, 2, 4, 8, 1),
+    "se_reduction": 4,
+    "attention_after": (3, 4),
+    "attention_dim": (16, 24),
+    "attention_stride": 2,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 40,
+    "pool_hidden_size": 12,
+    "classifier_hidden_sizes": (20,),
+    "num_labels": 3,
+}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        OTHER_SIZES,
+        {**OTHER_SIZES, "classifier_hidden_sizes": (20, 12, 8)},
+        {**OTHER_SIZES, "use_squeeze_excitation": False, "se_reduction": 8},
+        {**OTHER_SIZES, "num_channels": 4, "conv_groups": 4},
+    ],
+    ids=["one_hidden_layer", "three_hidden_layers", "no_squeeze_excitation", "equal_groups"],
+)
+def test_other_sizes(original_state_dict, make_model, sizes):
+    model = make_model(**sizes)
+    names = [name for name in original_state_dict if sizes.get("use_squeeze_excitation", True) or ".se." not in name]
+    converted = convert_original_checkpoint(to_original(model, names))
+    assert converted.config.to_dict() == model.config.to_dict()
+    assert same_weights(converted, model)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sanet_hf import SANetFeatureExtractor
+from sanet_hf import SANetFeatureExtractor, feature_extraction_sanet
 
 
 RATE = {"sampling_rate": 16000}
@@ -117,6 +117,36 @@ def test_random_stretches_differ_and_repeat_with_the_generator():
     assert min(starts(0)) < 50 and max(starts(0)) > 940 and max(starts(0)) <= 990
 
 
+def test_random_stretches_reach_both_ends():
+    extractor = SANetFeatureExtractor(max_length=10, do_normalize=False)
+    generator = np.random.default_rng(0)
+    clip = np.arange(12, dtype=np.float32)
+    starts = [
+        extractor(clip, truncation="random", generator=generator, **RATE)["input_values"][0][0] for _ in range(50)
+    ]
+    assert set(starts) == {0, 1, 2}
+
+
+def test_random_stretches_need_no_generator():
+    extractor = SANetFeatureExtractor(max_length=10, do_normalize=False)
+    clip = np.arange(1000, dtype=np.float32)
+    starts = {extractor(clip, truncation="random", **RATE)["input_values"][0][0] for _ in range(20)}
+    # One start in 20 draws from 991 has a chance of 1e-57.
+    assert len(starts) > 1
+
+
+def test_max_length_of_the_call_comes_before_that_of_the_extractor():
+    extractor = SANetFeatureExtractor(max_length=10)
+    assert extractor(noise(100), max_length=20, **RATE)["input_values"].shape == (1, 20)
+    assert extractor(noise(5), max_length=20, **RATE)["attention_mask"].sum() == 5
+    assert SANetFeatureExtractor(max_length=None)(noise(5), max_length=20, **RATE)["input_values"].shape == (1, 20)
+
+
+def test_padding_value():
+    features = SANetFeatureExtractor(max_length=8, padding_value=-1.0)(noise(5), **RATE)
+    assert features["input_values"][0, 5:].tolist() == [-1.0] * 3
+
+
 @pytest.mark.parametrize("excess", [1, 2, 3])
 def test_centre(excess):
     clip = np.arange(10 + excess, dtype=np.float32)
@@ -131,9 +161,11 @@ def test_silence_stays_silence(value):
     assert np.abs(features["input_values"]).max() < 1e-3
 
 
-def test_huge_finite_samples():
-    features = SANetFeatureExtractor()(1e25 * noise(100), padding=False, **RATE)
-    assert rms(features["input_values"][0]) == pytest.approx(0.1, rel=1e-4)
+@pytest.mark.parametrize("level", [1e25, 1e37])
+def test_huge_finite_samples(level):
+    clip = noise(100)
+    features = SANetFeatureExtractor()(level * clip, padding=False, **RATE)
+    assert np.allclose(features["input_values"][0], clip * 0.1 / rms(clip), atol=1e-5)
 
 
 def test_input_is_left_alone():
@@ -169,6 +201,8 @@ def bad(value):
         (np.zeros(0), r"Clip 0 is empty"),
         ([noise(10), np.zeros(0)], r"Clip 1 is empty"),
         ([], r"empty"),
+        (np.zeros((0, 16000)), r"empty"),
+        (torch.zeros(0, 16000), r"empty"),
         ([[]], r"Clip 0"),
         (np.zeros((2, 2, 100)), r"Clip 0 has shape \(2, 100\), but clips are mono"),
         ([np.zeros((2, 100))], r"Clip 0 has shape \(2, 100\), but clips are mono: average the channels"),
@@ -188,6 +222,22 @@ def bad(value):
 def test_bad_clips_are_named(clip, message):
     with pytest.raises(ValueError, match=message):
         SANetFeatureExtractor()(clip, **RATE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_inf_are_found_without_normalisation(value):
+    with pytest.raises(ValueError, match="holds NaN or Inf"):
+        SANetFeatureExtractor(do_normalize=False)(bad(value), **RATE)
+
+
+def test_a_call_without_a_sampling_rate_warns(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(feature_extraction_sanet.logger, "warning_once", warnings.append)
+    SANetFeatureExtractor()(noise(10), **RATE)
+    assert warnings == []
+    SANetFeatureExtractor()(noise(10))
+    (warning,) = warnings
+    assert "sampling_rate" in warning and "16000 Hz" in warning
 
 
 def test_another_sampling_rate():
