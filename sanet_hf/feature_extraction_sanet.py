@@ -169,7 +169,7 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
                     f"An array of shape {tuple(raw_speech.shape)} looks like (samples, channels), but a batch is "
                     "(batch, samples) and clips are mono: average the channels first, for instance array.mean(1)."
                 )
-            return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
+            raw_speech = list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
         if not isinstance(raw_speech, (list, tuple)):
             raise ValueError(
                 f"A clip must be a list, a NumPy array or a torch tensor of samples, not {type(raw_speech).__name__}."

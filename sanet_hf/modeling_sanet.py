@@ -542,7 +542,8 @@ class SANetModel(SANetPreTrainedModel):
                 f"{tuple(attention_mask.shape)}."
             )
         limit = config.max_input_samples
-        exporting = torch.compiler.is_exporting()
+        # Not is_exporting(): torch.compile takes that for true in every graph.
+        exporting = torch.compiler._is_exporting_flag
         if limit is not None and not exporting and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "

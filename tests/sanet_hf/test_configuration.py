@@ -43,6 +43,7 @@ def test_defaults_are_the_original_network():
     ("values", "total_stride", "max_input_samples"),
     [
         ({"attention_stride": 3}, 192, 500 * 32 * 3),
+        ({"attention_after": (3,), "attention_dim": (128,), "attention_stride": 3}, 192, 500 * 32 * 3),
         ({"attention_after": (4,), "attention_dim": (256,)}, 256, 500 * 256),
         ({"attention_after": (), "attention_dim": ()}, 64, None),
         ({"attention_after": (0, 4), "attention_dim": (64, 64), "attention_stride": 32}, 2048, 500 * 128),
@@ -64,7 +65,16 @@ def test_lists_and_tuples_are_one(tmp_path):
     )
     assert lists.to_dict() == tuples.to_dict()
     lists.save_pretrained(tmp_path)
-    assert lists.to_dict() == SANetConfig.from_pretrained(tmp_path).to_dict()
+    loaded = SANetConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == lists.to_dict()
+    for config in (lists, tuples, loaded):
+        assert (config.conv_dim, config.conv_kernel, config.conv_stride) == ((8, 16), (4, 4), (2, 2))
+        assert (config.attention_after, config.attention_dim, config.classifier_hidden_sizes) == (
+            (1,),
+            (16,),
+            (512, 128),
+        )
+    assert SANetConfig(conv_groups=[1, 2, 2, 2, 2]).conv_groups == (1, 2, 2, 2, 2)
     assert json.loads((tmp_path / "config.json").read_text())["conv_dim"] == [8, 16]
 
 
@@ -82,6 +92,14 @@ def test_lists_and_tuples_are_one(tmp_path):
         ({"num_attention_heads": 12}, ("attention_dim=(128, 256)", "num_attention_heads=12")),
         ({"conv_groups": 2}, ("conv_groups=2", "num_channels=1")),
         ({"conv_groups": (1, 3, 1, 1, 1)}, ("conv_groups=", "conv_dim[0]=32", "conv_dim[1]=64")),
+        ({"conv_groups": (32, 1, 1, 1, 1)}, ("conv_groups=", "num_channels=1", "conv_dim[0]=32")),
+        (
+            {"conv_groups": (1, 1, 1, 1, 4), "conv_dim": (32, 64, 128, 256, 510)},
+            ("conv_groups=", "conv_dim[3]=256", "conv_dim[4]=510"),
+        ),
+        ({"conv_groups": 0}, ("conv_groups=0", "positive")),
+        ({"batch_norm_eps": 0.0}, ("batch_norm_eps=0.0", "positive")),
+        ({"layer_norm_eps": -1e-5}, ("layer_norm_eps=-1e-05", "positive")),
         ({"conv_kernel": (64, 32, 6, 4, 5), "conv_stride": (4, 2, 2, 2, 3)}, ("conv_kernel[4]=5", "conv_stride[4]=3")),
         ({"conv_stride": (4, 2, 2, 2, 1)}, ("conv_kernel[4]=4", "conv_stride[4]=1")),
         ({"se_reduction": 64}, ("se_reduction=64", "conv_dim[0]=32")),
@@ -99,6 +117,11 @@ def test_contradictions_name_both_values(values, names):
     with pytest.raises(ValueError) as error:
         SANetConfig(**values)
     assert all(name in str(error.value) for name in names)
+
+
+def test_values_that_are_not_used_contradict_nothing():
+    config = SANetConfig(use_squeeze_excitation=False, se_reduction=64)
+    assert SANetForAudioClassification(config).sanet.layers[0].squeeze_excitation is None
 
 
 @pytest.mark.parametrize(
