@@ -353,6 +353,14 @@ def test_half_precision_means_over_many_frames(make_model, dtype, length):
     torch.testing.assert_close(masked, plain, atol=tolerance / 4, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_masks_count_in_every_number_format(tiny_model, dtype):
+    """Half precision has no 5001."""
+    _, mask = tiny_model.to(dtype).sanet._prepare_input(*pad(make_clips([5001]), 7999))
+    assert mask.shape == (1, 8000)
+    assert mask.sum() == 5001
+
+
 # Errors.
 
 
