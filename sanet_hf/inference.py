@@ -2,21 +2,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classification of audio files with a trained model."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
+    BatchFeature,
     FeatureExtractionMixin,
     PreTrainedModel,
+    WhisperFeatureExtractor,
 )
 
 from .audio import AudioError, load_audio
+from .feature_extraction_sanet import SANetFeatureExtractor
+
+
+# What other architectures need of a clip: wav2vec2's masking in training covers 10 frames of 20 ms, AST's filter bank
+# 25 ms. Shorter clips are padded with zeros.
+MIN_SECONDS = 0.25
 
 
 @dataclass
@@ -53,7 +63,7 @@ def load_classifier(model_name_or_path: str | Path) -> tuple[PreTrainedModel, Fe
     try:
         model = AutoModelForAudioClassification.from_pretrained(name)
         feature_extractor = AutoFeatureExtractor.from_pretrained(name)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{name}: the model cannot be loaded ({str(error).splitlines()[0]}).") from error
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), feature_extractor
 
@@ -89,13 +99,36 @@ def predict(
         yield from predictions
 
 
+def extract_features(
+    feature_extractor: FeatureExtractionMixin,
+    waveforms: Sequence[np.ndarray],
+    padding: bool | str = "longest",
+    return_tensors: str | None = "pt",
+) -> BatchFeature:
+    """
+    Features of clips for a model of any architecture, padded to one length.
+
+    Args:
+        feature_extractor: The model's own.
+        waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
+        padding, return_tensors: As feature extractors have them. Those of Whisper and AST always pad to the one length
+            that their models take.
+    """
+    if not isinstance(feature_extractor, SANetFeatureExtractor):
+        min_length = round(MIN_SECONDS * feature_extractor.sampling_rate)
+        waveforms = [np.pad(waveform, (0, max(0, min_length - len(waveform)))) for waveform in waveforms]
+    if isinstance(feature_extractor, WhisperFeatureExtractor):
+        padding = "max_length"
+    return feature_extractor(
+        waveforms, sampling_rate=feature_extractor.sampling_rate, padding=padding, return_tensors=return_tensors
+    )
+
+
 @torch.inference_mode()
 def _classify(
     model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, waveforms: list
 ) -> list[tuple[str, float]]:
-    features = feature_extractor(
-        waveforms, sampling_rate=feature_extractor.sampling_rate, padding="longest", return_tensors="pt"
-    ).to(model.device)
+    features = extract_features(feature_extractor, waveforms).to(model.device)
     logits = model(**features).logits.float()
     if model.config.problem_type == "regression":
         scores = logits

@@ -53,6 +53,7 @@ def test_wheel_holds_both_packages_the_configs_and_nothing_else(wheel):
         f"{package}/{path.name}" for package in ("sanet_hf", "training") for path in (ROOT / package).glob("*.py")
     }
     expected |= {f"training/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    expected |= {f"training/templates/{path.name}" for path in (ROOT / "training/templates").iterdir()}
     assert names == expected
 
 

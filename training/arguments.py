@@ -8,9 +8,10 @@ Options of the model and the data are defined here; all others are those of tran
 
 import dataclasses
 import difflib
+import itertools
 import json
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,41 +30,83 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Checkpoint to start from: a folder or a Hub id. Without it, training starts from scratch."},
+        metadata={
+            "help": "Checkpoint to start from: a folder or a Hub id of any audio classifier or encoder. Without it or "
+            'with an empty one (--model_name_or_path ""), training starts from scratch.'
+        },
+    )
+    model_type: str = field(
+        default="sanet",
+        metadata={"help": "Architecture of a model from scratch: sanet, wav2vec2, ast, hubert, whisper, ..."},
     )
     config_overrides: str | None = field(
         default=None,
         metadata={
-            "help": "Values of SANetConfig for a model from scratch, for instance "
+            "help": "Values of the architecture's configuration for a model from scratch, for instance "
             '"conv_dim=[16,32,64,128,256],classifier_dropout=0.2"; in YAML, a mapping.'
         },
     )
     freeze: str = field(
         default="none",
         metadata={
-            "help": "Weights that are not trained: of the convolution stages (feature_encoder) or of all but the "
-            "classifier (base_model).",
-            "choices": ["none", "feature_encoder", "base_model"],
+            "help": "Weights that are not trained: of the convolutions that read the waveform (feature_encoder) or of "
+            "all but the classification head (backbone).",
+            "choices": ["none", "feature_encoder", "backbone"],
         },
     )
-    precision: str = field(
-        default="auto",
+    position_embeddings: str = field(
+        default="interpolate",
         metadata={
-            "help": "Precision of training: auto is bf16 where the device computes it in hardware, else fp32.",
-            "choices": ["auto", "bf16", "fp32"],
+            "help": "What becomes of a pretrained AST's position embeddings: interpolate fits them to "
+            "max_length_seconds, so that clips are padded to no more than that; keep pads every clip to the length "
+            "that the checkpoint was trained with (10.24 s).",
+            "choices": ["interpolate", "keep"],
         },
     )
 
 
 @dataclass
 class DataArguments:
-    """What it is trained on."""
+    """What it is trained on: one of `data_dir`, `manifest` and `dataset_name`."""
 
     data_dir: str | None = field(
         default=None,
         metadata={
             "help": "Folder of recordings: <class>/*.wav, split 80/10/10 by file name, or train/<class>/*.wav, with "
             "validation/ and test/ beside train/."
+        },
+    )
+    manifest: str | None = field(
+        default=None,
+        metadata={
+            "help": "CSV or JSON Lines file with the columns file, label and, if it brings its own splits, split. "
+            "Files are relative to its folder."
+        },
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set on the Hub, or a local folder that datasets.load_dataset takes."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of dataset_name."})
+    audio_column_name: str = field(default="audio", metadata={"help": "Column of dataset_name with the audio."})
+    label_column_name: str = field(default="label", metadata={"help": "Column of dataset_name with the label."})
+    train_split_name: str = field(default="train", metadata={"help": "Split of dataset_name to train on."})
+    validation_split_name: str = field(
+        default="validation",
+        metadata={"help": "Split of dataset_name to choose the best epoch by; where there is none, a tenth of train."},
+    )
+    test_split_name: str = field(default="test", metadata={"help": "Split of dataset_name to test on."})
+    group_pattern: str | None = field(
+        default=None,
+        metadata={
+            "help": "Regular expression that finds, in CLASS/FILE, what no two splits may share, such as the speaker: "
+            r'"(spk\d+)_". Its first group counts, or all that it matches. For recordings without splits of their own.'
+        },
+    )
+    problem_type: str = field(
+        default="single_label_classification",
+        metadata={
+            "help": "Whether a recording has one class or any number of them, separated by ; in labels.",
+            "choices": ["single_label_classification", "multi_label_classification"],
         },
     )
     max_length_seconds: float = field(
@@ -74,9 +117,65 @@ class DataArguments:
         default=0.05,
         metadata={"help": "Training stops where a larger part of the recordings than this cannot be read."},
     )
+    augmentations: str | None = field(
+        default=None,
+        metadata={
+            "help": "Transforms of audiomentations for training clips, in YAML a list of Name: {parameter: value}; as "
+            "a flag the same as JSON, or none."
+        },
+    )
 
 
-ARGUMENT_CLASSES = (ModelArguments, DataArguments, TrainingArguments)
+@dataclass
+class AudioTrainingArguments(TrainingArguments):
+    """`TrainingArguments` and what else can be set for training a classifier."""
+
+    metric_for_best_model: str | None = field(
+        default=None,
+        metadata={"help": "Metric that chooses the best epoch; default: macro_f1, or mAP where multi-label."},
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Whether early stopping goes on counting where it was, on resuming."}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "Precision of training: auto is bf16 where the device computes it in hardware, else fp32.",
+            "choices": ["auto", "bf16", "fp32"],
+        },
+    )
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the classification head; default: learning_rate."}
+    )
+    class_weights: str = field(
+        default="none",
+        metadata={
+            "help": "Weights of the classes in the loss; balanced gives rare classes as much weight as frequent ones.",
+            "choices": ["none", "balanced"],
+        },
+    )
+    sampler: str = field(
+        default="shuffle",
+        metadata={
+            "help": "Order of training: every clip once an epoch, as train_sampling_strategy says, or, balanced, "
+            "every class equally often.",
+            "choices": ["shuffle", "balanced"],
+        },
+    )
+    mixup_alpha: float = field(
+        default=0.0,
+        metadata={"help": "Clips are mixed in pairs, by a Beta(alpha, alpha) part, and their labels too; 0: never."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better metric after which training stops."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete the training run in output_dir and start anew."}
+    )
+
+
+ARGUMENT_CLASSES = (ModelArguments, DataArguments, AudioTrainingArguments)
+DATA_SOURCES = ("data_dir", "manifest", "dataset_name")
 
 # Options of TrainingArguments that the short help lists.
 COMMON_TRAINING_OPTIONS = {
@@ -102,22 +201,29 @@ COMMON_TRAINING_OPTIONS = {
     "use_cpu",
     "seed",
 }
+RARE_OPTIONS = (
+    {f.name for f in dataclasses.fields(TrainingArguments)} | {"restore_callback_states_from_checkpoint"}
+) - COMMON_TRAINING_OPTIONS
 
 
 def find_config(name: str) -> Path:
     """A YAML file by its path, or one that comes with the package by its bare name, with or without `.yaml`."""
     if Path(name).is_file():
         return Path(name)
-    # In a checkout configs/ stands beside this package, in a wheel inside it.
-    package = Path(__file__).parent
-    shipped = sorted([*package.glob("configs/*.yaml"), *package.parent.glob("configs/*.yaml")])
-    for path in shipped:
+    for path in shipped_configs():
         if name in (path.name, path.stem):
             return path
     raise UsageError(
         f"{name}: there is no such configuration file, and none of that name comes with sanet-hf "
-        f"({', '.join(path.name for path in shipped)})."
+        f"({', '.join(path.name for path in shipped_configs())})."
     )
+
+
+def shipped_configs() -> list[Path]:
+    """The YAML files that come with the package."""
+    # In a checkout configs/ stands beside this package, in a wheel inside it.
+    package = Path(__file__).parent
+    return sorted([*package.glob("configs/*.yaml"), *package.parent.glob("configs/*.yaml")])
 
 
 def make_parser(all_options: bool = False) -> HfArgumentParser:
@@ -125,18 +231,18 @@ def make_parser(all_options: bool = False) -> HfArgumentParser:
     parser = HfArgumentParser(
         ARGUMENT_CLASSES,
         prog="sanet train",
-        usage="sanet train CONFIG --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
+        usage="sanet train CONFIG [CONFIG ...] --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
         description="Train an audio classifier on a folder of recordings.",
-        epilog="Every option can stand in CONFIG under its own name; a flag overrides it. CONFIG is a YAML file or "
-        "the name of one that comes with sanet-hf, such as sanet.yaml. --help_all lists all options of transformers' "
+        epilog="Every option can stand in CONFIG under its own name; a later CONFIG overrides an earlier one, and a "
+        "flag both. CONFIG is a YAML file or the name of one that comes with sanet-hf: "
+        f"{', '.join(path.name for path in shipped_configs())}. --help_all lists all options of transformers' "
         "TrainingArguments.",
         allow_abbrev=False,
         add_help=False,
     )
     # HfArgumentParser adds one flat list, each option in two spellings.
-    sources = {f.name: arguments for arguments in ARGUMENT_CLASSES for f in dataclasses.fields(arguments)}
     for action in parser._actions:
-        rare = sources.get(action.dest) is TrainingArguments and action.dest not in COMMON_TRAINING_OPTIONS
+        rare = action.dest in RARE_OPTIONS
         if (rare or "--no_" in "".join(action.option_strings)) and not all_options:
             action.help = SUPPRESS
         action.option_strings = action.option_strings[:1]
@@ -147,7 +253,7 @@ def make_parser(all_options: bool = False) -> HfArgumentParser:
     return parser
 
 
-def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, AudioTrainingArguments]:
     """
     Options of `sanet train` from its command line.
 
@@ -161,36 +267,91 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArgu
         parser.print_help()
         raise SystemExit(0)
     names = sorted({f.name for arguments in ARGUMENT_CLASSES for f in dataclasses.fields(arguments) if f.init})
-    flags = list(argv)
-    if flags and not flags[0].startswith("-"):
-        flags = [*_yaml_as_flags(find_config(flags[0]), names), *flags[1:]]
+    configs = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
+    flags = [flag for config in configs for flag in _yaml_as_flags(find_config(config), names)]
+    flags += argv[len(configs) :]
     namespace, unknown = parser.parse_known_args(flags)
     if unknown:
         raise UsageError(
             f"{unknown[0]} is no option of sanet train.{_suggest(unknown[0].lstrip('-').split('=')[0], names, '--')}"
         )
-
     values = vars(namespace)
-    if values["data_dir"] is None:
-        raise UsageError("--data_dir is missing: the folder with the recordings.")
     if values["output_dir"] is None:
         raise UsageError("--output_dir is missing: the folder for the trained model.")
     model_arguments, data_arguments = (
         arguments(**{f.name: values[f.name] for f in dataclasses.fields(arguments)})
         for arguments in (ModelArguments, DataArguments)
     )
-    training_values = {f.name: values[f.name] for f in dataclasses.fields(TrainingArguments) if f.init}
+    check_data_source(data_arguments)
+    training_values = {f.name: values[f.name] for f in dataclasses.fields(AudioTrainingArguments) if f.init}
     # TrainingArguments takes bf16 on a CPU only if told that there is nothing else.
     training_values["use_cpu"] = values["use_cpu"] or not torch.accelerator.is_available()
-    if model_arguments.precision == "auto" and not values["fp16"]:
+    if values["precision"] == "auto" and not values["fp16"]:
         training_values["bf16"] = has_fast_bfloat16(training_values["use_cpu"])
-    elif model_arguments.precision != "auto":
-        training_values["bf16"] = model_arguments.precision == "bf16"
+    elif values["precision"] != "auto":
+        training_values["bf16"] = values["precision"] == "bf16"
+    if values["metric_for_best_model"] is None:
+        is_multi_label = data_arguments.problem_type == "multi_label_classification"
+        training_values["metric_for_best_model"] = "mAP" if is_multi_label else "macro_f1"
     try:
-        training_arguments = TrainingArguments(**training_values)
+        training_arguments = AudioTrainingArguments(**training_values)
     except (ValueError, TypeError) as error:
         raise UsageError(f"The training options do not go together: {error}") from error
     return model_arguments, data_arguments, training_arguments
+
+
+def make_data_parser() -> HfArgumentParser:
+    """Options of the data, for the parser of another command to inherit; those that are not given are left out."""
+    parser = HfArgumentParser(DataArguments, add_help=False)
+    parser._action_groups[1].title = "recordings: by default as in the training run"
+    for action in parser._actions:
+        action.option_strings = action.option_strings[:1]
+        action.default = SUPPRESS
+    return parser
+
+
+def override_data_arguments(options: Mapping[str, object], given: Mapping[str, object]) -> DataArguments:
+    """
+    Options of the data of a finished run, overridden; a source that is given takes the place of the run's.
+
+    Args:
+        options: All options of the run.
+        given: Options of [`DataArguments`] to override them.
+
+    Raises:
+        UsageError: No source or several are named.
+    """
+    if any(given.get(name) for name in DATA_SOURCES):
+        options = {name: value for name, value in options.items() if name not in DATA_SOURCES}
+    names = {f.name for f in dataclasses.fields(DataArguments)}
+    arguments = DataArguments(**{name: value for name, value in {**options, **given}.items() if name in names})
+    check_data_source(arguments)
+    return arguments
+
+
+def check_data_source(arguments: DataArguments) -> None:
+    """
+    Raises:
+        UsageError: None or several of `data_dir`, `manifest` and `dataset_name` are given.
+    """
+    given = [name for name in DATA_SOURCES if getattr(arguments, name)]
+    if not given:
+        raise UsageError("--data_dir is missing: the folder with the recordings (or --manifest, or --dataset_name).")
+    if len(given) > 1:
+        raise UsageError(f"--{given[0]} and --{given[1]} both name recordings: give one of them.")
+
+
+def changed_options(arguments: object) -> dict[str, object]:
+    """The options of an argument class that differ from its defaults."""
+    if isinstance(arguments, TrainingArguments):
+        default = type(arguments)(output_dir=arguments.output_dir, use_cpu=arguments.use_cpu)
+        values, defaults = arguments.to_dict(), default.to_dict()
+        # Where a run lies and how it was started is not part of it.
+        for name in ("output_dir", "use_cpu", "resume_from_checkpoint", "overwrite_output_dir", "bf16"):
+            values.pop(name)
+    else:
+        values, defaults = dataclasses.asdict(arguments), dataclasses.asdict(type(arguments)())
+    return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def has_fast_bfloat16(use_cpu: bool = False) -> bool:
@@ -220,6 +381,24 @@ def parse_config_overrides(overrides: str | None) -> dict:
     return values
 
 
+def parse_augmentations(augmentations: str | list | None) -> list:
+    """
+    The list of transforms in `augmentations`.
+
+    Raises:
+        UsageError: It is no list.
+    """
+    if augmentations is None or augmentations in ("", "none"):
+        return []
+    try:
+        transforms = yaml.safe_load(augmentations) if isinstance(augmentations, str) else augmentations
+    except yaml.YAMLError as error:
+        raise UsageError(f"--augmentations {augmentations!r} cannot be read as YAML or JSON: {error}") from error
+    if not isinstance(transforms, list):
+        raise UsageError(f"--augmentations {augmentations!r} is no list of transforms.")
+    return transforms
+
+
 def _yaml_as_flags(path: Path, names: Sequence[str]) -> list[str]:
     """The options of a YAML file as if given on the command line, so that both are checked alike."""
     try:
@@ -228,14 +407,21 @@ def _yaml_as_flags(path: Path, names: Sequence[str]) -> list[str]:
         raise UsageError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(options, dict):
         raise UsageError(f"{path} must hold options as 'name: value', one a line.")
-    flags = []
-    for name, value in options.items():
+    for name in options:
         if name not in names:
             raise UsageError(f"{path}: {name!r} is no option.{_suggest(str(name), names)}")
+    return _as_flags(options)
+
+
+def _as_flags(options: Mapping[str, object]) -> list[str]:
+    flags = []
+    for name, value in options.items():
+        if isinstance(value, dict) or name == "augmentations":
+            value = value if value is None or isinstance(value, str) else json.dumps(value)
         if isinstance(value, list):
             flags += [f"--{name}", *map(str, value)]
         elif value is not None:
-            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+            flags.append(f"--{name}={value}")
     return flags
 
 

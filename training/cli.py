@@ -6,18 +6,26 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 
 DESCRIPTION = """\
-SANet, a small end-to-end classifier of raw audio, in Hugging Face transformers.
+Classifiers of audio in Hugging Face transformers: SANet, small and end to end, beside wav2vec2, AST and others.
 
   sanet train sanet.yaml --data_dir recordings --output_dir runs/mine
+  sanet evaluate runs/mine --data_dir recordings --split test
+  sanet compare runs/mine runs/wav2vec2 runs/ast --data_dir recordings --output comparison
   sanet predict runs/mine clip.wav another.flac
   sanet convert original.pt runs/converted --labels labels.txt
 """
+
+
+METRIC_TITLES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC", "ece": "ECE"}
+DATA_HELP = (
+    "The recordings are those of the (first) training run, or others by --data_dir, --manifest or --dataset_name."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv[:1] == ["train"]:
             return _train(argv[1:])
-        arguments = make_parser().parse_args(argv)
+        arguments = make_parser(with_data_options=argv[:1] in (["evaluate"], ["compare"])).parse_args(argv)
         return arguments.run(arguments)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
@@ -41,8 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if misuse else 1
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Parser of the `sanet` command; `train`, whose options come from transformers, has its own in `arguments`."""
+def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
+    """
+    Parser of the `sanet` command; `train`, whose options come from transformers, has its own in `arguments`.
+
+    Args:
+        with_data_options: Whether to load the options of `evaluate` and `compare` about data, which takes seconds.
+    """
+    data_parsers = []
+    if with_data_options:
+        from .arguments import make_data_parser
+
+        data_parsers = [make_data_parser()]
     parser = argparse.ArgumentParser(
         prog="sanet", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,6 +83,38 @@ def make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch_size", type=_positive, default=8, help="files classified at once (default: 8)")
     predict.set_defaults(run=_predict)
 
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=data_parsers,
+        help="metrics of a trained classifier on a split",
+        usage="sanet evaluate MODEL [--data_dir FOLDER] [--split SPLIT] [--output FOLDER] [--OPTION VALUE ...]",
+        description="Evaluate an audio classifier on a split of recordings and print its metrics. " + DATA_HELP,
+        epilog="Example: sanet evaluate runs/mine --data_dir recordings --split test --output evaluation",
+    )
+    evaluate.add_argument("model", help="folder or Hub id of a trained audio classifier")
+    _add_evaluation_options(evaluate)
+    evaluate.add_argument(
+        "--output", type=Path, help="new folder for report.html, metrics.json and predictions/SPLIT.csv"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    compare = commands.add_parser(
+        "compare",
+        parents=data_parsers,
+        help="compare trained classifiers: accuracy and cost",
+        usage="sanet compare MODEL [MODEL ...] --output FOLDER [--data_dir FOLDER] [--split SPLIT] [--OPTION VALUE]",
+        description="Evaluate audio classifiers on the same split, measure what they cost on this machine, and write "
+        "comparison.md, .json, .html and .png: accuracy and macro-F1 with 95 % intervals, McNemar's test against the "
+        "first, parameters, FLOPs, clips per second, latency, memory, disk, training time. Let nothing else run "
+        "meanwhile. " + DATA_HELP,
+        epilog="Example: sanet compare runs/sanet runs/wav2vec2 runs/ast --data_dir recordings --output comparison",
+    )
+    compare.add_argument("models", nargs="+", metavar="model", help="folder of a trained audio classifier")
+    _add_evaluation_options(compare)
+    compare.add_argument("--output", type=Path, required=True, help="folder for the comparison")
+    compare.add_argument("--num_rounds", type=_positive, default=10, help="rounds of timing (default: 10)")
+    compare.set_defaults(run=_compare)
+
     convert = commands.add_parser(
         "convert",
         help="convert a checkpoint of the original SqueezeAttendNet",
@@ -79,6 +129,16 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=["train", "validation", "test", "all"],
+        help="split to evaluate on (default: test); all takes every recording of a source without splits",
+    )
+    parser.add_argument("--batch_size", type=_positive, default=8, help="clips classified at once (default: 8)")
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
@@ -90,19 +150,62 @@ def _train(argv: Sequence[str]) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from .arguments import parse_train_arguments
-    from .train import train
+    from .train import METRIC_PREFIXES, is_finished, train
 
-    arguments = parse_train_arguments(argv)
+    model_arguments, data_arguments, training_arguments = parse_train_arguments(argv)
+    output_dir = training_arguments.output_dir
+    was_finished = is_finished(output_dir) and not training_arguments.overwrite_output_dir
     # Bars for what takes a moment; those for reading recordings and for training stay.
     disable_progress_bar()
     datasets.disable_progress_bars()
-    metrics = train(*arguments)
-    output_dir = arguments[-1].output_dir
-    print(f"\n{'split':12}{'accuracy':>10}{'macro F1':>10}")
-    for split, prefix in (("validation", "eval"), ("test", "test")):
-        if f"{prefix}_accuracy" in metrics:
-            print(f"{split:12}{metrics[f'{prefix}_accuracy']:10.3f}{metrics[f'{prefix}_macro_f1']:10.3f}")
-    print(f"\nThe model is in {output_dir}. Classify a file with: sanet predict {output_dir} FILE")
+    metrics = train(model_arguments, data_arguments, training_arguments)
+    if was_finished:
+        print(f"{output_dir} is finished; --overwrite_output_dir true trains anew.")
+    _print_metrics(
+        {
+            split: {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
+            for split, prefix in METRIC_PREFIXES.items()
+        }
+    )
+    print(f"\nThe model is in {output_dir}, with report.html. Classify a file with: sanet predict {output_dir} FILE")
+    return 0
+
+
+def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
+    """A table with a row for each split."""
+    metrics = {split: values for split, values in metrics.items() if "accuracy" in values}
+    names = [name for name in METRIC_TITLES if any(name in values for values in metrics.values())]
+    print(f"\n{'split':12}" + "".join(f"{METRIC_TITLES[name]:>10}" for name in names))
+    for split, values in metrics.items():
+        print(f"{split:12}" + "".join(f"{values[name]:10.3f}" for name in names))
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from .evaluate import evaluate_models, write_evaluation
+
+    if arguments.output is not None and arguments.output.exists() and any(arguments.output.iterdir()):
+        raise ValueError(f"{arguments.output} is not empty: choose a new folder.")
+    (result,) = evaluate_models([arguments.model], vars(arguments), arguments.split, arguments.batch_size)
+    _print_metrics({arguments.split: result.evaluation.metrics})
+    if arguments.output is not None:
+        write_evaluation(result, arguments.output)
+        print(f"\nThe report is {arguments.output / 'report.html'}.")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from .evaluate import compare_models
+
+    markdown = compare_models(
+        arguments.models,
+        vars(arguments),
+        arguments.output,
+        split=arguments.split,
+        batch_size=arguments.batch_size,
+        num_rounds=arguments.num_rounds,
+    )
+    print(markdown)
+    print(f"\nThe comparison is in {arguments.output}: comparison.html, .md, .json and .png.")
     return 0
 
 

@@ -1,243 +1,305 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of recordings to batches: splits, labels, loading, collation."""
+"""Recordings ready to train on: splits, checks of every recording, labels as class indices."""
 
 import hashlib
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import torch
-from datasets import Audio, Dataset, DatasetDict, load_dataset
-from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
+from datasets import ClassLabel, Dataset, DatasetDict, List
 from tqdm.auto import tqdm
-from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
 from sanet_hf.audio import AudioError, load_audio
 
+from .arguments import DataArguments
+from .sources import SPLITS, DataError, read_source
+
 
 logger = logging.get_logger(__name__)
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-}
-AUDIO_SUFFIXES = frozenset(AudioFolder.EXTENSIONS)
-
-
-class DataError(ValueError):
-    """Recordings that cannot be trained on; the message names them and says what to do."""
+# Part of each split where the source has none, and of train where only validation is missing.
+SPLIT_PARTS = {"train": 0.8, "validation": 0.1, "test": 0.1}
+SILENCE = 1e-4  # largest amplitude, -80 dB of full scale
+NUM_SHOWN = 20  # recordings that a message lists
 
 
 def load_recordings(
-    data_dir: str | Path, sampling_rate: int, max_bad_fraction: float = 0.05, num_threads: int = 4
+    arguments: DataArguments, sampling_rate: int = 16000, splits: Collection[str] = SPLITS, num_threads: int = 4
 ) -> DatasetDict:
     """
-    Load a folder of recordings with `datasets`' audiofolder.
+    Load recordings, divide them into splits where their source does not, and check every one.
 
-    Two layouts are known: `data_dir/<class>/*.wav`, split 80/10/10 by a hash of the file names within each class, and
-    `data_dir/<split>/<class>/*.wav`. Where the second has no validation folder, a tenth of the training recordings
-    takes its place. Recordings that cannot be read are left out with a warning that names them.
+    Recordings that cannot be read are left out with a warning that names them. Silent recordings, and recordings
+    that stand in two splits under whatever name, are warned of.
 
     Args:
-        data_dir: The folder.
+        arguments: Where the recordings are; see [`DataArguments`].
         sampling_rate: Sampling rate in Hz at which recordings must be readable.
-        max_bad_fraction: Part of all recordings that may be unreadable.
+        splits: What to load of `train`, `validation` and `test`; or `all`, every recording as one split.
         num_threads: Threads that read recordings to check them.
 
     Returns:
-        `train`, `validation` and, where there is one, `test`, with the columns `audio` (not decoded) and `label`.
+        The splits that there are, with the columns `audio` (not decoded), `file`, `label` (a `ClassLabel`, or a list
+        of them where multi-label) and `seconds`.
 
     Raises:
-        DataError: There is nothing to train on, or too many recordings cannot be read.
+        DataError: There is nothing to use, too many recordings cannot be read, or labels do not fit.
     """
-    data_dir = Path(data_dir)
-    files = _find_recordings(data_dir)
-    _check_classes(data_dir, files)
-    files = _leave_out_unreadable(files, sampling_rate, max_bad_fraction, num_threads)
-    _check_classes(data_dir, files)
-    paths = {split: [str(path) for paths in classes.values() for path in paths] for split, classes in files.items()}
-    # Globs would be guessed at: a class folder called "test" would become a split.
+    source = read_source(arguments)
+    rows = _divide(source, arguments, splits)
+    if not rows:
+        raise DataError(f"There is no {' or '.join(splits)} split: the recordings have {', '.join(source)}.")
+    checks = _check_recordings(source, rows, sampling_rate, num_threads)
+    rows = _leave_out_unreadable(source, rows, checks, arguments.max_bad_fraction)
+    _warn_of_silence(source, rows, checks)
+    _warn_of_duplicates(source, rows, checks)
+    names = _check_labels(source, rows)
+    label = ClassLabel(names=names)
+    is_multi_label = arguments.problem_type == "multi_label_classification"
+    recordings = DatasetDict()
+    for split, (origin, indices) in rows.items():
+        dataset = source[origin].select(indices).remove_columns("key")
+        dataset = dataset.add_column("seconds", [checks[origin][index].seconds for index in indices])
+        recordings[split] = dataset.cast_column("label", List(label) if is_multi_label else label)
+    return recordings
+
+
+def longest_first(dataset: Dataset) -> Dataset:
+    """Recordings in the order of their length: batches of them need little padding, and memory runs out at once."""
+    return dataset.select(np.argsort(-np.array(dataset["seconds"]), kind="stable"))
+
+
+@dataclass
+class _Check:
+    """What reading a recording showed: its length and content, or the error."""
+
+    seconds: float = 0.0
+    digest: bytes = b""
+    is_silent: bool = False
+    error: str | None = None
+
+
+# Rows of a split: the split of the source and the indices in it.
+Rows = Mapping[str, tuple[str, Sequence[int]]]
+
+
+def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[str]) -> Rows:
+    if "all" in splits:
+        if len(source) > 1:
+            raise DataError(f"The recordings are in splits already: {', '.join(source)}. Choose one of them.")
+        (origin,) = source
+        return {"all": (origin, range(len(source[origin])))}
+    groups = {split: _groups(dataset, arguments.group_pattern) for split, dataset in source.items()}
+    rows = {split: (split, range(len(source[split]))) for split in SPLITS if split in source}
+    if "unsplit" in source:
+        parts = split_by_hash(source["unsplit"]["label"], groups["unsplit"], SPLIT_PARTS)
+        rows = {split: ("unsplit", indices) for split, indices in parts.items()}
+    elif "train" not in source and "train" in splits:
+        raise DataError(f"The recordings have {', '.join(source)} but no train split to learn from.")
+    elif "validation" not in source and "train" in source:
+        logger.warning("There is no validation split: a tenth of the training recordings is held out instead.")
+        parts = split_by_hash(source["train"]["label"], groups["train"], {"train": 0.9, "validation": 0.1})
+        rows.update({split: ("train", indices) for split, indices in parts.items()})
+    if arguments.group_pattern:
+        _warn_of_shared_groups(groups)
+    return {split: rows[split] for split in SPLITS if split in rows and split in splits and len(rows[split][1])}
+
+
+def split_by_hash(
+    labels: Iterable[str | list[str]], groups: Sequence[str], parts: Mapping[str, float]
+) -> dict[str, list[int]]:
+    """
+    Divide recordings so that every class is divided by `parts` and no group crosses splits, as well as whole groups
+    can.
+
+    The order in which groups are dealt out is that of their size and of a hash of their name: the same recordings give
+    the same splits wherever they lie and in whatever order they come. Every split gets a group of a class before a
+    split gets its second; the first goes to the first split.
+
+    Args:
+        labels: Label or labels of each recording.
+        groups: Name of each recording's group.
+        parts: Part of each split.
+
+    Returns:
+        Indices of each split, in ascending order.
+    """
+    members = defaultdict(list)
+    sizes: dict[str, Counter] = defaultdict(Counter)
+    for index, (label, group) in enumerate(zip(labels, groups)):
+        members[group].append(index)
+        sizes[group].update(label if isinstance(label, list) else [label])
+    counts = {split: Counter() for split in parts}
+
+    def need(split: str, group: str) -> tuple[int, float]:
+        missing = sum(counts[split][label] == 0 for label in sizes[group])
+        filled = sum((counts[split][label] + size / 2) / parts[split] for label, size in sizes[group].items())
+        return -missing, filled
+
+    indices: dict[str, list[int]] = {split: [] for split in parts}
+    for group in sorted(members, key=lambda name: (len(members[name]), hashlib.sha256(name.encode()).digest())):
+        split = min(parts, key=partial(need, group=group))
+        counts[split].update(sizes[group])
+        indices[split] += members[group]
+    return {split: sorted(values) for split, values in indices.items()}
+
+
+def _groups(dataset: Dataset, pattern: str | None) -> list[str]:
+    keys = dataset["key"][:]
+    if pattern is None:
+        # Each recording for itself, even where names repeat.
+        seen: Counter = Counter()
+        groups = []
+        for key in keys:
+            groups.append(f"{key} {seen[key]}" if seen[key] else key)
+            seen[key] += 1
+        return groups
     try:
-        recordings = load_dataset("audiofolder", data_files=paths, drop_labels=False, drop_metadata=True)
-    except ImportError as error:
+        matches = [re.search(pattern, key) for key in keys]
+    except re.error as error:
+        raise DataError(f"--group_pattern {pattern!r} is no regular expression: {error}.") from error
+    # A group of the expression that took no part in the match is None.
+    groups = [match and (match.group(1) if match.re.groups else match.group()) for match in matches]
+    unmatched = [key for key, group in zip(keys, groups) if group is None]
+    if unmatched:
         raise DataError(
-            f"datasets cannot read audio here: {error} Install FFmpeg, whose libraries torchcodec needs (Debian: "
-            "apt-get install ffmpeg)."
-        ) from error
-    return recordings.cast_column("audio", Audio(decode=False))
-
-
-def make_features(
-    recordings: DatasetDict, feature_extractor: FeatureExtractionMixin, label2id: Mapping[str, int]
-) -> dict[str, Dataset]:
-    """
-    Splits whose items are `input_values`, `attention_mask` and `labels` in the numbering of `label2id`, computed when
-    they are asked for: a random stretch of a recording in training, its middle elsewhere, where it is longer than
-    `feature_extractor.max_length`.
-    """
-    return {
-        split: dataset.with_transform(
-            partial(
-                _extract_features,
-                feature_extractor=feature_extractor,
-                label_ids=[label2id[label] for label in dataset.features["label"].names],
-                truncation="random" if split == "train" else "center",
-            )
+            f"--group_pattern {pattern!r} finds nothing in {len(unmatched)} of {len(keys)} names, the first: "
+            f"{unmatched[0]}."
         )
-        for split, dataset in recordings.items()
-    }
+    return groups
 
 
-def collate(items: list[Mapping], feature_extractor: FeatureExtractionMixin) -> dict[str, torch.Tensor]:
-    """Pad items to the longest of the batch; a mask that leaves nothing out is dropped, since it only costs time."""
-    labels = torch.tensor([item["labels"] for item in items])
-    features = [{name: value for name, value in item.items() if name != "labels"} for item in items]
-    batch = dict(feature_extractor.pad(features, padding="longest", return_tensors="pt"))
-    if "attention_mask" in batch and bool(batch["attention_mask"].all()):
-        del batch["attention_mask"]
-    return {**batch, "labels": labels}
+def _warn_of_shared_groups(groups: Mapping[str, Sequence[str]]) -> None:
+    seen: dict[str, str] = {}
+    for split, names in groups.items():
+        shared = sorted(name for name in set(names) if seen.setdefault(name, split) != split)
+        if shared:
+            logger.warning(
+                f"{len(shared)} groups of --group_pattern stand in {split} and {seen[shared[0]]}, the first: "
+                f"{shared[0]}. The source's own splits are kept; scores on them are flattering."
+            )
 
 
-def _extract_features(
-    rows: Mapping[str, list], feature_extractor: FeatureExtractionMixin, label_ids: list[int], truncation: str
-) -> dict[str, list]:
-    waveforms = [load_audio(audio["path"], feature_extractor.sampling_rate) for audio in rows["audio"]]
-    # Seeded from PyTorch's generator: DataLoader gives each worker its own, and Trainer restores it on resuming.
-    generator = np.random.default_rng(int(torch.randint(2**62, ())))
-    features = feature_extractor(
-        waveforms,
-        sampling_rate=feature_extractor.sampling_rate,
-        padding=False,
-        truncation=truncation,
-        generator=generator,
+def _check_recordings(
+    source: DatasetDict, rows: Rows, sampling_rate: int, num_threads: int
+) -> dict[str, dict[int, _Check]]:
+    """Read every recording once."""
+    places = [(origin, index) for origin, indices in rows.values() for index in indices]
+    with ThreadPoolExecutor(num_threads) as pool:
+        results = pool.map(lambda place: _check(source[place[0]][place[1]], sampling_rate), places)
+        bar = tqdm(results, total=len(places), desc="Checking recordings", unit="file")
+        checks: dict[str, dict[int, _Check]] = defaultdict(dict)
+        for (origin, index), check in zip(places, bar):
+            checks[origin][index] = check
+    return checks
+
+
+def _check(row: Mapping, sampling_rate: int) -> _Check:
+    try:
+        waveform = load_recording(row, sampling_rate)
+    except AudioError as error:
+        return _Check(error=str(error))
+    return _Check(
+        seconds=len(waveform) / sampling_rate,
+        digest=hashlib.sha256(waveform.tobytes()).digest(),
+        is_silent=bool(np.abs(waveform).max() < SILENCE),
     )
-    return {**features, "labels": [label_ids[label] for label in rows["label"]]}
 
 
-def _find_recordings(data_dir: Path) -> dict[str, dict[str, list[Path]]]:
-    """Recordings of each class of each split, in the order of their names."""
-    if not data_dir.is_dir():
-        raise DataError(f"{data_dir}: there is no such folder. --data_dir names the folder with the recordings.")
-    folders = [path for path in sorted(data_dir.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    splits = {path: SPLIT_FOLDERS[path.name.lower()] for path in folders if path.name.lower() in SPLIT_FOLDERS}
-    if not splits:
-        return _split_by_hash(_classes_in(data_dir), {"train": 0.8, "validation": 0.1, "test": 0.1})
-    for split, count in Counter(splits.values()).items():
-        if count > 1:
-            names = ", ".join(f"{path.name}/" for path in splits if splits[path] == split)
-            raise DataError(f"{data_dir} holds several folders for the {split} split: {names}. Keep one.")
-    if "train" not in splits.values():
-        raise DataError(
-            f"{data_dir} holds {', '.join(f'{path.name}/' for path in splits)} but no train/ to learn from."
-        )
-    others = [f"{path.name}/" for path in folders if path not in splits]
-    if others:
-        logger.warning(f"{data_dir}: {', '.join(others)} beside the split folders is left out.")
-    files = {split: _classes_in(path) for path, split in splits.items()}
-    if "validation" not in files:
-        logger.warning(f"{data_dir} has no validation/: a tenth of the training recordings is held out instead.")
-        files.update(_split_by_hash(files["train"], {"train": 0.9, "validation": 0.1}))
-    return {split: files[split] for split in ("train", "validation", "test") if split in files}
-
-
-def _classes_in(folder: Path) -> dict[str, list[Path]]:
-    classes = {}
-    too_deep = []
-    for path in sorted(folder.iterdir()):
-        if not path.is_dir() or path.name.startswith("."):
-            continue
-        classes[path.name] = _audio_files(path.iterdir())
-        too_deep += [file for file in _audio_files(path.rglob("*")) if file.parent != path]
-    if not classes:
-        loose = _audio_files(folder.iterdir())
-        found = f"{len(loose)} recordings" if loose else "nothing"
-        raise DataError(
-            f"{folder} holds {found} but no class folders: put each class's recordings in {folder}/CLASS/."
-        )
-    if too_deep:
-        logger.warning(
-            f"{len(too_deep)} recordings lie deeper than their class folder and are left out, the first: {too_deep[0]}"
-        )
-    return classes
-
-
-def _audio_files(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
-
-
-def _split_by_hash(classes: Mapping[str, list[Path]], parts: Mapping[str, float]) -> dict[str, dict[str, list[Path]]]:
-    """
-    Split each class by a hash of the file names: the same recordings give the same splits wherever they lie. Every
-    split gets a recording of a class before a split gets its second.
-    """
-    files: dict[str, dict[str, list[Path]]] = {split: {} for split in parts}
-    for label, paths in classes.items():
-        ordered = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
-        bounds = np.cumsum([0, *parts.values()])
-        bounds = np.ceil(bounds / bounds[-1] * len(ordered)).astype(int)
-        for split, start, end in zip(parts, bounds[:-1], bounds[1:]):
-            files[split][label] = sorted(ordered[start:end])
-    return files
-
-
-def _check_classes(data_dir: Path, files: Mapping[str, Mapping[str, list[Path]]]) -> None:
-    train = {label for label, paths in files["train"].items() if paths}
-    if not any(paths for classes in files.values() for paths in classes.values()):
-        raise DataError(f"{data_dir} holds no recordings that can be read ({', '.join(sorted(AUDIO_SUFFIXES))}).")
-    for split, classes in files.items():
-        empty = sorted(label for label, paths in classes.items() if not paths)
-        if empty and split == "train":
-            raise DataError(
-                f"{data_dir}: no recordings to learn {', '.join(empty)} from. Add some or remove the class folder."
-            )
-        unknown = sorted(label for label, paths in classes.items() if paths and label not in train)
-        if unknown:
-            raise DataError(f"{data_dir}: {', '.join(unknown)} stands in {split}/ but not in train/.")
-    if len(train) == 1:
-        raise DataError(f"{data_dir} holds one class, {train.pop()}: there is nothing to tell it from. Add another.")
-    if not any(files["validation"].values()):
-        raise DataError(f"{data_dir}: no recordings are left for validation. Add some to choose the best model by.")
+def load_recording(row: Mapping, sampling_rate: int) -> np.ndarray:
+    """The waveform of a row with the columns `audio` and `file`, from a file or from bytes in the data set."""
+    audio = row["audio"]
+    if audio["bytes"] is not None:
+        return load_audio(audio["bytes"], sampling_rate, name=row["file"])
+    return load_audio(audio["path"], sampling_rate)
 
 
 def _leave_out_unreadable(
-    files: Mapping[str, Mapping[str, list[Path]]], sampling_rate: int, max_bad_fraction: float, num_threads: int
-) -> dict[str, dict[str, list[Path]]]:
-    paths = [path for classes in files.values() for paths in classes.values() for path in paths]
-    with ThreadPoolExecutor(num_threads) as pool:
-        check = partial(_reading_error, sampling_rate=sampling_rate)
-        errors = list(tqdm(pool.map(check, paths), total=len(paths), desc="Checking recordings", unit="file"))
-    bad = {path: error for path, error in zip(paths, errors) if error is not None}
-    for error in bad.values():
+    source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]], max_bad_fraction: float
+) -> Rows:
+    bad = [check.error for by_index in checks.values() for check in by_index.values() if check.error]
+    total = sum(len(indices) for _, indices in rows.values())
+    for error in bad[:NUM_SHOWN]:
         logger.warning(f"Left out: {error}")
-    if len(bad) > max_bad_fraction * len(paths):
-        shown = "\n".join(f"  {error}" for error in list(bad.values())[:20])
-        more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+    more = f"\n  and {len(bad) - NUM_SHOWN} more" if len(bad) > NUM_SHOWN else ""
+    if len(bad) > max_bad_fraction * total:
+        shown = "".join(f"\n  {error}" for error in bad[:NUM_SHOWN])
         raise DataError(
-            f"{len(bad)} of {len(paths)} recordings cannot be read, more than max_bad_fraction={max_bad_fraction:g}:\n"
+            f"{len(bad)} of {total} recordings cannot be read, more than max_bad_fraction={max_bad_fraction:g}:"
             f"{shown}{more}"
         )
-    kept: dict[str, dict[str, list[Path]]] = defaultdict(dict)
-    for split, classes in files.items():
-        for label, paths in classes.items():
-            kept[split][label] = [path for path in paths if path not in bad]
-    return dict(kept)
+    if more:
+        logger.warning(f"Left out:{more}")
+    return {
+        split: (origin, [index for index in indices if checks[origin][index].error is None])
+        for split, (origin, indices) in rows.items()
+    }
 
 
-def _reading_error(path: Path, sampling_rate: int) -> str | None:
-    try:
-        load_audio(path, sampling_rate)
-    except AudioError as error:
-        return str(error)
-    return None
+def _warn_of_silence(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]]) -> None:
+    silent = [
+        source[origin][index]["file"]
+        for origin, indices in rows.values()
+        for index in indices
+        if checks[origin][index].is_silent
+    ]
+    if silent:
+        logger.warning(f"{len(silent)} recordings are silent, and used all the same: {_shorten(silent)}.")
+
+
+def _warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]]) -> None:
+    first: dict[bytes, tuple[str, str, int]] = {}
+    pairs = []
+    for split, (origin, indices) in rows.items():
+        for index in indices:
+            check = checks[origin][index]
+            other = first.setdefault(check.digest, (split, origin, index))
+            if other[0] != split and not check.is_silent:
+                names = source[other[1]][other[2]]["file"], source[origin][index]["file"]
+                pairs.append(f"{names[0]} ({other[0]}) = {names[1]} ({split})")
+    if pairs:
+        logger.warning(
+            f"{len(pairs)} recordings stand in two splits, so that scores on them are flattering: {_shorten(pairs)}."
+        )
+
+
+def _check_labels(source: DatasetDict, rows: Rows) -> list[str]:
+    """Names of the classes in alphabetical order."""
+    labels: dict[str, set[str]] = {}
+    for split, (origin, indices) in rows.items():
+        column = source[origin]["label"][:]
+        chosen = [column[index] for index in indices]
+        labels[split] = {name for label in chosen for name in (label if isinstance(label, list) else [label])}
+    names = sorted(set().union(*labels.values()))
+    if not any(indices for _, indices in rows.values()) or not names:
+        raise DataError("No recordings with a label are left.")
+    if "train" not in rows:
+        return names
+    for split, found in labels.items():
+        unknown = sorted(found - labels["train"])
+        if unknown:
+            raise DataError(f"{_shorten(unknown)}: in {split} but not in train, so that it cannot be learnt.")
+    lost = {name for origin in {rows["train"][0]} for name in _all_names(source[origin])} - labels["train"]
+    if lost:
+        raise DataError(f"No recordings that can be read are left to learn {_shorten(sorted(lost))} from.")
+    is_multi_label = isinstance(source[rows["train"][0]].features["label"], List)
+    if len(names) == 1 and not is_multi_label:
+        raise DataError(f"There is one class, {names[0]}, and nothing to tell it from. Add another.")
+    if "validation" in rows and not rows["validation"][1]:
+        raise DataError("No recordings are left for validation. Add some to choose the best epoch by.")
+    return names
+
+
+def _all_names(dataset: Dataset) -> set[str]:
+    return {name for label in dataset["label"] for name in (label if isinstance(label, list) else [label])}
+
+
+def _shorten(names: Sequence[str], limit: int = NUM_SHOWN) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,94 +1,244 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Models to train, from scratch or from a checkpoint."""
+"""Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    FEATURE_EXTRACTOR_MAPPING,
+    ASTForAudioClassification,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    WhisperForAudioClassification,
+)
 from transformers.utils import logging
 
-from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
+from sanet_hf import SANetConfig
 
 from .arguments import ModelArguments, UsageError, parse_config_overrides
 
 
 logger = logging.get_logger(__name__)
 
+AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
+MODEL_TYPE_ALIASES = {"ast": "audio-spectrogram-transformer"}
+WHISPER_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "return_attention_mask")
+# Names in configurations: size of the hidden states, and the attention heads that must divide it.
+HEADS_OF_SIZE = {"hidden_size": ("num_attention_heads",), "d_model": ("encoder_attention_heads",)}
+
 
 def make_model(
-    arguments: ModelArguments, labels: Sequence[str], max_length_seconds: float
-) -> tuple[SANetForAudioClassification, SANetFeatureExtractor]:
+    arguments: ModelArguments,
+    labels: Sequence[str],
+    max_length_seconds: float,
+    problem_type: str = "single_label_classification",
+) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """
-    The model that the options ask for, with a head for `labels`, and its feature extractor, which crops clips to
+    The model that the options ask for, with a head for `labels`, and its feature extractor, for clips of up to
     `max_length_seconds`.
 
     A checkpoint keeps its head where it was trained on the same labels; otherwise it gets a new one, and a warning
     says so.
 
     Raises:
-        UsageError: The checkpoint cannot be loaded or is not of SANet, or options contradict each other.
+        UsageError: The checkpoint cannot be loaded or is no audio model, or options contradict each other.
     """
+    label_maps = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": problem_type,
+    }
     if arguments.model_name_or_path:
         if arguments.config_overrides:
             raise UsageError("--config_overrides is for a model from scratch: a checkpoint brings its own sizes.")
-        model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, labels)
+        model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, label_maps)
     else:
-        model, feature_extractor = _from_scratch(arguments.config_overrides, labels), SANetFeatureExtractor()
-    feature_extractor.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
-    config = model.config
-    limit = config.max_input_samples
-    if feature_extractor.max_length < 1 or (limit is not None and feature_extractor.max_length > limit):
-        positions = -(-feature_extractor.max_length * config.max_position_embeddings // limit)
-        raise UsageError(
-            f"--max_length_seconds {max_length_seconds:g}: the model takes clips of 1 to {limit} samples "
-            f"({limit / feature_extractor.sampling_rate:g} s). From scratch it takes longer ones with "
-            f'--config_overrides "max_position_embeddings={positions}".'
-        )
-    if arguments.freeze == "feature_encoder":
-        model.freeze_feature_encoder()
-    elif arguments.freeze == "base_model":
-        model.freeze_base_model()
+        model, feature_extractor = _from_scratch(arguments, label_maps)
+    if arguments.position_embeddings == "interpolate":
+        _fit_length(model, feature_extractor, max_length_seconds)
+    if isinstance(model.config, SANetConfig):
+        feature_extractor.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
+    _check_length(model, feature_extractor, max_length_seconds)
+    _freeze(model, arguments.freeze)
     return model, feature_extractor
 
 
-def _from_scratch(config_overrides: str | None, labels: Sequence[str]) -> SANetForAudioClassification:
-    overrides = parse_config_overrides(config_overrides)
-    unknown = sorted(name for name in overrides if name not in SANetConfig.__dataclass_fields__)
-    if unknown:
-        raise UsageError(f"--config_overrides: SANetConfig has no {unknown[0]!r}.")
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """What stands before the classification head."""
+    # Whisper's classifier names its encoder otherwise than its base model.
+    return model.encoder if isinstance(model, WhisperForAudioClassification) else model.base_model
+
+
+def head_parameter_names(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters that are not the backbone's."""
+    inner = {id(parameter) for parameter in backbone(model).parameters()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) not in inner}
+
+
+def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    model_type = MODEL_TYPE_ALIASES.get(arguments.model_type, arguments.model_type)
+    if (
+        model_type not in CONFIG_MAPPING
+        or CONFIG_MAPPING[model_type] not in AutoModelForAudioClassification._model_mapping
+    ):
+        known = sorted(config.model_type for config in AutoModelForAudioClassification._model_mapping)
+        raise UsageError(f"--model_type {model_type}: no audio classifier; there are {', '.join(known)}.")
+    config_class = CONFIG_MAPPING[model_type]
+    overrides = parse_config_overrides(arguments.config_overrides)
+    known = config_class()
+    for name in overrides:
+        if not hasattr(known, name):
+            raise UsageError(f"--config_overrides: {config_class.__name__} has no {name!r}.")
+    overrides.update(_fitting_heads(known, overrides))
     try:
-        config = SANetConfig(**overrides, **_label_maps(labels))
+        config = config_class(**overrides, **label_maps)
+        model = AutoModelForAudioClassification.from_config(config)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise UsageError(f"--config_overrides: {error}") from error
-    return SANetForAudioClassification(config)
+    extractor_class = FEATURE_EXTRACTOR_MAPPING[config_class]
+    sizes = {}
+    if isinstance(model, WhisperForAudioClassification):
+        sizes = {"feature_size": config.num_mel_bins}
+    elif isinstance(model, ASTForAudioClassification):
+        sizes = {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
+    return model, extractor_class(**sizes)
 
 
-def _load_checkpoint(name: str, labels: Sequence[str]) -> tuple[SANetForAudioClassification, SANetFeatureExtractor]:
+def _fitting_heads(default: PreTrainedConfig, overrides: dict) -> dict[str, int]:
+    """The most attention heads, up to the default, that divide a size that was given without them."""
+    fitting = {}
+    for size, head_names in HEADS_OF_SIZE.items():
+        for name in head_names:
+            heads = getattr(default, name, None)
+            if isinstance(overrides.get(size), int) and name not in overrides and isinstance(heads, int):
+                fitting[name] = max(n for n in range(1, heads + 1) if overrides[size] % n == 0)
+                if fitting[name] != heads:
+                    logger.warning(f"{name}={fitting[name]} instead of {heads}, which does not divide {size}.")
+    return fitting
+
+
+def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    option = f"--model_name_or_path {name}"
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--model_name_or_path {name}: neither a folder with a model nor one on the Hub that can be reached."
-        ) from error
-    if not isinstance(config, SANetConfig):
-        raise UsageError(f"--model_name_or_path {name}: a model of type {config.model_type!r}, not 'sanet'.")
-    feature_extractor = AutoFeatureExtractor.from_pretrained(name)
-    if set(config.label2id) == set(labels):
-        return AutoModelForAudioClassification.from_pretrained(name, dtype=torch.float32), feature_extractor
-    logger.warning(
-        f"{name} was trained on other labels ({_shorten(config.label2id)}): its classifier is replaced by a new one "
-        f"for {_shorten(labels)}."
-    )
-    config.update(_label_maps(labels))
-    model = SANetForAudioClassification(config)
-    model.sanet = AutoModel.from_pretrained(name, dtype=torch.float32)
+        raise UsageError(f"{option}: neither a folder with a model nor one on the Hub that can be reached.") from error
+    if type(config) not in AutoModelForAudioClassification._model_mapping:
+        raise UsageError(f"{option}: a model of type {config.model_type!r} is no audio classifier.")
+    # wav2vec2 and its kin call it ...ForSequenceClassification.
+    classifier = AutoModelForAudioClassification._model_mapping[type(config)].__name__
+    has_head = classifier in (config.architectures or [])
+    keeps_head = has_head and set(config.label2id) == set(label_maps["label2id"])
+    if keeps_head:
+        config.problem_type = label_maps["problem_type"]
+    else:
+        old = f" ({_shorten(config.label2id)})" if has_head else ""
+        logger.warning(
+            f"{name} was {'trained on other labels' if has_head else 'pretrained without labels'}{old}: it gets a new "
+            f"classification head for {_shorten(label_maps['label2id'])}."
+        )
+        config.update(label_maps)
+    try:
+        feature_extractor = AutoFeatureExtractor.from_pretrained(name)
+        model = AutoModelForAudioClassification.from_pretrained(
+            name, config=config, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UsageError(f"{option}: the model cannot be loaded ({str(error).splitlines()[0]}).") from error
+    if not keeps_head:
+        # Layers of the old head whose shapes fit were loaded too.
+        fresh = AutoModelForAudioClassification.from_config(config)
+        for child, module in fresh.named_children():
+            if module is not backbone(fresh):
+                setattr(model, child, module)
+        for weights, parameter in fresh.named_parameters(recurse=False):
+            setattr(model, weights, parameter)
     return model, feature_extractor
 
 
-def _label_maps(labels: Sequence[str]) -> dict[str, dict]:
-    return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+def _fit_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:
+    """Fit the positions of architectures that take one length only to clips of `seconds`."""
+    if isinstance(model, ASTForAudioClassification):
+        frames = 1 + math.floor((seconds - AST_FRAME) / AST_HOP)
+        embeddings = model.audio_spectrogram_transformer.embeddings
+        config = model.config
+        frames = max(frames, config.patch_size)
+        if frames >= config.max_length:
+            return
+        old_shape = embeddings.get_shape(config)
+        config.max_length = feature_extractor.max_length = frames
+        embeddings.position_embeddings = nn.Parameter(
+            interpolate_positions(embeddings.position_embeddings.detach(), old_shape, embeddings.get_shape(config))
+        )
+    elif isinstance(model, WhisperForAudioClassification):
+        # Its sinusoidal positions do not depend on how many there are.
+        chunk_length = math.ceil(seconds)
+        if chunk_length >= feature_extractor.chunk_length:
+            return
+        sizes = {name: value for name, value in feature_extractor.to_dict().items() if name in WHISPER_SIZES}
+        feature_extractor.__init__(**{**sizes, "chunk_length": chunk_length})
+        positions = feature_extractor.nb_max_frames // (model.encoder.conv1.stride[0] * model.encoder.conv2.stride[0])
+        table = model.encoder.embed_positions
+        model.encoder.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].detach().clone())
+        model.config.max_source_positions = model.encoder.max_source_positions = positions
+
+
+def interpolate_positions(positions: torch.Tensor, old_shape: tuple[int, int], shape: tuple[int, int]) -> torch.Tensor:
+    """
+    Position embeddings of AST for another number of patches, interpolated bilinearly as in Gong et al., AST: Audio
+    Spectrogram Transformer, Interspeech 2021.
+
+    Args:
+        positions: Shape (1, 2 + patches, channels): those of two extra tokens, then of the patches, time innermost.
+        old_shape, shape: Patches along frequency and time.
+
+    Returns:
+        Shape (1, 2 + new patches, channels).
+    """
+    tokens, patches = positions[:, :2], positions[:, 2:]
+    grid = patches.reshape(1, *old_shape, -1).permute(0, 3, 1, 2)
+    grid = nn.functional.interpolate(grid, size=tuple(shape), mode="bilinear", align_corners=False)
+    return torch.cat([tokens, grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _check_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:
+    config = model.config
+    if isinstance(config, SANetConfig):
+        limit = config.max_input_samples
+        samples = feature_extractor.max_length
+        if samples < 1 or (limit is not None and samples > limit):
+            positions = -(-samples * config.max_position_embeddings // limit)
+            raise UsageError(
+                f"--max_length_seconds {seconds:g}: the model takes clips of 1 to {limit} samples "
+                f"({limit / feature_extractor.sampling_rate:g} s). From scratch it takes longer ones with "
+                f'--config_overrides "max_position_embeddings={positions}".'
+            )
+    elif seconds <= 0:
+        raise UsageError(f"--max_length_seconds {seconds:g} must be positive.")
+
+
+def _freeze(model: PreTrainedModel, part: str) -> None:
+    if part == "feature_encoder":
+        if not hasattr(model, "freeze_feature_encoder"):
+            raise UsageError(
+                f"--freeze feature_encoder: {model.config.model_type} has no convolutions that read the waveform. "
+                "Choose none or backbone."
+            )
+        model.freeze_feature_encoder()
+    elif part == "backbone" and isinstance(model.config, SANetConfig):
+        model.freeze_base_model()  # with its batch statistics
+    elif part == "backbone":
+        backbone(model).requires_grad_(False)
 
 
 def _shorten(labels: Collection[str], limit: int = 5) -> str:

@@ -1,128 +1,277 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Training of an audio classifier on a folder of recordings with transformers' `Trainer`.
+Training of an audio classifier on recordings with transformers' `Trainer`.
 
-    sanet train sanet.yaml --data_dir data --output_dir runs/mine
-    sanet train sanet.yaml --data_dir data --output_dir runs/tuned --model_name_or_path runs/mine --learning_rate 1e-4
+    sanet train sanet.yaml --data_dir data --output_dir runs/sanet
+    sanet train wav2vec2.yaml --data_dir data --output_dir runs/wav2vec2
+    sanet train sanet.yaml --data_dir data --output_dir runs/tuned --model_name_or_path runs/sanet --learning_rate 1e-4
 """
 
+import json
+import shutil
 import sys
+import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
+import numpy as np
+import yaml
+from datasets import Dataset, DatasetDict
+from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from .arguments import DataArguments, ModelArguments, UsageError
-from .data import collate, load_recordings, make_features
-from .metrics import compute_metrics
+from .arguments import (
+    AudioTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    UsageError,
+    changed_options,
+    parse_augmentations,
+)
+from .data import load_recording, load_recordings, longest_first
+from .evaluation import Evaluation, evaluate_splits, make_compute_metrics, write_predictions
+from .features import collate, label_names, make_augmentation, make_features
+from .model_card import write_model_card
 from .models import make_model
+from .report import write_report
+from .trainer import (
+    AudioClassificationTrainer,
+    EvaluationTable,
+    TrainingClock,
+    balanced_class_weights,
+    make_loss,
+)
 
 
 logger = logging.get_logger(__name__)
 
+OPTIONS_FILE = "train_options.yaml"
+# Written last: a run that has it is finished.
+RESULTS_FILE = "all_results.json"
+METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
+
 
 def train(
-    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: TrainingArguments
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: AudioTrainingArguments
 ) -> dict[str, float]:
     """
-    Train a classifier, keep the best epoch, evaluate it, and write it with its feature extractor to `output_dir`,
-    where `from_pretrained` and `pipeline` find it, beside `all_results.json`.
+    Train a classifier, keep the best epoch, evaluate it on every split, and write to `output_dir`: the model with its
+    feature extractor as `from_pretrained` and `pipeline` take them, a model card, `report.html`, `all_results.json`,
+    the options as `train_options.yaml`, and `predictions/<split>.csv`.
+
+    A run that was interrupted goes on from its last checkpoint; one that is finished is left as it is.
 
     Returns:
-        Metrics of the best model, named `eval_*` for the validation split and `test_*` for the test split.
+        Metrics of the best model, as in `all_results.json`: `train_*`, `eval_*` (validation) and `test_*`.
 
     Raises:
-        UsageError: Options contradict each other, or `output_dir` holds another run.
+        UsageError: Options contradict each other, or `output_dir` holds something else than the run they describe.
         DataError: There is nothing to train on.
     """
     output_dir = Path(training_arguments.output_dir)
-    checkpoint = _find_checkpoint(output_dir, training_arguments.resume_from_checkpoint)
-    set_seed(training_arguments.seed)
-    recordings = load_recordings(
-        data_arguments.data_dir, sampling_rate=16000, max_bad_fraction=data_arguments.max_bad_fraction
-    )
-    labels = recordings["train"].features["label"].names
-    model, feature_extractor = make_model(model_arguments, labels, data_arguments.max_length_seconds)
-    features = make_features(recordings, feature_extractor, model.config.label2id)
-    _print_summary(recordings, model, training_arguments)
+    options = {
+        **changed_options(model_arguments),
+        **changed_options(data_arguments),
+        **changed_options(training_arguments),
+    }
+    checkpoint = _find_checkpoint(output_dir, options, training_arguments)
+    if is_finished(output_dir) and checkpoint is None:
+        return json.loads((output_dir / RESULTS_FILE).read_text())
 
-    # The items are made from columns that the model knows nothing of.
-    training_arguments.remove_unused_columns = False
-    trainer = Trainer(
-        model=model,
-        args=training_arguments,
-        data_collator=partial(collate, feature_extractor=feature_extractor),
-        train_dataset=features["train"],
-        eval_dataset=features["validation"],
-        processing_class=feature_extractor,
-        compute_metrics=compute_metrics,
+    set_seed(training_arguments.seed)
+    augment = make_augmentation(parse_augmentations(data_arguments.augmentations), 16000)
+    recordings = load_recordings(data_arguments)
+    labels = label_names(recordings["train"])
+    model, feature_extractor = make_model(
+        model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(EpochTable)
+    features = make_features(
+        recordings, feature_extractor, model.config.label2id, data_arguments.max_length_seconds, augment
+    )
+    if training_arguments.process_index == 0:
+        _print_summary(recordings, model, training_arguments)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / OPTIONS_FILE).write_text(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+
+    trainer = _make_trainer(model, feature_extractor, features, recordings["train"], training_arguments)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
-    trainer.save_metrics("train", result.metrics)
-    metrics = trainer.evaluate(features["validation"])
-    trainer.save_metrics("eval", metrics)
-    if "test" in features:
-        test_metrics = trainer.evaluate(features["test"], metric_key_prefix="test")
-        trainer.save_metrics("test", test_metrics)
-        metrics.update(test_metrics)
+    metrics = {**result.metrics, "train_runtime": _clock(trainer).total()}
+    # As in use: the middle of each recording, not augmented.
+    recordings = {split: longest_first(dataset) for split, dataset in recordings.items()}
+    evaluations = evaluate_splits(trainer, recordings, data_arguments.max_length_seconds)
+    for split, evaluation in evaluations.items():
+        metrics.update({f"{METRIC_PREFIXES[split]}_{name}": value for name, value in evaluation.metrics.items()})
+    if trainer.is_world_process_zero():
+        _write_results(trainer, recordings, evaluations, model_arguments, data_arguments, metrics, options)
+    if training_arguments.push_to_hub:
+        trainer.push_to_hub()
     return metrics
 
 
-class EpochTable(ProgressCallback):
-    """A progress bar of the steps and a line of results for each evaluation."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        if state.is_world_process_zero:
-            self.training_bar.write(f"{'epoch':>8}{'loss':>10}{'validation loss':>18}{'accuracy':>10}{'macro F1':>10}")
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Without the dictionaries that the base class prints."""
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        super().on_evaluate(args, state, control, **kwargs)
-        if state.is_world_process_zero and self.training_bar is not None:
-            losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-            loss = f"{losses[-1]:.4f}" if losses else "-"
-            self.training_bar.write(
-                f"{state.epoch:8.1f}{loss:>10}{metrics['eval_loss']:18.4f}{metrics['eval_accuracy']:10.3f}"
-                f"{metrics['eval_macro_f1']:10.3f}"
-            )
+def is_finished(output_dir: str | Path) -> bool:
+    """Whether a run trained and was evaluated to the end."""
+    return (Path(output_dir) / RESULTS_FILE).is_file()
 
 
-def _find_checkpoint(output_dir: Path, resume_from_checkpoint: str | None) -> str | None:
-    """The checkpoint to go on from; refuses to write over a run that was not asked to go on."""
-    if resume_from_checkpoint and resume_from_checkpoint.lower() == "false":
-        resume_from_checkpoint = None
-    last_checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
-    if resume_from_checkpoint and resume_from_checkpoint.lower() != "true":
-        if not Path(resume_from_checkpoint).is_dir():
-            raise UsageError(f"--resume_from_checkpoint {resume_from_checkpoint}: there is no such folder.")
-        return resume_from_checkpoint
-    if resume_from_checkpoint:
-        if last_checkpoint is None:
-            raise UsageError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint to go on from.")
-        return last_checkpoint
-    if last_checkpoint is not None or (output_dir / "config.json").exists():
-        raise UsageError(
-            f"{output_dir} already holds a training run. Choose another --output_dir, or go on from its last "
-            "checkpoint with --resume_from_checkpoint true."
+def _make_trainer(
+    model: PreTrainedModel,
+    feature_extractor,
+    features: Mapping[str, Dataset],
+    train_recordings: Dataset,
+    arguments: AudioTrainingArguments,
+) -> AudioClassificationTrainer:
+    class_matrix = _class_matrix(train_recordings, model.config.label2id)
+    is_multi_label = model.config.problem_type == "multi_label_classification"
+    class_weights = (
+        balanced_class_weights(class_matrix, is_multi_label) if arguments.class_weights == "balanced" else None
+    )
+    # The items are made from columns that the model knows nothing of.
+    arguments.remove_unused_columns = False
+    with warnings.catch_warnings():
+        # Trainer has no label smoothing for several classes a clip; make_loss has.
+        warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
+        trainer = AudioClassificationTrainer(
+            class_matrix=class_matrix,
+            seconds=train_recordings["seconds"],
+            train_loss=make_loss(is_multi_label, arguments.label_smoothing_factor, class_weights),
+            eval_loss=make_loss(is_multi_label),
+            model=model,
+            args=arguments,
+            data_collator=partial(collate, feature_extractor=feature_extractor),
+            train_dataset=features["train"],
+            eval_dataset=features.get("validation"),
+            processing_class=feature_extractor,
+            compute_metrics=make_compute_metrics(is_multi_label),
+            callbacks=[TrainingClock()],
         )
-    return None
+    if arguments.early_stopping_patience is not None:
+        if not arguments.load_best_model_at_end:
+            raise UsageError("--early_stopping_patience needs --load_best_model_at_end true.")
+        trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(EvaluationTable)
+    return trainer
 
 
-def _print_summary(recordings, model, training_arguments: TrainingArguments) -> None:
+def _class_matrix(dataset: Dataset, label2id: Mapping[str, int]) -> np.ndarray:
+    """0/1 of shape (clips, classes) in the model's numbering."""
+    ids = [label2id[name] for name in label_names(dataset)]
+    matrix = np.zeros((len(dataset), len(label2id)), dtype=int)
+    for row, label in enumerate(dataset["label"]):
+        matrix[row, [ids[i] for i in (label if isinstance(label, list) else [label])]] = 1
+    return matrix
+
+
+def _clock(trainer: AudioClassificationTrainer) -> TrainingClock:
+    # Resuming puts another one, with the checkpoint's time, in the place of the first.
+    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, TrainingClock))
+
+
+def _write_results(
+    trainer: AudioClassificationTrainer,
+    datasets: Mapping[str, Dataset],
+    evaluations: Mapping[str, Evaluation],
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    metrics: Mapping[str, float],
+    options: Mapping[str, object],
+) -> None:
+    output_dir, model = Path(trainer.args.output_dir), trainer.model
+    feature_extractor = trainer.processing_class
+    for split, evaluation in evaluations.items():
+        write_predictions(evaluation, output_dir / "predictions" / f"{split}.csv")
+    source = data_arguments.dataset_name or Path(data_arguments.manifest or data_arguments.data_dir).resolve().name
+    seconds = metrics["train_runtime"]
+    write_report(
+        output_dir / "report.html",
+        title=f"{model.config.model_type} on {source}",
+        facts={
+            "Model": model.config.model_type,
+            "Started from": model_arguments.model_name_or_path or "scratch",
+            "Parameters": f"{model.num_parameters():,}",
+            "Recordings": source,
+            "Training": f"{seconds / 60:.1f} min, {trainer.state.epoch:.4g} epochs, {trainer.state.global_step} steps",
+            "Device": f"{trainer.args.device}, {_precision(trainer.args)}",
+        },
+        evaluations=evaluations,
+        durations={split: np.array(datasets[split]["seconds"]) for split in evaluations},
+        log_history=trainer.state.log_history,
+        load_clip=lambda split, index: load_recording(datasets[split][index], feature_extractor.sampling_rate),
+        sampling_rate=feature_extractor.sampling_rate,
+    )
+    write_model_card(
+        output_dir,
+        model,
+        feature_extractor,
+        evaluations,
+        dataset_name=source,
+        dataset_id=data_arguments.dataset_name,
+        base_model=model_arguments.model_name_or_path,
+        hyperparameters=options,
+        training_seconds=seconds,
+    )
+    temporary = output_dir / f"{RESULTS_FILE}.tmp"
+    temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True))
+    temporary.replace(output_dir / RESULTS_FILE)
+
+
+def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
+    """The checkpoint to go on from; refuses to go on with a run that other options describe."""
+    resume = arguments.resume_from_checkpoint
+    if arguments.overwrite_output_dir:
+        _delete_run(output_dir)
+        return None
+    if resume and resume.lower() not in ("true", "false"):
+        if not Path(resume).is_dir():
+            raise UsageError(f"--resume_from_checkpoint {resume}: there is no such folder.")
+        return resume
+    checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
+    if resume and resume.lower() == "true":
+        if checkpoint is None:
+            raise UsageError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint to go on from.")
+        return checkpoint
+    started = output_dir / OPTIONS_FILE
+    anew = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
+    if not started.is_file():
+        if checkpoint is not None or (output_dir / "config.json").exists():
+            raise UsageError(f"{output_dir} already holds a model. {anew}")
+        return None
+    old = yaml.safe_load(started.read_text()) or {}
+    for name in sorted({*old, *options}):
+        if old.get(name) != _as_yaml(options.get(name)):
+            raise UsageError(
+                f"{output_dir} holds a run with {name}={old.get(name, 'its default')}, not "
+                f"{options.get(name, 'its default')}. {anew} To go on all the same: --resume_from_checkpoint true."
+            )
+    return None if is_finished(output_dir) else checkpoint
+
+
+def _as_yaml(value: object) -> object:
+    return yaml.safe_load(yaml.safe_dump(value))
+
+
+def _delete_run(output_dir: Path) -> None:
+    """Delete what tells a run to go on; the rest is written over at its end."""
+    for path in output_dir.glob("checkpoint-*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+    for name in (OPTIONS_FILE, RESULTS_FILE):
+        (output_dir / name).unlink(missing_ok=True)
+
+
+def _precision(arguments: AudioTrainingArguments) -> str:
+    return "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32"
+
+
+def _print_summary(recordings: DatasetDict, model: PreTrainedModel, arguments: AudioTrainingArguments) -> None:
     counts = ", ".join(f"{len(dataset)} {split}" for split, dataset in recordings.items())
-    precision = "bfloat16" if training_arguments.bf16 else "float16" if training_arguments.fp16 else "float32"
     print(
-        f"{model.config.num_labels} classes; recordings: {counts}; {model.num_parameters() / 1e6:.2f} M parameters; "
-        f"{precision} on {training_arguments.device}",
+        f"{model.config.num_labels} classes; recordings: {counts}; {model.config.model_type} with "
+        f"{model.num_parameters() / 1e6:.2f} M parameters; {_precision(arguments)} on {arguments.device}",
         file=sys.stderr,
     )

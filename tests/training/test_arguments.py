@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from training.arguments import UsageError, find_config, parse_config_overrides, parse_train_arguments
+from training.arguments import (
+    UsageError,
+    changed_options,
+    find_config,
+    parse_augmentations,
+    parse_config_overrides,
+    parse_train_arguments,
+)
 
 
 REQUIRED = ["--data_dir", "data", "--output_dir", "out"]
@@ -24,7 +31,7 @@ def test_shipped_configs(path):
 def test_flags_override_yaml_and_yaml_overrides_defaults(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "learning_rate: 1e-3\nnum_train_epochs: 7\nload_best_model_at_end: false\nfreeze: base_model\n"
+        "learning_rate: 1e-3\nnum_train_epochs: 7\nload_best_model_at_end: false\nfreeze: backbone\n"
         "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1.0e-6}\n"
         "config_overrides: {conv_dim: [8, 16], hidden_act: relu}\nreport_to: [none]\nmax_steps: -1\n"
     )
@@ -33,8 +40,37 @@ def test_flags_override_yaml_and_yaml_overrides_defaults(tmp_path):
     )
     assert (training.learning_rate, training.num_train_epochs, training.load_best_model_at_end) == (1e-3, 9, False)
     assert training.lr_scheduler_kwargs == {"min_lr": 1e-6}
-    assert (model.freeze, data.data_dir) == ("base_model", "other")
+    assert (model.freeze, data.data_dir) == ("backbone", "other")
     assert parse_config_overrides(model.config_overrides) == {"conv_dim": [8, 16], "hidden_act": "relu"}
+
+
+def test_later_yaml_overrides_earlier(tmp_path):
+    path = tmp_path / "override.yaml"
+    path.write_text("num_train_epochs: 3\naugmentations:\n- PolarityInversion: {p: 0.5}\n")
+    _, data, training = parse_train_arguments(["sanet.yaml", str(path), *REQUIRED, "--learning_rate", "7e-4"])
+    assert (training.num_train_epochs, training.learning_rate) == (3, 7e-4)
+    assert training.label_smoothing_factor == parse_train_arguments(["sanet", *REQUIRED])[2].label_smoothing_factor > 0
+    assert parse_augmentations(data.augmentations) == [{"PolarityInversion": {"p": 0.5}}]
+
+
+@pytest.mark.parametrize("text", [None, "", "none", "[]"])
+def test_no_augmentations(text):
+    assert parse_augmentations(text) == []
+
+
+@pytest.mark.parametrize(("problem_type", "metric"), [("single", "macro_f1"), ("multi", "mAP")])
+def test_metric_for_best_model(problem_type, metric):
+    options = ["sanet", *REQUIRED, "--problem_type", f"{problem_type}_label_classification"]
+    assert parse_train_arguments(options)[2].metric_for_best_model == metric
+    assert parse_train_arguments([*options, "--metric_for_best_model", "ece"])[2].metric_for_best_model == "ece"
+
+
+def test_changed_options_describe_a_run():
+    argv = ["sanet.yaml", "strong_augmentation.yaml", *REQUIRED, "--mixup_alpha", "0.2", "--freeze", "backbone"]
+    arguments = parse_train_arguments(argv)
+    options = {name: value for group in arguments for name, value in changed_options(group).items()}
+    assert options["mixup_alpha"] == 0.2 and options["freeze"] == "backbone" and options["data_dir"] == "data"
+    assert not {"output_dir", "use_cpu", "bf16", "manifest"} & set(options)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +103,8 @@ def test_precision(precision):
         ([*REQUIRED, "--load_best_model_at_end", "true"], "do not go together"),
         (["missing.yaml", *REQUIRED], r"missing.yaml: there is no such configuration file.*sanet.yaml"),
         ([*REQUIRED, "sanet.yaml"], "sanet.yaml is no option"),
+        (["sanet.yaml", "missing.yaml", *REQUIRED], "missing.yaml: there is no such configuration file"),
+        ([*REQUIRED, "--manifest", "list.csv"], "--data_dir and --manifest both name recordings"),
     ],
 )
 def test_mistakes_on_the_command_line(argv, message):

@@ -28,6 +28,8 @@ def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
         (["--version"], ["sanet-hf "]),
         (["train", "--help"], ["--data_dir", "--learning_rate", "--config_overrides", "CONFIG"]),
         (["train", "--help_all"], ["--adam_epsilon", "--ddp_backend"]),
+        (["evaluate", "--help"], ["--data_dir", "--split", "--output", "--group_pattern"]),
+        (["compare", "--help"], ["--data_dir", "--num_rounds", "McNemar", "95 %"]),
         (["predict", "--help"], ["--batch_size", "exit code 1"]),
         (["convert", "--help"], ["--labels", "SqueezeAttendNet"]),
     ],
@@ -140,7 +142,7 @@ def test_misuse_exits_with_2(argv, message, capsys):
         (["--data_dir", "DATA", "--max_length_seconds", "5"], '"max_position_embeddings=625"'),
         (["--data_dir", "DATA", "--max_length_seconds", "0"], "--max_length_seconds 0"),
         (["--data_dir", "DATA", "--model_name_or_path", "nowhere"], "--model_name_or_path nowhere: neither"),
-        (["--data_dir", "DATA", "--model_name_or_path", "BERT"], "a model of type 'bert', not 'sanet'"),
+        (["--data_dir", "DATA", "--model_name_or_path", "BERT"], "a model of type 'bert' is no audio classifier"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
@@ -158,6 +160,41 @@ def test_train_with_a_mistake(tones, tmp_path, capsys, argv, message):
 def test_debug_shows_the_traceback(capsys):
     assert main(["train", "--debug", "--data_dir", "nowhere", "--output_dir", "out"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_evaluate(trained, tones, tmp_path, capsys):
+    """The data of the run by default, other data when asked, a report where it is wanted."""
+    assert main(["evaluate", str(trained)]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["test", "1.000", "1.000"]
+    output_dir = tmp_path / "evaluation"
+    command = ["evaluate", "--data_dir", str(tones / "train"), "--split", "all", str(trained)]
+    assert main([*command, "--output", str(output_dir)]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[0] == "all"
+    assert len((output_dir / "predictions/all.csv").read_text().splitlines()) == 33
+    assert json.loads((output_dir / "metrics.json").read_text())["accuracy"] == 1
+    assert (output_dir / "report.html").stat().st_size > 10000
+    assert main([*command, "--output", str(output_dir)]) == 2
+    assert "is not empty: choose a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--data_dir", "nowhere"], "nowhere: there is no such folder"),
+        (["--data_dir", "TONES", "--manifest", "list.csv"], "--data_dir and --manifest both name recordings"),
+        (["--data_dir", "OTHER", "--split", "all"], "The model does not know bass, treble"),
+        (["--data_dir", "OTHER", "--split", "validation"], "no validation split"),
+        (["--split", "all"], "in splits already: test, train, validation"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_evaluate_with_a_mistake(trained, tones, make_tone, tmp_path, capsys, argv, message):
+    for label in ("bass", "treble"):
+        make_tone(tmp_path / "other" / label / "0.wav", 440)
+    replacements = {"TONES": str(tones), "OTHER": str(tmp_path / "other")}
+    assert main(["evaluate", str(trained), *(replacements.get(argument, argument) for argument in argv)]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and "Traceback" not in errors
 
 
 @pytest.fixture

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from sanet_hf import SANetFeatureExtractor
-from training.data import DataError, collate, load_recordings, make_features
+from training.arguments import DataArguments
+from training.data import load_recordings as load
+from training.features import collate, make_features
+from training.sources import DataError
+
+
+def load_recordings(data_dir, **options):
+    return load(DataArguments(data_dir=str(data_dir), **options))
 
 
 def labels_of(dataset) -> list[str]:
@@ -18,7 +25,7 @@ def labels_of(dataset) -> list[str]:
 
 
 def test_split_folders(tones):
-    recordings = load_recordings(tones, 16000)
+    recordings = load_recordings(tones)
     assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 32, "validation": 8, "test": 8}
     for dataset in recordings.values():
         paths = [audio["path"] for audio in dataset["audio"]]
@@ -31,14 +38,14 @@ def test_split_folders(tones):
 def test_names_of_split_folders(tones, tmp_path, names):
     for source, name in zip(("train", "validation", "test"), names):
         shutil.copytree(tones / source, tmp_path / name)
-    assert set(load_recordings(tmp_path, 16000)) == {"train", "validation", "test"}
+    assert set(load_recordings(tmp_path)) == {"train", "validation", "test"}
 
 
 def test_class_folders_are_split_by_name(tmp_path, make_tone):
     for label in ("a", "b", "test_tones"):
         for index in range(20):
             make_tone(tmp_path / label / f"{index}.wav", 440, seed=index)
-    recordings = load_recordings(tmp_path, 16000)
+    recordings = load_recordings(tmp_path)
     paths = {split: {audio["path"] for audio in dataset["audio"]} for split, dataset in recordings.items()}
     assert {split: len(names) for split, names in paths.items()} == {"train": 48, "validation": 6, "test": 6}
     assert len(set.union(*paths.values())) == 60
@@ -46,7 +53,7 @@ def test_class_folders_are_split_by_name(tmp_path, make_tone):
         assert set(labels_of(dataset)) == {"a", "b", "test_tones"}
     moved = tmp_path.parent / "moved"
     shutil.move(tmp_path, moved)
-    again = load_recordings(moved, 16000)
+    again = load_recordings(moved)
     for split, dataset in again.items():
         assert {audio["path"].replace(str(moved), str(tmp_path)) for audio in dataset["audio"]} == paths[split]
 
@@ -56,14 +63,14 @@ def test_files_named_like_splits_keep_their_class(tones, tmp_path, make_tone):
         for split in ("train", "validation"):
             for name in ("test_1.wav", "validation-2.wav", "train.wav"):
                 make_tone(tmp_path / split / label / name, frequency)
-    recordings = load_recordings(tmp_path, 16000)
+    recordings = load_recordings(tmp_path)
     assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 6, "validation": 6}
 
 
 def test_validation_is_held_out_where_it_is_missing(tones, tmp_path):
     shutil.copytree(tones / "train", tmp_path / "train")
-    recordings = load_recordings(tmp_path, 16000)
-    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 30, "validation": 2}
+    recordings = load_recordings(tmp_path)
+    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 28, "validation": 4}
 
 
 def make_nothing(folder):
@@ -113,10 +120,10 @@ def make_bad_files(folder, tone):
         (make_nothing, "there is no such folder"),
         (make_empty, "holds nothing but no class folders"),
         (make_loose_files, "holds 1 recordings but no class folders"),
-        (make_one_class, "holds one class, only"),
+        (make_one_class, "There is one class, only"),
         (make_empty_class, "no recordings to learn empty from"),
-        (make_test_only, r"holds test/ but no train/"),
-        (make_unknown_label, r"c stands in test/ but not in train/"),
+        (make_test_only, "have test but no train split"),
+        (make_unknown_label, "c: in test but not in train"),
         (make_bad_files, r"2 of 20 recordings cannot be read(.|\n)*a/text.wav"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -126,19 +133,19 @@ def test_faults_are_named(tmp_path, make_tone, make, message):
     folder.mkdir()
     make(folder, *[make_tone][: make.__code__.co_argcount - 1])
     with pytest.raises(DataError, match=message):
-        load_recordings(folder, 16000)
+        load_recordings(folder)
 
 
 def test_few_unreadable_files_are_left_out(tmp_path, make_tone, caplog):
     make_bad_files(tmp_path, make_tone)
-    recordings = load_recordings(tmp_path, 16000, max_bad_fraction=0.1)
+    recordings = load_recordings(tmp_path, max_bad_fraction=0.1)
     assert sum(len(dataset) for dataset in recordings.values()) == 18
 
 
 def test_features_and_labels_in_the_models_numbering(tones):
-    recordings = load_recordings(tones, 16000)
+    recordings = load_recordings(tones)
     feature_extractor = SANetFeatureExtractor(max_length=4000)
-    features = make_features(recordings, feature_extractor, {"high": 1, "low": 0})
+    features = make_features(recordings, feature_extractor, {"high": 1, "low": 0}, max_length_seconds=0.25)
     item = features["test"][0]
     assert item["labels"] == 1 and "/high/" in recordings["test"][0]["audio"]["path"]
     assert len(item["input_values"]) == 4000

@@ -1,21 +1,108 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
+"""Metrics against values by hand, and their edges."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import EvalPrediction
 
-from training.metrics import ClassificationMetrics, compute_metrics
+from training.evaluation import Evaluation, make_compute_metrics, softmax_or_sigmoid, write_predictions
+from training.metrics import PerClassMetrics, calibration, compute_metrics, expected_calibration_error
 
 
-def test_values_by_hand():
+def certain(predicted: list[int], num_classes: int) -> np.ndarray:
+    return np.eye(num_classes)[predicted]
+
+
+def test_one_class_a_clip():
     """Class 0: precision 2/3, recall 1. Class 1: precision 1, recall 1/2. Class 2: never predicted."""
-    result = ClassificationMetrics().compute(predictions=[0, 0, 0, 1], references=[0, 0, 2, 1])
-    assert result == {"accuracy": 0.75, "macro_f1": pytest.approx((0.8 + 1.0 + 0.0) / 3)}
+    metrics = compute_metrics(certain([0, 0, 0, 1], 3), np.array([0, 0, 2, 1]))
+    assert metrics["accuracy"] == 0.75
+    assert metrics["macro_f1"] == pytest.approx((0.8 + 1.0 + 0.0) / 3)
+    assert metrics["ece"] == pytest.approx(0.25)
+    # Class 0: of 2 x 2 pairs the one with clip 2 is a tie; class 1 is perfect; class 2 is always tied.
+    assert metrics["auroc"] == pytest.approx(((0.5 + 0.5 + 1 + 1) / 4 + 1.0 + 0.5) / 3)
+    assert "top_3_accuracy" not in metrics
+
+
+def test_top_3():
+    probabilities = np.array([[0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1]])
+    metrics = compute_metrics(probabilities, np.array([2, 3]))
+    assert (metrics["accuracy"], metrics["top_3_accuracy"]) == (0.0, 0.5)
+
+
+def test_several_classes_a_clip():
+    """Class 0 is ranked perfectly; class 1's positives rank 1st and 3rd: (1 + 2/3) / 2; class 2 has no clip."""
+    probabilities = np.array([[0.9, 0.9, 0.1], [0.8, 0.7, 0.6], [0.2, 0.6, 0.4]])
+    references = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0]])
+    metrics = compute_metrics(probabilities, references)
+    assert metrics["mAP"] == pytest.approx((1 + (1 + 2 / 3) / 2) / 2)
+    assert metrics["auroc"] == pytest.approx((1 + 0.5) / 2)
+    assert metrics["accuracy"] == pytest.approx(2 / 3)
+    assert metrics["macro_f1"] == pytest.approx((1 + 0.8 + 0) / 3)
+
+
+def test_per_class():
+    values = PerClassMetrics().compute(predictions=certain([0, 0, 0, 1], 3), references=certain([0, 0, 2, 1], 3))
+    assert values["precision"] == [pytest.approx(2 / 3), 1, 0]
+    assert values["recall"] == [1, 1, 0]
+    assert values["support"] == [2, 1, 1]
+
+
+def test_calibration_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.92, 0.08], [0.3, 0.7], [0.35, 0.65]])
+    confidences, right, counts = calibration(probabilities, np.array([0, 1, 1, 0]), num_bins=10)
+    assert confidences == pytest.approx([0.65, 0.7, 0.91])
+    assert right == pytest.approx([0, 1, 0.5])
+    assert counts.tolist() == [1, 1, 2]
+
+
+@given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 1000))
+def test_calibration_error_is_small_where_confidence_is_right(num_clips, num_classes, seed):
+    references = np.random.default_rng(seed).integers(num_classes, size=num_clips)
+    assert expected_calibration_error(np.eye(num_classes)[references], references) == 0
+    assert expected_calibration_error(np.eye(num_classes)[(references + 1) % num_classes], references) == 1
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.booleans(), st.integers(0, 1000))
+def test_metrics_of_any_data_are_numbers_from_0_to_1(num_clips, num_classes, is_multi_label, seed):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(num_classes), num_clips)
+    shape = (num_clips, num_classes) if is_multi_label else num_clips
+    references = rng.integers(2 if is_multi_label else num_classes, size=shape)
+    assert all(0 <= value <= 1 for value in compute_metrics(probabilities, references).values())
 
 
 @pytest.mark.parametrize("wrap", [lambda logits: logits, lambda logits: (logits, np.zeros((2, 5)))])
 def test_compute_metrics_from_logits(wrap):
     logits = np.array([[2.0, -1.0], [0.0, 3.0]])
     prediction = EvalPrediction(predictions=wrap(logits), label_ids=np.array([0, 0]))
-    assert compute_metrics(prediction) == {"accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)}
+    metrics = make_compute_metrics(is_multi_label=False)(prediction)
+    assert metrics["accuracy"] == 0.5 and metrics["macro_f1"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("size", [1.0, 1000.0])
+def test_probabilities_of_large_logits(size):
+    logits = size * np.array([[1.0, -1.0, 0.0]])
+    assert softmax_or_sigmoid(logits, False).sum() == pytest.approx(1)
+    sigmoid = softmax_or_sigmoid(logits, True)
+    assert sigmoid[0, 0] == pytest.approx(1 - sigmoid[0, 1]) and sigmoid[0, 2] == 0.5
+
+
+def test_predictions_file(tmp_path):
+    evaluation = Evaluation(
+        split="test",
+        files=["b.wav", "a, with comma.wav"],
+        labels=["x", "y"],
+        references=np.array([[1, 1], [0, 0]]),
+        probabilities=np.array([[0.75, 0.5], [0.25, 0.125]], dtype=np.float32),
+    )
+    write_predictions(evaluation, tmp_path / "predictions" / "test.csv")
+    assert (tmp_path / "predictions/test.csv").read_text().splitlines() == [
+        "file,label,prediction,probability_x,probability_y",
+        '"a, with comma.wav",,,0.250000,0.125000',
+        "b.wav,x;y,x;y,0.750000,0.500000",
+    ]
+    assert evaluation.is_right.tolist() == [True, True]

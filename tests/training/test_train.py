@@ -2,17 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sanet train` from recordings to a folder that transformers takes."""
 
+import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
+import yaml
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, TrainerCallback, pipeline
 
 import sanet_hf  # noqa: F401 (registers SANet)
 from training.arguments import UsageError, parse_train_arguments
 from training.cli import main
+from training.sources import SPLITS
 from training.train import train
+from training.trainer import TrainingClock
 
 
 def test_learns_and_reports(trained):
@@ -43,10 +48,64 @@ def test_keeps_the_best_epoch(trained):
     assert all(torch.equal(saved[name], best[name]) for name in saved)
 
 
-def test_refuses_to_write_over_a_run(trained, tones, tiny_options):
+def test_what_a_run_leaves(trained, tones):
+    names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if "checkpoint-" not in str(path)}
+    expected = {"model.safetensors", "config.json", "preprocessor_config.json", "README.md", "all_results.json"}
+    assert names >= {*expected, "report.html", "train_options.yaml", *(f"predictions/{s}.csv" for s in SPLITS)}
+    rows = list(csv.DictReader((trained / "predictions/test.csv").open()))
+    assert [row["file"] for row in rows] == sorted(str(path) for path in (tones / "test").rglob("*.wav"))
+    assert all(row["label"] == row["prediction"] == Path(row["file"]).parent.name for row in rows)
+    assert all(0.5 < float(row[f"probability_{row['label']}"]) <= 1 for row in rows)
+    assert yaml.safe_load((trained / "train_options.yaml").read_text())["num_train_epochs"] == 12
+
+
+def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):
+    before = (trained / "all_results.json").read_bytes()
+    command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert f"{trained} is finished" in output and "test             1.000" in output
+    assert (trained / "all_results.json").read_bytes() == before
+
+
+def test_refuses_to_go_on_with_other_options(trained, tones, tiny_options, tmp_path):
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
-    with pytest.raises(UsageError, match="already holds a training run"):
-        train(*parse_train_arguments(command))
+    with pytest.raises(UsageError, match=r"holds a run with learning_rate=0\.01, not 0\.5"):
+        train(*parse_train_arguments([*command, "--learning_rate", "0.5"]))
+    model_dir = tmp_path / "model"
+    shutil.copytree(trained, model_dir, ignore=shutil.ignore_patterns("checkpoint-*", "train_options.yaml"))
+    with pytest.raises(UsageError, match="already holds a model"):
+        train(*parse_train_arguments([*command, "--output_dir", str(model_dir)]))
+
+
+def test_the_same_command_goes_on_after_an_interruption(trained, tones, tiny_options, tmp_path, capsys):
+    """A run that is stopped in its middle ends with the weights of one that is not."""
+    output_dir = tmp_path / "run"
+    command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options]
+    save = TrainerCallback.on_save
+
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == 40:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingClock, "on_save", interrupt, raising=False)
+        assert main(command) == 130
+    assert TrainerCallback.on_save is save and not (output_dir / "all_results.json").exists()
+    assert main(command) == 0
+    expected = AutoModelForAudioClassification.from_pretrained(trained).state_dict()
+    resumed = AutoModelForAudioClassification.from_pretrained(output_dir).state_dict()
+    assert all(torch.allclose(resumed[name], expected[name], atol=1e-6) for name in expected)
+    state = json.loads((output_dir / "trainer_state.json").read_text())
+    assert [entry["epoch"] for entry in state["log_history"] if "eval_loss" in entry] == list(range(1, 13))
+
+
+def test_overwrite_output_dir_starts_anew(tones, tiny_options, tmp_path):
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
+    train(*parse_train_arguments([*command, "--num_train_epochs", "2"]))
+    metrics = train(*parse_train_arguments([*command, "--num_train_epochs", "1", "--overwrite_output_dir", "true"]))
+    assert metrics["epoch"] == 1
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-8"]
 
 
 def test_resumes_from_the_last_checkpoint(tones, tiny_options, tmp_path, capsys):
@@ -80,7 +139,7 @@ def test_last_batch_of_one(tones, tiny_options, tmp_path):
     assert main(["train", "sanet.yaml", "--data_dir", str(data), "--output_dir", str(tmp_path / "o"), *options]) == 0
 
 
-@pytest.mark.parametrize("freeze", ["feature_encoder", "base_model"])
+@pytest.mark.parametrize("freeze", ["feature_encoder", "backbone"])
 def test_fine_tunes_a_checkpoint_on_other_labels(trained, tones, tiny_options, tmp_path, freeze, caplog):
     data = tmp_path / "data"
     for path in tones.rglob("*.wav"):
@@ -115,5 +174,5 @@ def test_checkpoint_keeps_the_order_of_its_labels(trained, tones, tiny_options, 
     AutoFeatureExtractor.from_pretrained(trained).save_pretrained(reversed_dir)
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "o"), *tiny_options[2:]]
     command += ["--model_name_or_path", str(reversed_dir), "--num_train_epochs", "1", "--learning_rate", "0"]
-    metrics = train(*parse_train_arguments([*command, "--freeze", "base_model"]))
+    metrics = train(*parse_train_arguments([*command, "--freeze", "backbone"]))
     assert metrics["test_accuracy"] == 1.0

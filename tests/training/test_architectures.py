@@ -1,0 +1,316 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`sanet train`, `evaluate` and `predict` with networks of every architecture, and with several labels a clip."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    HubertModel,
+    Wav2Vec2Model,
+    WhisperForConditionalGeneration,
+    pipeline,
+)
+
+from training.cli import main
+
+from .tiny_models import overrides, save_checkpoint
+
+
+# A dozen steps that change the tiny networks enough for clips to differ.
+OPTIONS = ["--max_length_seconds", "1", "--precision", "fp32", "--num_train_epochs", "3", "--warmup_steps", "0"]
+OPTIONS += ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1", "--learning_rate", "1e-2"]
+# wav2vec2 with normalised layers takes a mask, so that a clip's scores do not depend on the batch it is in.
+MASKED = {"feat_extract_norm": "layer", "extractor_options": {"return_attention_mask": True}}
+CHECKPOINTS = {
+    "wav2vec2": ("wav2vec2.yaml", {"model_type": "wav2vec2", "model_class": Wav2Vec2Model, **MASKED}),
+    "hubert": ("wav2vec2.yaml", {"model_type": "hubert", "model_class": HubertModel}),
+    "ast": ("ast.yaml", {"model_type": "ast"}),
+    "whisper": ("ast.yaml", {"model_type": "whisper", "model_class": WhisperForConditionalGeneration}),
+}
+SCRATCH = {"sanet": "sanet.yaml", "wav2vec2": "wav2vec2.yaml", "ast": "ast.yaml"}
+RUNS = [*CHECKPOINTS, *(f"{name}_from_scratch" for name in SCRATCH)]
+
+
+def model_options(name: str, folder: Path) -> list[str]:
+    """Configuration file and options of a run; a checkpoint on disk stands in for the one on the Hub."""
+    if name in CHECKPOINTS:
+        config, checkpoint = CHECKPOINTS[name]
+        save_checkpoint(folder, **checkpoint)
+        return [config, "--model_name_or_path", str(folder)]
+    model_type = name.removesuffix("_from_scratch")
+    options = ["--model_name_or_path", "", "--config_overrides", overrides(model_type)]
+    return [SCRATCH[model_type], *options]
+
+
+def cut(waveform: np.ndarray) -> np.ndarray:
+    """The middle second, and at least a quarter of a second."""
+    start = max(0, len(waveform) - 16000) // 2
+    waveform = waveform[start : start + 16000]
+    return np.pad(waveform, (0, max(0, 4000 - len(waveform))))
+
+
+@torch.inference_mode()
+def logits_of(folder: Path, files: Iterable[str]) -> Iterator[torch.Tensor]:
+    """Of each clip alone, with nothing but transformers."""
+    model = AutoModelForAudioClassification.from_pretrained(folder).eval()
+    feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
+    for file in files:
+        waveform, rate = soundfile.read(file, dtype="float32")
+        assert rate == 16000
+        waveform = waveform if model.config.model_type == "sanet" else cut(waveform)
+        yield model(**feature_extractor(waveform, sampling_rate=rate, return_tensors="pt")).logits[0]
+
+
+def read_csv(path: Path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def probabilities_of(row: dict) -> list[float]:
+    return [float(value) for name, value in row.items() if name.startswith("probability_")]
+
+
+@pytest.fixture(scope="module")
+def clips(tones, tmp_path_factory) -> Path:
+    """Some of `tones`, and in train and test a clip of 100 samples and one of 8 s."""
+    folder = tmp_path_factory.mktemp("clips") / "data"
+    for split, count in (("train", 5), ("validation", 2), ("test", 2)):
+        for label in ("high", "low"):
+            (folder / split / label).mkdir(parents=True)
+            for path in sorted((tones / split / label).iterdir())[:count]:
+                shutil.copy(path, folder / split / label)
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        soundfile.write(folder / split / "high/short.wav", 0.1 * rng.standard_normal(100), 16000)
+        soundfile.write(folder / split / "low/long.wav", 0.1 * rng.standard_normal(8 * 16000), 16000)
+    return folder
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request, clips, tmp_path_factory) -> tuple[str, Path, list[str]]:
+    """A finished run: its name, folder and options of the model."""
+    folder = tmp_path_factory.mktemp(request.param)
+    options = model_options(request.param, folder / "checkpoint")
+    command = ["train", *options, "--data_dir", str(clips), "--output_dir", str(folder / "run"), *OPTIONS]
+    # SANet says much the same of all clips until its BatchNorm statistics have settled.
+    settled = ["--num_train_epochs", "12", "--load_best_model_at_end", "false"]
+    command += settled if request.param.startswith("sanet") else []
+    assert main(command) == 0
+    return request.param, folder / "run", options
+
+
+def test_training_reports(run, clips):
+    name, folder, _ = run
+    results = json.loads((folder / "all_results.json").read_text())
+    for split in ("train", "eval", "test"):
+        assert np.isfinite(results[f"{split}_loss"]) and 0 <= results[f"{split}_accuracy"] <= 1
+    assert results["epoch"] == (12 if name.startswith("sanet") else 3)
+    for split, count in (("train", 12), ("validation", 4), ("test", 6)):
+        rows = read_csv(folder / "predictions" / f"{split}.csv")
+        assert sorted(row["file"] for row in rows) == sorted(map(str, (clips / split).rglob("*.wav")))
+        assert len(rows) == count and all(row["label"] == Path(row["file"]).parent.name for row in rows)
+        assert np.mean([row["label"] == row["prediction"] for row in rows]) == pytest.approx(
+            results[f"{'eval' if split == 'validation' else split}_accuracy"]
+        )
+    assert (folder / "report.html").is_file() and (folder / "README.md").is_file()
+
+
+def test_folder_holds_the_model(run):
+    name, folder, _ = run
+    model = AutoModelForAudioClassification.from_pretrained(folder)
+    assert type(model).__name__.lower().startswith(name.split("_")[0])
+    assert model.config.id2label == {0: "high", 1: "low"} and model.num_parameters() < 100_000
+    feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
+    if name.startswith("ast"):
+        assert feature_extractor.max_length == model.config.max_length == 98
+    if name == "whisper":
+        assert feature_extractor.nb_max_frames == 2 * model.config.max_source_positions == 100
+
+
+@pytest.mark.parametrize("run", CHECKPOINTS, indirect=True)
+def test_checkpoint_is_trained_on(run):
+    """What the configuration freezes stays as it was in the checkpoint; the rest of it is where training began."""
+    name, folder, options = run
+    base_class = {"ast": AutoModelForAudioClassification}.get(name) or CHECKPOINTS[name][1]["model_class"]
+    before = base_class.from_pretrained(options[-1]).state_dict()
+    prefix = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "ast": "", "whisper": ""}[name]
+    after = {
+        key.removeprefix(prefix): value
+        for key, value in AutoModelForAudioClassification.from_pretrained(folder).state_dict().items()
+    }
+    before = {key.removeprefix("model."): value for key, value in before.items()}
+    frozen = [key for key in before if key.startswith("feature_extractor.")]
+    assert bool(frozen) == (name in ("wav2vec2", "hubert"))
+    assert all(torch.equal(before[key], after[key]) for key in frozen)
+    layers = [
+        key for key in before if "layer" in key and key in after and key.endswith("weight") and key not in frozen
+    ]
+    layers = [key for key in layers if before[key].dim() == 2 and "classifier" not in key]
+    changes = [float((after[key] - before[key]).abs().max()) for key in layers]
+    # A dozen steps of Adam at a learning rate of 0.01 at most; other weights would be further away.
+    assert len(layers) >= 12 and 0 < min(changes) and max(changes) < 0.12
+
+
+def test_pipeline_agrees_with_predict(run, clips, capsys):
+    """On clips that need neither a crop nor padding."""
+    _, folder, _ = run
+    files = sorted(str(path) for path in (clips / "test").rglob("*_test_*.wav"))
+    classifier = pipeline("audio-classification", model=str(folder), device="cpu")
+    expected = [classifier(file)[0] for file in files]
+    capsys.readouterr()
+    assert main(["predict", str(folder), *files, "--batch_size", "1"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[0] for row in rows] == files
+    assert [row[1] for row in rows] == [scores["label"] for scores in expected]
+    assert [float(row[2]) for row in rows] == pytest.approx([scores["score"] for scores in expected], abs=2e-4)
+
+
+def test_predict_takes_clips_of_any_length(run, clips, capsys):
+    _, folder, _ = run
+    files = [str(clips / "test" / name) for name in ("high/short.wav", "low/long.wav")]
+    assert main(["predict", str(folder), *files]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[0] for row in rows] == files
+    assert all(row[1] in ("high", "low") and 0.5 <= float(row[2]) <= 1 for row in rows)
+
+
+def test_evaluate_agrees_with_training(run, tmp_path, capsys):
+    _, folder, _ = run
+    assert main(["evaluate", str(folder), "--split", "test", "--output", str(tmp_path / "evaluation")]) == 0
+    assert "test" in capsys.readouterr().out
+    results = json.loads((folder / "all_results.json").read_text())
+    metrics = json.loads((tmp_path / "evaluation/metrics.json").read_text())
+    assert {"accuracy", "macro_f1", "auroc", "ece"} <= set(metrics)
+    for name in ("accuracy", "macro_f1", "auroc", "ece"):
+        assert metrics[name] == pytest.approx(results[f"test_{name}"], abs=1e-5)
+    first, second = (read_csv(path / "predictions/test.csv") for path in (folder, tmp_path / "evaluation"))
+    assert [row["file"] for row in first] == [row["file"] for row in second]
+    for one, other in zip(first, second):
+        assert probabilities_of(one) == pytest.approx(probabilities_of(other), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "run", ["sanet_from_scratch", "wav2vec2", "ast", "ast_from_scratch", "whisper"], indirect=True
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_probability_is_that_of_the_clip_alone(run, split):
+    """In training's batches of clips of 100 samples to 8 s or not."""
+    _, folder, _ = run
+    rows = read_csv(folder / "predictions" / f"{split}.csv")
+    assert {Path(row["file"]).name for row in rows} >= {"short.wav", "long.wav"}
+    for row, logits in zip(rows, logits_of(folder, [row["file"] for row in rows])):
+        expected = logits.softmax(-1).tolist()
+        assert probabilities_of(row) == pytest.approx(expected, abs=1e-4), row["file"]
+        assert row["prediction"] == ("high" if expected[0] > expected[1] else "low")
+    # Such that a model which says the same of all clips would not do.
+    assert np.ptp([probabilities_of(row)[0] for row in rows]) > 1e-3
+
+
+def test_options_of_the_run_are_kept(run):
+    name, folder, options = run
+    kept = yaml.safe_load((folder / "train_options.yaml").read_text())
+    if name in CHECKPOINTS:
+        assert kept["model_name_or_path"] == options[-1]
+    else:
+        assert not kept.get("model_name_or_path") and kept["config_overrides"] == options[-1]
+
+
+# Several labels a clip
+
+
+@pytest.fixture(scope="module", params=["sanet_from_scratch", "whisper"])
+def multi_label_run(request, tones, tmp_path_factory) -> tuple[Path, Path]:
+    """A run on a manifest of clips with a high tone, a low one, both or none, and its manifest."""
+    folder = tmp_path_factory.mktemp(f"multi_label_{request.param}")
+    rng = np.random.default_rng(0)
+    lines = ["file,label,split"]
+    for split, count in (("train", 4), ("validation", 2), ("test", 2)):
+        for label in ("high", "low", "low; high", ""):
+            for index in range(count):
+                waveform = 0.02 * rng.standard_normal(int(rng.integers(5000, 9000)))
+                for name in filter(None, label.split("; ")):
+                    path = tones / split / name / f"{name}_{split}_{index}.wav"
+                    tone, _ = soundfile.read(path)
+                    length = min(len(tone), len(waveform))
+                    waveform[:length] += tone[:length]
+                file = f"audio/{split}_{label.replace('; ', '_') or 'none'}_{index}.wav"
+                (folder / "audio").mkdir(exist_ok=True)
+                soundfile.write(folder / file, waveform, 16000)
+                lines.append(f"{file},{label},{split}")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    options = model_options(request.param, folder / "checkpoint")
+    command = ["train", *options, "--manifest", str(folder / "manifest.csv"), "--output_dir", str(folder / "run")]
+    assert main([*command, *OPTIONS, "--problem_type", "multi_label_classification"]) == 0
+    return folder / "run", folder / "manifest.csv"
+
+
+def test_multi_label_metrics(multi_label_run):
+    folder, _ = multi_label_run
+    results = json.loads((folder / "all_results.json").read_text())
+    for split in ("train", "eval", "test"):
+        assert {f"{split}_{name}" for name in ("mAP", "auroc", "macro_f1", "accuracy", "ece")} <= set(results)
+        assert 0 <= results[f"{split}_mAP"] <= 1 and np.isfinite(results[f"{split}_loss"])
+    config = json.loads((folder / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification" and config["id2label"] == {"0": "high", "1": "low"}
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert state["best_metric"] == pytest.approx(results["eval_mAP"], abs=1e-6)
+
+
+def test_multi_label_predictions(multi_label_run):
+    folder, _ = multi_label_run
+    rows = read_csv(folder / "predictions/test.csv")
+    labels = [row["label"] for row in rows]
+    assert sorted(labels) == sorted(["high", "low", "high;low", ""] * 2)
+    probabilities = np.array([probabilities_of(row) for row in rows])
+    for row, values, logits in zip(rows, probabilities, logits_of(folder, [row["file"] for row in rows])):
+        name = Path(row["file"]).stem
+        assert row["label"] == ";".join(label for label in ("high", "low") if label in name)
+        assert row["prediction"] == ";".join(label for label, p in zip(("high", "low"), values) if p >= 0.5)
+        assert values == pytest.approx(logits.sigmoid().tolist(), abs=1e-4)
+    assert not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
+
+
+def test_multi_label_model_in_use(multi_label_run, tmp_path, capsys):
+    folder, _ = multi_label_run
+    row = read_csv(folder / "predictions/test.csv")[0]
+    scores = pipeline("audio-classification", model=str(folder), device="cpu")(row["file"])
+    found = {score["label"]: score["score"] for score in scores}
+    assert [found["high"], found["low"]] == pytest.approx(probabilities_of(row), abs=1e-4)
+    assert main(["evaluate", str(folder), "--output", str(tmp_path / "evaluation")]) == 0
+    assert "mAP" in capsys.readouterr().out
+    results = json.loads((folder / "all_results.json").read_text())
+    metrics = json.loads((tmp_path / "evaluation/metrics.json").read_text())
+    assert metrics["mAP"] == pytest.approx(results["test_mAP"], abs=1e-6)
+    assert main(["predict", str(folder), row["file"]]) == 0
+    file, label, score = capsys.readouterr().out.splitlines()[-1].split()
+    assert file == row["file"] and found[label] == max(found.values())
+    assert float(score) == pytest.approx(found[label], abs=2e-4)
+
+
+def test_multi_label_checkpoint_with_one_label_a_clip(multi_label_run, clips, tmp_path):
+    """The head stays, since the labels are the same; the loss and the scores are those of one class."""
+    folder, _ = multi_label_run
+    config = "sanet.yaml" if "sanet" in str(folder) else "ast.yaml"
+    command = ["train", config, "--model_name_or_path", str(folder), "--data_dir", str(clips), *OPTIONS]
+    command += ["--num_train_epochs", "1", "--learning_rate", "0", "--freeze", "backbone"]
+    command += [] if config == "sanet.yaml" else ["--head_learning_rate", "0"]
+    assert main([*command, "--output_dir", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run/config.json").read_text())["problem_type"] == "single_label_classification"
+    for row in read_csv(tmp_path / "run/predictions/test.csv"):
+        assert sum(probabilities_of(row)) == pytest.approx(1, abs=1e-5)
+    before, after = (
+        AutoModelForAudioClassification.from_pretrained(path).state_dict() for path in (folder, tmp_path / "run")
+    )
+    head = [name for name in before if name.startswith("classifier.") and name.endswith("weight")]
+    assert head and all(torch.equal(before[name], after[name]) for name in head)

@@ -1,0 +1,541 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Manifests, data sets, groups, and what a check of the recordings finds."""
+
+import io
+import json
+import random
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+from datasets import Audio, ClassLabel, Dataset, Features, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.arguments import DataArguments
+from training.cli import main
+from training.data import SPLIT_PARTS, load_recordings, split_by_hash
+from training.sources import DataError, read_source
+
+
+MULTI_LABEL = {"problem_type": "multi_label_classification"}
+
+
+def names_of(dataset) -> list:
+    feature = dataset.features["label"]
+    if isinstance(feature, List):
+        return [[feature.feature.names[i] for i in label] for label in dataset["label"]]
+    return [feature.names[label] for label in dataset["label"]]
+
+
+def contents(recordings) -> dict[str, list[tuple]]:
+    """File names and labels of each split."""
+    return {
+        split: [(Path(file).name, label) for file, label in zip(dataset["file"], names_of(dataset))]
+        for split, dataset in recordings.items()
+    }
+
+
+# Manifests
+
+
+@pytest.fixture
+def clips(tmp_path, make_tone) -> Path:
+    """A folder with `clips/0.wav` to `clips/5.wav`."""
+    for index in range(6):
+        make_tone(tmp_path / "clips" / f"{index}.wav", 200 + 100 * index, seconds=0.1, seed=index)
+    return tmp_path
+
+
+def write_manifest(folder: Path, suffix: str, rows: list[dict]) -> str:
+    path = folder / f"manifest{suffix}"
+    if suffix == ".csv":
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def rows_of(labels: list, splits: list[str] | None = None) -> list[dict]:
+    rows = [{"file": f"clips/{index}.wav", "label": label} for index, label in enumerate(labels)]
+    return [{**row, "split": split} for row, split in zip(rows, splits)] if splits else rows
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_manifest_with_splits(clips, suffix, monkeypatch):
+    splits = ["train", "Training", "val", "dev", "test", " eval "]
+    manifest = write_manifest(clips, suffix, rows_of(["a", "b", "a", "b", "a", "b"], splits))
+    monkeypatch.chdir("/")
+    recordings = load_recordings(DataArguments(manifest=manifest))
+    assert contents(recordings) == {
+        split: [(f"{first}.wav", "a"), (f"{first + 1}.wav", "b")]
+        for split, first in (("train", 0), ("validation", 2), ("test", 4))
+    }
+    assert recordings["train"]["seconds"][:] == [0.1, 0.1]
+    assert recordings["train"]["file"][0] == str(clips / "clips/0.wav")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_manifest_without_splits_is_divided(clips, suffix):
+    manifest = write_manifest(clips, suffix, rows_of(["a", "b"] * 3))
+    found = contents(load_recordings(DataArguments(manifest=manifest)))
+    assert {split: sorted(label for _, label in rows) for split, rows in found.items()} == {
+        split: ["a", "b"] for split in ("train", "validation", "test")
+    }
+    assert sorted(name for rows in found.values() for name, _ in rows) == [f"{index}.wav" for index in range(6)]
+
+
+def test_manifest_takes_absolute_paths(clips, tmp_path_factory):
+    rows = [{**row, "file": str(clips / row["file"])} for row in rows_of(["a", "b"] * 3)]
+    manifest = write_manifest(tmp_path_factory.mktemp("elsewhere"), ".csv", rows)
+    assert sum(map(len, load_recordings(DataArguments(manifest=manifest)).values())) == 6
+
+
+def test_labels_that_look_like_numbers_or_nothing_stay_text(clips):
+    manifest = write_manifest(clips, ".csv", rows_of(["01", "NA", "null"] * 2, ["train"] * 3 + ["val"] * 3))
+    assert names_of(load_recordings(DataArguments(manifest=manifest))["train"]) == ["01", "NA", "null"]
+
+
+def test_numbers_as_labels_in_json(clips):
+    manifest = write_manifest(clips, ".jsonl", rows_of([0, 1, 2] * 2, ["train"] * 3 + ["val"] * 3))
+    assert names_of(load_recordings(DataArguments(manifest=manifest))["train"]) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "message"),
+    [
+        (".csv", "path,label\nclips/0.wav,a\n", "has no column 'file'; it has 'path', 'label'"),
+        (".jsonl", '{"file": "clips/0.wav", "class": "a"}\n', "has no column 'label'; it has 'file', 'class'"),
+        (".csv", "file,label,split\nclips/0.wav,a,train\nclips/1.wav,a,held\n", "split of row 2 is 'held'"),
+        (".csv", "file,label,split\nclips/0.wav,a,\n", "split of row 1 is ''"),
+        (".csv", "file,label\nclips/0.wav,a\nclips/1.wav,\n", r"clips/1.wav \(unsplit\) has an empty label"),
+        (".csv", "file,label\nclips/0.wav,a\nclips/1.wav,  \n", r"clips/1.wav \(unsplit\) has an empty label"),
+        (".csv", "file,label\nclips/0.wav,a\nclips/1.wav\n", "clips/1.wav .* has an empty label"),
+        (".jsonl", '{"file": "clips/0.wav", "label": "a"}\n{"file": "clips/1.wav"}\n', "row 2 has no label"),
+        (".jsonl", '{"file": "clips/0.wav", "label": ["a", "b"]}\n', "--problem_type multi_label_classification"),
+        (".jsonl", "file,label\n", "cannot be read"),
+        (".csv", "", "cannot be read"),
+        (".csv", "file,label\n", "names no recordings"),
+    ],
+    ids=[
+        "no_file_column",
+        "no_label_column",
+        "unknown_split",
+        "empty_split",
+        "empty_label",
+        "blank_label",
+        "short_row",
+        "json_without_label",
+        "lists_where_single_label",
+        "no_json",
+        "empty_file",
+        "no_rows",
+    ],
+)
+def test_manifest_with_a_mistake(clips, suffix, content, message):
+    manifest = clips / f"manifest{suffix}"
+    manifest.write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_recordings(DataArguments(manifest=str(manifest)))
+
+
+def test_manifest_that_does_not_exist(tmp_path):
+    with pytest.raises(DataError, match=r"none\.csv cannot be read"):
+        load_recordings(DataArguments(manifest=str(tmp_path / "none.csv")))
+
+
+def test_file_that_does_not_exist_is_named(clips, caplog):
+    rows = [*rows_of(["a", "b"] * 3), {"file": "clips/lost.wav", "label": "a"}]
+    manifest = write_manifest(clips, ".csv", rows)
+    with pytest.raises(DataError, match=r"1 of 7 recordings cannot be read.*\n.*clips/lost.wav: there is no such"):
+        load_recordings(DataArguments(manifest=manifest))
+    recordings = load_recordings(DataArguments(manifest=manifest, max_bad_fraction=0.2))
+    assert sum(map(len, recordings.values())) == 6
+    assert "lost.wav: there is no such file" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_several_labels(clips, suffix):
+    labels = [["b", "a"], ["a"], [], ["c", "b"], ["b"], ["c"]]
+    written = labels if suffix == ".jsonl" else [" ; ".join(label) for label in labels]
+    manifest = write_manifest(clips, suffix, rows_of(written, ["train"] * 4 + ["val", "test"]))
+    recordings = load_recordings(DataArguments(manifest=manifest, **MULTI_LABEL))
+    assert names_of(recordings["train"]) == [["a", "b"], ["a"], [], ["b", "c"]]
+    assert recordings["train"].features["label"].feature.names == ["a", "b", "c"]
+    assert names_of(recordings["test"]) == [["c"]]
+
+
+def test_semicolon_is_part_of_a_single_label(clips):
+    manifest = write_manifest(clips, ".csv", rows_of(["a;b", "b"] * 3))
+    assert load_recordings(DataArguments(manifest=manifest))["train"].features["label"].names == ["a;b", "b"]
+
+
+# Data sets
+
+
+def wav_bytes(seed: int) -> bytes:
+    file = io.BytesIO()
+    noise = 0.1 * np.random.default_rng(seed).standard_normal(1600)
+    soundfile.write(file, noise, 16000, format="WAV")
+    return file.getvalue()
+
+
+def save_dataset(folder: Path, labels: dict[str, list], feature, audio="audio", label="label", named=True) -> str:
+    """Parquet files of splits as the Hub has them, with the recordings' bytes inside."""
+    (folder / "data").mkdir(parents=True)
+    for number, (split, values) in enumerate(labels.items()):
+        clips = [
+            {"bytes": wav_bytes(100 * number + index), "path": f"{split}_{index}.wav" if named else None}
+            for index in range(len(values))
+        ]
+        dataset = Dataset.from_dict(
+            {audio: clips, label: values, "speaker": [f"s{index}" for index in range(len(values))]},
+            features=Features({audio: Audio(sampling_rate=16000), label: feature, "speaker": Value("string")}),
+        )
+        dataset.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("feature", "values"),
+    [
+        (ClassLabel(names=["dog", "cat"]), [1, 0]),
+        (Value("string"), ["cat", "dog"]),
+        (List(ClassLabel(names=["dog", "cat"])), [[1], [0, 1]]),
+        (List(Value("string")), [["cat"], ["cat", "dog"]]),
+        (Value("int64"), [7, 11]),
+    ],
+    ids=["class_label", "string", "list_of_class_label", "list_of_string", "integer"],
+)
+def test_data_set(tmp_path, feature, values):
+    name = save_dataset(tmp_path / "pets", {"train": values, "validation": values, "test": values[:1]}, feature)
+    options = MULTI_LABEL if isinstance(feature, List) else {}
+    expected = {
+        "ClassLabel": ["cat", "dog"],
+        "Value": list(map(str, values)),
+        "List": [["cat"], ["cat", "dog"]],
+    }[type(feature).__name__]
+    recordings = load_recordings(DataArguments(dataset_name=name, **options))
+    assert contents(recordings) == {
+        split: [(f"{split}_{index}.wav", label) for index, label in enumerate(expected[:count])]
+        for split, count in (("train", 2), ("validation", 2), ("test", 1))
+    }
+    assert recordings["train"]["seconds"][:] == [0.1, 0.1]
+
+
+def test_data_set_with_other_names(tmp_path):
+    splits = {"fit": ["a", "b"], "dev": ["b", "a"], "held": ["a"]}
+    name = save_dataset(tmp_path / "other", splits, Value("string"), audio="sound", label="kind", named=False)
+    options = DataArguments(
+        dataset_name=name,
+        audio_column_name="sound",
+        label_column_name="kind",
+        train_split_name="fit",
+        validation_split_name="dev",
+        test_split_name="held",
+    )
+    assert contents(load_recordings(options)) == {
+        "train": [("0", "a"), ("1", "b")],
+        "validation": [("0", "b"), ("1", "a")],
+        "test": [("0", "a")],
+    }
+
+
+def test_validation_is_taken_from_train(tmp_path, caplog):
+    name = save_dataset(tmp_path / "d", {"train": ["a", "b"] * 10, "test": ["a"]}, Value("string"))
+    recordings = load_recordings(DataArguments(dataset_name=name))
+    assert {split: len(rows) for split, rows in recordings.items()} == {"train": 18, "validation": 2, "test": 1}
+    assert sorted(names_of(recordings["validation"])) == ["a", "b"]
+    assert not set(recordings["train"]["file"]) & set(recordings["validation"]["file"])
+    assert "no validation split" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"audio_column_name": "sound"}, "no column 'sound'; choose --audio_column_name from audio, label, speaker"),
+        ({"label_column_name": "kind"}, "no column 'kind'; choose --label_column_name from"),
+        ({"train_split_name": "fit"}, "no split 'fit'; it has train, test"),
+        ({"validation_split_name": "dev"}, "no split 'dev'; it has train, test"),
+        ({"test_split_name": "held"}, "no split 'held'; it has train, test"),
+        ({"dataset_name": "none/such"}, "datasets cannot load it"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_data_set_with_a_mistake(tmp_path, options, message):
+    name = save_dataset(tmp_path / "d", {"train": ["a", "b"], "test": ["a", "b"]}, Value("string"))
+    with pytest.raises(DataError, match=message):
+        load_recordings(DataArguments(**{"dataset_name": name, **options}))
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "message"),
+    [
+        (ClassLabel(names=["a", "b"]), [0, 1, -1], r"train_2.wav \(train\) has the label -1"),
+        (List(ClassLabel(names=["a", "b"])), [[0], [1, -1], [1]], r"train_1.wav \(train\) has the label -1"),
+        (ClassLabel(names=["a", "b"]), [0, None, 1], r"train_1.wav \(train\) has the label None"),
+        (Value("string"), ["a", "b", None], r"train_2.wav \(train\) has an empty label"),
+        (List(Value("string")), [["a"], None, ["b"]], r"train_1.wav \(train\) has no list of labels"),
+    ],
+    ids=["hidden", "hidden_in_list", "null_class", "null_string", "null_list"],
+)
+def test_label_that_is_none(tmp_path, feature, values, message):
+    """Test splits of competitions hide their labels as -1 or null."""
+    name = save_dataset(tmp_path / "d", {"train": values}, feature)
+    options = MULTI_LABEL if isinstance(feature, List) else {}
+    with pytest.raises(DataError, match=message):
+        load_recordings(DataArguments(dataset_name=name, **options))
+
+
+def test_model_learns_from_a_data_set(tmp_path, tiny_options):
+    labels = {"train": ["a", "b"] * 4, "validation": ["a", "b"], "test": ["b", "a"]}
+    name = save_dataset(tmp_path / "d", labels, Value("string"))
+    output_dir = tmp_path / "run"
+    command = ["train", "sanet.yaml", "--dataset_name", name, "--output_dir", str(output_dir), *tiny_options]
+    assert main([*command, "--num_train_epochs", "1"]) == 0
+    predictions = (output_dir / "predictions/test.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in predictions[1:]] == [["test_0.wav", "b"], ["test_1.wav", "a"]]
+
+
+# Splits by groups
+
+GROUPS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+def split_of_groups(labels, groups) -> dict[str, str]:
+    splits = split_by_hash(labels, groups, SPLIT_PARTS)
+    return {groups[index]: split for split, indices in splits.items() for index in indices}
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=GROUPS)
+def test_split_is_a_partition_that_keeps_groups_together(rows):
+    groups, labels = [f"g{group}" for group, _ in rows], [f"c{label}" for _, label in rows]
+    splits = split_by_hash(labels, groups, SPLIT_PARTS)
+    assert sorted(index for indices in splits.values() for index in indices) == list(range(len(rows)))
+    assert all(indices == sorted(indices) for indices in splits.values())
+    members = [{groups[index] for index in indices} for indices in splits.values()]
+    assert sum(map(len, members)) == len(set(groups))
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=GROUPS)
+def test_every_split_has_every_class_of_three_groups(rows):
+    """Where groups are of one class, as speakers or files are."""
+    labels, groups = [f"c{label}" for _, label in rows], [f"c{label}_g{group}" for group, label in rows]
+    splits = split_by_hash(labels, groups, SPLIT_PARTS)
+    for label in set(labels):
+        count = len({group for group in groups if group.startswith(f"{label}_")})
+        found = {split for split, indices in splits.items() if label in {labels[index] for index in indices}}
+        assert "train" in found and len(found) == min(count, 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 30), st.lists(st.sampled_from("abcdefg"), max_size=7, unique=True)),
+        min_size=1,
+        max_size=60,
+    ),
+    order=st.randoms(use_true_random=False),
+)
+def test_split_does_not_depend_on_the_order(rows, order: random.Random):
+    """Of recordings, nor of the labels of each."""
+    shuffled = [(group, order.sample(labels, len(labels))) for group, labels in order.sample(rows, len(rows))]
+    first, second = (
+        split_of_groups([labels for _, labels in given_rows], [f"g{group}" for group, _ in given_rows])
+        for given_rows in (rows, shuffled)
+    )
+    assert first == second
+
+
+def test_split_stays_the_same():
+    """In every process and version: a model is tested on recordings that it was not trained on."""
+    groups = [f"{index}.wav" for index in range(10)]
+    assert split_by_hash(["a"] * 10, groups, SPLIT_PARTS) == {
+        "train": [0, 2, 4, 5, 6, 7, 8, 9],
+        "validation": [1],
+        "test": [3],
+    }
+
+
+def test_parts_of_a_class():
+    labels = ["a"] * 200 + ["b"] * 50
+    splits = split_by_hash(labels, [str(index) for index in range(250)], SPLIT_PARTS)
+    counts = {split: [sum(labels[i] == name for i in indices) for name in "ab"] for split, indices in splits.items()}
+    assert counts == {"train": [160, 40], "validation": [20, 5], "test": [20, 5]}
+
+
+@pytest.fixture
+def speakers(tmp_path, make_tone) -> Path:
+    """Eight speakers who each say `a` and `b` twice."""
+    for speaker in range(8):
+        for label in "ab":
+            for take in range(2):
+                path = tmp_path / label / f"spk{speaker}_{take}.wav"
+                make_tone(path, 200 + 100 * speaker, seconds=0.05, seed=4 * speaker + 2 * (label == "a") + take)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(spk\d+)_", r"spk\d+", r"[ab]/(spk\d+)"], ids=["group", "whole_match", "with_class"]
+)
+def test_group_pattern_keeps_speakers_together(speakers, pattern):
+    recordings = load_recordings(DataArguments(data_dir=str(speakers), group_pattern=pattern))
+    found = {
+        split: {Path(file).name.split("_")[0] for file in dataset["file"]} for split, dataset in recordings.items()
+    }
+    assert sum(map(len, found.values())) == 8 and set(found) == {"train", "validation", "test"}
+    assert all(len(recordings[split]) == 4 * len(names) for split, names in found.items())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (r"speaker\d+", "finds nothing in 32 of 32 names, the first: a/spk0_0.wav"),
+        (r"(spk[0-6])_", "finds nothing in 4 of 32 names, the first: a/spk7_0.wav"),
+        (r"(spk[0-6])?", "finds nothing in .* of 32 names"),
+        (r"(spk\d+", "is no regular expression"),
+    ],
+    ids=["nowhere", "in_some", "in_an_optional_group", "no_regex"],
+)
+def test_group_pattern_that_does_not_fit(speakers, pattern, message):
+    with pytest.raises(DataError, match=message):
+        load_recordings(DataArguments(data_dir=str(speakers), group_pattern=pattern))
+
+
+def test_group_in_two_splits_of_the_source(clips, caplog):
+    manifest = write_manifest(clips, ".csv", rows_of(["a", "b"] * 3, ["train"] * 4 + ["val", "test"]))
+    recordings = load_recordings(DataArguments(manifest=manifest, group_pattern=r"clips/[0-4]|5"))
+    assert "stand in" not in caplog.text
+    load_recordings(DataArguments(manifest=manifest, group_pattern=r"(clips)/"))
+    assert "1 groups of --group_pattern stand in validation and train, the first: clips" in caplog.text
+    assert len(recordings["train"]) == 4
+
+
+# Checks
+
+
+@pytest.mark.parametrize("source", ["folder", "manifest"])
+def test_duplicates_are_found_by_content(tmp_path, make_tone, caplog, source):
+    for seed, name in enumerate(("train/a/0", "train/a/1", "train/b/2", "validation/b/3", "test/b/4")):
+        make_tone(tmp_path / f"{name}.wav", 300, seconds=0.05, seed=seed)
+    samples, rate = soundfile.read(tmp_path / "train/a/1.wav", dtype="int16")
+    (tmp_path / "test/a").mkdir()
+    soundfile.write(tmp_path / "test/a/other.flac", samples, rate, subtype="PCM_16")
+    soundfile.write(tmp_path / "train/a/again.flac", samples, rate, subtype="PCM_16")
+    options = DataArguments(data_dir=str(tmp_path))
+    if source == "manifest":
+        files = [path.relative_to(tmp_path) for path in sorted(tmp_path.rglob("*.*"))]
+        rows = [{"file": str(path), "label": path.parts[1], "split": path.parts[0]} for path in files]
+        options = DataArguments(manifest=write_manifest(tmp_path, ".csv", rows))
+    recordings = load_recordings(options)
+    (line,) = [record.message for record in caplog.records if "in two splits" in record.message]
+    # Within train it does no harm.
+    assert line.startswith("1 recordings") and line.count(" = ") == 1
+    assert "train/a/1.wav (train) = " in line and "test/a/other.flac (test)" in line
+    assert {split: len(rows) for split, rows in recordings.items()} == {"train": 4, "validation": 1, "test": 2}
+
+
+def test_silent_recordings_are_named_and_trained_on(tones, tiny_options, tmp_path, caplog):
+    data = tmp_path / "data"
+    for label in ("high", "low"):
+        for split, count in (("train", 3), ("validation", 1), ("test", 1)):
+            (data / split / label).mkdir(parents=True)
+            for index in range(count):
+                name = f"{label}_{split}_{index}.wav"
+                (data / split / label / name).write_bytes((tones / split / label / name).read_bytes())
+    for split in ("train", "test"):
+        soundfile.write(data / split / "low/silent.wav", np.zeros(8000), 16000)
+    output_dir = tmp_path / "run"
+    command = ["train", "sanet.yaml", "--data_dir", str(data), "--output_dir", str(output_dir), *tiny_options]
+    assert main([*command, "--num_train_epochs", "2"]) == 0
+    (line,) = [record.message for record in caplog.records if "silent" in record.message]
+    assert line.startswith("2 recordings are silent") and line.count("low/silent.wav") == 2
+    assert not any("in two splits" in record.message for record in caplog.records)
+    results = json.loads((output_dir / "all_results.json").read_text())
+    assert all(np.isfinite(results[f"{split}_loss"]) for split in ("train", "eval", "test"))
+    assert "silent.wav" in (output_dir / "predictions/train.csv").read_text()
+
+
+# Every recording as one split
+
+
+def test_all_recordings_of_a_source_without_splits(clips):
+    manifest = write_manifest(clips, ".csv", rows_of(["b", "a"] * 3))
+    recordings = load_recordings(DataArguments(manifest=manifest), splits=["all"])
+    assert contents(recordings) == {"all": [(f"{index}.wav", "ba"[index % 2]) for index in range(6)]}
+
+
+def test_all_of_a_source_with_splits(tones):
+    with pytest.raises(DataError, match=r"in splits already: .*train"):
+        load_recordings(DataArguments(data_dir=str(tones)), splits=["all"])
+
+
+def test_split_that_there_is_not(clips):
+    manifest = write_manifest(clips, ".csv", rows_of(["a", "b"] * 3, ["train"] * 4 + ["val"] * 2))
+    with pytest.raises(DataError, match="no test split: the recordings have train, validation"):
+        load_recordings(DataArguments(manifest=manifest), splits=["test"])
+
+
+def test_test_split_alone(clips):
+    """Other recordings to test a model on need no train split."""
+    manifest = write_manifest(clips, ".csv", rows_of(["a"] * 6, ["test"] * 6))
+    recordings = load_recordings(DataArguments(manifest=manifest), splits=["test"])
+    assert {split: len(rows) for split, rows in recordings.items()} == {"test": 6}
+    with pytest.raises(DataError, match="no train split to learn from"):
+        load_recordings(DataArguments(manifest=manifest))
+
+
+def test_evaluate_all(trained, tones, tmp_path, capsys):
+    output = tmp_path / "evaluation"
+    command = ["evaluate", str(trained), "--data_dir", str(tones / "test"), "--split", "all", "--output", str(output)]
+    assert main(command) == 0
+    assert "all" in [line.split()[0] for line in capsys.readouterr().out.splitlines() if line]
+    assert json.loads((output / "metrics.json").read_text())["accuracy"] == 1.0
+    header, *rows = (output / "predictions/all.csv").read_text().splitlines()
+    assert header == "file,label,prediction,probability_high,probability_low" and len(rows) == 8
+
+
+@pytest.mark.parametrize("label_as", ["text", "list"])
+def test_label_column_of_every_source_is_text(clips, label_as):
+    labels = ["a", "b"] * 3 if label_as == "text" else [["a"], ["a", "b"]] * 3
+    manifest = write_manifest(clips, ".jsonl", rows_of(labels))
+    source = read_source(DataArguments(manifest=manifest, **({} if label_as == "text" else MULTI_LABEL)))
+    assert list(source) == ["unsplit"]
+    assert source["unsplit"].features["label"] == (Value("string") if label_as == "text" else List(Value("string")))
+    assert source["unsplit"]["key"][0] == "clips/0.wav"
+
+
+def test_manifest_of_files_with_one_name(tmp_path, make_tone):
+    """Without a pattern each recording stands for itself, whatever it is called."""
+    lines = ["file,label"]
+    for index in range(20):
+        make_tone(tmp_path / f"{index}" / "audio.wav", 440, seed=index)
+        lines.append(f"{index}/audio.wav,{'ab'[index % 2]}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    recordings = load_recordings(DataArguments(manifest=str(tmp_path / "list.csv")))
+    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 16, "validation": 2, "test": 2}
+
+
+def test_data_set_that_came_as_a_script(tmp_path, make_tone, monkeypatch):
+    """The Hub's own conversion of it is taken."""
+    calls = []
+
+    def load_dataset(name, config, revision=None):
+        calls.append((name, config, revision))
+        if revision is None:
+            raise RuntimeError("Dataset scripts are no longer supported, but found superb.py")
+        return datasets.load_dataset("audiofolder", data_dir=str(tmp_path))
+
+    for label in "ab":
+        for index in range(4):
+            make_tone(tmp_path / "train" / label / f"{index}.wav", 440, seed=ord(label) + index)
+    monkeypatch.setattr("training.sources.load_dataset", load_dataset)
+    recordings = load_recordings(DataArguments(dataset_name="superb", dataset_config_name="ks"))
+    assert calls == [("superb", "ks", None), ("superb", "ks", "refs/convert/parquet")]
+    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 6, "validation": 2}

@@ -1,0 +1,450 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Loss, sampling, mixup, learning rates and clock of the trainer; each option from the command to the model."""
+
+import json
+import shutil
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import AutoModelForAudioClassification, TrainerState
+
+import training.trainer
+from training.arguments import AudioTrainingArguments, UsageError, parse_train_arguments
+from training.cli import main
+from training.features import mixup
+from training.train import train
+from training.trainer import (
+    AudioClassificationTrainer,
+    BalancedSampler,
+    TrainingClock,
+    balanced_class_weights,
+    make_loss,
+)
+
+from .tiny_models import MODEL_TYPES, make_config
+
+
+def one_hot(*labels: int) -> np.ndarray:
+    return np.eye(max(labels) + 1, dtype=int)[list(labels)]
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Loss
+
+LOGITS = 3 * randn(8, 3)
+LABELS = torch.tensor([0, 1, 2, 2, 0, 2, 1, 0])
+SOFT = randn(8, 3, seed=1).softmax(-1)
+SEVERAL = (randn(8, 3, seed=2) > 0).float()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["indices", "soft"])
+def test_loss_is_mean_cross_entropy(labels, smoothing):
+    loss = make_loss(False, smoothing)({"logits": LOGITS}, labels)
+    torch.testing.assert_close(loss, cross_entropy(LOGITS, labels, label_smoothing=smoothing))
+
+
+def test_multi_label_loss_is_mean_binary_cross_entropy():
+    loss = make_loss(True)({"logits": LOGITS}, SEVERAL)
+    torch.testing.assert_close(loss, binary_cross_entropy_with_logits(LOGITS, SEVERAL))
+
+
+def test_multi_label_smoothing():
+    """Spread evenly over yes and no: 0.2 leaves targets of 0.9 and 0.1."""
+    loss = make_loss(True, 0.2)({"logits": LOGITS}, SEVERAL)
+    targets = torch.where(SEVERAL == 1, 0.9, 0.1)
+    torch.testing.assert_close(loss, binary_cross_entropy_with_logits(LOGITS, targets))
+
+
+def test_soft_labels_of_one_class_count_as_it():
+    weights = torch.tensor([1.0, 5.0, 0.5])
+    loss = make_loss(False, class_weights=weights)
+    hard = loss({"logits": LOGITS}, LABELS)
+    torch.testing.assert_close(loss({"logits": LOGITS}, torch.eye(3)[LABELS]), hard)
+
+
+def test_weighted_loss_by_hand():
+    """A batch of one clip of a rare class weighs more than one of a frequent class."""
+    weights = torch.tensor([0.5, 4.0])
+    loss = make_loss(False, class_weights=weights)
+    logits = torch.zeros(1, 2)
+    assert loss({"logits": logits}, torch.tensor([0])).item() == pytest.approx(0.5 * np.log(2))
+    assert loss({"logits": logits}, torch.tensor([1])).item() == pytest.approx(4 * np.log(2))
+    several = make_loss(True, class_weights=weights)({"logits": logits}, torch.tensor([[0.0, 1.0]]))
+    assert several.item() == pytest.approx((1 + 4) / 2 * np.log(2))
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 1.0])], ids=["plain", "weighted"])
+@pytest.mark.parametrize("is_multi_label", [False, True], ids=["single", "multi"])
+def test_parts_of_a_batch_add_up(is_multi_label, weights):
+    """Gradients that are accumulated over batches of any sizes are those of one large batch."""
+    labels = SEVERAL if is_multi_label else LABELS
+    loss = make_loss(is_multi_label, 0.1, weights)
+    whole = loss({"logits": LOGITS}, labels)
+    parts = [
+        loss({"logits": LOGITS[start:end]}, labels[start:end], num_items_in_batch=torch.tensor(labels.numel()))
+        for start, end in ((0, 5), (5, 7), (7, 8))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_loss_in_half_precision_is_computed_in_float32():
+    loss = make_loss(False)({"logits": LOGITS.bfloat16()}, LABELS)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, cross_entropy(LOGITS.bfloat16().float(), LABELS))
+
+
+# Class weights and sampling
+
+
+def test_balanced_class_weights():
+    weights = balanced_class_weights(one_hot(0, 0, 0, 1), is_multi_label=False)
+    assert weights.tolist() == pytest.approx([4 / 6, 2])
+    # Positives weigh as much as negatives; a class that is in no clip, or in all, breaks nothing.
+    several = np.array([[1, 0, 1, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 0, 1, 0]])
+    weights = balanced_class_weights(several, is_multi_label=True)
+    assert weights.tolist() == pytest.approx([1, 3, 1 / 4, 3])
+
+
+def drawn(matrix: np.ndarray, num_epochs: int, seed: int = 0) -> np.ndarray:
+    """How often each clip is drawn an epoch, on average."""
+    sampler = BalancedSampler(matrix, seed)
+    counts = np.zeros(len(matrix))
+    for epoch in range(num_epochs):
+        sampler.set_epoch(epoch)
+        indices = list(sampler)
+        assert len(indices) == len(sampler) == len(matrix)
+        np.add.at(counts, indices, 1)
+    return counts / num_epochs
+
+
+def test_balanced_sampler_draws_classes_equally():
+    matrix = one_hot(*[0] * 80, *[1] * 15, *[2] * 5)
+    counts = drawn(matrix, 60)
+    # 2,000 of 6,000 draws, by a standard deviation of 37.
+    assert counts @ matrix == pytest.approx([100 / 3] * 3, rel=0.08)
+    assert (counts > 0).all()
+    of_class = counts[95:]
+    assert of_class == pytest.approx([100 / 15] * 5, rel=0.2)
+
+
+def test_balanced_sampler_of_several_classes():
+    """A clip counts by its rarest class; one of no class as often as one of the most frequent."""
+    matrix = np.array([[1, 0]] * 60 + [[1, 1]] * 10 + [[0, 0]] * 30)
+    counts = drawn(matrix, 200)
+    frequent, rare, none = counts[:60].mean(), counts[60:70].mean(), counts[70:].mean()
+    # Of 70 and of 10 clips: seven times as often.
+    assert rare / frequent == pytest.approx(7, rel=0.1)
+    assert none / frequent == pytest.approx(1, rel=0.1)
+
+
+def test_balanced_sampler_repeats_by_seed_and_epoch():
+    matrix = one_hot(*[0] * 30, *[1] * 10)
+
+    def draw(seed, epoch):
+        sampler = BalancedSampler(matrix, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert draw(0, 3) == draw(0, 3)
+    assert draw(0, 3) != draw(0, 4) and draw(0, 3) != draw(7, 3)
+
+
+# Mixup
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), alpha=st.sampled_from([0.05, 0.4, 1.0, 8.0]))
+def test_mixup_is_one_convex_mixture_of_pairs(seed, alpha):
+    torch.manual_seed(seed)
+    # A clip's features say which clip it is, so that a mixture shows what it is made of.
+    clips = torch.eye(5)
+    labels = torch.eye(3)[torch.tensor([0, 1, 2, 2, 0])]
+    mixed, mixed_labels = mixup({"input_values": clips}, labels, alpha)
+    shares = mixed["input_values"]
+    assert set(mixed) == {"input_values"}
+    torch.testing.assert_close(shares.sum(1), torch.ones(5))
+    assert (shares >= 0).all()
+    own = shares.diagonal()
+    assert (own >= 0.5 - 1e-6).all() and ((shares > 0).sum(1) <= 2).all()
+    # One part for the batch; who is mixed with itself stays.
+    part = own.min()
+    assert torch.all(torch.isclose(own, part) | torch.isclose(own, torch.tensor(1.0)))
+    # Each is mixed in once.
+    torch.testing.assert_close(shares.sum(0), torch.ones(5))
+    torch.testing.assert_close(mixed_labels, shares @ labels)
+    torch.testing.assert_close(mixed_labels.sum(1), torch.ones(5))
+
+
+def test_mixup_keeps_what_is_valid_in_either_clip():
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+    values = mask * torch.tensor([1.0, 10.0, 100.0])[:, None]
+    for seed in range(10):
+        torch.manual_seed(seed)
+        mixed, _ = mixup({"input_values": values, "attention_mask": mask}, torch.eye(3), 1.0)
+        assert torch.equal(mixed["attention_mask"], (mixed["input_values"] > 0).to(mask))
+        assert mixed["attention_mask"].dtype == mask.dtype
+
+
+def test_mixup_takes_spectrograms():
+    values = randn(4, 80, 30)
+    mixed, labels = mixup({"input_features": values}, torch.eye(4), 1.0)
+    torch.testing.assert_close(mixed["input_features"], torch.einsum("ij,jkl->ikl", labels, values))
+
+
+# Learning rates
+
+
+def make_trainer(model, output_dir, **options) -> AudioClassificationTrainer:
+    arguments = AudioTrainingArguments(output_dir=str(output_dir), use_cpu=True, report_to="none", **options)
+    return AudioClassificationTrainer(
+        class_matrix=one_hot(0, 1, 2),
+        seconds=[1.0] * 3,
+        train_loss=make_loss(False, 0.5),
+        eval_loss=make_loss(False),
+        model=model,
+        args=arguments,
+    )
+
+
+def test_evaluation_has_the_plain_loss(tmp_path):
+    model = AutoModelForAudioClassification.from_config(make_config("sanet"))
+    trainer = make_trainer(model, tmp_path)
+    inputs = {"input_values": torch.randn(2, 4000), "labels": torch.tensor([0, 1])}
+    with torch.no_grad():
+        loss = trainer.compute_loss(model.eval(), dict(inputs))
+        logits = model(inputs["input_values"]).logits
+        torch.testing.assert_close(loss, cross_entropy(logits, inputs["labels"]))
+        for module in model.modules():
+            module.training = module is model
+        smoothed = trainer.compute_loss(model, dict(inputs))
+    torch.testing.assert_close(smoothed, cross_entropy(logits, inputs["labels"], label_smoothing=0.5))
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["all", "frozen"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_head_learning_rate(model_type, frozen, tmp_path):
+    model = AutoModelForAudioClassification.from_config(make_config(model_type))
+    head = {name for name, _ in model.named_parameters() if name.startswith(("classifier.", "projector."))}
+    if frozen:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in head)
+    trainer = make_trainer(model, tmp_path, learning_rate=1e-4, head_learning_rate=1e-2, weight_decay=0.05)
+    # What is decayed is Trainer's choice: no biases, no norms.
+    decayed = set(trainer.get_decay_parameter_names(model))
+    groups = trainer.create_optimizer().param_groups
+    found = [(id(parameter), group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]]
+    expected = [
+        (id(parameter), 1e-2 if name in head else 1e-4, 0.05 if name in decayed else 0.0)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+    assert sorted(found) == sorted(expected)
+    assert all(group["params"] for group in groups)
+    assert {name for name in head if name.endswith("bias")}.isdisjoint(decayed)
+
+
+def test_schedule_scales_both_learning_rates(tmp_path):
+    model = AutoModelForAudioClassification.from_config(make_config("wav2vec2"))
+    options = {"learning_rate": 1e-4, "head_learning_rate": 1e-2, "lr_scheduler_type": "linear", "warmup_steps": 0}
+    trainer = make_trainer(model, tmp_path, **options)
+    trainer.create_optimizer_and_scheduler(num_training_steps=10)
+    for _ in range(5):
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert {round(group["lr"], 9) for group in trainer.optimizer.param_groups} == {0.5e-4, 0.5e-2}
+
+
+def test_one_learning_rate_without_the_option(tmp_path):
+    model = AutoModelForAudioClassification.from_config(make_config("wav2vec2"))
+    optimizer = make_trainer(model, tmp_path, learning_rate=1e-4).create_optimizer()
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-4}
+
+
+# Clock
+
+
+def test_clock_adds_up_over_resumptions(monkeypatch):
+    now = SimpleNamespace(value=100.0)
+    monkeypatch.setattr(training.trainer, "time", SimpleNamespace(monotonic=lambda: now.value))
+    clock = TrainingClock()
+    assert clock.total() == 0
+    clock.on_train_begin(None, None, None)
+    now.value = 107.0
+    saved = clock.state()  # of a checkpoint
+    now.value = 110.0
+    clock.on_train_end(None, None, None)
+    now.value = 200.0
+    assert clock.total() == 10
+    # What came after the checkpoint was lost, and is done again.
+    resumed = TrainingClock.from_state(saved)
+    assert resumed.total() == 7
+    resumed.on_train_begin(None, None, None)
+    now.value = 205.0
+    assert resumed.total() == resumed.state()["args"]["seconds"] == 12
+    resumed.on_train_end(None, None, None)
+    assert resumed.total() == 12
+
+
+# From the command to the model
+
+
+@pytest.fixture(scope="module")
+def fixed(tiny_options) -> list[str]:
+    """Options for two epochs of the tiny network that do not depend on what sanet.yaml prefers."""
+    options = [*tiny_options, "--num_train_epochs", "2", "--lr_scheduler_type", "constant", "--warmup_steps", "0"]
+    return [*options, "--train_sampling_strategy", "random", "--label_smoothing_factor", "0"]
+
+
+@pytest.fixture
+def command(tones, fixed, tmp_path) -> list[str]:
+    return ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *fixed]
+
+
+@pytest.fixture(scope="module")
+def uneven(tones, tmp_path_factory):
+    """`tones` with 4 clips of `high` to train on, and 16 of `low`."""
+    data = tmp_path_factory.mktemp("uneven") / "data"
+    shutil.copytree(tones, data)
+    for path in sorted((data / "train/high").iterdir())[4:]:
+        path.unlink()
+    return data
+
+
+@pytest.fixture(scope="module")
+def train_uneven(uneven, fixed, tmp_path_factory):
+    """Weights after an epoch on `uneven`."""
+
+    def run(*options: str) -> dict[str, torch.Tensor]:
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        command = ["train", "sanet.yaml", "--data_dir", str(uneven), "--output_dir", str(folder), *fixed]
+        assert main([*command, "--num_train_epochs", "1", *options]) == 0
+        return weights_of(folder)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain_weights(train_uneven):
+    return train_uneven()
+
+
+def results_of(folder) -> dict:
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def history_of(folder) -> list[dict]:
+    return json.loads((folder / "trainer_state.json").read_text())["log_history"]
+
+
+def weights_of(folder) -> dict[str, torch.Tensor]:
+    return AutoModelForAudioClassification.from_pretrained(folder).state_dict()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--class_weights", "balanced", "--label_smoothing_factor", "0.1"],
+        ["--sampler", "balanced", "--mixup_alpha", "0.4", "--head_learning_rate", "1e-3"],
+        ["--class_weights", "balanced", "--mixup_alpha", "1", "--label_smoothing_factor", "0.1"],
+        ["--train_sampling_strategy", "group_by_length", "--gradient_accumulation_steps", "3"],
+    ],
+    ids=["weights_smoothing", "sampler_mixup_head", "weights_mixup_smoothing", "length_accumulation"],
+)
+def test_options_train(command, uneven, options, tmp_path):
+    assert main([*command, "--data_dir", str(uneven), *options, "--num_train_epochs", "1"]) == 0
+    results = results_of(tmp_path / "run")
+    assert results["epoch"] == 1 and {"train_accuracy", "eval_macro_f1", "test_ece"} <= set(results)
+    losses = [entry[name] for entry in history_of(tmp_path / "run") for name in ("loss", "eval_loss") if name in entry]
+    assert len(losses) == 2 and all(np.isfinite(losses))
+
+
+def test_training_repeats(train_uneven, plain_weights):
+    again = train_uneven()
+    assert all(torch.equal(again[name], plain_weights[name]) for name in plain_weights)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--class_weights", "balanced"], ["--mixup_alpha", "1"], ["--label_smoothing_factor", "0.2"]],
+    ids=["class_weights", "mixup", "label_smoothing"],
+)
+def test_option_changes_the_training(train_uneven, plain_weights, options):
+    weights = train_uneven(*options)
+    assert not torch.allclose(weights["classifier.4.weight"], plain_weights["classifier.4.weight"])
+
+
+def test_accumulated_batches_are_one_large_batch(command, uneven, tmp_path):
+    """20 clips: one batch of them, or of 6, 6, 6 and 2, whose mean is not the mean of theirs."""
+    # Without what sees one batch at a time: dropout, BatchNorm (that of the backbone is frozen), clipping.
+    command = [*command, "--data_dir", str(uneven), "--class_weights", "balanced", "--num_train_epochs", "1"]
+    command[command.index("--config_overrides") + 1] += ",classifier_hidden_sizes=[],classifier_dropout=0"
+    command += ["--freeze", "backbone", "--max_grad_norm", "0", "--optim", "sgd"]
+    losses = []
+    for name, size, steps in (("one", "20", "1"), ("parts", "6", "4")):
+        options = ["--per_device_train_batch_size", size, "--gradient_accumulation_steps", steps]
+        assert main([*command, *options, "--output_dir", str(tmp_path / name)]) == 0
+        assert json.loads((tmp_path / name / "trainer_state.json").read_text())["global_step"] == 1
+        losses.append(next(entry["loss"] for entry in history_of(tmp_path / name) if "loss" in entry))
+    one, parts = weights_of(tmp_path / "one"), weights_of(tmp_path / "parts")
+    head = [name for name in one if name.startswith("classifier.")]
+    assert head and all(torch.allclose(one[name], parts[name], atol=1e-6) for name in head)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_balanced_sampler_draws_anew_each_epoch(command, uneven, monkeypatch):
+    epochs = []
+
+    class Spy(BalancedSampler):
+        def __iter__(self):
+            epochs.append(list(super().__iter__()))
+            return iter(epochs[-1])
+
+    monkeypatch.setattr(training.trainer, "BalancedSampler", Spy)
+    assert main([*command, "--data_dir", str(uneven), "--sampler", "balanced", "--num_train_epochs", "3"]) == 0
+    assert [len(indices) for indices in epochs] == [20] * 3
+    assert all(first != second for first, second in pairwise(epochs))
+    # Clips of `high` come first: 4 of 20, but about half of what is drawn.
+    assert 0.3 < np.mean([index < 4 for indices in epochs for index in indices]) < 0.7
+
+
+def test_early_stopping(command, tmp_path):
+    """At a learning rate of zero nothing gets better: three evaluations, of which the last two are no better."""
+    command[command.index("--config_overrides") + 1] += ",classifier_hidden_sizes=[]"
+    options = ["--freeze", "backbone", "--learning_rate", "0", "--num_train_epochs", "9"]
+    assert main([*command, *options, "--early_stopping_patience", "2"]) == 0
+    assert len([entry for entry in history_of(tmp_path / "run") if "eval_macro_f1" in entry]) == 3
+    assert results_of(tmp_path / "run")["epoch"] == 3
+
+
+def test_early_stopping_needs_the_best_model(command):
+    options = ["--early_stopping_patience", "2", "--load_best_model_at_end", "false"]
+    with pytest.raises(UsageError, match="needs --load_best_model_at_end"):
+        train(*parse_train_arguments([*command[1:], *options]))
+
+
+def test_time_of_training_is_kept_over_a_resumption(command, tmp_path):
+    command = [*command, "--save_total_limit", "5"]
+    assert main(command) == 0
+    output_dir = tmp_path / "run"
+    before = results_of(output_dir)["train_runtime"]
+    (output_dir / "all_results.json").unlink()
+    first, last = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    shutil.rmtree(last)
+    state = TrainerState.load_from_json(str(first / "trainer_state.json"))
+    clock = state.stateful_callbacks["TrainingClock"]
+    assert 0 < clock["args"]["seconds"] < before
+    clock["args"]["seconds"] = 1000.0
+    state.save_to_json(str(first / "trainer_state.json"))
+    assert main(command) == 0
+    assert 1000 < results_of(output_dir)["train_runtime"] < 2000

@@ -1,0 +1,142 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a classifier says of a split: probabilities, metrics, a CSV file of predictions."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import EvalPrediction, Trainer
+
+from .features import make_features
+from .metrics import THRESHOLD, PerClassMetrics, compute_metrics
+
+
+@dataclass
+class Evaluation:
+    """
+    Predictions of a classifier on a split.
+
+    Attributes:
+        split: Name of the split.
+        files: Name of each clip.
+        labels: Names of the classes, in the classifier's order.
+        references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) where multi-label.
+        probabilities: float32 of shape (clips, classes).
+        metrics: See [`metrics.compute_metrics`].
+    """
+
+    split: str
+    files: Sequence[str]
+    labels: Sequence[str]
+    references: np.ndarray
+    probabilities: np.ndarray
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.metrics:
+            self.metrics = compute_metrics(self.probabilities, self.references)
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self.references.ndim == 2
+
+    @cached_property
+    def true_matrix(self) -> np.ndarray:
+        """0/1 of shape (clips, classes)."""
+        return self.references if self.is_multi_label else np.eye(len(self.labels), dtype=int)[self.references]
+
+    @cached_property
+    def predicted_matrix(self) -> np.ndarray:
+        """0/1 of shape (clips, classes)."""
+        if self.is_multi_label:
+            return (self.probabilities >= THRESHOLD).astype(int)
+        return np.eye(len(self.labels), dtype=int)[self.probabilities.argmax(axis=1)]
+
+    @cached_property
+    def is_right(self) -> np.ndarray:
+        """bool of shape (clips,): all classes of the clip are right."""
+        return (self.true_matrix == self.predicted_matrix).all(axis=1)
+
+    def per_class(self) -> dict[str, list]:
+        """`precision`, `recall`, `f1` and `support` of each class."""
+        return PerClassMetrics(keep_in_memory=True).compute(
+            predictions=self.predicted_matrix, references=self.true_matrix
+        )
+
+    def names(self, matrix: np.ndarray) -> list[str]:
+        """The classes of each clip in `true_matrix` or `predicted_matrix`; several are separated by `;`."""
+        return [";".join(self.labels[index] for index in np.flatnonzero(row)) for row in matrix]
+
+
+def softmax_or_sigmoid(logits: np.ndarray, is_multi_label: bool) -> np.ndarray:
+    """float32 probabilities from logits of shape (clips, classes)."""
+    logits = np.asarray(logits, np.float32)
+    if is_multi_label:
+        return (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def make_compute_metrics(is_multi_label: bool) -> Callable[[EvalPrediction], dict[str, float]]:
+    """`compute_metrics` of a `Trainer`, from logits of shape (clips, classes)."""
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        probabilities = softmax_or_sigmoid(_logits(prediction.predictions), is_multi_label)
+        return compute_metrics(probabilities, prediction.label_ids)
+
+    return compute
+
+
+def evaluate_splits(
+    trainer: Trainer, recordings: Mapping[str, Dataset], max_length_seconds: float
+) -> dict[str, Evaluation]:
+    """
+    What the trainer's model says of the middle of each recording.
+
+    Args:
+        trainer: With the model, its feature extractor as `processing_class`, and a collator.
+        recordings: Splits as [`load_recordings`] gives them; in the order of their length batches need little padding.
+        max_length_seconds: Longest stretch of a recording.
+    """
+    config = trainer.model.config
+    is_multi_label = config.problem_type == "multi_label_classification"
+    labels = [config.id2label[index] for index in range(config.num_labels)]
+    evaluations = {}
+    for split, dataset in recordings.items():
+        features = make_features({"": dataset}, trainer.processing_class, config.label2id, max_length_seconds)[""]
+        output = trainer.predict(features)
+        evaluations[split] = Evaluation(
+            split=split,
+            files=dataset["file"][:],
+            labels=labels,
+            references=np.asarray(output.label_ids).astype(int),
+            probabilities=softmax_or_sigmoid(_logits(output.predictions), is_multi_label),
+        )
+        evaluations[split].metrics["loss"] = float(output.metrics["test_loss"])
+    return evaluations
+
+
+def _logits(predictions: np.ndarray | tuple) -> np.ndarray:
+    return predictions[0] if isinstance(predictions, tuple) else predictions
+
+
+def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
+    """Write a CSV file with the columns `file`, `label`, `prediction` and, per class, `probability_<class>`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = zip(
+        evaluation.files,
+        evaluation.names(evaluation.true_matrix),
+        evaluation.names(evaluation.predicted_matrix),
+        evaluation.probabilities,
+    )
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", "prediction", *(f"probability_{label}" for label in evaluation.labels)])
+        for name, label, prediction, probabilities in sorted(columns, key=lambda row: row[0]):
+            writer.writerow([name, label, prediction, *(f"{probability:.6f}" for probability in probabilities)])

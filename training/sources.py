@@ -1,0 +1,249 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Where recordings come from: a folder, a manifest, a data set on the Hub.
+
+Each gives a `DatasetDict` with the columns `audio` (not decoded), `file` (a name to show), `key` (a name that stays
+the same when the data move) and `label` (text; where multi-label, a list of texts). Its splits are `train`,
+`validation` and `test` as far as the source has them, or the single split `unsplit`, still to be divided.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, List, Value, load_dataset
+from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
+from transformers.utils import logging
+
+from .arguments import DataArguments
+
+
+logger = logging.get_logger(__name__)
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+SPLITS = ("train", "validation", "test")
+AUDIO_SUFFIXES = frozenset(AudioFolder.EXTENSIONS)
+
+
+class DataError(ValueError):
+    """Recordings that cannot be used; the message names them and says what to do."""
+
+
+def read_source(arguments: DataArguments) -> DatasetDict:
+    """
+    The recordings that the options name, with the columns above.
+
+    Raises:
+        DataError: The source cannot be read.
+    """
+    if arguments.manifest:
+        recordings = _read_manifest(Path(arguments.manifest))
+    elif arguments.dataset_name:
+        recordings = _read_hub(arguments)
+    else:
+        recordings = _read_folder(Path(arguments.data_dir))
+    is_multi_label = arguments.problem_type == "multi_label_classification"
+    return DatasetDict(
+        {split: _label_as_text(dataset, split, is_multi_label) for split, dataset in recordings.items()}
+    )
+
+
+def _read_folder(data_dir: Path) -> DatasetDict:
+    if not data_dir.is_dir():
+        raise DataError(f"{data_dir}: there is no such folder. --data_dir names the folder with the recordings.")
+    folders = _visible_folders(data_dir)
+    split_folders = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
+    if not split_folders:
+        return _load_audiofolder(data_dir, {"unsplit": _files_of_classes(data_dir)})
+    for split, count in Counter(split_folders.values()).items():
+        if count > 1:
+            names = ", ".join(f"{path.name}/" for path in split_folders if split_folders[path] == split)
+            raise DataError(f"{data_dir} holds several folders for the {split} split: {names}. Keep one.")
+    others = [f"{path.name}/" for path in folders if path not in split_folders]
+    if others:
+        logger.warning(f"{data_dir}: {', '.join(others)} beside the split folders is left out.")
+    return _load_audiofolder(data_dir, {split: _files_of_classes(path) for path, split in split_folders.items()})
+
+
+def _load_audiofolder(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
+    files = {split: paths for split, paths in files.items() if paths}
+    if not files:
+        raise DataError(f"{data_dir} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
+    # Globs would be guessed at: a class folder called "test" would become a split.
+    try:
+        recordings = load_dataset(
+            "audiofolder",
+            data_files={split: [str(path) for path in paths] for split, paths in files.items()},
+            drop_labels=False,
+            drop_metadata=True,
+        )
+    except ImportError as error:
+        raise DataError(
+            f"datasets cannot read audio here: {error} Install FFmpeg, whose libraries torchcodec needs (Debian: "
+            "apt-get install ffmpeg)."
+        ) from error
+    named = DatasetDict()
+    for split, dataset in recordings.items():
+        dataset = dataset.cast_column("audio", Audio(decode=False))
+        paths = [Path(audio["path"]) for audio in dataset["audio"]]
+        named[split] = _with_names(dataset, map(str, paths), (f"{path.parent.name}/{path.name}" for path in paths))
+    return named
+
+
+def _files_of_classes(folder: Path) -> list[Path]:
+    """Recordings in class folders, in the order of their names; a class without any is an error where it is learnt."""
+    files = []
+    too_deep = []
+    classes = _visible_folders(folder)
+    for path in classes:
+        own = _audio_files(path.iterdir())
+        if not own and SPLIT_NAMES.get(folder.name.lower(), "train") == "train":
+            raise DataError(f"{folder}: no recordings to learn {path.name} from. Add some or remove the class folder.")
+        files += own
+        too_deep += [file for file in _audio_files(path.rglob("*")) if file.parent != path]
+    if not classes:
+        loose = _audio_files(folder.iterdir())
+        found = f"{len(loose)} recordings" if loose else "nothing"
+        raise DataError(
+            f"{folder} holds {found} but no class folders: put each class's recordings in {folder}/CLASS/."
+        )
+    if too_deep:
+        logger.warning(
+            f"{len(too_deep)} recordings lie deeper than their class folder and are left out, the first: {too_deep[0]}"
+        )
+    return files
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _audio_files(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
+
+
+def _read_manifest(path: Path) -> DatasetDict:
+    try:
+        if path.suffix.lower() in (".jsonl", ".json"):
+            table = pandas.read_json(path, lines=True, dtype=False)
+        else:
+            table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"--manifest {path} cannot be read: {error}") from error
+    missing = [name for name in ("file", "label") if name not in table]
+    if missing:
+        raise DataError(
+            f"{path} has no column {missing[0]!r}; it has {', '.join(map(repr, table.columns)) or 'none'}. A manifest "
+            "has the columns file and label, and may have split."
+        )
+    if table.empty:
+        raise DataError(f"{path} names no recordings.")
+    for name in ("file", "label", "split"):
+        if name in table and table[name].isna().any():
+            raise DataError(f"{path}: row {int(table[name].isna().to_numpy().argmax()) + 1} has no {name}.")
+    if "split" in table:
+        splits = table["split"].map(lambda name: SPLIT_NAMES.get(str(name).strip().lower()))
+        if splits.isna().any():
+            row = int(splits.isna().to_numpy().argmax())
+            raise DataError(
+                f"{path}: the split of row {row + 1} is {table['split'][row]!r}; it must be train, validation or test."
+            )
+        tables = {split: table[splits == split] for split in SPLITS if (splits == split).any()}
+    else:
+        tables = {"unsplit": table}
+    return DatasetDict({split: _from_manifest_rows(path, rows) for split, rows in tables.items()})
+
+
+def _from_manifest_rows(path: Path, rows: pandas.DataFrame) -> Dataset:
+    paths = [path.parent / name for name in rows["file"].astype(str)]
+    labels = rows["label"].tolist()
+    are_lists = [isinstance(label, list) for label in labels]
+    if any(are_lists) and not all(are_lists):
+        raise DataError(f"{path}: the label of row {are_lists.index(False) + 1} is no list, others are.")
+    labels = [[str(name) for name in label] if isinstance(label, list) else str(label) for label in labels]
+    dataset = Dataset.from_dict({"audio": [str(file) for file in paths], "label": labels})
+    return _with_names(dataset.cast_column("audio", Audio(decode=False)), map(str, paths), rows["file"].astype(str))
+
+
+def _read_hub(arguments: DataArguments) -> DatasetDict:
+    name = arguments.dataset_name
+    try:
+        try:
+            dataset = load_dataset(name, arguments.dataset_config_name)
+        except RuntimeError as error:
+            if "scripts are no longer supported" not in str(error):
+                raise
+            # Data sets that came as a script, as superb did, have been converted by the Hub on a branch of its own.
+            dataset = load_dataset(name, arguments.dataset_config_name, revision="refs/convert/parquet")
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise DataError(f"--dataset_name {name}: datasets cannot load it: {error}") from error
+    names = {
+        "train": arguments.train_split_name,
+        "validation": arguments.validation_split_name,
+        "test": arguments.test_split_name,
+    }
+    splits = {split: dataset[source] for split, source in names.items() if source in dataset}
+    for split in ("train", "validation", "test"):
+        default = DataArguments.__dataclass_fields__[f"{split}_split_name"].default
+        if split not in splits and (split == "train" or names[split] != default):
+            raise DataError(f"{name} has no split {names[split]!r}; it has {', '.join(dataset)}.")
+    recordings = DatasetDict()
+    for split, rows in splits.items():
+        for option in ("audio_column_name", "label_column_name"):
+            if getattr(arguments, option) not in rows.column_names:
+                raise DataError(
+                    f"{name} has no column {getattr(arguments, option)!r}; choose --{option} from "
+                    f"{', '.join(rows.column_names)}."
+                )
+        rows = rows.select_columns([arguments.audio_column_name, arguments.label_column_name])
+        rows = rows.rename_columns({arguments.audio_column_name: "audio", arguments.label_column_name: "label"})
+        undecoded = rows.cast_column("audio", Audio(decode=False))
+        paths = [audio["path"] for audio in undecoded.remove_columns("label")["audio"]]
+        keys = [f"{split}/{index}" if path is None else path for index, path in enumerate(paths)]
+        recordings[split] = _with_names(undecoded, keys, (Path(key).name for key in keys))
+    return recordings
+
+
+def _with_names(dataset: Dataset, files: Iterable[str], keys: Iterable[str]) -> Dataset:
+    return dataset.add_column("file", list(files)).add_column("key", list(keys))
+
+
+def _label_as_text(dataset: Dataset, split: str, is_multi_label: bool) -> Dataset:
+    feature = dataset.features["label"]
+    item = feature.feature if isinstance(feature, List) else feature
+    labels = dataset["label"][:]
+    if isinstance(feature, List) and not is_multi_label:
+        raise DataError(
+            "The labels are lists: recordings can have several classes. Say so with "
+            "--problem_type multi_label_classification."
+        )
+    if isinstance(item, ClassLabel):
+        names = item.names
+        for index, label in enumerate(labels):
+            for value in label if isinstance(label, list) else [label]:
+                if value is None or not 0 <= value < len(names):
+                    raise DataError(f"{dataset['file'][index]} ({split}) has the label {value}, which is no class.")
+        labels = [[names[i] for i in label] if isinstance(label, list) else names[label] for label in labels]
+    elif not isinstance(feature, List):
+        labels = ["" if label is None else str(label).strip() for label in labels]
+    if is_multi_label:
+        if None in labels:
+            raise DataError(f"{dataset['file'][labels.index(None)]} ({split}) has no list of labels.")
+        labels = [label if isinstance(label, list) else label.split(";") for label in labels]
+        labels = [sorted({str(name).strip() for name in label} - {""}) for label in labels]
+    elif "" in labels:
+        raise DataError(f"{dataset['file'][labels.index('')]} ({split}) has an empty label.")
+    feature = List(Value("string")) if is_multi_label else Value("string")
+    return dataset.remove_columns("label").add_column("label", labels, feature=feature)

@@ -1,0 +1,213 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""transformers' `Trainer` with what training audio classifiers on small data needs."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from .features import mixup
+from .models import head_parameter_names
+
+
+class AudioClassificationTrainer(Trainer):
+    """
+    `Trainer` with mixup, a sampler that draws classes equally often, batches of like length without reading the
+    recordings for it, and a learning rate of its own for the head.
+
+    Args:
+        class_matrix: Classes of each training clip: 0/1 of shape (clips, classes).
+        seconds: Length of each training clip.
+        train_loss, eval_loss: As [`make_loss`] gives them. Evaluation has one of its own, so that it compares between
+            runs whatever they were trained with.
+        args: An [`AudioTrainingArguments`].
+        kwargs: As `Trainer` has them.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_matrix: np.ndarray,
+        seconds: Sequence[float],
+        train_loss: Callable,
+        eval_loss: Callable,
+        **kwargs,
+    ):
+        super().__init__(compute_loss_func=train_loss, **kwargs)
+        self.train_loss, self.eval_loss = train_loss, eval_loss
+        self.class_matrix = class_matrix
+        self.seconds = list(seconds)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        self.compute_loss_func = self.train_loss if model.training else self.eval_loss
+        if model.training and self.args.mixup_alpha > 0:
+            labels = inputs["labels"]
+            if not labels.is_floating_point():
+                labels = nn.functional.one_hot(labels, self.class_matrix.shape[1]).float()
+            inputs = {name: value for name, value in inputs.items() if name != "labels"}
+            inputs, labels = mixup(inputs, labels, self.args.mixup_alpha)
+            inputs = {**inputs, "labels": labels}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None and self.args.head_learning_rate is not None:
+            model = self.model if model is None else model
+            decayed, head = set(self.get_decay_parameter_names(model)), head_parameter_names(model)
+            trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+            groups = [
+                {
+                    "params": [p for name, p in trained if (name in head) == in_head and (name in decayed) == decay],
+                    "weight_decay": self.args.weight_decay if decay else 0.0,
+                    "lr": self.args.head_learning_rate if in_head else self.args.learning_rate,
+                }
+                for in_head in (False, True)
+                for decay in (True, False)
+            ]
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
+        return super().create_optimizer(model)
+
+    def create_model_card(self, *args, **kwargs):
+        """The card is written by [`write_model_card`]; `Trainer` would write over it."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.sampler == "balanced":
+            return BalancedSampler(self.class_matrix, self.args.seed)
+        if self.args.train_sampling_strategy == "group_by_length":
+            batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return LengthGroupedSampler(batch_size, lengths=self.seconds)
+        return super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # In the order of the data set, which predictions are matched with; it is by length already.
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+class BalancedSampler(Sampler[int]):
+    """
+    Draws as many clips an epoch as there are, with replacement, each class equally often. Clips of several classes
+    are drawn as often as their rarest; those of none as often as the most frequent.
+
+    Args:
+        class_matrix: 0/1 of shape (clips, classes).
+        seed: With the epoch, decides what is drawn.
+    """
+
+    def __init__(self, class_matrix: np.ndarray, seed: int):
+        counts = np.maximum(class_matrix.sum(axis=0), 1)
+        weights = (class_matrix / counts).max(axis=1)
+        weights[weights == 0] = 1 / counts.max()
+        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist()
+
+
+def make_loss(
+    is_multi_label: bool, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None
+) -> Callable[..., torch.Tensor]:
+    """
+    `compute_loss_func` of a `Trainer`, the same for every architecture: cross-entropy over classes, or binary
+    cross-entropy of each class where multi-label.
+
+    Args:
+        is_multi_label: Labels are 0/1 of shape (batch, classes), not indices.
+        label_smoothing: Part of the target that is spread evenly.
+        class_weights: Shape (classes,): weight of a class's clips, or, where multi-label, of its positives.
+    """
+
+    def compute_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
+        logits = outputs["logits"].float()
+        weights = None if class_weights is None else class_weights.to(logits.device)
+        if is_multi_label:
+            targets = labels * (1 - label_smoothing) + label_smoothing / 2
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
+            num_items = labels.numel() if num_items_in_batch is None else num_items_in_batch
+        else:
+            # Not PyTorch's mean, which divides by the sum of the weights: a batch of one would lose them.
+            loss = nn.functional.cross_entropy(
+                logits, labels, weight=weights, label_smoothing=label_smoothing, reduction="sum"
+            )
+            num_items = len(labels) if num_items_in_batch is None else num_items_in_batch
+        return loss / num_items
+
+    return compute_loss
+
+
+def balanced_class_weights(class_matrix: np.ndarray, is_multi_label: bool) -> torch.Tensor:
+    """
+    Weights that give every class the same sum over the training clips, or, where multi-label, the positives of a class
+    the weight of its negatives.
+
+    Args:
+        class_matrix: 0/1 of shape (clips, classes).
+    """
+    positives = np.maximum(class_matrix.sum(axis=0), 1)
+    if is_multi_label:
+        weights = np.maximum(len(class_matrix) - positives, 1) / positives
+    else:
+        weights = len(class_matrix) / (class_matrix.shape[1] * positives)
+    return torch.as_tensor(weights, dtype=torch.float32)
+
+
+class EvaluationTable(ProgressCallback):
+    """A progress bar of the steps and a line of results for each evaluation."""
+
+    COLUMNS = (("mAP", "mAP"), ("accuracy", "accuracy"), ("macro_f1", "macro F1"))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.columns = None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Without the dictionaries that the base class prints."""
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        super().on_evaluate(args, state, control, **kwargs)
+        if not state.is_world_process_zero or self.training_bar is None or "eval_loss" not in metrics:
+            return
+        if self.columns is None:
+            self.columns = [(f"eval_{name}", title) for name, title in self.COLUMNS if f"eval_{name}" in metrics]
+            titles = "".join(f"{title:>10}" for _, title in self.columns)
+            self.training_bar.write(f"{'epoch':>8}{'loss':>10}{'validation loss':>18}{titles}")
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        loss = f"{losses[-1]:.4f}" if losses else "-"
+        values = "".join(f"{metrics[name]:10.3f}" for name, _ in self.columns)
+        self.training_bar.write(f"{state.epoch:8.1f}{loss:>10}{metrics['eval_loss']:18.4f}{values}")
+
+
+class TrainingClock(TrainerCallback, ExportableState):
+    """Seconds of training, over all resumptions; `Trainer` itself counts from the last one."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self.started: float | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds, self.started = self.total(), None
+
+    def total(self) -> float:
+        return self.seconds + (0.0 if self.started is None else time.monotonic() - self.started)
+
+    def state(self) -> dict:
+        return {"args": {"seconds": self.total()}, "attributes": {}}
