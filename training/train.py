@@ -24,6 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from .arguments import (
+    DATA_SOURCES,
     AudioTrainingArguments,
     DataArguments,
     ModelArguments,
@@ -34,7 +35,7 @@ from .arguments import (
 from .data import load_recording, load_recordings, longest_first
 from .evaluation import Evaluation, evaluate_splits, make_compute_metrics, write_predictions
 from .features import collate, label_names, make_augmentation, make_features
-from .model_card import write_model_card
+from .model_card import format_duration, write_model_card
 from .models import make_model
 from .report import write_report
 from .trainer import (
@@ -51,6 +52,8 @@ logger = logging.get_logger(__name__)
 OPTIONS_FILE = "train_options.yaml"
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
+# Options that say where things lie here, and are nobody else's business.
+LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
 METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
 
 
@@ -91,12 +94,11 @@ def train(
     features = make_features(
         recordings, feature_extractor, model.config.label2id, data_arguments.max_length_seconds, augment
     )
-    if training_arguments.process_index == 0:
+    trainer = _make_trainer(model, feature_extractor, features, recordings["train"], training_arguments)
+    if trainer.is_world_process_zero():
         _print_summary(recordings, model, training_arguments)
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / OPTIONS_FILE).write_text(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
-
-    trainer = _make_trainer(model, feature_extractor, features, recordings["train"], training_arguments)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
@@ -106,10 +108,24 @@ def train(
     evaluations = evaluate_splits(trainer, recordings, data_arguments.max_length_seconds)
     for split, evaluation in evaluations.items():
         metrics.update({f"{METRIC_PREFIXES[split]}_{name}": value for name, value in evaluation.metrics.items()})
+    source = _source_name(data_arguments)
     if trainer.is_world_process_zero():
-        _write_results(trainer, recordings, evaluations, model_arguments, data_arguments, metrics, options)
+        write_model_card(
+            output_dir,
+            model,
+            feature_extractor,
+            evaluations,
+            dataset_name=source,
+            dataset_id=data_arguments.dataset_name,
+            base_model=model_arguments.model_name_or_path,
+            hyperparameters={name: value for name, value in options.items() if name not in LOCAL_OPTIONS},
+            training_seconds=metrics["train_runtime"],
+        )
     if training_arguments.push_to_hub:
+        # Before the report, whose recordings and file names need not be public.
         trainer.push_to_hub()
+    if trainer.is_world_process_zero():
+        _write_results(trainer, recordings, evaluations, source, model_arguments.model_name_or_path, metrics)
     return metrics
 
 
@@ -158,6 +174,12 @@ def _make_trainer(
     return trainer
 
 
+def _source_name(arguments: DataArguments) -> str:
+    """A Hub id, or the name of a file or folder without the way to it."""
+    name = arguments.data_dir or arguments.manifest or arguments.dataset_name
+    return Path(name).resolve().name if Path(name).exists() else name
+
+
 def _class_matrix(dataset: Dataset, label2id: Mapping[str, int]) -> np.ndarray:
     """0/1 of shape (clips, classes) in the model's numbering."""
     ids = [label2id[name] for name in label_names(dataset)]
@@ -174,46 +196,35 @@ def _clock(trainer: AudioClassificationTrainer) -> TrainingClock:
 
 def _write_results(
     trainer: AudioClassificationTrainer,
-    datasets: Mapping[str, Dataset],
+    recordings: Mapping[str, Dataset],
     evaluations: Mapping[str, Evaluation],
-    model_arguments: ModelArguments,
-    data_arguments: DataArguments,
+    source: str,
+    base_model: str | None,
     metrics: Mapping[str, float],
-    options: Mapping[str, object],
 ) -> None:
-    output_dir, model = Path(trainer.args.output_dir), trainer.model
-    feature_extractor = trainer.processing_class
+    output_dir, model, sampling_rate = (
+        Path(trainer.args.output_dir),
+        trainer.model,
+        trainer.processing_class.sampling_rate,
+    )
     for split, evaluation in evaluations.items():
         write_predictions(evaluation, output_dir / "predictions" / f"{split}.csv")
-    source = data_arguments.dataset_name or Path(data_arguments.manifest or data_arguments.data_dir).resolve().name
-    seconds = metrics["train_runtime"]
+    steps = f"{trainer.state.epoch:.4g} epochs, {trainer.state.global_step} steps"
     write_report(
         output_dir / "report.html",
         title=f"{model.config.model_type} on {source}",
         facts={
-            "Model": model.config.model_type,
-            "Started from": model_arguments.model_name_or_path or "scratch",
-            "Parameters": f"{model.num_parameters():,}",
+            "Model": f"{model.config.model_type}, {model.num_parameters():,} parameters",
+            "Started from": base_model or "scratch",
             "Recordings": source,
-            "Training": f"{seconds / 60:.1f} min, {trainer.state.epoch:.4g} epochs, {trainer.state.global_step} steps",
+            "Training": f"{format_duration(metrics['train_runtime'])}, {steps}",
             "Device": f"{trainer.args.device}, {_precision(trainer.args)}",
         },
         evaluations=evaluations,
-        durations={split: np.array(datasets[split]["seconds"]) for split in evaluations},
+        durations={split: np.array(recordings[split]["seconds"]) for split in evaluations},
         log_history=trainer.state.log_history,
-        load_clip=lambda split, index: load_recording(datasets[split][index], feature_extractor.sampling_rate),
-        sampling_rate=feature_extractor.sampling_rate,
-    )
-    write_model_card(
-        output_dir,
-        model,
-        feature_extractor,
-        evaluations,
-        dataset_name=source,
-        dataset_id=data_arguments.dataset_name,
-        base_model=model_arguments.model_name_or_path,
-        hyperparameters=options,
-        training_seconds=seconds,
+        load_clip=lambda split, index: load_recording(recordings[split][index], sampling_rate),
+        sampling_rate=sampling_rate,
     )
     temporary = output_dir / f"{RESULTS_FILE}.tmp"
     temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True))
@@ -235,13 +246,13 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
         if checkpoint is None:
             raise UsageError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint to go on from.")
         return checkpoint
-    started = output_dir / OPTIONS_FILE
     anew = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
-    if not started.is_file():
-        if checkpoint is not None or (output_dir / "config.json").exists():
-            raise UsageError(f"{output_dir} already holds a model. {anew}")
+    options_file = output_dir / OPTIONS_FILE
+    if not options_file.is_file() and (checkpoint is not None or (output_dir / "config.json").exists()):
+        raise UsageError(f"{output_dir} already holds a model. {anew}")
+    if checkpoint is None and not is_finished(output_dir):
         return None
-    old = yaml.safe_load(started.read_text()) or {}
+    old = yaml.safe_load(options_file.read_text()) or {}
     for name in sorted({*old, *options}):
         if old.get(name) != _as_yaml(options.get(name)):
             raise UsageError(

@@ -279,11 +279,12 @@ def test_no_evaluation(tmp_path):
 
 
 def test_mistakes_are_ranked_by_confidence():
-    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], np.float32)
-    evaluation = Evaluation("test", list("wxyz"), ["a", "b"], np.array([0, 1, 0, 0]), probabilities)
+    """Of the predicted class, not of the improbability of the true one."""
+    probabilities = np.array([[0.9, 0.1, 0], [0.6, 0.01, 0.39], [0.1, 0.8, 0.1], [0.2, 0.7, 0.1]], np.float32)
+    evaluation = Evaluation("test", list("wxyz"), ["a", "b", "c"], np.array([0, 1, 0, 0]), probabilities)
     found = list_mistakes(evaluation, 12, None, 16000)
     assert [mistake["file"] for mistake in found] == ["y", "z", "x"]
-    assert found[0]["wrong"] == [("b", pytest.approx(0.8), True), ("a", pytest.approx(0.2), False)]
+    assert found[0]["wrong"] == [("b", pytest.approx(0.8), True), ("a", pytest.approx(0.1), False)]
     assert [mistake["file"] for mistake in list_mistakes(evaluation, 1, None, 16000)] == ["y"]
 
 

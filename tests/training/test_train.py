@@ -100,6 +100,17 @@ def test_the_same_command_goes_on_after_an_interruption(trained, tones, tiny_opt
     assert [entry["epoch"] for entry in state["log_history"] if "eval_loss" in entry] == list(range(1, 13))
 
 
+def test_a_run_that_never_began_is_no_obstacle(tones, tiny_options, tmp_path):
+    """Options that were refused, or stopped before the first checkpoint, do not bind the next try."""
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.train.AudioClassificationTrainer.train", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(*parse_train_arguments([*command, "--learning_rate", "7"]))
+    assert (tmp_path / "run/train_options.yaml").exists()
+    assert train(*parse_train_arguments([*command, "--num_train_epochs", "1"]))["epoch"] == 1
+
+
 def test_overwrite_output_dir_starts_anew(tones, tiny_options, tmp_path):
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
     train(*parse_train_arguments([*command, "--num_train_epochs", "2"]))
