@@ -102,26 +102,33 @@ def predict(
 def extract_features(
     feature_extractor: FeatureExtractionMixin,
     waveforms: Sequence[np.ndarray],
-    padding: bool | str = "longest",
+    padding: bool = True,
     return_tensors: str | None = "pt",
 ) -> BatchFeature:
     """
-    Features of clips for a model of any architecture, padded to one length.
+    Features of clips for a model of any architecture.
 
     Args:
         feature_extractor: The model's own.
         waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
-        padding, return_tensors: As feature extractors have them. Those of Whisper and AST always pad to the one length
-            that their models take.
+        padding: Whether to pad them to one length: the longest clip's, or, where the model [`hears_padding`], the
+            feature extractor's. Those of Whisper and AST always pad to the one length that their models take.
+        return_tensors: As feature extractors have it.
     """
     if not isinstance(feature_extractor, SANetFeatureExtractor):
         min_length = round(MIN_SECONDS * feature_extractor.sampling_rate)
         waveforms = [np.pad(waveform, (0, max(0, min_length - len(waveform)))) for waveform in waveforms]
-    if isinstance(feature_extractor, WhisperFeatureExtractor):
-        padding = "max_length"
+    strategy = "longest" if padding else False
+    if isinstance(feature_extractor, WhisperFeatureExtractor) or (padding and hears_padding(feature_extractor)):
+        strategy = "max_length"
     return feature_extractor(
-        waveforms, sampling_rate=feature_extractor.sampling_rate, padding=padding, return_tensors=return_tensors
+        waveforms, sampling_rate=feature_extractor.sampling_rate, padding=strategy, return_tensors=return_tensors
     )
+
+
+def hears_padding(feature_extractor: FeatureExtractionMixin) -> bool:
+    """Whether a SANet was trained on clips padded to one length without a mask, and must be given such clips."""
+    return isinstance(feature_extractor, SANetFeatureExtractor) and not feature_extractor.return_attention_mask
 
 
 @torch.inference_mode()

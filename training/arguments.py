@@ -54,6 +54,15 @@ class ModelArguments:
             "choices": ["none", "feature_encoder", "backbone"],
         },
     )
+    padding: str = field(
+        default="longest",
+        metadata={
+            "help": "What a SANet hears of a clip shorter than max_length_seconds: with longest the clip alone; with "
+            "max_length the silence after it counts too, so that the model hears how soon a sound is over, in the "
+            "time that a full clip takes. A checkpoint keeps what it was trained with.",
+            "choices": ["longest", "max_length"],
+        },
+    )
     position_embeddings: str = field(
         default="interpolate",
         metadata={

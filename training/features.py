@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, List
 from transformers import FeatureExtractionMixin
 
 from sanet_hf import SANetFeatureExtractor
-from sanet_hf.inference import extract_features
+from sanet_hf.inference import extract_features, hears_padding
 
 from .data import load_recording
 from .sources import DataError
@@ -98,10 +98,16 @@ def make_augmentation(transforms: list[Mapping], sampling_rate: int) -> Callable
 
 
 def collate(items: list[Mapping], feature_extractor: FeatureExtractionMixin) -> dict[str, torch.Tensor]:
-    """Pad items to the longest of the batch; a mask that leaves nothing out is dropped, since it only costs time."""
+    """
+    Pad items to the longest of the batch, or to the feature extractor's length where the model hears padding; a mask
+    that leaves nothing out is dropped, since it only costs time.
+    """
     labels = torch.tensor(np.array([item["labels"] for item in items]))
     features = [{name: value for name, value in item.items() if name != "labels"} for item in items]
-    batch = dict(feature_extractor.pad(features, padding="longest", return_tensors="pt"))
+    padding = {"padding": "longest"}
+    if hears_padding(feature_extractor):
+        padding = {"padding": "max_length", "max_length": feature_extractor.max_length}
+    batch = dict(feature_extractor.pad(features, **padding, return_tensors="pt"))
     if "attention_mask" in batch and bool(batch["attention_mask"].all()):
         del batch["attention_mask"]
     return {**batch, "labels": labels}

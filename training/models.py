@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sanet_hf import SANetConfig
+from sanet_hf import SANetConfig, SANetFeatureExtractor
 
 from .arguments import ModelArguments, UsageError, parse_config_overrides
 
@@ -64,6 +64,10 @@ def make_model(
         model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, label_maps)
     else:
         model, feature_extractor = _from_scratch(arguments, label_maps)
+        if isinstance(feature_extractor, SANetFeatureExtractor):
+            feature_extractor.return_attention_mask = arguments.padding == "longest"
+        elif arguments.padding != "longest":
+            raise UsageError(f"--padding {arguments.padding} is for SANet; {arguments.model_type} pads as it must.")
     if arguments.position_embeddings == "interpolate":
         _fit_length(model, feature_extractor, max_length_seconds)
     if isinstance(model.config, SANetConfig):

@@ -432,3 +432,8 @@ def test_freeze(checkpoints, model_type, freeze, source):
     frozen |= {"encoder.embed_positions.weight"} & names
     assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == frozen
     assert freeze == "none" or frozen
+
+
+def test_padding_is_sanets(tmp_path):
+    with pytest.raises(UsageError, match="--padding max_length is for SANet"):
+        make_model(ModelArguments(model_type="wav2vec2", padding="max_length"), ["a", "b"], 1.0)

@@ -12,7 +12,8 @@ import torch
 import yaml
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, TrainerCallback, pipeline
 
-import sanet_hf  # noqa: F401 (registers SANet)
+from sanet_hf.audio import load_audio
+from sanet_hf.inference import load_classifier, predict
 from training.arguments import UsageError, parse_train_arguments
 from training.cli import main
 from training.sources import SPLITS
@@ -36,6 +37,31 @@ def test_folder_works_with_auto_classes_and_pipeline(trained, tones):
     for label in ("high", "low"):
         clips = sorted(str(path) for path in (tones / "test" / label).iterdir())
         assert [scores[0]["label"] for scores in classifier(clips, batch_size=2)] == [label] * 4
+
+
+def test_model_that_hears_padding(tones, tiny_options, tmp_path):
+    """Training, predictions, pipeline and `sanet predict` see the same silence after a clip, in any batch."""
+    output_dir = tmp_path / "run"
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options]
+    train(*parse_train_arguments([*command, "--padding", "max_length"]))
+    model, feature_extractor = load_classifier(output_dir)
+    assert not feature_extractor.return_attention_mask
+    rows = list(csv.DictReader((output_dir / "predictions/test.csv").open()))
+    files = [row["file"] for row in rows]
+    expected = [[float(row["probability_high"]), float(row["probability_low"])] for row in rows]
+    predictions = list(predict(model, feature_extractor, files, batch_size=3))
+    classifier = pipeline("audio-classification", model=str(output_dir))
+    for (high, low), prediction, scores in zip(expected, predictions, classifier(files, batch_size=2)):
+        assert prediction.score == pytest.approx(max(high, low), abs=1e-4)
+        assert {score["label"]: score["score"] for score in scores} == pytest.approx(
+            {"high": high, "low": low}, abs=1e-4
+        )
+    # It does hear it: a mask changes the scores.
+    waveform = load_audio(files[0], 16000)
+    alone = feature_extractor([waveform], padding=False, sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        high_alone = model(**alone).logits.softmax(-1)[0, 0].item()
+    assert high_alone != pytest.approx(expected[0][0], abs=1e-4)
 
 
 def test_keeps_the_best_epoch(trained):
