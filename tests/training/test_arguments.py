@@ -66,7 +66,7 @@ def test_metric_for_best_model(problem_type, metric):
 
 
 def test_changed_options_describe_a_run():
-    argv = ["sanet.yaml", "strong_augmentation.yaml", *REQUIRED, "--mixup_alpha", "0.2", "--freeze", "backbone"]
+    argv = ["sanet.yaml", "short_sounds.yaml", *REQUIRED, "--mixup_alpha", "0.2", "--freeze", "backbone"]
     arguments = parse_train_arguments(argv)
     options = {name: value for group in arguments for name, value in changed_options(group).items()}
     assert options["mixup_alpha"] == 0.2 and options["freeze"] == "backbone" and options["data_dir"] == "data"
