@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from markupsafe import Markup
@@ -23,6 +22,7 @@ from matplotlib.transforms import Bbox
 from scipy.stats import binomtest
 
 from .model_card import format_duration
+from .report import render_page
 
 
 METRIC_TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "mAP": "mAP"}
@@ -174,15 +174,12 @@ def to_html(result: Mapping[str, Any]) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for name, color in STAND_INS.items():
         svg = svg.replace(color, f"var(--{name})")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("comparison.html").render(
-        result=result, table=make_table(result), metric=METRIC_TITLES[result["metric"]], svg=Markup(svg)
+    return render_page(
+        "comparison.html",
+        result=result,
+        table=make_table(result),
+        metric=METRIC_TITLES[result["metric"]],
+        svg=Markup(svg),
     )
 
 

@@ -274,8 +274,7 @@ def _check_labels(source: DatasetDict, rows: Rows) -> list[str]:
     labels: dict[str, set[str]] = {}
     for split, (origin, indices) in rows.items():
         column = source[origin]["label"][:]
-        chosen = [column[index] for index in indices]
-        labels[split] = {name for label in chosen for name in (label if isinstance(label, list) else [label])}
+        labels[split] = _names_in(column[index] for index in indices)
     names = sorted(set().union(*labels.values()))
     if not any(indices for _, indices in rows.values()) or not names:
         raise DataError("No recordings with a label are left.")
@@ -285,7 +284,7 @@ def _check_labels(source: DatasetDict, rows: Rows) -> list[str]:
         unknown = sorted(found - labels["train"])
         if unknown:
             raise DataError(f"{_shorten(unknown)}: in {split} but not in train, so that it cannot be learnt.")
-    lost = {name for origin in {rows["train"][0]} for name in _all_names(source[origin])} - labels["train"]
+    lost = _names_in(source[rows["train"][0]]["label"]) - labels["train"]
     if lost:
         raise DataError(f"No recordings that can be read are left to learn {_shorten(sorted(lost))} from.")
     is_multi_label = isinstance(source[rows["train"][0]].features["label"], List)
@@ -296,8 +295,8 @@ def _check_labels(source: DatasetDict, rows: Rows) -> list[str]:
     return names
 
 
-def _all_names(dataset: Dataset) -> set[str]:
-    return {name for label in dataset["label"] for name in (label if isinstance(label, list) else [label])}
+def _names_in(labels: Iterable[str | list[str]]) -> set[str]:
+    return {name for label in labels for name in (label if isinstance(label, list) else [label])}
 
 
 def _shorten(names: Sequence[str], limit: int = NUM_SHOWN) -> str:

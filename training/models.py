@@ -34,7 +34,7 @@ AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
 MODEL_TYPE_ALIASES = {"ast": "audio-spectrogram-transformer"}
 WHISPER_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "return_attention_mask")
 # Names in configurations: size of the hidden states, and the attention heads that must divide it.
-HEADS_OF_SIZE = {"hidden_size": ("num_attention_heads",), "d_model": ("encoder_attention_heads",)}
+HEADS_OF_SIZE = {"hidden_size": "num_attention_heads", "d_model": "encoder_attention_heads"}
 
 
 def make_model(
@@ -121,13 +121,12 @@ def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrain
 def _fitting_heads(default: PreTrainedConfig, overrides: dict) -> dict[str, int]:
     """The most attention heads, up to the default, that divide a size that was given without them."""
     fitting = {}
-    for size, head_names in HEADS_OF_SIZE.items():
-        for name in head_names:
-            heads = getattr(default, name, None)
-            if isinstance(overrides.get(size), int) and name not in overrides and isinstance(heads, int):
-                fitting[name] = max(n for n in range(1, heads + 1) if overrides[size] % n == 0)
-                if fitting[name] != heads:
-                    logger.warning(f"{name}={fitting[name]} instead of {heads}, which does not divide {size}.")
+    for size, name in HEADS_OF_SIZE.items():
+        heads = getattr(default, name, None)
+        if isinstance(overrides.get(size), int) and name not in overrides and isinstance(heads, int):
+            fitting[name] = max(n for n in range(1, heads + 1) if overrides[size] % n == 0)
+            if fitting[name] != heads:
+                logger.warning(f"{name}={fitting[name]} instead of {heads}, which does not divide {size}.")
     return fitting
 
 

@@ -105,15 +105,8 @@ def write_report(
     durations = {split: np.asarray(durations[split], np.float64) for split in evaluations}
     last = list(evaluations.values())[-1]
     num_classes = len(last.labels)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["duration"] = format_duration
-    html = environment.get_template("report.html").render(
+    html = render_page(
+        "report.html",
         title=title,
         facts=facts,
         evaluations=evaluations,
@@ -136,6 +129,19 @@ def write_report(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
+
+
+def render_page(template: str, **values) -> str:
+    """A page from a template of this package; values are escaped unless they are `Markup`."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["duration"] = format_duration
+    return environment.get_template(template).render(**values)
 
 
 def list_data(
