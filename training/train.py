@@ -141,6 +141,10 @@ def _make_trainer(
     train_recordings: Dataset,
     arguments: AudioTrainingArguments,
 ) -> AudioClassificationTrainer:
+    if arguments.averaged_epochs < 1:
+        raise UsageError(f"--averaged_epochs {arguments.averaged_epochs} must be at least 1.")
+    if arguments.averaged_epochs > 1 and (arguments.fsdp or arguments.deepspeed):
+        raise UsageError("--averaged_epochs needs all weights in one place, which --fsdp and --deepspeed divide.")
     class_matrix = _class_matrix(train_recordings, model.config.label2id)
     is_multi_label = model.config.problem_type == "multi_label_classification"
     class_weights = (

@@ -4,8 +4,11 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
@@ -17,10 +20,15 @@ from .features import mixup
 from .models import head_parameter_names
 
 
+# In a checkpoint whose model is an average: the weights that training goes on from.
+TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
+
+
 class AudioClassificationTrainer(Trainer):
     """
     `Trainer` with mixup, a sampler that draws classes equally often, batches of like length without reading the
-    recordings for it, and a learning rate of its own for the head.
+    recordings for it, a learning rate of its own for the head, and an average of several epochs' weights, which is
+    what is evaluated, saved and returned.
 
     Args:
         class_matrix: Classes of each training clip: 0/1 of shape (clips, classes).
@@ -44,6 +52,8 @@ class AudioClassificationTrainer(Trainer):
         self.train_loss, self.eval_loss = train_loss, eval_loss
         self.class_matrix = class_matrix
         self.seconds = list(seconds)
+        self.weight_average = WeightAverage(self.args.averaged_epochs)
+        self.add_callback(self.weight_average)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         self.compute_loss_func = self.train_loss if model.training else self.eval_loss
@@ -74,6 +84,24 @@ class AudioClassificationTrainer(Trainer):
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         return super().create_optimizer(model)
 
+    def evaluate(self, *args, **kwargs):
+        with self.weight_average.applied(self.model):
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        with self.weight_average.applied(self.model) as training_weights:
+            super().save_model(output_dir, _internal_call)
+        if training_weights is not None and self.args.should_save:
+            path = Path(self.args.output_dir if output_dir is None else output_dir) / TRAINING_WEIGHTS_FILE
+            safetensors.torch.save_file(training_weights, path)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / TRAINING_WEIGHTS_FILE
+        if path.is_file():
+            self.weight_average.weights = _copy(self.model.state_dict())
+            self.model.load_state_dict(safetensors.torch.load_file(path))
+
     def create_model_card(self, *args, **kwargs):
         """The card is written by [`write_model_card`]; `Trainer` would write over it."""
 
@@ -88,6 +116,55 @@ class AudioClassificationTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset):
         # In the order of the data set, which predictions are matched with; it is by length already.
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+class WeightAverage(TrainerCallback):
+    """
+    Mean of the weights, and of BatchNorm's statistics, at the ends of epochs. The first `num_epochs` epochs count
+    equally; after them each new one counts `1 / num_epochs` and the mean of the earlier ones the rest, so that old
+    epochs fade and one copy of the weights is enough.
+
+    Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018, with a mean
+    that forgets.
+
+    Args:
+        num_epochs: With 1 there is no averaging.
+    """
+
+    def __init__(self, num_epochs: int):
+        self.num_epochs = num_epochs
+        self.weights: dict[str, torch.Tensor] | None = None
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        if self.num_epochs <= 1:
+            return
+        if self.weights is None:
+            self.weights = _copy(model.state_dict())
+        part = 1 / min(self.num_epochs, max(1, round(state.epoch)))
+        for name, weight in model.state_dict().items():
+            if weight.is_floating_point():
+                self.weights[name].lerp_(weight, part)
+            else:
+                self.weights[name].copy_(weight)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        # Otherwise the model is that of the best checkpoint, which is an average already.
+        if self.weights is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
+            model.load_state_dict(self.weights)
+        self.weights = None
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[dict[str, torch.Tensor] | None]:
+        """The model with the mean as its weights; gives a copy of its own, or None where there is no mean."""
+        if self.weights is None:
+            yield None
+            return
+        training_weights = _copy(model.state_dict())
+        model.load_state_dict(self.weights)
+        try:
+            yield training_weights
+        finally:
+            model.load_state_dict(training_weights)
 
 
 class BalancedSampler(Sampler[int]):
@@ -118,6 +195,10 @@ class BalancedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         yield from torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist()
+
+
+def _copy(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in weights.items()}
 
 
 def make_loss(

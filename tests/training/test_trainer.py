@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForAudioClassification, TrainerState
 
@@ -24,6 +26,7 @@ from training.trainer import (
     AudioClassificationTrainer,
     BalancedSampler,
     TrainingClock,
+    WeightAverage,
     balanced_class_weights,
     make_loss,
 )
@@ -296,6 +299,49 @@ def test_clock_adds_up_over_resumptions(monkeypatch):
     assert resumed.total() == 12
 
 
+# Average of weights
+
+
+def average_of(values: list[float], num_epochs: int) -> tuple[WeightAverage, nn.Module]:
+    """A BatchNorm with each value in turn as its weights and statistics at the end of an epoch."""
+    average, model = WeightAverage(num_epochs), nn.BatchNorm1d(2)
+    for epoch, value in enumerate(values, 1):
+        for name in ("weight", "running_mean"):
+            getattr(model, name).data.fill_(value)
+        model.num_batches_tracked.fill_(epoch)
+        # Slightly off, as a sum of steps is.
+        average.on_epoch_end(None, SimpleNamespace(epoch=epoch + 1e-9), None, model=model)
+    return average, model
+
+
+@given(values=st.lists(st.floats(-10, 10), min_size=1, max_size=12), num_epochs=st.integers(2, 5))
+def test_average_is_the_mean_until_it_is_full_and_then_forgets(values, num_epochs):
+    average, _ = average_of(values, num_epochs)
+    expected = np.mean(values[:num_epochs])
+    for value in values[num_epochs:]:
+        expected += (value - expected) / num_epochs
+    for name in ("weight", "running_mean"):
+        np.testing.assert_allclose(average.weights[name], expected, atol=1e-5)
+    assert average.weights["num_batches_tracked"] == len(values)
+
+
+def test_average_is_applied_and_taken_back():
+    average, model = average_of([1.0, 3.0], 2)
+    with pytest.raises(KeyError), average.applied(model):
+        assert model.weight.tolist() == model.running_mean.tolist() == [2.0, 2.0]
+        raise KeyError
+    assert model.weight.tolist() == model.running_mean.tolist() == [3.0, 3.0]
+    # The average is not what training then changes.
+    model.weight.data.fill_(9)
+    assert average.weights["weight"].tolist() == [2.0, 2.0]
+
+
+def test_no_average_without_the_option():
+    average, model = average_of([1.0, 3.0], 1)
+    with average.applied(model) as training_weights:
+        assert average.weights is training_weights is None and model.weight.tolist() == [3.0, 3.0]
+
+
 # From the command to the model
 
 
@@ -448,3 +494,75 @@ def test_time_of_training_is_kept_over_a_resumption(command, tmp_path):
     state.save_to_json(str(first / "trainer_state.json"))
     assert main(command) == 0
     assert 1000 < results_of(output_dir)["train_runtime"] < 2000
+
+
+def checkpoints_of(folder) -> list:
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+@pytest.fixture(scope="module")
+def averaged(tones, fixed, tmp_path_factory):
+    """A finished run of four epochs that averages two, and its command without the folder."""
+    command = ["train", "sanet.yaml", "--data_dir", str(tones), *fixed, "--num_train_epochs", "4"]
+    command += ["--save_total_limit", "5"]
+    plain, output_dir = (tmp_path_factory.mktemp("averaged") / name for name in ("plain", "run"))
+    assert main([*command, "--output_dir", str(plain)]) == 0
+    command += ["--averaged_epochs", "2"]
+    assert main([*command, "--output_dir", str(output_dir)]) == 0
+    return command, plain, output_dir
+
+
+def test_checkpoints_hold_averages_of_an_unchanged_training(averaged):
+    _, plain, output_dir = averaged
+    expected = None
+    for without, checkpoint in zip(checkpoints_of(plain), checkpoints_of(output_dir), strict=True):
+        trained, weights = load_file(checkpoint / "training_weights.safetensors"), weights_of(checkpoint)
+        assert all(torch.equal(trained[name], weight) for name, weight in weights_of(without).items())
+        assert not (without / "training_weights.safetensors").exists()
+        expected = {
+            name: weight if expected is None or not weight.is_floating_point() else (expected[name] + weight) / 2
+            for name, weight in trained.items()
+        }
+        assert all(torch.allclose(weights[name], weight, atol=1e-6) for name, weight in expected.items())
+
+
+def test_averages_are_what_is_evaluated_and_kept(averaged, tones):
+    _, plain, output_dir = averaged
+    evaluations = [entry for entry in history_of(output_dir) if "eval_loss" in entry]
+    assert [entry["eval_loss"] for entry in evaluations] != [
+        entry["eval_loss"] for entry in history_of(plain) if "eval_loss" in entry
+    ]
+    state = TrainerState.load_from_json(str(output_dir / "trainer_state.json"))
+    best, kept = weights_of(state.best_model_checkpoint), weights_of(output_dir)
+    assert all(torch.equal(best[name], kept[name]) for name in kept)
+    assert results_of(output_dir)["eval_loss"] == pytest.approx(
+        next(entry["eval_loss"] for entry in evaluations if entry["step"] == state.best_global_step), rel=1e-4
+    )
+    assert not (output_dir / "training_weights.safetensors").exists()
+
+
+def test_average_goes_on_after_an_interruption(averaged, tmp_path):
+    command, _, output_dir = averaged
+    shutil.copytree(output_dir, tmp_path / "run")
+    (tmp_path / "run/all_results.json").unlink()
+    for checkpoint in checkpoints_of(tmp_path / "run")[2:]:
+        shutil.rmtree(checkpoint)
+    assert main([*command, "--output_dir", str(tmp_path / "run")]) == 0
+    for whole, resumed in zip(checkpoints_of(output_dir), checkpoints_of(tmp_path / "run"), strict=True):
+        for name in ("model.safetensors", "training_weights.safetensors"):
+            whole_weights, resumed_weights = load_file(whole / name), load_file(resumed / name)
+            assert all(torch.allclose(whole_weights[key], resumed_weights[key], atol=1e-6) for key in whole_weights)
+
+
+def test_last_average_is_kept_where_the_best_is_not_asked_for(averaged, tmp_path):
+    command, _, output_dir = averaged
+    options = ["--load_best_model_at_end", "false", "--output_dir", str(tmp_path / "run")]
+    assert main([*command, *options]) == 0
+    last, kept = weights_of(checkpoints_of(output_dir)[-1]), weights_of(tmp_path / "run")
+    assert all(torch.allclose(last[name], kept[name], atol=1e-6) for name in kept)
+
+
+@pytest.mark.parametrize("options", [["--averaged_epochs", "0"], ["--averaged_epochs", "2", "--fsdp", "full_shard"]])
+def test_what_cannot_be_averaged_is_refused(command, options):
+    with pytest.raises(UsageError, match="averaged_epochs"):
+        train(*parse_train_arguments([*command[1:], *options]))
