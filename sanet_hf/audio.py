@@ -22,25 +22,30 @@ class AudioError(ValueError):
     """A file that cannot be used as audio; the message names it and says why."""
 
 
-def load_audio(source: str | Path | bytes, sampling_rate: int, name: str | None = None) -> np.ndarray:
+def load_audio(
+    source: str | Path | bytes, sampling_rate: int, name: str | None = None, start: int = 0, length: int | None = None
+) -> np.ndarray:
     """
-    Read a file as a mono waveform.
+    Read a file, or a stretch of it, as a mono waveform.
 
     soundfile reads the formats it knows (WAV, FLAC, MP3, Ogg and others), torchcodec the rest through FFmpeg. Channels
     are averaged; another sampling rate is resampled with torchaudio's windowed sinc interpolation, or by FFmpeg where
-    the ratio of the rates is of large numbers.
+    the ratio of the rates is of large numbers. A stretch is decoded without what stands before and after it.
 
     Args:
         source: Audio file, or its content.
         sampling_rate: Sampling rate of the waveform in Hz.
         name: What errors call it; by default the path.
+        start: First sample of the stretch, at `sampling_rate`.
+        length: Samples of the stretch, at `sampling_rate`; by default all from `start` on. There are fewer where the
+            file ends earlier.
 
     Returns:
         float32 array of shape (samples,), full scale at 1.
 
     Raises:
-        AudioError: There is no such file, it is not audio, it is damaged, it holds no samples, or NaN or Inf,
-            or its sampling rate is beyond any recording's.
+        AudioError: There is no such file, it is not audio, it is damaged, it holds no samples (from `start` on), or
+            NaN or Inf, or its sampling rate is beyond any recording's.
     """
     if isinstance(source, bytes):
         name = name or "recording"
@@ -51,31 +56,73 @@ def load_audio(source: str | Path | bytes, sampling_rate: int, name: str | None 
         name = name or str(source)
         _check_file(source, name)
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        waveform, original_rate = soundfile.read(file, dtype="float32", always_2d=True)
-        waveform = waveform.T
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            original_rate = file.samplerate
+            frames = _frames_around(start, length, original_rate, sampling_rate)
+            waveform = _read_frames(file, *frames).T
     except (soundfile.LibsndfileError, TypeError) as error:
         # A TypeError is what soundfile has for files called *.raw.
-        waveform, original_rate = _decode_with_ffmpeg(source, name, str(error))
-    if waveform.shape[-1] == 0:
-        raise AudioError(f"{name}: the file holds no samples.")
+        decoder = _open_with_ffmpeg(source, name, str(error))
+        original_rate = decoder.metadata.sample_rate
+        frames = _frames_around(start, length, original_rate, sampling_rate)
+        waveform = _decode_frames(decoder, name, *frames)
     if not MIN_SAMPLING_RATE <= original_rate <= MAX_SAMPLING_RATE:
         raise AudioError(f"{name}: a sampling rate of {original_rate} Hz, which no recording has.")
-    common = math.gcd(original_rate, sampling_rate)
-    if (original_rate // common) * (sampling_rate // common) > MAX_RESAMPLING_KERNEL:
-        waveform, original_rate = _decode_with_ffmpeg(
-            source, name, f"{original_rate} Hz is an odd sampling rate", sampling_rate
-        )
+    skipped = start - frames[0] * sampling_rate // original_rate
+    if _is_odd_ratio(original_rate, sampling_rate):
+        decoder = _open_with_ffmpeg(source, name, f"{original_rate} Hz is an odd sampling rate", sampling_rate)
+        waveform, original_rate, skipped = _decode_frames(decoder, name, 0, None), sampling_rate, start
     with np.errstate(over="ignore", invalid="ignore"):
         waveform = waveform[0] if len(waveform) == 1 else waveform.mean(0)
-    if original_rate != sampling_rate:
+    if original_rate != sampling_rate and len(waveform):
         # Imported late: it takes a second that files at the right rate need not wait for.
         from torchaudio.functional import resample
 
         waveform = resample(torch.from_numpy(waveform), original_rate, sampling_rate).numpy()
+    waveform = waveform[skipped : None if length is None else skipped + length]
+    if not len(waveform):
+        raise AudioError(
+            f"{name}: the file holds no samples{f' from {start / sampling_rate:g} s on' if start else ''}."
+        )
     if not np.isfinite(waveform).all():
         raise AudioError(f"{name}: the file holds NaN or Inf.")
     return waveform
+
+
+def _is_odd_ratio(original_rate: int, sampling_rate: int) -> bool:
+    common = math.gcd(original_rate, sampling_rate)
+    return (original_rate // common) * (sampling_rate // common) > MAX_RESAMPLING_KERNEL
+
+
+def _frames_around(start: int, length: int | None, original_rate: int, sampling_rate: int) -> tuple[int, int | None]:
+    """
+    First frame of the file, and the one after the last, that a stretch of the resampled waveform depends on. Frame and
+    resampled sample fall together at the first, so that the stretch is the same as cut out of the whole.
+
+        frames     |. . . . .|. . . . .|. . . . .|       original_rate / common = 5 a block
+        resampled  |.  .  .  |.  .  .  |.  .  .  |       sampling_rate / common = 3 a block
+    """
+    if _is_odd_ratio(original_rate, sampling_rate) or original_rate <= 0:
+        return 0, 0
+    if original_rate == sampling_rate:
+        return start, None if length is None else start + length
+    common = math.gcd(original_rate, sampling_rate)
+    frames, samples = original_rate // common, sampling_rate // common
+    # Blocks that torchaudio's kernel reaches beyond its own: 6 zero crossings of a sinc with a roll-off of 0.99.
+    reach = math.ceil(6 / 0.99 / min(frames, samples)) + 1
+    first = max(0, start // samples - reach) * frames
+    if length is None:
+        return first, None
+    return first, (-(-(start + length) // samples) + reach) * frames
+
+
+def _read_frames(file: soundfile.SoundFile, first: int, stop: int | None) -> np.ndarray:
+    """Frames of shape (frames, channels); none where the file ends before them."""
+    if first >= file.frames:
+        return np.zeros((0, file.channels), dtype=np.float32)
+    if first:
+        file.seek(first)
+    return file.read(-1 if stop is None else stop - first, dtype="float32", always_2d=True)
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -90,10 +137,8 @@ def _check_file(path: Path, name: str) -> None:
         raise AudioError(f"{name}: {error.strerror}.") from error
 
 
-def _decode_with_ffmpeg(
-    source: Path | bytes, name: str, reason: str, sampling_rate: int | None = None
-) -> tuple[np.ndarray, int]:
-    """Waveform of shape (channels, samples) and its sampling rate: the given one, or that of the file."""
+def _open_with_ffmpeg(source: Path | bytes, name: str, reason: str, sampling_rate: int | None = None):
+    """A decoder that gives frames at the file's sampling rate, or resamples them to another."""
     try:
         from torchcodec.decoders import AudioDecoder
     except (ImportError, RuntimeError) as error:
@@ -102,7 +147,20 @@ def _decode_with_ffmpeg(
             "not find here; install FFmpeg (Debian: apt-get install ffmpeg)."
         ) from error
     try:
-        samples = AudioDecoder(source, sample_rate=sampling_rate).get_all_samples()
+        return AudioDecoder(source, sample_rate=sampling_rate)
     except (RuntimeError, ValueError) as error:
         raise AudioError(f"{name}: neither soundfile nor FFmpeg can read it as audio ({reason})") from error
-    return samples.data.numpy(), samples.sample_rate
+
+
+def _decode_frames(decoder, name: str, first: int, stop: int | None) -> np.ndarray:
+    """Frames of shape (channels, frames)."""
+    try:
+        if first == 0 and stop is None:
+            return decoder.get_all_samples().data.numpy()
+        rate, begin = decoder.metadata.sample_rate, decoder.metadata.begin_stream_seconds_from_header or 0.0
+        # A second earlier: asked for the last few frames alone, FFmpeg finds none.
+        earlier = max(0, first - rate)
+        times = [None if frame is None else begin + frame / rate for frame in (earlier, stop)]
+        return decoder.get_samples_played_in_range(*times).data.numpy()[:, first - earlier :]
+    except (RuntimeError, ValueError) as error:
+        raise AudioError(f"{name}: FFmpeg cannot decode it ({str(error).splitlines()[0]}).") from error

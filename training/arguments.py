@@ -178,8 +178,8 @@ class AudioTrainingArguments(TrainingArguments):
     averaged_epochs: int = field(
         default=1,
         metadata={
-            "help": "Evaluate and keep the mean of the weights of about this many epochs, not those of the last; "
-            "1: no mean. Steadier where there are few recordings, at no cost in time."
+            "help": "In this many epochs at the end, evaluate and keep the mean of the weights after each of them: "
+            "steadier where there are few recordings, at no cost in time. 1: no mean."
         },
     )
     early_stopping_patience: int | None = field(

@@ -212,12 +212,15 @@ def _check(row: Mapping, sampling_rate: int) -> _Check:
     )
 
 
-def load_recording(row: Mapping, sampling_rate: int) -> np.ndarray:
-    """The waveform of a row with the columns `audio` and `file`, from a file or from bytes in the data set."""
+def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
+    """
+    The waveform of a row with the columns `audio` and `file`, or a stretch of it, from a file or from bytes in the
+    data set; see [`load_audio`].
+    """
     audio = row["audio"]
     if audio["bytes"] is not None:
-        return load_audio(audio["bytes"], sampling_rate, name=row["file"])
-    return load_audio(audio["path"], sampling_rate)
+        return load_audio(audio["bytes"], sampling_rate, row["file"], start, length)
+    return load_audio(audio["path"], sampling_rate, start=start, length=length)
 
 
 def _leave_out_unreadable(

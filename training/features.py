@@ -146,17 +146,22 @@ def _to_features(
     is_training: bool,
     augment: Callable[[np.ndarray], np.ndarray] | None,
 ) -> dict[str, list]:
+    sampling_rate = feature_extractor.sampling_rate
     waveforms = []
-    for audio, name in zip(rows["audio"], rows["file"]):
-        waveform = load_recording({"audio": audio, "file": name}, feature_extractor.sampling_rate)
+    for audio, name, seconds in zip(rows["audio"], rows["file"], rows["seconds"]):
+        excess = max(0, round(seconds * sampling_rate) - max_length)
         if is_training:
             # PyTorch's generator: DataLoader gives each worker its own, and Trainer restores it on resuming.
-            excess = len(waveform) - max_length
-            waveform = _cut(waveform, int(torch.randint(excess + 1, ())), max_length) if excess > 0 else waveform
-            waveform = waveform if augment is None else augment(waveform)
-        if not isinstance(feature_extractor, SANetFeatureExtractor):
-            # SANet's extractor takes the middle itself, after it has set the loudness.
-            waveform = _cut(waveform, max(0, len(waveform) - max_length) // 2, max_length)
+            stretch = {"start": int(torch.randint(excess + 1, ())) if excess else 0, "length": max_length}
+        elif isinstance(feature_extractor, SANetFeatureExtractor):
+            # It takes the middle itself, after it has set the loudness of the whole.
+            stretch = {}
+        else:
+            stretch = {"start": excess // 2, "length": max_length}
+        waveform = load_recording({"audio": audio, "file": name}, sampling_rate, **stretch)
+        if is_training and augment is not None:
+            # A slower clip is a longer one.
+            waveform = augment(waveform)[:max_length]
         waveforms.append(waveform)
     features = extract_features(feature_extractor, waveforms, padding=False, return_tensors=None)
     labels = rows["label"]
@@ -166,7 +171,3 @@ def _to_features(
         identity = np.eye(num_classes, dtype=np.float32)
         labels = [identity[[label_ids[label] for label in several]].sum(axis=0) for several in labels]
     return {**features, "labels": labels}
-
-
-def _cut(waveform: np.ndarray, start: int, length: int) -> np.ndarray:
-    return waveform[start : start + length]

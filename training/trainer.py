@@ -27,8 +27,8 @@ TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
 class AudioClassificationTrainer(Trainer):
     """
     `Trainer` with mixup, a sampler that draws classes equally often, batches of like length without reading the
-    recordings for it, a learning rate of its own for the head, and an average of several epochs' weights, which is
-    what is evaluated, saved and returned.
+    recordings for it, a learning rate of its own for the head, and the mean of the last epochs' weights, which is
+    what is then evaluated, saved and returned.
 
     Args:
         class_matrix: Classes of each training clip: 0/1 of shape (clips, classes).
@@ -120,15 +120,12 @@ class AudioClassificationTrainer(Trainer):
 
 class WeightAverage(TrainerCallback):
     """
-    Mean of the weights, and of BatchNorm's statistics, at the ends of epochs. The first `num_epochs` epochs count
-    equally; after them each new one counts `1 / num_epochs` and the mean of the earlier ones the rest, so that old
-    epochs fade and one copy of the weights is enough.
+    Mean of the weights, and of BatchNorm's statistics, at the ends of the last epochs of a training.
 
-    Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018, with a mean
-    that forgets.
+    Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018.
 
     Args:
-        num_epochs: With 1 there is no averaging.
+        num_epochs: Epochs that count; with 1 there is no mean. Until they begin there is none either.
     """
 
     def __init__(self, num_epochs: int):
@@ -136,14 +133,14 @@ class WeightAverage(TrainerCallback):
         self.weights: dict[str, torch.Tensor] | None = None
 
     def on_epoch_end(self, args, state, control, model=None, **kwargs):
-        if self.num_epochs <= 1:
+        number = round(state.epoch) - max(0, state.num_train_epochs - self.num_epochs)
+        if self.num_epochs == 1 or number < 1:
             return
         if self.weights is None:
             self.weights = _copy(model.state_dict())
-        part = 1 / min(self.num_epochs, max(1, round(state.epoch)))
         for name, weight in model.state_dict().items():
             if weight.is_floating_point():
-                self.weights[name].lerp_(weight, part)
+                self.weights[name].lerp_(weight, 1 / number)
             else:
                 self.weights[name].copy_(weight)
 

@@ -8,10 +8,13 @@ import shutil
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sanet_hf.audio import AudioError, load_audio
 
@@ -208,3 +211,67 @@ def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
     # What soundfile reads needs no FFmpeg.
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
     assert len(load_audio(tmp_path / "a.wav", RATE)) == 8000
+
+
+RATES = [16000, 8000, 11025, 22050, 32000, 44100, 48000, 96000]
+
+
+@pytest.fixture(scope="module")
+def noises(tmp_path_factory) -> dict[tuple[int, str], tuple[Path, np.ndarray]]:
+    """Stereo noise of 2 s at each rate in each format, and its waveform as a whole."""
+    folder, files = tmp_path_factory.mktemp("noises"), {}
+    for rate in RATES:
+        samples = 0.1 * np.random.default_rng(rate).standard_normal((2 * rate + 13, 2))
+        wav = folder / f"{rate}.wav"
+        soundfile.write(wav, samples, rate, subtype="FLOAT")
+        for suffix in ("wav", "flac", "mp3", "opus", "m4a"):
+            path = wav.with_suffix(f".{suffix}")
+            if suffix == "flac":
+                soundfile.write(path, samples, rate)
+            elif suffix != "wav":
+                codec = ["-c:a", "libopus"] if suffix == "opus" else []
+                subprocess.run(["ffmpeg", "-loglevel", "error", "-i", wav, *codec, path], check=True)
+            files[rate, suffix] = path, load_audio(path, 16000)
+    return files
+
+
+@given(
+    rate=st.sampled_from(RATES),
+    suffix=st.sampled_from(["wav", "flac", "mp3", "opus", "m4a"]),
+    start=st.integers(0, 31999),
+    length=st.integers(1, 33000) | st.none(),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_stretch_is_that_of_the_whole(noises, rate, suffix, start, length):
+    path, whole = noises[rate, suffix]
+    stretch = load_audio(path, 16000, start=start, length=length)
+    np.testing.assert_allclose(stretch, whole[start:][:length], atol=1e-6)
+    np.testing.assert_array_equal(stretch, load_audio(path.read_bytes(), 16000, start=start, length=length))
+
+
+def test_a_stretch_at_an_odd_rate(tmp_path):
+    soundfile.write(tmp_path / "odd.wav", tone(44099), 44099)
+    whole = load_audio(tmp_path / "odd.wav", 16000)
+    np.testing.assert_array_equal(load_audio(tmp_path / "odd.wav", 16000, start=900, length=70), whole[900:970])
+
+
+@pytest.mark.parametrize("suffix", ["wav", "m4a"])
+def test_a_stretch_beyond_the_end(noises, suffix):
+    path, _ = noises[44100, suffix]
+    with pytest.raises(AudioError, match=path.name):
+        load_audio(path, 16000, start=16000 * 60, length=10)
+
+
+def test_a_stretch_of_a_long_file_is_read_alone(tmp_path, monkeypatch):
+    """Of ten minutes, a second and what the resampling reaches."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(48000 * 600, dtype="int16"), 48000)
+    read, frames = soundfile.SoundFile.read, []
+
+    def spy(self, *args, **kwargs):
+        frames.append(read(self, *args, **kwargs))
+        return frames[-1]
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", spy)
+    load_audio(path, 16000, start=16000 * 300, length=16000)
+    assert [48000 <= len(array) < 49000 for array in frames] == [True]

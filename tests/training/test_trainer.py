@@ -310,18 +310,16 @@ def average_of(values: list[float], num_epochs: int) -> tuple[WeightAverage, nn.
             getattr(model, name).data.fill_(value)
         model.num_batches_tracked.fill_(epoch)
         # Slightly off, as a sum of steps is.
-        average.on_epoch_end(None, SimpleNamespace(epoch=epoch + 1e-9), None, model=model)
+        state = TrainerState(epoch=epoch + 1e-9, num_train_epochs=len(values))
+        average.on_epoch_end(None, state, None, model=model)
     return average, model
 
 
 @given(values=st.lists(st.floats(-10, 10), min_size=1, max_size=12), num_epochs=st.integers(2, 5))
-def test_average_is_the_mean_until_it_is_full_and_then_forgets(values, num_epochs):
+def test_average_is_the_mean_of_the_last_epochs(values, num_epochs):
     average, _ = average_of(values, num_epochs)
-    expected = np.mean(values[:num_epochs])
-    for value in values[num_epochs:]:
-        expected += (value - expected) / num_epochs
     for name in ("weight", "running_mean"):
-        np.testing.assert_allclose(average.weights[name], expected, atol=1e-5)
+        np.testing.assert_allclose(average.weights[name], np.mean(values[-num_epochs:]), atol=1e-5)
     assert average.weights["num_batches_tracked"] == len(values)
 
 
@@ -502,28 +500,29 @@ def checkpoints_of(folder) -> list:
 
 @pytest.fixture(scope="module")
 def averaged(tones, fixed, tmp_path_factory):
-    """A finished run of four epochs that averages two, and its command without the folder."""
+    """A finished run of four epochs that averages the last three, and its command without the folder."""
     command = ["train", "sanet.yaml", "--data_dir", str(tones), *fixed, "--num_train_epochs", "4"]
     command += ["--save_total_limit", "5"]
     plain, output_dir = (tmp_path_factory.mktemp("averaged") / name for name in ("plain", "run"))
     assert main([*command, "--output_dir", str(plain)]) == 0
-    command += ["--averaged_epochs", "2"]
+    command += ["--averaged_epochs", "3"]
     assert main([*command, "--output_dir", str(output_dir)]) == 0
     return command, plain, output_dir
 
 
 def test_checkpoints_hold_averages_of_an_unchanged_training(averaged):
     _, plain, output_dir = averaged
-    expected = None
-    for without, checkpoint in zip(checkpoints_of(plain), checkpoints_of(output_dir), strict=True):
-        trained, weights = load_file(checkpoint / "training_weights.safetensors"), weights_of(checkpoint)
-        assert all(torch.equal(trained[name], weight) for name, weight in weights_of(without).items())
-        assert not (without / "training_weights.safetensors").exists()
-        expected = {
-            name: weight if expected is None or not weight.is_floating_point() else (expected[name] + weight) / 2
-            for name, weight in trained.items()
-        }
-        assert all(torch.allclose(weights[name], weight, atol=1e-6) for name, weight in expected.items())
+    trained = [weights_of(checkpoint) for checkpoint in checkpoints_of(plain)]
+    first, *others = checkpoints_of(output_dir)
+    assert all(torch.equal(weights_of(first)[name], weight) for name, weight in trained[0].items())
+    for number, checkpoint in enumerate(others, 1):
+        weights, raw = weights_of(checkpoint), load_file(checkpoint / "training_weights.safetensors")
+        for name, weight in trained[number].items():
+            assert torch.equal(raw[name], weight)
+            if weight.is_floating_point():
+                weight = torch.stack([weights[name] for weights in trained[1 : number + 1]]).mean(0)
+            assert torch.allclose(weights[name], weight, atol=1e-6)
+    assert not [*plain.rglob("training_weights*"), *first.glob("training_weights*")]
 
 
 def test_averages_are_what_is_evaluated_and_kept(averaged, tones):
@@ -545,10 +544,10 @@ def test_average_goes_on_after_an_interruption(averaged, tmp_path):
     command, _, output_dir = averaged
     shutil.copytree(output_dir, tmp_path / "run")
     (tmp_path / "run/all_results.json").unlink()
-    for checkpoint in checkpoints_of(tmp_path / "run")[2:]:
+    for checkpoint in checkpoints_of(tmp_path / "run")[3:]:
         shutil.rmtree(checkpoint)
     assert main([*command, "--output_dir", str(tmp_path / "run")]) == 0
-    for whole, resumed in zip(checkpoints_of(output_dir), checkpoints_of(tmp_path / "run"), strict=True):
+    for whole, resumed in zip(checkpoints_of(output_dir)[3:], checkpoints_of(tmp_path / "run")[3:], strict=True):
         for name in ("model.safetensors", "training_weights.safetensors"):
             whole_weights, resumed_weights = load_file(whole / name), load_file(resumed / name)
             assert all(torch.allclose(whole_weights[key], resumed_weights[key], atol=1e-6) for key in whole_weights)
