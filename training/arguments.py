@@ -130,9 +130,24 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Transforms of audiomentations for training clips, in YAML a list of Name: {parameter: value}; as "
-            "a flag the same as JSON, or none."
+            "a flag the same as JSON, or none. ApplyImpulseResponse without ir_path applies simulated rooms."
         },
     )
+    augmentations_after_normalization: str | None = field(
+        default=None,
+        metadata={
+            "help": "The same, for what the feature extractor has set the loudness of: where Gain belongs, which it "
+            "would undo."
+        },
+    )
+    samples_per_class: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train on clips of max_length_seconds joined from recordings of one class, such as stretches of "
+            "speech, this many a class and epoch, and validate on a quarter as many; default: on the recordings."
+        },
+    )
+    max_segments: int = field(default=4, metadata={"help": "Most recordings in a joined clip."})
 
 
 @dataclass
@@ -399,7 +414,7 @@ def parse_config_overrides(overrides: str | None) -> dict:
 
 def parse_augmentations(augmentations: str | list | None) -> list:
     """
-    The list of transforms in `augmentations`.
+    The list of transforms in an option such as `augmentations`.
 
     Raises:
         UsageError: It is no list.
@@ -432,7 +447,7 @@ def _yaml_as_flags(path: Path, names: Sequence[str]) -> list[str]:
 def _as_flags(options: Mapping[str, object]) -> list[str]:
     flags = []
     for name, value in options.items():
-        if isinstance(value, dict) or name == "augmentations":
+        if isinstance(value, dict) or name.startswith("augmentations"):
             value = value if value is None or isinstance(value, str) else json.dumps(value)
         if isinstance(value, list):
             flags += [f"--{name}", *map(str, value)]

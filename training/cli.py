@@ -18,6 +18,7 @@ Classifiers of audio in Hugging Face transformers: SANet, small and end to end, 
   sanet evaluate runs/mine --data_dir recordings --split test
   sanet compare runs/mine runs/wav2vec2 runs/ast --data_dir recordings --output comparison
   sanet predict runs/mine clip.wav another.flac
+  sanet augment clip.wav examples --config sanet_dynamic.yaml
   sanet convert original.pt runs/converted --labels labels.txt
 """
 
@@ -115,6 +116,25 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
     compare.add_argument("--num_rounds", type=_positive, default=10, help="rounds of timing (default: 10)")
     compare.set_defaults(run=_compare)
 
+    augment = commands.add_parser(
+        "augment",
+        help="hear what an augmentation does",
+        description="Write examples of a recording augmented as in training, at the loudness that SANet hears, and a "
+        "picture of them that says what was done to each.",
+        epilog="Example: sanet augment clip.wav examples --config sanet_dynamic.yaml -n 8",
+    )
+    augment.add_argument("file", type=Path, help="audio file")
+    augment.add_argument("output", type=Path, help="new folder for 1.wav, 2.wav, ..., original.wav and examples.png")
+    augment.add_argument(
+        "--config",
+        default="sanet_dynamic.yaml",
+        help="YAML file with augmentations and augmentations_after_normalization, or the name of one that comes with "
+        "sanet-hf (default: %(default)s)",
+    )
+    augment.add_argument("-n", "--num_examples", type=_positive, default=8, help="examples (default: 8)")
+    augment.add_argument("--seed", type=int, default=0, help="other examples (default: 0)")
+    augment.set_defaults(run=_augment)
+
     convert = commands.add_parser(
         "convert",
         help="convert a checkpoint of the original SqueezeAttendNet",
@@ -183,8 +203,8 @@ def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from .evaluate import evaluate_models, write_evaluation
 
-    if arguments.output is not None and arguments.output.exists() and any(arguments.output.iterdir()):
-        raise ValueError(f"{arguments.output} is not empty: choose a new folder.")
+    if arguments.output is not None:
+        _check_new_folder(arguments.output)
     (result,) = evaluate_models([arguments.model], vars(arguments), arguments.split, arguments.batch_size)
     _print_metrics({arguments.split: result.evaluation.metrics})
     if arguments.output is not None:
@@ -240,11 +260,24 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 1 if num_errors else 0
 
 
+def _augment(arguments: argparse.Namespace) -> int:
+    from .augmentation_examples import write_examples
+
+    _check_new_folder(arguments.output)
+    write_examples(arguments.file, arguments.output, arguments.config, arguments.num_examples, arguments.seed)
+    print(f"{arguments.num_examples} examples are in {arguments.output}; see examples.png.")
+    return 0
+
+
+def _check_new_folder(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty: choose a new folder.")
+
+
 def _convert(arguments: argparse.Namespace) -> int:
     from sanet_hf import SANetFeatureExtractor, convert_original_checkpoint
 
-    if arguments.output_dir.exists() and any(arguments.output_dir.iterdir()):
-        raise ValueError(f"{arguments.output_dir} is not empty: choose a new folder.")
+    _check_new_folder(arguments.output_dir)
     id2label = None
     if arguments.labels is not None:
         labels = [line.strip() for line in arguments.labels.read_text().splitlines() if line.strip()]

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import EvalPrediction, Trainer
 
-from .features import make_features
+from .features import EvaluationClips
 from .metrics import THRESHOLD, PerClassMetrics, compute_metrics
 
 
@@ -108,8 +108,8 @@ def evaluate_splits(
     labels = [config.id2label[index] for index in range(config.num_labels)]
     evaluations = {}
     for split, dataset in recordings.items():
-        features = make_features({"": dataset}, trainer.processing_class, config.label2id, max_length_seconds)[""]
-        output = trainer.predict(features)
+        clips = EvaluationClips(dataset, trainer.processing_class, config.label2id, max_length_seconds)
+        output = trainer.predict(clips)
         evaluations[split] = Evaluation(
             split=split,
             files=dataset["file"][:],

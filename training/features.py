@@ -1,100 +1,216 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings to batches: crops, augmentation, features, padding, mixup."""
+"""Recordings to batches: stretches of them, augmentation, features, padding, mixup."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from functools import cached_property
 
+import datasets
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict, List
+from datasets import List
+from torch.utils.data import Dataset
 from transformers import FeatureExtractionMixin
 
 from sanet_hf import SANetFeatureExtractor
 from sanet_hf.inference import extract_features, hears_padding
 
+from .augmentation import Augmentation, seeded
 from .data import load_recording
 from .sources import DataError
 
 
-def make_features(
-    recordings: DatasetDict,
-    feature_extractor: FeatureExtractionMixin,
-    label2id: Mapping[str, int],
-    max_length_seconds: float,
-    augment: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> dict[str, Dataset]:
+# Of a recording that is longer, a random part is joined.
+LONG_SEGMENT_SECONDS = 2.0
+LONG_SEGMENT_PART = 0.3, 0.6
+
+
+class TrainingClips(Dataset):
     """
-    Splits whose items are what the model takes and `labels` in the numbering of `label2id`, computed when they are
-    asked for: in training a random stretch of at most `max_length_seconds`, augmented, elsewhere the middle.
+    Clips to train on: a random stretch of each recording, or, with `samples_per_class`, clips joined from recordings
+    of one class; augmented, as features and `labels`.
+
+    An item is random by its index alone, `epoch * len(self) + clip`, and the seed: the same in any number of worker
+    processes and after a resumption. See [`EpochSampler`].
 
     Args:
-        recordings: As [`load_recordings`] gives them.
+        recordings: A split as [`load_recordings`] gives it.
         feature_extractor: The model's own.
         label2id: Classes of the model.
-        max_length_seconds: Longest stretch of a recording.
-        augment: Changes a training waveform of shape (samples,).
+        max_length_seconds: Length of a stretch, and of a joined clip.
+        augment: Changes the waveform.
+        augment_normalized: Changes what the feature extractor makes of the waveform, whose loudness it has set, or,
+            where it makes a spectrogram, what it is given.
+        samples_per_class: Joined clips of each class in an epoch.
+        max_segments: Most recordings in a joined clip.
+        seed: With the index, decides what is drawn.
 
     Raises:
         DataError: A recording has a label that the model does not know.
     """
-    unknown = {name for dataset in recordings.values() for name in label_names(dataset)} - set(label2id)
+
+    def __init__(
+        self,
+        recordings: datasets.Dataset,
+        feature_extractor: FeatureExtractionMixin,
+        label2id: Mapping[str, int],
+        max_length_seconds: float,
+        augment: Augmentation | None = None,
+        augment_normalized: Augmentation | None = None,
+        samples_per_class: int | None = None,
+        max_segments: int = 4,
+        seed: int = 0,
+    ):
+        self.recordings = recordings
+        self.feature_extractor = feature_extractor
+        self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
+        self.augment, self.augment_normalized = augment, augment_normalized
+        self.samples_per_class, self.max_segments = samples_per_class, max_segments
+        self.seed = seed
+        self.label_matrix = label_matrix(recordings, label2id)
+        self.is_multi_label = is_multi_label(recordings)
+
+    def __len__(self) -> int:
+        if self.samples_per_class is None:
+            return len(self.recordings)
+        return self.samples_per_class * len(self._rows_of_class)
+
+    @cached_property
+    def class_matrix(self) -> np.ndarray:
+        """Classes of each clip, 0/1 of shape (clips, classes); of a joined one, that for which it is drawn."""
+        if self.samples_per_class is None:
+            return self.label_matrix
+        identity = np.eye(self.label_matrix.shape[1], dtype=int)
+        return np.repeat(identity[list(self._rows_of_class)], self.samples_per_class, axis=0)
+
+    @cached_property
+    def seconds(self) -> list[float]:
+        """Length of each clip's recording."""
+        if self.samples_per_class is None:
+            return self.recordings["seconds"][:]
+        return [self.max_length / self.feature_extractor.sampling_rate] * len(self)
+
+    @cached_property
+    def _rows_of_class(self) -> dict[int, np.ndarray]:
+        columns = enumerate(self.label_matrix.T)
+        return {label: np.flatnonzero(column) for label, column in columns if column.any()}
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        generator = np.random.default_rng([self.seed, index])
+        clip = index % len(self)
+        if self.samples_per_class is None:
+            waveform, labels = self._stretch(self.recordings[clip], generator), self.label_matrix[clip]
+        else:
+            waveform, labels = self._join(list(self._rows_of_class)[clip // self.samples_per_class], generator)
+        with seeded(int(generator.integers(2**32))):
+            if self.augment is not None:
+                # A slower clip is a longer one.
+                waveform = self.augment(waveform)[: self.max_length]
+            after = self.augment_normalized is not None and _takes_waveforms(self.feature_extractor)
+            if self.augment_normalized is not None and not after:
+                waveform = self.augment_normalized(waveform)
+            item = _extract(self.feature_extractor, waveform)
+            if after:
+                item["input_values"] = self.augment_normalized(item["input_values"])
+        return {**item, "labels": _as_target(labels, self.is_multi_label)}
+
+    def _stretch(self, row: Mapping, generator: np.random.Generator) -> np.ndarray:
+        samples = round(row["seconds"] * self.feature_extractor.sampling_rate)
+        start = int(generator.integers(max(0, samples - self.max_length) + 1))
+        return load_recording(row, self.feature_extractor.sampling_rate, start, self.max_length)
+
+    def _join(self, label: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """
+        A waveform of `max_length` samples from one or more recordings of a class, and the classes in it.
+
+            |  silence  | recording | part of a long one | recording |  silence  |
+        """
+        sampling_rate, parts, rows = self.feature_extractor.sampling_rate, [], []
+        for _ in range(generator.integers(1, self.max_segments, endpoint=True)):
+            rows.append(int(generator.choice(self._rows_of_class[label])))
+            row = self.recordings[rows[-1]]
+            start, length = 0, round(row["seconds"] * sampling_rate)
+            if length > LONG_SEGMENT_SECONDS * sampling_rate:
+                length = int(length * generator.uniform(*LONG_SEGMENT_PART))
+                start = int(generator.integers(round(row["seconds"] * sampling_rate) - length, endpoint=True))
+            parts.append(load_recording(row, sampling_rate, start, length))
+            if sum(map(len, parts)) >= self.max_length:
+                break
+        waveform = np.concatenate(parts)[: self.max_length]
+        missing = self.max_length - len(waveform)
+        before = int(generator.integers(missing, endpoint=True))
+        return np.pad(waveform, (before, missing - before)), self.label_matrix[rows].max(axis=0)
+
+
+class EvaluationClips(Dataset):
+    """
+    The middle of each recording, as features and `labels`.
+
+    Args:
+        recordings: A split as [`load_recordings`] gives it.
+        feature_extractor: The model's own.
+        label2id: Classes of the model.
+        max_length_seconds: Longest stretch of a recording.
+
+    Raises:
+        DataError: A recording has a label that the model does not know.
+    """
+
+    def __init__(
+        self,
+        recordings: datasets.Dataset,
+        feature_extractor: FeatureExtractionMixin,
+        label2id: Mapping[str, int],
+        max_length_seconds: float,
+    ):
+        self.recordings = recordings
+        self.feature_extractor = feature_extractor
+        self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
+        self.label_matrix = label_matrix(recordings, label2id)
+        self.is_multi_label = is_multi_label(recordings)
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        row, sampling_rate = self.recordings[index], self.feature_extractor.sampling_rate
+        stretch = {}
+        # SANet's feature extractor takes the middle itself, after it has set the loudness of the whole.
+        if not isinstance(self.feature_extractor, SANetFeatureExtractor):
+            excess = round(row["seconds"] * sampling_rate) - self.max_length
+            stretch = {"start": max(0, excess) // 2, "length": self.max_length}
+        item = _extract(self.feature_extractor, load_recording(row, sampling_rate, **stretch))
+        return {**item, "labels": _as_target(self.label_matrix[index], self.is_multi_label)}
+
+
+def label_names(recordings: datasets.Dataset) -> list[str]:
+    """Names of the classes in the numbering of the `label` column."""
+    feature = recordings.features["label"]
+    return feature.feature.names if isinstance(feature, List) else feature.names
+
+
+def is_multi_label(recordings: datasets.Dataset) -> bool:
+    """Whether a recording can have several classes."""
+    return isinstance(recordings.features["label"], List)
+
+
+def label_matrix(recordings: datasets.Dataset, label2id: Mapping[str, int]) -> np.ndarray:
+    """
+    Classes of each recording in the model's numbering: 0/1 of shape (recordings, classes).
+
+    Raises:
+        DataError: A recording has a label that the model does not know.
+    """
+    unknown = set(label_names(recordings)) - set(label2id)
     if unknown:
         raise DataError(
             f"The model does not know {', '.join(sorted(unknown))}; its classes are {', '.join(sorted(label2id))}."
         )
-    return {
-        split: dataset.with_transform(
-            partial(
-                _to_features,
-                feature_extractor=feature_extractor,
-                label_ids=[label2id[label] for label in label_names(dataset)],
-                num_classes=len(label2id) if isinstance(dataset.features["label"], List) else None,
-                max_length=round(max_length_seconds * feature_extractor.sampling_rate),
-                is_training=split == "train",
-                augment=augment,
-            )
-        )
-        for split, dataset in recordings.items()
-    }
-
-
-def label_names(dataset: Dataset) -> list[str]:
-    """Names of the classes in the numbering of the `label` column."""
-    feature = dataset.features["label"]
-    return feature.feature.names if isinstance(feature, List) else feature.names
-
-
-def make_augmentation(transforms: list[Mapping], sampling_rate: int) -> Callable[[np.ndarray], np.ndarray] | None:
-    """
-    A chain of audiomentations transforms.
-
-    Args:
-        transforms: Mappings of one transform's name to its parameters, in the order in which they are applied.
-        sampling_rate: In Hz.
-
-    Raises:
-        ValueError: A transform does not exist or does not take the parameters.
-    """
-    if not transforms:
-        return None
-    # Imported late: it loads librosa, which runs without augmentation need not wait for.
-    import audiomentations
-
-    chain = []
-    for entry in transforms:
-        if not isinstance(entry, Mapping) or len(entry) != 1:
-            raise ValueError(f"augmentations: {entry!r} is not of the form Name: {{parameter: value}}.")
-        ((name, parameters),) = entry.items()
-        transform = getattr(audiomentations, str(name), None)
-        if not isinstance(transform, type):
-            raise ValueError(f"augmentations: audiomentations has no transform {name!r}.")
-        try:
-            chain.append(transform(**(parameters or {})))
-        except (TypeError, ValueError, AssertionError) as error:
-            raise ValueError(f"augmentations: {name}: {error}") from error
-    compose = audiomentations.Compose(chain)
-    return lambda waveform: compose(samples=waveform, sample_rate=sampling_rate)
+    ids = [label2id[name] for name in label_names(recordings)]
+    matrix = np.zeros((len(recordings), len(label2id)), dtype=int)
+    for row, label in enumerate(recordings["label"]):
+        matrix[row, [ids[i] for i in (label if isinstance(label, list) else [label])]] = 1
+    return matrix
 
 
 def collate(items: list[Mapping], feature_extractor: FeatureExtractionMixin) -> dict[str, torch.Tensor]:
@@ -137,37 +253,17 @@ def mixup(inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, alpha: float
     return mixed, torch.lerp(labels[others], labels, part)
 
 
-def _to_features(
-    rows: Mapping[str, list],
-    feature_extractor: FeatureExtractionMixin,
-    label_ids: list[int],
-    num_classes: int | None,
-    max_length: int,
-    is_training: bool,
-    augment: Callable[[np.ndarray], np.ndarray] | None,
-) -> dict[str, list]:
-    sampling_rate = feature_extractor.sampling_rate
-    waveforms = []
-    for audio, name, seconds in zip(rows["audio"], rows["file"], rows["seconds"]):
-        excess = max(0, round(seconds * sampling_rate) - max_length)
-        if is_training:
-            # PyTorch's generator: DataLoader gives each worker its own, and Trainer restores it on resuming.
-            stretch = {"start": int(torch.randint(excess + 1, ())) if excess else 0, "length": max_length}
-        elif isinstance(feature_extractor, SANetFeatureExtractor):
-            # It takes the middle itself, after it has set the loudness of the whole.
-            stretch = {}
-        else:
-            stretch = {"start": excess // 2, "length": max_length}
-        waveform = load_recording({"audio": audio, "file": name}, sampling_rate, **stretch)
-        if is_training and augment is not None:
-            # A slower clip is a longer one.
-            waveform = augment(waveform)[:max_length]
-        waveforms.append(waveform)
-    features = extract_features(feature_extractor, waveforms, padding=False, return_tensors=None)
-    labels = rows["label"]
-    if num_classes is None:
-        labels = [label_ids[label] for label in labels]
-    else:
-        identity = np.eye(num_classes, dtype=np.float32)
-        labels = [identity[[label_ids[label] for label in several]].sum(axis=0) for several in labels]
-    return {**features, "labels": labels}
+def _extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) -> dict[str, np.ndarray]:
+    """Features of a waveform, not padded."""
+    features = extract_features(feature_extractor, [waveform], padding=False, return_tensors=None)
+    return {name: np.asarray(value[0]) for name, value in features.items()}
+
+
+def _takes_waveforms(feature_extractor: FeatureExtractionMixin) -> bool:
+    """Whether features are a waveform, not a spectrogram; AST's are called input_values all the same."""
+    return feature_extractor.model_input_names[0] == "input_values" and not hasattr(feature_extractor, "num_mel_bins")
+
+
+def _as_target(classes: np.ndarray, is_multi_label: bool) -> np.ndarray | int:
+    """What a loss takes for 0/1 of shape (classes,)."""
+    return classes.astype(np.float32) if is_multi_label else int(classes.argmax())

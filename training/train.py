@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,9 +32,10 @@ from .arguments import (
     changed_options,
     parse_augmentations,
 )
+from .augmentation import Augmentation, make_augmentation
 from .data import load_recording, load_recordings, longest_first
 from .evaluation import Evaluation, evaluate_splits, make_compute_metrics, write_predictions
-from .features import collate, label_names, make_augmentation, make_features
+from .features import EvaluationClips, TrainingClips, collate, label_names
 from .model_card import format_duration, write_model_card
 from .models import make_model
 from .report import write_report
@@ -49,6 +50,7 @@ from .trainer import (
 
 logger = logging.get_logger(__name__)
 
+SAMPLING_RATE = 16000  # Hz, of all the models that transformers has
 OPTIONS_FILE = "train_options.yaml"
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
@@ -85,16 +87,18 @@ def train(
         return json.loads((output_dir / RESULTS_FILE).read_text())
 
     set_seed(training_arguments.seed)
-    augment = make_augmentation(parse_augmentations(data_arguments.augmentations), 16000)
-    recordings = load_recordings(data_arguments)
+    # First, since a mistake in them is found at once.
+    augmentations = [
+        make_augmentation(parse_augmentations(transforms), SAMPLING_RATE)
+        for transforms in (data_arguments.augmentations, data_arguments.augmentations_after_normalization)
+    ]
+    recordings = load_recordings(data_arguments, SAMPLING_RATE)
     labels = label_names(recordings["train"])
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
-    features = make_features(
-        recordings, feature_extractor, model.config.label2id, data_arguments.max_length_seconds, augment
-    )
-    trainer = _make_trainer(model, feature_extractor, features, recordings["train"], training_arguments)
+    clips = _make_clips(recordings, model, feature_extractor, data_arguments, augmentations, training_arguments.seed)
+    trainer = _make_trainer(model, feature_extractor, clips, training_arguments)
     if trainer.is_world_process_zero():
         _print_summary(recordings, model, training_arguments)
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -134,18 +138,40 @@ def is_finished(output_dir: str | Path) -> bool:
     return (Path(output_dir) / RESULTS_FILE).is_file()
 
 
+def _make_clips(
+    recordings: DatasetDict,
+    model: PreTrainedModel,
+    feature_extractor,
+    arguments: DataArguments,
+    augmentations: Sequence[Augmentation | None],
+    seed: int,
+) -> dict[str, TrainingClips | EvaluationClips]:
+    """Clips to train on and, where there is one, of the validation split."""
+    if arguments.samples_per_class is not None and min(arguments.samples_per_class, arguments.max_segments) < 1:
+        raise UsageError("--samples_per_class and --max_segments must be at least 1.")
+    data = (feature_extractor, model.config.label2id, arguments.max_length_seconds)
+    joined = {"samples_per_class": arguments.samples_per_class, "max_segments": arguments.max_segments, "seed": seed}
+    clips = {"train": TrainingClips(recordings["train"], *data, *augmentations, **joined)}
+    if "validation" in recordings and arguments.samples_per_class is None:
+        clips["validation"] = EvaluationClips(recordings["validation"], *data)
+    elif "validation" in recordings:
+        # Always of the same indices, and so the same clips.
+        joined["samples_per_class"] = -(-arguments.samples_per_class // 4)
+        clips["validation"] = TrainingClips(recordings["validation"], *data, **joined)
+    return clips
+
+
 def _make_trainer(
     model: PreTrainedModel,
     feature_extractor,
-    features: Mapping[str, Dataset],
-    train_recordings: Dataset,
+    clips: Mapping[str, TrainingClips | EvaluationClips],
     arguments: AudioTrainingArguments,
 ) -> AudioClassificationTrainer:
     if arguments.averaged_epochs < 1:
         raise UsageError(f"--averaged_epochs {arguments.averaged_epochs} must be at least 1.")
     if arguments.averaged_epochs > 1 and (arguments.fsdp or arguments.deepspeed):
         raise UsageError("--averaged_epochs needs all weights in one place, which --fsdp and --deepspeed divide.")
-    class_matrix = _class_matrix(train_recordings, model.config.label2id)
+    class_matrix = clips["train"].class_matrix
     is_multi_label = model.config.problem_type == "multi_label_classification"
     class_weights = (
         balanced_class_weights(class_matrix, is_multi_label) if arguments.class_weights == "balanced" else None
@@ -156,15 +182,13 @@ def _make_trainer(
         # Trainer has no label smoothing for several classes a clip; make_loss has.
         warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
         trainer = AudioClassificationTrainer(
-            class_matrix=class_matrix,
-            seconds=train_recordings["seconds"],
             train_loss=make_loss(is_multi_label, arguments.label_smoothing_factor, class_weights),
             eval_loss=make_loss(is_multi_label),
             model=model,
             args=arguments,
             data_collator=partial(collate, feature_extractor=feature_extractor),
-            train_dataset=features["train"],
-            eval_dataset=features.get("validation"),
+            train_dataset=clips["train"],
+            eval_dataset=clips.get("validation"),
             processing_class=feature_extractor,
             compute_metrics=make_compute_metrics(is_multi_label),
             callbacks=[TrainingClock()],
@@ -182,15 +206,6 @@ def _source_name(arguments: DataArguments) -> str:
     """A Hub id, or the name of a file or folder without the way to it."""
     name = arguments.data_dir or arguments.manifest or arguments.dataset_name
     return Path(name).resolve().name if Path(name).exists() else name
-
-
-def _class_matrix(dataset: Dataset, label2id: Mapping[str, int]) -> np.ndarray:
-    """0/1 of shape (clips, classes) in the model's numbering."""
-    ids = [label2id[name] for name in label_names(dataset)]
-    matrix = np.zeros((len(dataset), len(label2id)), dtype=int)
-    for row, label in enumerate(dataset["label"]):
-        matrix[row, [ids[i] for i in (label if isinstance(label, list) else [label])]] = 1
-    return matrix
 
 
 def _clock(trainer: AudioClassificationTrainer) -> TrainingClock:

@@ -5,6 +5,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from .features import mixup
 from .models import head_parameter_names
@@ -31,8 +32,7 @@ class AudioClassificationTrainer(Trainer):
     what is then evaluated, saved and returned.
 
     Args:
-        class_matrix: Classes of each training clip: 0/1 of shape (clips, classes).
-        seconds: Length of each training clip.
+        train_dataset: A [`TrainingClips`].
         train_loss, eval_loss: As [`make_loss`] gives them. Evaluation has one of its own, so that it compares between
             runs whatever they were trained with.
         args: An [`AudioTrainingArguments`].
@@ -42,16 +42,12 @@ class AudioClassificationTrainer(Trainer):
     def __init__(
         self,
         *,
-        class_matrix: np.ndarray,
-        seconds: Sequence[float],
         train_loss: Callable,
         eval_loss: Callable,
         **kwargs,
     ):
         super().__init__(compute_loss_func=train_loss, **kwargs)
         self.train_loss, self.eval_loss = train_loss, eval_loss
-        self.class_matrix = class_matrix
-        self.seconds = list(seconds)
         self.weight_average = WeightAverage(self.args.averaged_epochs)
         self.add_callback(self.weight_average)
 
@@ -60,7 +56,7 @@ class AudioClassificationTrainer(Trainer):
         if model.training and self.args.mixup_alpha > 0:
             labels = inputs["labels"]
             if not labels.is_floating_point():
-                labels = nn.functional.one_hot(labels, self.class_matrix.shape[1]).float()
+                labels = nn.functional.one_hot(labels, self.train_dataset.class_matrix.shape[1]).float()
             inputs = {name: value for name, value in inputs.items() if name != "labels"}
             inputs, labels = mixup(inputs, labels, self.args.mixup_alpha)
             inputs = {**inputs, "labels": labels}
@@ -107,11 +103,16 @@ class AudioClassificationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         if self.args.sampler == "balanced":
-            return BalancedSampler(self.class_matrix, self.args.seed)
-        if self.args.train_sampling_strategy == "group_by_length":
+            draw = partial(draw_balanced, self.train_dataset.class_matrix)
+        elif self.args.train_sampling_strategy == "group_by_length":
             batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            return LengthGroupedSampler(batch_size, lengths=self.seconds)
-        return super()._get_train_sampler(train_dataset)
+            draw = partial(_draw_like_lengths, self.train_dataset.seconds, batch_size)
+        elif self.args.train_sampling_strategy == "random":
+            draw = partial(_shuffle, len(self.train_dataset))
+        else:
+            sampler = super()._get_train_sampler(train_dataset)
+            draw = lambda generator: list(sampler)  # noqa: E731
+        return EpochSampler(len(self.train_dataset), draw, self.args.seed)
 
     def _get_eval_sampler(self, eval_dataset):
         # In the order of the data set, which predictions are matched with; it is by length already.
@@ -164,22 +165,18 @@ class WeightAverage(TrainerCallback):
             model.load_state_dict(training_weights)
 
 
-class BalancedSampler(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """
-    Draws as many clips an epoch as there are, with replacement, each class equally often. Clips of several classes
-    are drawn as often as their rarest; those of none as often as the most frequent.
+    Draws the clips of each epoch anew, as `epoch * num_clips + clip`, so that a data set knows the epoch too.
 
     Args:
-        class_matrix: 0/1 of shape (clips, classes).
+        num_clips: Clips to draw from.
+        draw: Clips of an epoch, drawn with a generator.
         seed: With the epoch, decides what is drawn.
     """
 
-    def __init__(self, class_matrix: np.ndarray, seed: int):
-        counts = np.maximum(class_matrix.sum(axis=0), 1)
-        weights = (class_matrix / counts).max(axis=1)
-        weights[weights == 0] = 1 / counts.max()
-        self.weights = torch.as_tensor(weights, dtype=torch.float64)
-        self.seed = seed
+    def __init__(self, num_clips: int, draw: Callable[[torch.Generator], Sequence[int]], seed: int):
+        self.num_clips, self.draw, self.seed = num_clips, draw, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -187,11 +184,35 @@ class BalancedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.weights)
+        return self.num_clips
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        yield from torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist()
+        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        yield from (self.epoch * self.num_clips + clip for clip in self.draw(generator))
+
+
+def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator) -> list[int]:
+    """
+    As many clips as there are, with replacement, each class equally often. Clips of several classes are drawn as often
+    as their rarest; those of none as often as the most frequent.
+
+    Args:
+        class_matrix: 0/1 of shape (clips, classes).
+    """
+    counts = np.maximum(class_matrix.sum(axis=0), 1)
+    weights = (class_matrix / counts).max(axis=1)
+    weights[weights == 0] = 1 / counts.max()
+    weights = torch.as_tensor(weights, dtype=torch.float64)
+    return torch.multinomial(weights, len(weights), replacement=True, generator=generator).tolist()
+
+
+def _draw_like_lengths(seconds: Sequence[float], batch_size: int, generator: torch.Generator) -> list[int]:
+    return get_length_grouped_indices(seconds, batch_size, generator=generator)
+
+
+def _shuffle(num_clips: int, generator: torch.Generator) -> list[int]:
+    return torch.randperm(num_clips, generator=generator).tolist()
 
 
 def _copy(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

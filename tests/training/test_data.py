@@ -11,7 +11,7 @@ import torch
 from sanet_hf import SANetFeatureExtractor
 from training.arguments import DataArguments
 from training.data import load_recordings as load
-from training.features import collate, make_features
+from training.features import EvaluationClips, TrainingClips, collate
 from training.sources import DataError
 
 
@@ -145,13 +145,14 @@ def test_few_unreadable_files_are_left_out(tmp_path, make_tone, caplog):
 def test_features_and_labels_in_the_models_numbering(tones):
     recordings = load_recordings(tones)
     feature_extractor = SANetFeatureExtractor(max_length=4000)
-    features = make_features(recordings, feature_extractor, {"high": 1, "low": 0}, max_length_seconds=0.25)
-    item = features["test"][0]
+    arguments = feature_extractor, {"high": 1, "low": 0}, 0.25
+    test, train = EvaluationClips(recordings["test"], *arguments), TrainingClips(recordings["train"], *arguments)
+    item = test[0]
     assert item["labels"] == 1 and "/high/" in recordings["test"][0]["audio"]["path"]
     assert len(item["input_values"]) == 4000
-    # Evaluation takes the middle, training a stretch of its own each time.
-    assert np.array_equal(item["input_values"], features["test"][0]["input_values"])
-    first, second = (features["train"][0]["input_values"] for _ in range(2))
+    # Evaluation takes the middle, training a stretch of its own in each epoch.
+    assert np.array_equal(item["input_values"], test[0]["input_values"])
+    first, second = (train[index]["input_values"] for index in (0, len(train)))
     assert not np.array_equal(first, second)
 
 

@@ -24,10 +24,11 @@ from training.features import mixup
 from training.train import train
 from training.trainer import (
     AudioClassificationTrainer,
-    BalancedSampler,
+    EpochSampler,
     TrainingClock,
     WeightAverage,
     balanced_class_weights,
+    draw_balanced,
     make_loss,
 )
 
@@ -119,19 +120,17 @@ def test_balanced_class_weights():
     assert weights.tolist() == pytest.approx([1, 3, 1 / 4, 3])
 
 
-def drawn(matrix: np.ndarray, num_epochs: int, seed: int = 0) -> np.ndarray:
+def drawn(matrix: np.ndarray, num_epochs: int) -> np.ndarray:
     """How often each clip is drawn an epoch, on average."""
-    sampler = BalancedSampler(matrix, seed)
-    counts = np.zeros(len(matrix))
-    for epoch in range(num_epochs):
-        sampler.set_epoch(epoch)
-        indices = list(sampler)
-        assert len(indices) == len(sampler) == len(matrix)
-        np.add.at(counts, indices, 1)
+    generator, counts = torch.Generator().manual_seed(0), np.zeros(len(matrix))
+    for _ in range(num_epochs):
+        clips = draw_balanced(matrix, generator)
+        assert len(clips) == len(matrix)
+        np.add.at(counts, clips, 1)
     return counts / num_epochs
 
 
-def test_balanced_sampler_draws_classes_equally():
+def test_balanced_draws_classes_equally():
     matrix = one_hot(*[0] * 80, *[1] * 15, *[2] * 5)
     counts = drawn(matrix, 60)
     # 2,000 of 6,000 draws, by a standard deviation of 37.
@@ -141,7 +140,7 @@ def test_balanced_sampler_draws_classes_equally():
     assert of_class == pytest.approx([100 / 15] * 5, rel=0.2)
 
 
-def test_balanced_sampler_of_several_classes():
+def test_balanced_draws_of_several_classes():
     """A clip counts by its rarest class; one of no class as often as one of the most frequent."""
     matrix = np.array([[1, 0]] * 60 + [[1, 1]] * 10 + [[0, 0]] * 30)
     counts = drawn(matrix, 200)
@@ -151,16 +150,21 @@ def test_balanced_sampler_of_several_classes():
     assert none / frequent == pytest.approx(1, rel=0.1)
 
 
-def test_balanced_sampler_repeats_by_seed_and_epoch():
-    matrix = one_hot(*[0] * 30, *[1] * 10)
-
-    def draw(seed, epoch):
-        sampler = BalancedSampler(matrix, seed)
+@given(num_clips=st.integers(1, 50), seed=st.integers(0, 9), epoch=st.integers(0, 9))
+def test_sampler_names_the_clip_and_the_epoch(num_clips, seed, epoch):
+    def draw(seed: int, epoch: int) -> list[int]:
+        sampler = EpochSampler(num_clips, lambda generator: torch.randperm(num_clips, generator=generator), seed)
         sampler.set_epoch(epoch)
-        return list(sampler)
+        assert len(sampler) == num_clips
+        return [int(index) for index in sampler]
 
-    assert draw(0, 3) == draw(0, 3)
-    assert draw(0, 3) != draw(0, 4) and draw(0, 3) != draw(7, 3)
+    indices = draw(seed, epoch)
+    assert indices == draw(seed, epoch)
+    assert {index // num_clips for index in indices} == {epoch}
+    assert sorted(index % num_clips for index in indices) == [*range(num_clips)]
+    if num_clips > 20:
+        orders = {tuple(index % num_clips for index in draw(*at)) for at in ((0, 0), (0, 1), (1, 0), (1, 1))}
+        assert len(orders) == 4
 
 
 # Mixup
@@ -211,8 +215,6 @@ def test_mixup_takes_spectrograms():
 def make_trainer(model, output_dir, **options) -> AudioClassificationTrainer:
     arguments = AudioTrainingArguments(output_dir=str(output_dir), use_cpu=True, report_to="none", **options)
     return AudioClassificationTrainer(
-        class_matrix=one_hot(0, 1, 2),
-        seconds=[1.0] * 3,
         train_loss=make_loss(False, 0.5),
         eval_loss=make_loss(False),
         model=model,
@@ -446,20 +448,33 @@ def test_accumulated_batches_are_one_large_batch(command, uneven, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_balanced_sampler_draws_anew_each_epoch(command, uneven, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "distinct"),
+    [
+        (["--sampler", "balanced"], False),
+        (["--train_sampling_strategy", "random"], True),
+        (["--train_sampling_strategy", "group_by_length"], True),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_clips_are_drawn_anew_each_epoch(command, uneven, monkeypatch, options, distinct):
     epochs = []
 
-    class Spy(BalancedSampler):
+    class Spy(EpochSampler):
         def __iter__(self):
             epochs.append(list(super().__iter__()))
             return iter(epochs[-1])
 
-    monkeypatch.setattr(training.trainer, "BalancedSampler", Spy)
-    assert main([*command, "--data_dir", str(uneven), "--sampler", "balanced", "--num_train_epochs", "3"]) == 0
-    assert [len(indices) for indices in epochs] == [20] * 3
-    assert all(first != second for first, second in pairwise(epochs))
-    # Clips of `high` come first: 4 of 20, but about half of what is drawn.
-    assert 0.3 < np.mean([index < 4 for indices in epochs for index in indices]) < 0.7
+    monkeypatch.setattr(training.trainer, "EpochSampler", Spy)
+    assert main([*command, "--data_dir", str(uneven), *options, "--num_train_epochs", "3"]) == 0
+    assert [{index // 20 for index in indices} for indices in epochs] == [{0}, {1}, {2}]
+    clips = [[index % 20 for index in indices] for indices in epochs]
+    assert all(len(indices) == 20 for indices in clips) and all(first != second for first, second in pairwise(clips))
+    if distinct:
+        assert all(sorted(indices) == [*range(20)] for indices in clips)
+    else:
+        # Clips of `high` come first: 4 of 20, but about half of what is drawn.
+        assert 0.3 < np.mean([index < 4 for indices in clips for index in indices]) < 0.7
 
 
 def test_early_stopping(command, tmp_path):

@@ -1,0 +1,151 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Training clips a second: this loader beside the way of transformers' audio classification example, which decodes a
+whole file with `datasets` and then cuts out a stretch; and what each transform of an augmentation costs.
+
+    python -m benchmarks.data [--config sanet_dynamic.yaml] [--repeats 5]
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import soundfile
+import torch
+import yaml
+from torch.utils.data import DataLoader
+
+from sanet_hf import SANetFeatureExtractor
+from training.arguments import find_config, parse_augmentations
+from training.augmentation import Augmentation, make_augmentation, seeded
+from training.features import TrainingClips
+
+
+SAMPLING_RATE = 16000  # Hz
+MAX_SECONDS = 4.0
+NUM_CLIPS = 64
+EXTRACTOR = SANetFeatureExtractor(max_length=round(MAX_SECONDS * SAMPLING_RATE))
+FORMATS = ("wav", "flac", "mp3")
+DURATIONS = (4, 60)  # s
+
+
+def write_recordings(folder: Path, suffix: str, seconds: int, count: int = 8) -> datasets.Dataset:
+    """Recordings of coloured noise at 16 kHz, as `load_recordings` gives them."""
+    rows = []
+    for index in range(count):
+        noise = np.random.default_rng(index).standard_normal(seconds * SAMPLING_RATE + 1)
+        path = folder / f"{seconds}_{index}.{suffix}"
+        soundfile.write(path, 0.1 * (noise[1:] + noise[:-1]), SAMPLING_RATE)
+        rows.append({"audio": {"bytes": None, "path": str(path)}, "file": path.name, "label": 0, "seconds": seconds})
+    features = datasets.Features(
+        audio={"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+        file=datasets.Value("string"),
+        label=datasets.ClassLabel(names=["noise"]),
+        seconds=datasets.Value("float64"),
+    )
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+def example_items(recordings: datasets.Dataset, augment: Augmentation | None) -> Callable[[int], dict]:
+    """Decoding of the whole file by `datasets`, then a random stretch, as in run_audio_classification.py."""
+    decoded = recordings.cast_column("audio", datasets.Audio(sampling_rate=SAMPLING_RATE))
+    max_length = round(MAX_SECONDS * SAMPLING_RATE)
+
+    def item(index: int) -> dict:
+        waveform = decoded[index % len(decoded)]["audio"]["array"]
+        start = np.random.randint(0, max(1, len(waveform) - max_length))
+        waveform = np.asarray(waveform[start : start + max_length], dtype=np.float32)
+        waveform = waveform if augment is None else augment(waveform)
+        return EXTRACTOR(waveform, sampling_rate=SAMPLING_RATE, padding=False)
+
+    return item
+
+
+def clips_per_second(items: Iterable) -> float:
+    start = time.perf_counter()
+    count = sum(1 for _ in items)
+    return count / (time.perf_counter() - start)
+
+
+def measure_loading(augment: Augmentation | None, repeats: int) -> None:
+    num_cores = len(os.sched_getaffinity(0))
+    print(
+        f"\n{'augmented' if augment else 'not augmented'}; clips a second, medians of {repeats}\n"
+        f"{'recordings':14}{'example':>10}{'sanet':>10}{'ratio':>8}{f'sanet, {num_cores} workers':>20}{'a core':>10}"
+    )
+    for seconds in DURATIONS:
+        for suffix in FORMATS:
+            with tempfile.TemporaryDirectory() as folder:
+                recordings = write_recordings(Path(folder), suffix, seconds)
+                example = example_items(recordings, augment)
+                clips = TrainingClips(recordings, EXTRACTOR, {"noise": 0}, MAX_SECONDS, augment)
+                loader = DataLoader(
+                    clips,
+                    batch_size=None,
+                    sampler=range(NUM_CLIPS * num_cores),
+                    num_workers=num_cores,
+                    persistent_workers=True,
+                )
+                ways = {
+                    "example": lambda example=example: map(example, range(NUM_CLIPS)),
+                    "sanet": lambda clips=clips: map(clips.__getitem__, range(NUM_CLIPS)),
+                    "workers": lambda loader=loader: loader,
+                }
+                rates: dict[str, list[float]] = {name: [] for name in ways}
+                for repeat in range(repeats + 1):
+                    for name, items in ways.items():
+                        rate = clips_per_second(items())
+                        # The first starts worker processes and fills caches.
+                        rates[name] += [rate] if repeat else []
+                example_rate, rate, workers = (statistics.median(values) for values in rates.values())
+                print(
+                    f"{f'{suffix}, {seconds} s':14}{example_rate:10.0f}{rate:10.0f}{rate / example_rate:8.1f}"
+                    f"{workers:20.0f}{workers / num_cores:10.0f}",
+                    flush=True,
+                )
+
+
+def measure_transforms(transforms: Sequence[dict], repeats: int) -> None:
+    waveform = (0.1 * np.random.default_rng(0).standard_normal(round(MAX_SECONDS * SAMPLING_RATE))).astype(np.float32)
+    print(f"\nms a clip of {MAX_SECONDS:g} s, medians of {repeats * 20}")
+    costs = {}
+    for entry in transforms:
+        ((name, parameters),) = entry.items()
+        augment = make_augmentation([{name: {**parameters, "p": 1}}], SAMPLING_RATE)
+        times = []
+        for index in range(repeats * 20 + 5):
+            with seeded(index):
+                start = time.perf_counter()
+                augment(waveform)
+                times.append(1000 * (time.perf_counter() - start))
+        costs[name] = parameters.get("p", 0.5) * statistics.median(times[5:])
+        print(f"  {name:24}{statistics.median(times[5:]):8.2f}, p {parameters.get('p', 0.5):g}: {costs[name]:6.2f}")
+    print(f"the costliest by its probability: {max(costs, key=costs.get)}; all {sum(costs.values()):.2f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="sanet_dynamic.yaml", help="YAML file with the augmentation")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    options = yaml.safe_load(find_config(arguments.config).read_text())
+    transforms = [
+        entry
+        for name in ("augmentations", "augmentations_after_normalization")
+        for entry in parse_augmentations(options.get(name))
+    ]
+    for augment in (None, make_augmentation(transforms, SAMPLING_RATE)):
+        measure_loading(augment, arguments.repeats)
+    measure_transforms(transforms, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

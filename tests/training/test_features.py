@@ -1,0 +1,187 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Clips to train on: which stretches of which recordings, joined and augmented, by seed, epoch and index."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
+
+from sanet_hf import SANetFeatureExtractor
+from training.augmentation import make_augmentation
+from training.features import EvaluationClips, TrainingClips
+from training.sources import DataError
+
+
+RATE = 16000
+LABEL2ID = {"b": 0, "a": 1}
+SECONDS = {"a": [0.5, 1.0, 3.0, 8.0], "b": [0.25, 2.0, 2.5]}
+# A waveform as it is.
+PLAIN = Wav2Vec2FeatureExtractor(do_normalize=False)
+
+
+def make_recordings(rows: list[dict], is_multi_label: bool = False) -> Dataset:
+    label = ClassLabel(names=["a", "b"])
+    audio = {"bytes": Value("binary"), "path": Value("string")}
+    features = {"audio": audio, "file": Value("string"), "label": List(label) if is_multi_label else label}
+    return Dataset.from_list(rows, features=Features({**features, "seconds": Value("float64")}))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> list[dict]:
+    """Recordings that are ramps from one whole number to the next, so that a sample tells its recording and place."""
+    folder, rows = tmp_path_factory.mktemp("ramps"), []
+    for label, lengths in SECONDS.items():
+        for seconds in lengths:
+            number, path = len(rows) + 1, folder / f"{len(rows)}.wav"
+            soundfile.write(path, number + np.linspace(0, 0.999, round(seconds * RATE)), RATE, subtype="FLOAT")
+            audio = {"bytes": None, "path": str(path)}
+            rows.append({"audio": audio, "file": path.name, "label": label, "seconds": seconds})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def recordings(rows) -> Dataset:
+    return make_recordings(rows)
+
+
+def runs_of(waveform: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Row and samples of the recordings that a joined clip is made of, in order; -1 is silence."""
+    rows = np.floor(waveform).astype(int) - 1
+    # A recording can follow itself: where it does, its ramp falls.
+    edges = np.flatnonzero((np.diff(rows) != 0) | (np.diff(waveform) < 0)) + 1
+    return [(int(np.floor(part[0])) - 1, part) for part in np.split(waveform, edges)]
+
+
+def test_a_stretch_of_each_recording(recordings):
+    clips = TrainingClips(recordings, PLAIN, LABEL2ID, max_length_seconds=1.5)
+    assert len(clips) == len(recordings) == len(clips.seconds)
+    assert clips.class_matrix.argmax(axis=1).tolist() == [1] * 4 + [0] * 3
+    starts = set()
+    for epoch in range(5):
+        for row in range(len(clips)):
+            item = clips[epoch * len(clips) + row]
+            waveform = item["input_values"]
+            assert item["labels"] == clips.class_matrix[row].argmax()
+            assert len(waveform) == min(1.5, recordings[row]["seconds"]) * RATE
+            assert (np.floor(waveform) == row + 1).all() and (np.diff(waveform) > 0).all()
+            starts.add((row, float(waveform[0])))
+    # The short ones start where they start; five epochs of four longer ones.
+    assert len(starts) == 3 + 5 * 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10), index=st.integers(0, 10_000), max_segments=st.integers(1, 5))
+def test_joined_clips(recordings, seed, index, max_segments):
+    clips = TrainingClips(
+        recordings, PLAIN, LABEL2ID, max_length_seconds=4, samples_per_class=10, max_segments=max_segments, seed=seed
+    )
+    assert len(clips) == 20 and clips.class_matrix.sum(axis=0).tolist() == [10, 10] and clips.seconds == [4.0] * 20
+    item = clips[index]
+    waveform, label = item["input_values"], item["labels"]
+    assert waveform.shape == (4 * RATE,) and label == clips.class_matrix[index % 20].argmax()
+    parts = runs_of(waveform)
+    sounds = [(row, part) for row, part in parts if row >= 0]
+    assert 1 <= len(sounds) <= max_segments
+    # Silence is before and after, never between.
+    assert all(row >= 0 for row, _ in parts[1:-1])
+    for number, (row, part) in enumerate(sounds):
+        seconds, is_cut = recordings[row]["seconds"], number == len(sounds) - 1 and parts[-1][0] >= 0
+        assert recordings[row]["label"] == 1 - label
+        if not is_cut and seconds <= 2:
+            assert len(part) == seconds * RATE
+        elif not is_cut:
+            assert 0.3 * seconds * RATE - 1 <= len(part) <= 0.6 * seconds * RATE
+        else:
+            assert len(part) <= min(2 if seconds <= 2 else 0.6 * seconds, 4) * RATE
+
+
+def test_padding_and_places_vary(recordings):
+    clips = TrainingClips(recordings, PLAIN, LABEL2ID, 4, samples_per_class=40, max_segments=2)
+    waveforms = [clips[index]["input_values"] for index in range(80)]
+    before = {int(np.argmax(waveform > 0)) for waveform in waveforms if waveform.min() == 0}
+    assert len(before) > 30 and max(before) > RATE
+    long = {float(part[0]) for waveform in waveforms for row, part in runs_of(waveform) if row == 3}
+    assert len(long) > 5
+    assert {len([row for row, _ in runs_of(waveform) if row >= 0]) for waveform in waveforms} == {1, 2}
+
+
+@pytest.mark.parametrize("samples_per_class", [None, 4], ids=["recordings", "joined"])
+def test_same_clips_in_any_number_of_workers(recordings, samples_per_class):
+    augment = make_augmentation([{"AddGaussianSNR": {"p": 0.7}}, {"Gain": {"p": 0.7}}], RATE)
+    clips = TrainingClips(recordings, PLAIN, LABEL2ID, 1, augment, samples_per_class=samples_per_class)
+    indices = [5, 0, len(clips) + 5, 3]
+
+    def load(num_workers: int) -> list[np.ndarray]:
+        loader = DataLoader(clips, batch_size=None, sampler=indices, num_workers=num_workers)
+        return [np.asarray(item["input_values"]) for item in loader]
+
+    torch.manual_seed(0)
+    alone = load(0)
+    np.random.seed(1)
+    for one, other, third in zip(alone, load(1), load(2)):
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(one, third)
+    assert alone[0].shape != alone[2].shape or not np.allclose(alone[0], alone[2])
+
+
+def test_other_seed_other_clips(recordings):
+    first, second = (TrainingClips(recordings, PLAIN, LABEL2ID, 1, seed=seed)[3]["input_values"] for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_joined_clips_of_several_classes(rows):
+    """Their labels are all that is in them."""
+    several = [{**row, "label": ["a", "b"] if index == 0 else [row["label"]]} for index, row in enumerate(rows)]
+    recordings = make_recordings(several, is_multi_label=True)
+    clips = TrainingClips(recordings, PLAIN, LABEL2ID, 4, samples_per_class=20, max_segments=2)
+    for index in range(40):
+        item = clips[index]
+        found = {row for row, _ in runs_of(item["input_values"]) if row >= 0}
+        expected = {LABEL2ID[name] for row in found for name in several[row]["label"]}
+        assert set(np.flatnonzero(item["labels"])) == expected and item["labels"].dtype == np.float32
+
+
+def test_gain_after_normalization_is_heard(recordings):
+    gain = make_augmentation([{"Gain": {"min_gain_db": -6, "max_gain_db": -6, "p": 1}}], RATE)
+    extractor = SANetFeatureExtractor(max_length=RATE)
+
+    def rms(**augmentations) -> float:
+        waveform = TrainingClips(recordings, extractor, LABEL2ID, 1, **augmentations)[1]["input_values"]
+        return float(np.sqrt(np.mean(waveform.astype(float) ** 2)))
+
+    assert rms(augment=gain) == pytest.approx(rms()) == pytest.approx(0.1, rel=1e-3)
+    assert rms(augment_normalized=gain) == pytest.approx(0.1 * 10 ** (-6 / 20), rel=1e-3)
+
+
+def test_gain_after_normalization_of_a_spectrogram_comes_before_it(rows, tmp_path):
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(RATE), RATE)
+    recordings = make_recordings([{**rows[0], "audio": {"bytes": None, "path": str(path)}, "seconds": 1.0}])
+    gain = make_augmentation([{"Gain": {"min_gain_db": -6, "max_gain_db": -6, "p": 1}}], RATE)
+    extractor = ASTFeatureExtractor(max_length=98)
+    plain, quieter = (
+        TrainingClips(recordings, extractor, LABEL2ID, 1, augment_normalized=augment)[0]["input_values"]
+        for augment in (None, gain)
+    )
+    # Log energies, of which the extractor makes (x - mean) / (2 std).
+    expected = 2 * np.log(10 ** (-6 / 20)) / (2 * extractor.std)
+    # But for a filter of AST's bank that holds no frequency, and silence.
+    assert np.isclose(quieter - plain, expected, atol=2e-3)[:90].mean() > 0.98
+
+
+@pytest.mark.parametrize("make", [TrainingClips, EvaluationClips])
+def test_unknown_labels(recordings, make):
+    with pytest.raises(DataError, match="does not know b; its classes are a, c"):
+        make(recordings, PLAIN, {"a": 0, "c": 1}, 4)
+
+
+def test_evaluation_takes_the_middle(recordings):
+    item = EvaluationClips(recordings, PLAIN, LABEL2ID, 2)[3]
+    assert item["labels"] == 1 and len(item["input_values"]) == 2 * RATE
+    assert item["input_values"].mean() == pytest.approx(4.4995, abs=1e-3)

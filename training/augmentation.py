@@ -1,0 +1,130 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Augmentation of training waveforms by audiomentations, from a list of transforms in YAML."""
+
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from huggingface_hub import cached_assets_path
+from tqdm.auto import tqdm
+
+
+Augmentation = Callable[[np.ndarray], np.ndarray]
+
+NUM_ROOMS = 64
+
+
+def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augmentation | None:
+    """
+    A chain of audiomentations transforms.
+
+    `ApplyImpulseResponse` without an `ir_path` applies simulated rooms; see [`simulated_rooms`].
+
+    Args:
+        transforms: Mappings of one transform's name to its parameters, in the order in which they are applied.
+        sampling_rate: In Hz.
+
+    Returns:
+        What changes a waveform of shape (samples,), by the state of Python's and NumPy's random generators; see
+        [`seeded`]. None where there are no transforms.
+
+    Raises:
+        ValueError: A transform does not exist or does not take the parameters.
+    """
+    if not transforms:
+        return None
+    # Imported late: it loads librosa, which runs without augmentation need not wait for.
+    import audiomentations
+
+    chain = []
+    for entry in transforms:
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            raise ValueError(f"augmentations: {entry!r} is not of the form Name: {{parameter: value}}.")
+        ((name, parameters),) = entry.items()
+        transform = getattr(audiomentations, str(name), None)
+        if not isinstance(transform, type):
+            raise ValueError(f"augmentations: audiomentations has no transform {name!r}.")
+        parameters = dict(parameters or {})
+        if name == "ApplyImpulseResponse" and "ir_path" not in parameters:
+            parameters["ir_path"] = simulated_rooms(sampling_rate)
+        for parameter in ("ir_path", "sounds_path"):
+            path = parameters.get(parameter)
+            if isinstance(path, (str, Path)) and not Path(path).exists():
+                raise ValueError(f"augmentations: {name}: {parameter} {path}: there is no such folder.")
+        try:
+            chain.append(transform(**parameters))
+        except (TypeError, ValueError, AssertionError) as error:
+            raise ValueError(f"augmentations: {name}: {error}") from error
+    return partial(audiomentations.Compose(chain), sample_rate=sampling_rate)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python's and NumPy's random generators, which audiomentations draws from, seeded for a while."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def simulated_rooms(sampling_rate: int) -> Path:
+    """
+    A folder of impulse responses of shoebox rooms from a small office to a hall, with reverberation times of 0.15 to
+    0.8 s, by pyroomacoustics' image source method; made once, and kept in the cache of huggingface_hub.
+
+    Source: Scheibler et al., Pyroomacoustics, ICASSP 2018; Allen and Berkley, Image method for efficiently simulating
+    small-room acoustics, JASA 1979.
+
+    Raises:
+        ValueError: pyroomacoustics is not installed.
+    """
+    folder = cached_assets_path("sanet_hf", "impulse_responses", f"{NUM_ROOMS}_rooms_{sampling_rate}_hz")
+    paths = [folder / f"room_{index:02d}.wav" for index in range(NUM_ROOMS)]
+    missing = [index for index, path in enumerate(paths) if not path.is_file()]
+    if not missing:
+        return folder
+    try:
+        import pyroomacoustics
+    except ImportError as error:
+        raise ValueError(
+            "augmentations: ApplyImpulseResponse needs recorded impulse responses (ir_path: FOLDER) or, for simulated "
+            'rooms, pyroomacoustics: pip install "sanet-hf[prepare]".'
+        ) from error
+    for index in tqdm(missing, desc="Simulating rooms", unit="room"):
+        response = _simulate_room(pyroomacoustics, np.random.default_rng(index), sampling_rate)
+        temporary = paths[index].with_suffix(f".{os.getpid()}.tmp")
+        soundfile.write(temporary, response, sampling_rate, subtype="FLOAT", format="WAV")
+        temporary.replace(paths[index])
+    return folder
+
+
+def _simulate_room(pyroomacoustics, generator: np.random.Generator, sampling_rate: int) -> np.ndarray:
+    size = generator.uniform([3, 3, 2.4], [10, 8, 4])  # m
+    while True:
+        try:
+            absorption, max_order = pyroomacoustics.inverse_sabine(generator.uniform(0.15, 0.8), size)
+            break
+        except ValueError:
+            continue  # No absorption makes a large room that dry.
+    room = pyroomacoustics.ShoeBox(
+        size, fs=sampling_rate, materials=pyroomacoustics.Material(absorption), max_order=min(max_order, 40)
+    )
+    # At least half a metre from the walls.
+    source, microphone = (generator.uniform(0.5, size - 0.5) for _ in range(2))
+    room.add_source(source)
+    room.add_microphone(microphone)
+    room.compute_rir()
+    response = room.rir[0][0]
+    # The direct sound comes first and at full level, so that clips keep their place and loudness.
+    response = response[np.argmax(np.abs(response)) :]
+    return (response / np.abs(response).max()).astype(np.float32)
