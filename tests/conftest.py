@@ -10,8 +10,9 @@ import tempfile
 
 # Before transformers and datasets are imported, which read them once. Commands run by tests inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="sanet-tests-datasets-")
-atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+for cache in ("HF_DATASETS_CACHE", "HF_ASSETS_CACHE"):
+    os.environ[cache] = tempfile.mkdtemp(prefix="sanet-tests-")
+    atexit.register(shutil.rmtree, os.environ[cache], ignore_errors=True)
 # Tiny networks gain nothing from threads, and processes that share cores lose much by them.
 os.environ["OMP_NUM_THREADS"] = "1"
 

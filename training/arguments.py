@@ -104,6 +104,16 @@ class DataArguments:
         metadata={"help": "Split of dataset_name to choose the best epoch by; where there is none, a tenth of train."},
     )
     test_split_name: str = field(default="test", metadata={"help": "Split of dataset_name to test on."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training split of dataset_name while it is trained on, such as Parquet files or tar "
+            "archives (WebDataset) on the Hub, instead of downloading it first; needs max_steps."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=1000, metadata={"help": "Streamed recordings that are held in memory and drawn from at random."}
+    )
     group_pattern: str | None = field(
         default=None,
         metadata={

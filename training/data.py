@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import fsspec
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List
 from tqdm.auto import tqdm
@@ -221,6 +222,14 @@ def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int
     if audio["bytes"] is not None:
         return load_audio(audio["bytes"], sampling_rate, row["file"], start, length)
     return load_audio(audio["path"], sampling_rate, start=start, length=length)
+
+
+def load_streamed(audio: Mapping, sampling_rate: int, name: str) -> np.ndarray:
+    """The waveform of streamed audio: bytes, or a file here or on the Hub."""
+    if audio["bytes"] is not None:
+        return load_audio(audio["bytes"], sampling_rate, name)
+    with fsspec.open(audio["path"], "rb") as file:
+        return load_audio(file.read(), sampling_rate, name)
 
 
 def _leave_out_unreadable(

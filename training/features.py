@@ -2,23 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings to batches: stretches of them, augmentation, features, padding, mixup."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import datasets
 import numpy as np
 import torch
 from datasets import List
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers import FeatureExtractionMixin
+from transformers.utils import logging
 
 from sanet_hf import SANetFeatureExtractor
+from sanet_hf.audio import AudioError
 from sanet_hf.inference import extract_features, hears_padding
 
 from .augmentation import Augmentation, seeded
-from .data import load_recording
+from .data import load_recording, load_streamed
 from .sources import DataError
 
+
+logger = logging.get_logger(__name__)
 
 # Of a recording that is longer, a random part is joined.
 LONG_SEGMENT_SECONDS = 2.0
@@ -102,17 +106,7 @@ class TrainingClips(Dataset):
             waveform, labels = self._stretch(self.recordings[clip], generator), self.label_matrix[clip]
         else:
             waveform, labels = self._join(list(self._rows_of_class)[clip // self.samples_per_class], generator)
-        with seeded(int(generator.integers(2**32))):
-            if self.augment is not None:
-                # A slower clip is a longer one.
-                waveform = self.augment(waveform)[: self.max_length]
-            after = self.augment_normalized is not None and _takes_waveforms(self.feature_extractor)
-            if self.augment_normalized is not None and not after:
-                waveform = self.augment_normalized(waveform)
-            item = _extract(self.feature_extractor, waveform)
-            if after:
-                item["input_values"] = self.augment_normalized(item["input_values"])
-        return {**item, "labels": _as_target(labels, self.is_multi_label)}
+        return _augmented(waveform, labels, generator, self)
 
     def _stretch(self, row: Mapping, generator: np.random.Generator) -> np.ndarray:
         samples = round(row["seconds"] * self.feature_extractor.sampling_rate)
@@ -140,6 +134,89 @@ class TrainingClips(Dataset):
         missing = self.max_length - len(waveform)
         before = int(generator.integers(missing, endpoint=True))
         return np.pad(waveform, (before, missing - before)), self.label_matrix[rows].max(axis=0)
+
+
+class StreamedClips(IterableDataset):
+    """
+    Clips to train on from a stream of recordings: a random stretch of each, augmented, as features and `labels`. What
+    cannot be read is left out with a warning that names it.
+
+    Worker processes read files of their own; the order and what is drawn depend on the seed and the epoch.
+
+    Args:
+        stream: With the columns `audio` (not decoded) and `label`, as [`stream_training_split`] gives it.
+        feature_extractor: The model's own.
+        label2id: Classes of the model.
+        max_length_seconds: Length of a stretch.
+        augment, augment_normalized: As in [`TrainingClips`].
+        is_multi_label: Whether a recording can have several classes, as a list or separated by `;`.
+        buffer_size: Recordings that are drawn from at random.
+        max_bad_fraction: Part of the recordings that may be unreadable.
+        seed: With the epoch, decides what is drawn.
+    """
+
+    def __init__(
+        self,
+        stream: datasets.IterableDataset,
+        feature_extractor: FeatureExtractionMixin,
+        label2id: Mapping[str, int],
+        max_length_seconds: float,
+        augment: Augmentation | None = None,
+        augment_normalized: Augmentation | None = None,
+        is_multi_label: bool = False,
+        buffer_size: int = 1000,
+        max_bad_fraction: float = 0.05,
+        seed: int = 0,
+    ):
+        self.stream = stream.shuffle(seed, buffer_size=buffer_size)
+        self.feature_extractor = feature_extractor
+        self.label2id = label2id
+        self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
+        self.augment, self.augment_normalized = augment, augment_normalized
+        self.is_multi_label = is_multi_label
+        self.max_bad_fraction = max_bad_fraction
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self.epoch = epoch
+        self.stream.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        worker = get_worker_info()
+        bad = 0
+        for count, row in enumerate(self.stream):
+            generator = np.random.default_rng([self.seed, self.epoch, 0 if worker is None else worker.id, count])
+            name = row["audio"]["path"] or f"recording {count + 1}"
+            labels = self._labels(row["label"], name)
+            try:
+                waveform = load_streamed(row["audio"], self.feature_extractor.sampling_rate, name)
+            except (AudioError, OSError) as error:
+                logger.warning(f"Left out: {error}")
+                bad += 1
+                if bad > self.max_bad_fraction * max(count + 1, 100):
+                    raise DataError(
+                        f"{bad} of {count + 1} streamed recordings cannot be read, more than "
+                        f"max_bad_fraction={self.max_bad_fraction:g}; the last: {error}"
+                    ) from error
+                continue
+            start = int(generator.integers(max(0, len(waveform) - self.max_length) + 1))
+            yield _augmented(waveform[start : start + self.max_length], labels, generator, self)
+
+    def _labels(self, label: str | int | list, name: str) -> np.ndarray:
+        classes = stream_label_names(self.stream)
+        if isinstance(label, str):
+            label = label.split(";") if self.is_multi_label else [label]
+        labels = np.zeros(len(self.label2id), dtype=int)
+        for value in label if isinstance(label, list) else [label]:
+            value = str(value if classes is None or isinstance(value, str) else classes[value]).strip()
+            if value not in self.label2id:
+                raise DataError(
+                    f"{name} has the label {value!r}; the classes are {', '.join(sorted(self.label2id))}: those of "
+                    "the stream's label column if it lists them, or else of the validation split."
+                )
+            labels[self.label2id[value]] = 1
+        return labels
 
 
 class EvaluationClips(Dataset):
@@ -187,6 +264,12 @@ def label_names(recordings: datasets.Dataset) -> list[str]:
     """Names of the classes in the numbering of the `label` column."""
     feature = recordings.features["label"]
     return feature.feature.names if isinstance(feature, List) else feature.names
+
+
+def stream_label_names(stream: datasets.IterableDataset) -> list[str] | None:
+    """Names of the classes, where the stream's `label` column lists them."""
+    feature = stream.features["label"]
+    return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def is_multi_label(recordings: datasets.Dataset) -> bool:
@@ -251,6 +334,23 @@ def mixup(inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, alpha: float
         for name, value in inputs.items()
     }
     return mixed, torch.lerp(labels[others], labels, part)
+
+
+def _augmented(
+    waveform: np.ndarray, labels: np.ndarray, generator: np.random.Generator, clips: TrainingClips | StreamedClips
+) -> dict[str, np.ndarray]:
+    """A training item: features of an augmented waveform, and its classes as a target."""
+    with seeded(int(generator.integers(2**32))):
+        if clips.augment is not None:
+            # A slower clip is a longer one.
+            waveform = clips.augment(waveform)[: clips.max_length]
+        after = clips.augment_normalized is not None and _takes_waveforms(clips.feature_extractor)
+        if clips.augment_normalized is not None and not after:
+            waveform = clips.augment_normalized(waveform)
+        item = _extract(clips.feature_extractor, waveform)
+        if after:
+            item["input_values"] = clips.augment_normalized(item["input_values"])
+    return {**item, "labels": _as_target(labels, clips.is_multi_label)}
 
 
 def _extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, List, Value, load_dataset
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, IterableDataset, List, Value, load_dataset
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from transformers.utils import logging
 
@@ -177,43 +177,63 @@ def _from_manifest_rows(path: Path, rows: pandas.DataFrame) -> Dataset:
     return _with_names(dataset.cast_column("audio", Audio(decode=False)), map(str, paths), rows["file"].astype(str))
 
 
+def stream_training_split(arguments: DataArguments) -> IterableDataset:
+    """
+    The training split of `dataset_name`, read while it is trained on, with the columns `audio` (not decoded) and
+    `label` (text, a class index, or a list of them).
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return _load_hub(arguments)["train"]
+
+
 def _read_hub(arguments: DataArguments) -> DatasetDict:
-    name = arguments.dataset_name
+    recordings = DatasetDict()
+    for split, rows in _load_hub(arguments).items():
+        if arguments.streaming and split == "train":
+            continue
+        if arguments.streaming:
+            rows = Dataset.from_list(list(rows), features=rows.features)
+        paths = [audio["path"] for audio in rows.remove_columns("label")["audio"]]
+        keys = [f"{split}/{index}" if path is None else path for index, path in enumerate(paths)]
+        recordings[split] = _with_names(rows, keys, (Path(key).name for key in keys))
+    return recordings
+
+
+def _load_hub(arguments: DataArguments) -> dict[str, Dataset | IterableDataset]:
+    """The splits that there are, with the columns `audio` and `label`."""
+    name, options = arguments.dataset_name, {"streaming": arguments.streaming}
     try:
         try:
-            dataset = load_dataset(name, arguments.dataset_config_name)
+            dataset = load_dataset(name, arguments.dataset_config_name, **options)
         except RuntimeError as error:
             if "scripts are no longer supported" not in str(error):
                 raise
             # Data sets that came as a script, as superb did, have been converted by the Hub on a branch of its own.
-            dataset = load_dataset(name, arguments.dataset_config_name, revision="refs/convert/parquet")
+            options["revision"] = "refs/convert/parquet"
+            dataset = load_dataset(name, arguments.dataset_config_name, **options)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise DataError(f"--dataset_name {name}: datasets cannot load it: {error}") from error
-    names = {
-        "train": arguments.train_split_name,
-        "validation": arguments.validation_split_name,
-        "test": arguments.test_split_name,
-    }
-    splits = {split: dataset[source] for split, source in names.items() if source in dataset}
-    for split in ("train", "validation", "test"):
+    names = {split: getattr(arguments, f"{split}_split_name") for split in SPLITS}
+    for split, source in names.items():
         default = DataArguments.__dataclass_fields__[f"{split}_split_name"].default
-        if split not in splits and (split == "train" or names[split] != default):
-            raise DataError(f"{name} has no split {names[split]!r}; it has {', '.join(dataset)}.")
-    recordings = DatasetDict()
-    for split, rows in splits.items():
-        for option in ("audio_column_name", "label_column_name"):
-            if getattr(arguments, option) not in rows.column_names:
-                raise DataError(
-                    f"{name} has no column {getattr(arguments, option)!r}; choose --{option} from "
-                    f"{', '.join(rows.column_names)}."
-                )
-        rows = rows.select_columns([arguments.audio_column_name, arguments.label_column_name])
-        rows = rows.rename_columns({arguments.audio_column_name: "audio", arguments.label_column_name: "label"})
-        undecoded = rows.cast_column("audio", Audio(decode=False))
-        paths = [audio["path"] for audio in undecoded.remove_columns("label")["audio"]]
-        keys = [f"{split}/{index}" if path is None else path for index, path in enumerate(paths)]
-        recordings[split] = _with_names(undecoded, keys, (Path(key).name for key in keys))
-    return recordings
+        if source not in dataset and (split == "train" or source != default):
+            raise DataError(f"{name} has no split {source!r}; it has {', '.join(dataset)}.")
+    return {split: _select_columns(dataset[source], arguments) for split, source in names.items() if source in dataset}
+
+
+def _select_columns(rows: Dataset | IterableDataset, arguments: DataArguments) -> Dataset | IterableDataset:
+    columns = {"audio": arguments.audio_column_name, "label": arguments.label_column_name}
+    for option, column in columns.items():
+        if column not in rows.column_names:
+            raise DataError(
+                f"{arguments.dataset_name} has no column {column!r}; choose --{option}_column_name from "
+                f"{', '.join(rows.column_names)}."
+            )
+    rows = rows.select_columns(list(columns.values()))
+    rows = rows.rename_columns({column: name for name, column in columns.items() if column != name})
+    return rows.cast_column("audio", Audio(decode=False))
 
 
 def _with_names(dataset: Dataset, files: Iterable[str], keys: Iterable[str]) -> Dataset:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
@@ -35,10 +35,11 @@ from .arguments import (
 from .augmentation import Augmentation, make_augmentation
 from .data import load_recording, load_recordings, longest_first
 from .evaluation import Evaluation, evaluate_splits, make_compute_metrics, write_predictions
-from .features import EvaluationClips, TrainingClips, collate, label_names
+from .features import EvaluationClips, StreamedClips, TrainingClips, collate, label_names, stream_label_names
 from .model_card import format_duration, write_model_card
 from .models import make_model
 from .report import write_report
+from .sources import DataError, stream_training_split
 from .trainer import (
     AudioClassificationTrainer,
     EvaluationTable,
@@ -92,12 +93,22 @@ def train(
         make_augmentation(parse_augmentations(transforms), SAMPLING_RATE)
         for transforms in (data_arguments.augmentations, data_arguments.augmentations_after_normalization)
     ]
-    recordings = load_recordings(data_arguments, SAMPLING_RATE)
-    labels = label_names(recordings["train"])
+    if data_arguments.streaming:
+        _check_streaming(data_arguments, training_arguments)
+        stream = stream_training_split(data_arguments)
+        recordings = load_recordings(data_arguments, SAMPLING_RATE, splits=("validation", "test"))
+        if "validation" not in recordings:
+            raise DataError("Streaming needs a validation split to choose the best checkpoint by.")
+        labels = stream_label_names(stream) or label_names(recordings["validation"])
+    else:
+        stream, recordings = None, load_recordings(data_arguments, SAMPLING_RATE)
+        labels = label_names(recordings["train"])
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
-    clips = _make_clips(recordings, model, feature_extractor, data_arguments, augmentations, training_arguments.seed)
+    clips = _make_clips(
+        stream, recordings, model, feature_extractor, data_arguments, augmentations, training_arguments.seed
+    )
     trainer = _make_trainer(model, feature_extractor, clips, training_arguments)
     if trainer.is_world_process_zero():
         _print_summary(recordings, model, training_arguments)
@@ -138,18 +149,50 @@ def is_finished(output_dir: str | Path) -> bool:
     return (Path(output_dir) / RESULTS_FILE).is_file()
 
 
+def _check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:
+    """Streamed recordings are read in their order, once, and how many there are is not known."""
+    if not data.dataset_name:
+        raise UsageError(
+            "--streaming needs --dataset_name: a data set on the Hub, or a folder of Parquet or tar files."
+        )
+    if training.max_steps <= 0:
+        raise UsageError("--streaming needs --max_steps: how many recordings there are is not known beforehand.")
+    others = {
+        "--sampler balanced": training.sampler != "shuffle",
+        "--class_weights balanced": training.class_weights != "none",
+        "--samples_per_class": data.samples_per_class is not None,
+        "--averaged_epochs": training.averaged_epochs != 1,
+    }
+    for option, is_given in others.items():
+        if is_given:
+            raise UsageError(f"{option} needs all training recordings at hand, which --streaming does not have.")
+    training.train_sampling_strategy = "random"
+
+
 def _make_clips(
+    stream: IterableDataset | None,
     recordings: DatasetDict,
     model: PreTrainedModel,
     feature_extractor,
     arguments: DataArguments,
     augmentations: Sequence[Augmentation | None],
     seed: int,
-) -> dict[str, TrainingClips | EvaluationClips]:
-    """Clips to train on and, where there is one, of the validation split."""
+) -> dict[str, TrainingClips | StreamedClips | EvaluationClips]:
+    """Clips to train on, from the stream if there is one, and of the validation split if there is one."""
     if arguments.samples_per_class is not None and min(arguments.samples_per_class, arguments.max_segments) < 1:
         raise UsageError("--samples_per_class and --max_segments must be at least 1.")
     data = (feature_extractor, model.config.label2id, arguments.max_length_seconds)
+    if stream is not None:
+        streamed = StreamedClips(
+            stream,
+            *data,
+            *augmentations,
+            is_multi_label=arguments.problem_type == "multi_label_classification",
+            buffer_size=arguments.shuffle_buffer_size,
+            max_bad_fraction=arguments.max_bad_fraction,
+            seed=seed,
+        )
+        return {"train": streamed, "validation": EvaluationClips(recordings["validation"], *data)}
     joined = {"samples_per_class": arguments.samples_per_class, "max_segments": arguments.max_segments, "seed": seed}
     clips = {"train": TrainingClips(recordings["train"], *data, *augmentations, **joined)}
     if "validation" in recordings and arguments.samples_per_class is None:
@@ -164,17 +207,18 @@ def _make_clips(
 def _make_trainer(
     model: PreTrainedModel,
     feature_extractor,
-    clips: Mapping[str, TrainingClips | EvaluationClips],
+    clips: Mapping[str, TrainingClips | StreamedClips | EvaluationClips],
     arguments: AudioTrainingArguments,
 ) -> AudioClassificationTrainer:
     if arguments.averaged_epochs < 1:
         raise UsageError(f"--averaged_epochs {arguments.averaged_epochs} must be at least 1.")
     if arguments.averaged_epochs > 1 and (arguments.fsdp or arguments.deepspeed):
         raise UsageError("--averaged_epochs needs all weights in one place, which --fsdp and --deepspeed divide.")
-    class_matrix = clips["train"].class_matrix
     is_multi_label = model.config.problem_type == "multi_label_classification"
     class_weights = (
-        balanced_class_weights(class_matrix, is_multi_label) if arguments.class_weights == "balanced" else None
+        balanced_class_weights(clips["train"].class_matrix, is_multi_label)
+        if arguments.class_weights == "balanced"
+        else None
     )
     # The items are made from columns that the model knows nothing of.
     arguments.remove_unused_columns = False
@@ -300,6 +344,8 @@ def _precision(arguments: AudioTrainingArguments) -> str:
 
 def _print_summary(recordings: DatasetDict, model: PreTrainedModel, arguments: AudioTrainingArguments) -> None:
     counts = ", ".join(f"{len(dataset)} {split}" for split, dataset in recordings.items())
+    if "train" not in recordings:
+        counts = f"streamed train, {counts}"
     print(
         f"{model.config.num_labels} classes; recordings: {counts}; {model.config.model_type} with "
         f"{model.num_parameters() / 1e6:.2f} M parameters; {_precision(arguments)} on {arguments.device}",

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import AutoModelForAudioClassification, BertConfig
 
@@ -31,6 +33,7 @@ def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
         (["evaluate", "--help"], ["--data_dir", "--split", "--output", "--group_pattern"]),
         (["compare", "--help"], ["--data_dir", "--num_rounds", "McNemar", "95 %"]),
         (["predict", "--help"], ["--batch_size", "exit code 1"]),
+        (["augment", "--help"], ["--config", "examples.png"]),
         (["convert", "--help"], ["--labels", "SqueezeAttendNet"]),
     ],
     ids=" ".join,
@@ -311,3 +314,34 @@ def test_module_runs_as_the_command(trained, tones, tmp_path):
     assert result.returncode == 1
     assert "low" in result.stdout.splitlines()[1]
     assert "there is no such file" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_augment_writes_examples_to_listen_to(tones, tmp_path, capsys):
+    source = next((tones / "test/high").iterdir())
+    command = ["augment", str(source), str(tmp_path / "examples"), "-n", "3", "--config"]
+    (tmp_path / "gain.yaml").write_text(
+        "augmentations:\n- PolarityInversion: {p: 1}\n"
+        "augmentations_after_normalization:\n- Gain: {min_gain_db: -6, max_gain_db: -6, p: 1}\n"
+    )
+    assert main([*command, str(tmp_path / "gain.yaml")]) == 0
+    assert "3 examples are in" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "examples").iterdir())
+    assert names == ["1.wav", "2.wav", "3.wav", "examples.png", "original.wav"]
+    original, _ = soundfile.read(tmp_path / "examples/original.wav")
+    example, rate = soundfile.read(tmp_path / "examples/2.wav")
+    assert rate == 16000 and np.sqrt(np.mean(original**2)) == pytest.approx(0.1, rel=1e-3)
+    np.testing.assert_allclose(example, -original * 10 ** (-6 / 20), atol=1e-5)
+    assert main([*command, str(tmp_path / "gain.yaml")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("seed: 3", "has neither augmentations nor"), ("- a", "has neither"), ("a: [", "cannot be read as YAML")],
+)
+def test_augment_needs_an_augmentation(tones, tmp_path, capsys, text, message):
+    (tmp_path / "options.yaml").write_text(text)
+    source = next((tones / "test/high").iterdir())
+    command = ["augment", str(source), str(tmp_path / "examples"), "--config", str(tmp_path / "options.yaml")]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "examples").exists()

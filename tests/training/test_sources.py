@@ -526,7 +526,7 @@ def test_data_set_that_came_as_a_script(tmp_path, make_tone, monkeypatch):
     """The Hub's own conversion of it is taken."""
     calls = []
 
-    def load_dataset(name, config, revision=None):
+    def load_dataset(name, config, streaming, revision=None):
         calls.append((name, config, revision))
         if revision is None:
             raise RuntimeError("Dataset scripts are no longer supported, but found superb.py")

@@ -509,6 +509,42 @@ def test_time_of_training_is_kept_over_a_resumption(command, tmp_path):
     assert 1000 < results_of(output_dir)["train_runtime"] < 2000
 
 
+@pytest.fixture(scope="module")
+def train_joined(tones, fixed, tmp_path_factory):
+    """A run of two epochs on clips joined from the recordings, with the original's augmentation."""
+
+    def run(*options: str):
+        output_dir = tmp_path_factory.mktemp("joined") / "run"
+        command = ["train", "sanet.yaml", "sanet_dynamic.yaml", "--data_dir", str(tones), *fixed]
+        assert main([*command, "--samples_per_class", "6", "--output_dir", str(output_dir), *options]) == 0
+        return output_dir
+
+    return run
+
+
+def test_joined_clips_are_the_same_in_worker_processes(train_joined):
+    alone, workers = train_joined(), train_joined("--dataloader_num_workers", "2")
+    # Two classes of six clips, in batches of four.
+    assert json.loads((alone / "trainer_state.json").read_text())["global_step"] == 6
+    weights = weights_of(workers)
+    assert all(torch.equal(weight, weights[name]) for name, weight in weights_of(alone).items())
+
+
+def test_joined_clips_of_validation_are_fixed(train_joined):
+    history = history_of(train_joined("--freeze", "backbone", "--learning_rate", "0"))
+    first, second = (entry["eval_loss"] for entry in history if "eval_loss" in entry)
+    assert first == second
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("option", ["--samples_per_class", "--max_segments"])
+def test_joined_clips_need_positive_numbers(command, option):
+    options = ["--samples_per_class", "4", option, "0"]
+    with pytest.raises(UsageError, match="must be at least 1"):
+        train(*parse_train_arguments([*command[1:], *options]))
+
+
 def checkpoints_of(folder) -> list:
     return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
