@@ -49,7 +49,7 @@ def load_audio(source: str | Path | bytes, sampling_rate: int, name: str | None 
     else:
         source = Path(source)
         name = name or str(source)
-        _check_file(source, name)
+        check_file(source, name)
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         waveform, original_rate = soundfile.read(file, dtype="float32", always_2d=True)
@@ -78,7 +78,8 @@ def load_audio(source: str | Path | bytes, sampling_rate: int, name: str | None 
     return waveform
 
 
-def _check_file(path: Path, name: str) -> None:
+def check_file(path: Path, name: str) -> None:
+    """Raise an [`AudioError`] for what is no file, or an empty one."""
     try:
         if not path.exists():
             raise AudioError(f"{name}: there is no such file.")
