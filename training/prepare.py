@@ -466,8 +466,9 @@ def denoise(waveform: np.ndarray) -> Iterator[np.ndarray]:
     """
     from noisereduce import reduce_noise
 
+    # noisereduce fills the last of several blocks up with zeros.
+    length = min(DENOISING_BLOCK, len(waveform))
     for start in range(0, len(waveform), DENOISING_BLOCK):
-        length = min(DENOISING_BLOCK, len(waveform) - start)
         block = np.zeros(length + 2 * DENOISING_CONTEXT, np.float32)
         first = max(0, start - DENOISING_CONTEXT)
         part = waveform[first : start + length + DENOISING_CONTEXT]
@@ -477,7 +478,7 @@ def denoise(waveform: np.ndarray) -> Iterator[np.ndarray]:
             reduced = reduce_noise(block, SAMPLING_RATE, chunk_size=None, padding=0)
         # Without any noise, as in digital silence, it divides by zero.
         block = reduced if np.isfinite(reduced).all() else block
-        yield block[DENOISING_CONTEXT : DENOISING_CONTEXT + length]
+        yield block[DENOISING_CONTEXT : DENOISING_CONTEXT + min(length, len(waveform) - start)]
 
 
 def write_clip(path: Path, waveform: np.ndarray, cleaned: np.ndarray, gain: float) -> dict[str, Any]:
@@ -500,9 +501,9 @@ def write_clip(path: Path, waveform: np.ndarray, cleaned: np.ndarray, gain: floa
     with write_atomically(path) as file, wave.open(file, "wb") as wav:
         wav.setparams((1, 2, SAMPLING_RATE, len(cleaned), "NONE", None))
         for start in range(0, len(cleaned), BLOCK):
-            block = np.clip(np.rint(cleaned[start : start + BLOCK] * (32768 * gain)), -32768, 32767)
-            wav.writeframes(block.astype("<i2").data)
-            block /= 32768
+            samples = np.clip(np.rint(cleaned[start : start + BLOCK] * (32768 * gain)), -32768, 32767).astype("<i2")
+            wav.writeframes(samples.data)
+            block = samples.astype(np.float32) / 32768
             power += float(np.square(block, dtype=np.float64).sum())
             peak = max(peak, largest_amplitude(block))
             num_clipped += int((np.abs(waveform[start : start + BLOCK]) >= CLIPPED).sum())
@@ -574,7 +575,7 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
                 path.unlink()
     with write_atomically(output_dir / MANIFEST) as file:
         manifest.to_parquet(file, index=False)
-    html = to_html(manifest, output_dir, to_text(output_dir.resolve().name), _facts(manifest, options))
+    html = to_html(manifest, output_dir, to_text(source_dir.resolve().name), _facts(manifest, options))
     with write_atomically(output_dir / REPORT) as file:
         file.write(html.encode())
 
