@@ -36,6 +36,7 @@ from tqdm.auto import tqdm
 from sanet_hf.audio import AudioError
 
 from .data import SILENCE, SPLIT_PARTS, make_groups, split_by_hash
+from .model_card import format_duration
 from .parallel import count_cores, map_unordered
 from .recordings import SourceFile, list_files, read_recording, store, to_text
 from .sources import DataError
@@ -582,15 +583,14 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
 
 def _facts(manifest: pandas.DataFrame, options: PrepareOptions) -> dict[str, str]:
     used = manifest[manifest["file"].notna()]
-    hours = used["duration"].groupby(used["kind"]).sum() / 3600
-    noise = f"noisereduce {version('noisereduce')}, non-stationary" if options.denoise else "none"
+    total = {kind: format_duration(used.loc[used["kind"] == kind, "duration"].sum()) for kind in FOLDERS}
+    count = {kind: int((used["kind"] == kind).sum()) for kind in FOLDERS}
     return {
         "Recordings": f"{used['source'].nunique()} used of {manifest['source'].nunique()} files",
-        "Clips": f"{(used['kind'] == 'clip').sum()} of at most {options.max_seconds:g} s, "
-        f"{hours.get('clip', 0):.2f} h",
-        "Speech": f"{(used['kind'] == 'segment').sum()} stretches of at least {options.min_seconds:g} s, "
-        f"{hours.get('segment', 0):.2f} h, found by silero-vad {version('silero-vad')}",
-        "Noise reduction": noise,
+        "Clips": f"{count['clip']} of at most {options.max_seconds:g} s, {total['clip']} in all",
+        "Speech": f"{count['segment']} stretches of at least {options.min_seconds:g} s, {total['segment']} in all, "
+        f"found by silero-vad {version('silero-vad')}",
+        "Noise reduction": f"noisereduce {version('noisereduce')}, non-stationary" if options.denoise else "none",
         "Groups": options.group_pattern or "each recording for itself",
     }
 

@@ -63,7 +63,8 @@ def to_html(manifest: pandas.DataFrame, output_dir: Path, title: str, facts: Map
             for row in skipped[:MAX_SKIPPED].itertuples()
         ],
         num_skipped=len(skipped),
-        warnings=[(row.source, row.warning) for row in warned[:MAX_SKIPPED].itertuples()],
+        warnings=[(label, "no recording of this class can be used") for label in list_empty_classes(manifest)]
+        + [(row.source, row.warning) for row in warned[:MAX_SKIPPED].itertuples()],
     )
 
 
@@ -95,6 +96,12 @@ def list_classes(rows: pandas.DataFrame) -> list[tuple[str, list[tuple[int, floa
         {label: (len(part), float(part["duration"].sum())) for label, part in s.groupby("class")} for s in splits
     ]
     return [(label, [totals.get(label, (0, 0.0)) for totals in by_class]) for label in sorted(set(rows["class"]))]
+
+
+def list_empty_classes(manifest: pandas.DataFrame) -> list[str]:
+    """Classes of which there is no clip."""
+    used = set(manifest.loc[manifest["file"].notna(), "class"])
+    return sorted(set(manifest["class"]) - used - {""})
 
 
 def list_quality(rows: pandas.DataFrame) -> list[tuple[str, list[float | None]]]:
@@ -153,6 +160,7 @@ def summarize(manifest: pandas.DataFrame) -> str:
         rows = manifest[manifest["file"].notna() & (manifest["kind"] == kind)]
         if len(rows):
             lines += ["", *format_table(title, list(_by_split(rows)), list_classes(rows))]
+    lines += [f"\nNo recording of {label} can be used." for label in list_empty_classes(manifest)]
     reasons = count_reasons(manifest[manifest["skipped"].notna()])
     if reasons:
         lines += ["", "Skipped:"] + [f"  {count:6} {kind:10} {reason}" for kind, reason, count in reasons[:20]]

@@ -27,7 +27,7 @@ from .sources import AUDIO_SUFFIXES, DataError, find_split_folders, visible_fold
 # What else FFmpeg reads and people have.
 SUFFIXES = AUDIO_SUFFIXES | {".m4a", ".m4b", ".aac", ".oga", ".aif", ".aifc", ".mka", ".mp2", ".amr", ".ac3", ".wv"}
 # Samples of all channels that are decoded at once. torchcodec's blocks are larger, 12 minutes of stereo at 44.1 kHz:
-# for each it decodes all that comes before it once more, and where they meet it loses or doubles up to a millisecond of
+# for each it decodes all that comes before once more, and where they meet it loses or doubles up to a millisecond of
 # formats that keep time in milliseconds.
 SOUNDFILE_BLOCK = 2**22
 FFMPEG_BLOCK = 2**26
@@ -102,7 +102,11 @@ def list_files(folder: Path) -> list[SourceFile]:
 
 def _files_of_class(folder: Path, split: str) -> Iterator[SourceFile]:
     label = to_text(folder.name)
-    entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    try:
+        entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    except OSError as error:
+        yield SourceFile(folder, split, label, f"a class folder that cannot be read: {error.strerror}")
+        return
     if not entries:
         yield SourceFile(folder, split, label, "an empty class folder")
     for path in entries:

@@ -236,7 +236,7 @@ def test_decoding_in_blocks_is_decoding_of_the_whole(tmp_path, name, monkeypatch
     assert len(in_blocks) == pytest.approx(len(whole), abs=0 if is_exact else 0.05 * RATE)
     assert not is_exact or np.allclose(in_blocks, whole, atol=1e-5)
     for start in range(2000, RATE + 1, 100):
-        assert np.std(in_blocks[start : start + RATE // 2]) == pytest.approx(0.3 / np.sqrt(2), rel=0.05)
+        assert np.std(in_blocks[start : start + RATE // 2]) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -671,6 +671,7 @@ def test_nothing_usable(tmp_path, capsys):
 def test_refusals(tmp_path, capsys):
     folder = tmp_path / "recordings"
     write(folder / "a" / "a.wav", tone(0.5))
+    (tmp_path / "notes.txt").touch()
     before = contents(tmp_path)
 
     def refuse(*argv) -> str:
@@ -682,7 +683,7 @@ def test_refusals(tmp_path, capsys):
     for output in (folder, folder / "data", tmp_path / "link" / "data", folder / "a" / ".." / "data"):
         assert "lies in the folder of the recordings" in refuse(folder, output)
     assert "there is no such folder" in refuse(tmp_path / "nowhere", tmp_path / "data")
-    assert "is a file" in refuse(folder, folder / "a" / ".." / ".." / "recordings" / "a" / "a.wav") or True
+    assert "notes.txt is a file" in refuse(folder, tmp_path / "notes.txt")
     assert "OUTPUT is missing" in refuse(folder)
     assert "--check writes nothing" in refuse("--check", folder, tmp_path / "data")
     assert "--max_seconds must be" in refuse(folder, tmp_path / "data", "--max_seconds", "0")
