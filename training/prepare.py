@@ -60,6 +60,7 @@ DENOISING_BLOCK, DENOISING_CONTEXT = 600_000, 30_000
 BLOCK = 2**20  # samples that are written at once
 # Pauses within a sentence are shorter.
 MIN_PAUSE = 0.3  # seconds
+MAX_SECONDS = 86_400  # more than 37 hours do not fit into a WAV file
 SNR_RANGE = (-20.0, 100.0)  # dB
 CLIPPED = 0.99  # amplitude, just below the highest value of 8 bits
 MAX_NAME = 180  # bytes of a source's name in those of its clips; file systems allow 255 in all
@@ -144,15 +145,18 @@ def prepare(
     states = {task.source: _state(task) for task in tasks}
     kept = _drop_changed(finished, states, output_dir)
     num_finished_before = len(kept)
-    if was_finished and len(kept) == len(tasks) == len(finished):
-        return Preparation(pandas.read_parquet(output_dir / MANIFEST), len(tasks), num_finished_before)
+    is_finished = was_finished and len(kept) == len(tasks) == len(finished)
+    is_finished = is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT))
     try:
-        with _temporary_folder(output_dir):
-            _work(tasks, states, kept, header, num_workers or count_cores())
-            lines = [kept[task.source] for task in tasks]
-            manifest = make_manifest([row for line in lines for row in line.rows])
-            _finish(manifest, source_dir, output_dir, options)
-            _write_progress(output_dir, {**header, "finished": True}, lines)
+        if is_finished:
+            manifest = pandas.read_parquet(output_dir / MANIFEST)
+        else:
+            with _temporary_folder(output_dir):
+                _work(tasks, states, kept, header, num_workers or count_cores())
+                lines = [kept[task.source] for task in tasks]
+                manifest = make_manifest([row for line in lines for row in line.rows])
+                _finish(manifest, source_dir, output_dir, options)
+                _write_progress(output_dir, {**header, "finished": True}, lines)
     except OSError as error:
         if not _is_full(error):
             raise
@@ -182,10 +186,10 @@ def _temporary_folder(output_dir: Path) -> Iterator[None]:
 
 
 def _check_options(options: PrepareOptions) -> None:
-    if not 0 < options.max_seconds < math.inf or not 0 <= options.min_seconds < math.inf:
-        raise DataError("--max_seconds must be above 0 and --min_seconds not below.")
-    if round(options.max_seconds * SAMPLING_RATE) < 1:
-        raise DataError(f"--max_seconds {options.max_seconds:g} is less than a sample.")
+    if not 1 / SAMPLING_RATE <= options.max_seconds <= MAX_SECONDS:
+        raise DataError(f"--max_seconds must be from one sample to {MAX_SECONDS:,} s, not {options.max_seconds:g}.")
+    if not 0 <= options.min_seconds <= MAX_SECONDS:
+        raise DataError(f"--min_seconds must be from 0 to {MAX_SECONDS:,} s, not {options.min_seconds:g}.")
 
 
 def _check_packages(options: PrepareOptions) -> None:
@@ -395,6 +399,8 @@ def _write_pieces(
             yield row | {"skipped": "speech shorter than --min_seconds"}
         elif is_silent(waveform[start:end]):
             yield row | {"skipped": "silent"}
+        elif is_silent(cleaned[start:end]):
+            yield row | {"skipped": "silent after noise reduction"}
         else:
             name = f"{clip_stem(task.file.path.name)}_{index:04d}.wav"
             row["file"] = (folder / name).as_posix()
@@ -410,7 +416,7 @@ def clip_stem(name: str) -> str:
     """
     stem, dot, extension = name.rpartition(".")
     plain = f"{stem}_{extension}" if dot and stem else name
-    clean = "".join(c if c.isprintable() and c not in '*?[]{}<>|:"\\/\ufffd' else "_" for c in to_text(plain))
+    clean = "".join(c if c.isprintable() and c not in '*?[]{}<>|:"\\/' else "_" for c in to_text(plain))
     if clean == plain and len(clean.encode()) <= MAX_NAME:
         return clean
     short = clean.encode()[:MAX_NAME].decode("utf-8", "ignore")
@@ -443,6 +449,7 @@ def find_speech(waveform: np.ndarray, min_seconds: float = 0.0) -> list[tuple[in
         _load_vad(),
         sampling_rate=SAMPLING_RATE,
         min_speech_duration_ms=min(250, 1000 * min_seconds),
+        max_speech_duration_s=MAX_SECONDS,
         min_silence_duration_ms=round(1000 * MIN_PAUSE),
     )
     return [(stretch["start"], stretch["end"]) for stretch in stretches]

@@ -129,8 +129,8 @@ def _loose_recordings(folder: Path) -> list[Path]:
 
 
 def to_text(name: str) -> str:
-    """A file name as text that can be written: bytes that are no UTF-8 become replacement characters."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """A file name as text that can be written: bytes that are no UTF-8 become `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_recording(path: Path, sampling_rate: int = 16000, temporary_folder: Path | None = None) -> Recording:

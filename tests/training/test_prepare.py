@@ -618,7 +618,7 @@ def test_names(tmp_path):
         "[x]*?.wav",
         "n" * 251 + ".wav",
     ]
-    names += ["line\nbreak.wav", os.fsdecode(b"\xff\xfe.wav"), "http:::x.wav", ".hidden.wav"]
+    names += ["line\nbreak.wav", os.fsdecode(b"\xff.wav"), os.fsdecode(b"\xfe.wav"), "http:::x.wav", ".hidden.wav"]
     for index, name in enumerate(names):
         write(folder / "ü 1" / "x.wav", tone(0.5, frequency=100 * (index + 1)))
         os.rename(folder / "ü 1" / "x.wav", folder / "ü 1" / name)
@@ -659,7 +659,7 @@ def test_files_that_lie_elsewhere_are_listed(tmp_path):
 def test_nothing_usable(tmp_path, capsys):
     (tmp_path / "recordings" / "a").mkdir(parents=True)
     make_text(tmp_path / "recordings" / "a" / "a.wav")
-    for command in (
+    for command in 2 * (
         ["prepare", "--check", tmp_path / "recordings"],
         ["prepare", tmp_path / "recordings", tmp_path / "data"],
     ):
