@@ -81,8 +81,15 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
         "sanet train takes, or OUTPUT, is searched for faults, and a simple classifier shows what to beat.",
         epilog="Example: sanet prepare recordings data && sanet train sanet.yaml --data_dir data/denoised_clips",
     )
-    prepare.add_argument("recordings", type=Path, help="folder of class folders, or of split folders that hold them")
-    prepare.add_argument("output", type=Path, nargs="?", help="folder for the clips; not inside of the recordings")
+    prepare.add_argument(
+        "recordings",
+        type=Path,
+        metavar="RECORDINGS",
+        help="folder of class folders, or of split folders that hold them",
+    )
+    prepare.add_argument(
+        "output", type=Path, nargs="?", metavar="OUTPUT", help="folder for the clips; not inside of the recordings"
+    )
     prepare.add_argument("--check", action="store_true", help="check a folder instead")
     prepare.add_argument(
         "--max_seconds",
