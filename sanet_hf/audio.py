@@ -54,7 +54,7 @@ def load_audio(
     else:
         source = Path(source)
         name = name or str(source)
-        _check_file(source, name)
+        check_file(source, name)
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             original_rate = file.samplerate
@@ -125,7 +125,8 @@ def _read_frames(file: soundfile.SoundFile, first: int, stop: int | None) -> np.
     return file.read(-1 if stop is None else stop - first, dtype="float32", always_2d=True)
 
 
-def _check_file(path: Path, name: str) -> None:
+def check_file(path: Path, name: str) -> None:
+    """Raise an [`AudioError`] for what is no file, or an empty one."""
     try:
         if not path.exists():
             raise AudioError(f"{name}: there is no such file.")

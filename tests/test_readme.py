@@ -37,7 +37,8 @@ def test_commands_parse(command):
 
 
 def test_every_command_is_shown():
-    assert {command.split()[1] for command in COMMANDS} == {"train", "evaluate", "compare", "predict", "convert"}
+    commands = {"prepare", "train", "evaluate", "compare", "predict", "convert"}
+    assert {command.split()[1] for command in COMMANDS} == commands
 
 
 def test_files_that_are_linked_exist():

@@ -14,6 +14,7 @@ from pathlib import Path
 DESCRIPTION = """\
 Classifiers of audio in Hugging Face transformers: SANet, small and end to end, beside wav2vec2, AST and others.
 
+  sanet prepare recordings data
   sanet train sanet.yaml --data_dir recordings --output_dir runs/mine
   sanet evaluate runs/mine --data_dir recordings --split test
   sanet compare runs/mine runs/wav2vec2 runs/ast --data_dir recordings --output comparison
@@ -68,6 +69,54 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sanet-hf {version('sanet-hf')}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    prepare = commands.add_parser(
+        "prepare",
+        help="cut recordings into clips to train on, or check a folder",
+        usage="sanet prepare RECORDINGS OUTPUT [--OPTION VALUE ...]\n       sanet prepare --check FOLDER",
+        description="Decode recordings of any format and length to 16 kHz mono, reduce noise, and cut them: all of "
+        "each recording to OUTPUT/denoised_clips, its stretches of speech to OUTPUT/speech_segments, in folders of "
+        "splits. "
+        "OUTPUT/manifest.parquet and report.html list every clip, and what was skipped and why. The recordings are "
+        "only read. The same command goes on after an interruption. With --check nothing is written: a folder that "
+        "sanet train takes, or OUTPUT, is searched for faults, and a simple classifier shows what to beat.",
+        epilog="Example: sanet prepare recordings data && sanet train sanet.yaml --data_dir data/denoised_clips",
+    )
+    prepare.add_argument(
+        "recordings",
+        type=Path,
+        metavar="RECORDINGS",
+        help="folder of class folders, or of split folders that hold them",
+    )
+    prepare.add_argument(
+        "output", type=Path, nargs="?", metavar="OUTPUT", help="folder for the clips; not inside of the recordings"
+    )
+    prepare.add_argument("--check", action="store_true", help="check a folder instead")
+    prepare.add_argument(
+        "--max_seconds",
+        type=float,
+        default=4.0,
+        help="longest clip: longer recordings are cut into equal parts (default: 4, what SANet takes)",
+    )
+    prepare.add_argument(
+        "--min_seconds", type=float, default=0.5, help="shortest stretch of speech that is kept (default: 0.5)"
+    )
+    noise = prepare.add_mutually_exclusive_group()
+    noise.add_argument("--denoise", action="store_true", default=True, help="reduce noise (the default)")
+    noise.add_argument(
+        "--no_denoise",
+        dest="denoise",
+        action="store_false",
+        help="leave noise in, as for sounds that are like noise: rain, engines, breath",
+    )
+    prepare.add_argument(
+        "--group_pattern",
+        help="regular expression on CLASS/FILE: recordings for which it finds the same, such as a speaker, come into "
+        "one split",
+    )
+    prepare.add_argument("--num_workers", type=_positive, help="processes (default: one a core)")
+    prepare.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote to OUTPUT")
+    prepare.set_defaults(run=_prepare)
 
     commands.add_parser("train", help="train a classifier on a folder of recordings", add_help=False)
 
@@ -188,6 +237,34 @@ def _train(argv: Sequence[str]) -> int:
         }
     )
     print(f"\nThe model is in {output_dir}, with report.html. Classify a file with: sanet predict {output_dir} FILE")
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    if arguments.check:
+        from .check import check
+
+        if arguments.output is not None:
+            raise ValueError("--check writes nothing: leave OUTPUT away.")
+        print(check(arguments.recordings, arguments.group_pattern, arguments.num_workers))
+        return 0
+    if arguments.output is None:
+        raise ValueError("OUTPUT is missing: the folder for the clips. To check a folder, use --check.")
+    from .prepare import FOLDERS, PrepareOptions, prepare
+    from .prepare_report import summarize
+
+    output_dir = arguments.output
+    options = PrepareOptions(arguments.max_seconds, arguments.min_seconds, arguments.denoise, arguments.group_pattern)
+    result = prepare(arguments.recordings, output_dir, options, arguments.num_workers, arguments.overwrite)
+    if result.num_finished_before == result.num_recordings:
+        print(f"{output_dir} is finished; --overwrite prepares it anew.")
+    elif result.num_finished_before:
+        print(f"{result.num_finished_before} of {result.num_recordings} files were finished before.")
+    print(summarize(result.manifest))
+    print(
+        f"\nThe report is {output_dir / 'report.html'}. Train with: sanet train sanet.yaml --data_dir "
+        f"{output_dir / FOLDERS['clip']}"
+    )
     return 0
 
 

@@ -96,7 +96,7 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
             raise DataError(f"The recordings are in splits already: {', '.join(source)}. Choose one of them.")
         (origin,) = source
         return {"all": (origin, range(len(source[origin])))}
-    groups = {split: _groups(dataset, arguments.group_pattern) for split, dataset in source.items()}
+    groups = {split: make_groups(dataset["key"][:], arguments.group_pattern) for split, dataset in source.items()}
     rows = {split: (split, range(len(source[split]))) for split in SPLITS if split in source}
     if "unsplit" in source:
         parts = split_by_hash(source["unsplit"]["label"], groups["unsplit"], SPLIT_PARTS)
@@ -151,8 +151,8 @@ def split_by_hash(
     return {split: sorted(values) for split, values in indices.items()}
 
 
-def _groups(dataset: Dataset, pattern: str | None) -> list[str]:
-    keys = dataset["key"][:]
+def make_groups(keys: Sequence[str], pattern: str | None) -> list[str]:
+    """The group of each recording, of which `keys` are names: what the pattern finds, or each one for itself."""
     if pattern is None:
         # Each recording for itself, even where names repeat.
         seen: Counter = Counter()

@@ -165,7 +165,7 @@ def plot_durations(durations: Mapping[str, np.ndarray]) -> Plot:
     if longest > 2 * usual:
         limit = usual
         caption += f" The last bar holds all clips from {format_duration(limit)}."
-    axes = _make_axes("duration (s)", "clips")
+    axes = make_axes("duration (s)", "clips")
     axes.hist(
         [np.minimum(seconds, limit) for seconds in durations.values()],
         bins=30,
@@ -175,7 +175,7 @@ def plot_durations(durations: Mapping[str, np.ndarray]) -> Plot:
         label=list(durations),
     )
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    return _make_plot("Durations of the clips", axes, caption)
+    return make_plot("Durations of the clips", axes, caption)
 
 
 @matplotlib.rc_context(STYLE)
@@ -188,7 +188,7 @@ def plot_history(log_history: Sequence[Mapping[str, float]]) -> list[Plot]:
         curves = {label: curve for name, label in names.items() if (curve := _curve(log_history, name))}
         if not curves:
             continue
-        axes = _make_axes("epoch", ylabel)
+        axes = make_axes("epoch", ylabel)
         for label, curve in curves.items():
             axes.plot(*zip(*curve), marker="o" if len(curve) <= 30 else None, label=label)
         last_epoch, highest = np.max([point for curve in curves.values() for point in curve], axis=0)
@@ -198,7 +198,7 @@ def plot_history(log_history: Sequence[Mapping[str, float]]) -> list[Plot]:
         label = list(curves)[-1 if names is losses else 0]
         epoch, value = (min if names is losses else max)(curves[label], key=lambda point: point[1])
         extreme = "Lowest" if names is losses else "Highest"
-        plots.append(_make_plot(title, axes, f"{extreme} {label}: {value:.3f} after epoch {epoch:.4g}."))
+        plots.append(make_plot(title, axes, f"{extreme} {label}: {value:.3f} after epoch {epoch:.4g}."))
     return plots
 
 
@@ -213,7 +213,7 @@ def _curve(log_history: Sequence[Mapping[str, float]], name: str) -> list[tuple[
 def plot_calibration(evaluation: Evaluation) -> Plot:
     """How often predictions of a probability are right."""
     confidences, fractions_right, counts = calibration(evaluation.probabilities, evaluation.references)
-    axes = _make_axes("probability that the model gives", "fraction that is right")
+    axes = make_axes("probability that the model gives", "fraction that is right")
     axes.plot([0, 1], [0, 1], color=COLORS["muted"], linewidth=1, linestyle=(0, (4, 3)), label="perfect")
     axes.plot(confidences, fractions_right, color=COLORS["first"], linewidth=1)
     sizes = 6 + 60 * counts / counts.max()
@@ -224,7 +224,7 @@ def plot_calibration(evaluation: Evaluation) -> Plot:
     error = expected_calibration_error(evaluation.probabilities, evaluation.references)
     caption = f"Expected calibration error (ECE): {error:.3f}. A larger point stands for "
     caption += "more predictions; below the dashed line the model is more certain than it should be, above it less."
-    return _make_plot("Reliability", axes, caption)
+    return make_plot("Reliability", axes, caption)
 
 
 @matplotlib.rc_context(STYLE)
@@ -238,7 +238,7 @@ def plot_confidences(evaluation: Evaluation) -> Plot:
         confidences, right = evaluation.probabilities.max(axis=1), evaluation.is_right
         labels, ylabel = ("right", "wrong"), "clips"
         caption = "Each clip counts with its most probable class."
-    axes = _make_axes("probability that the model gives", ylabel)
+    axes = make_axes("probability that the model gives", ylabel)
     axes.hist(
         [confidences[right], confidences[~right]],
         bins=NUM_CALIBRATION_BINS,
@@ -251,7 +251,7 @@ def plot_confidences(evaluation: Evaluation) -> Plot:
     axes.set_xlim(0, 1.02)
     if not evaluation.is_multi_label:
         axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    return _make_plot("Probabilities", axes, caption)
+    return make_plot("Probabilities", axes, caption)
 
 
 def count_confusions(evaluation: Evaluation) -> np.ndarray:
@@ -324,13 +324,14 @@ def _load_audio(load_clip: Callable, evaluation: Evaluation, index: int, samplin
         return None
 
 
-def _make_axes(xlabel: str, ylabel: str) -> Axes:
+def make_axes(xlabel: str, ylabel: str) -> Axes:
+    """Axes of a new figure for [`make_plot`]."""
     axes = Figure(figsize=(4.4, 2.7), layout="constrained").subplots()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return axes
 
 
-def _make_plot(title: str, axes: Axes, caption: str) -> Plot:
+def make_plot(title: str, axes: Axes, caption: str) -> Plot:
     """The figure as SVG to stand in HTML: as wide as its place, in the page's colours, with a legend above."""
     labels = axes.get_legend_handles_labels()[1]
     if len(labels) > 1:

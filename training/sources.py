@@ -63,18 +63,29 @@ def read_source(arguments: DataArguments) -> DatasetDict:
 def _read_folder(data_dir: Path) -> DatasetDict:
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: there is no such folder. --data_dir names the folder with the recordings.")
-    folders = _visible_folders(data_dir)
-    split_folders = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
+    split_folders = find_split_folders(data_dir)
     if not split_folders:
         return _load_audiofolder(data_dir, {"unsplit": _files_of_classes(data_dir)})
+    others = [f"{path.name}/" for path in visible_folders(data_dir) if path not in split_folders]
+    if others:
+        logger.warning(f"{data_dir}: {', '.join(others)} beside the split folders is left out.")
+    return _load_audiofolder(data_dir, {split: _files_of_classes(path) for path, split in split_folders.items()})
+
+
+def find_split_folders(data_dir: Path) -> dict[Path, str]:
+    """
+    The folders in `data_dir` that are called like a split, and their split.
+
+    Raises:
+        DataError: There are several for one split.
+    """
+    folders = visible_folders(data_dir)
+    split_folders = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
     for split, count in Counter(split_folders.values()).items():
         if count > 1:
             names = ", ".join(f"{path.name}/" for path in split_folders if split_folders[path] == split)
             raise DataError(f"{data_dir} holds several folders for the {split} split: {names}. Keep one.")
-    others = [f"{path.name}/" for path in folders if path not in split_folders]
-    if others:
-        logger.warning(f"{data_dir}: {', '.join(others)} beside the split folders is left out.")
-    return _load_audiofolder(data_dir, {split: _files_of_classes(path) for path, split in split_folders.items()})
+    return split_folders
 
 
 def _load_audiofolder(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
@@ -106,7 +117,7 @@ def _files_of_classes(folder: Path) -> list[Path]:
     """Recordings in class folders, in the order of their names; a class without any is an error where it is learnt."""
     files = []
     too_deep = []
-    classes = _visible_folders(folder)
+    classes = visible_folders(folder)
     for path in classes:
         own = _audio_files(path.iterdir())
         if not own and SPLIT_NAMES.get(folder.name.lower(), "train") == "train":
@@ -126,7 +137,8 @@ def _files_of_classes(folder: Path) -> list[Path]:
     return files
 
 
-def _visible_folders(folder: Path) -> list[Path]:
+def visible_folders(folder: Path) -> list[Path]:
+    """Folders in a folder, in the order of their names, without hidden ones."""
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
 
 

@@ -28,6 +28,7 @@ def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
     [
         (["--help"], ["sanet train sanet.yaml", "train", "predict", "convert", "--debug"]),
         (["--version"], ["sanet-hf "]),
+        (["prepare", "--help"], ["--max_seconds", "--no_denoise", "--group_pattern", "--check", "interruption"]),
         (["train", "--help"], ["--data_dir", "--learning_rate", "--config_overrides", "CONFIG"]),
         (["train", "--help_all"], ["--adam_epsilon", "--ddp_backend"]),
         (["evaluate", "--help"], ["--data_dir", "--split", "--output", "--group_pattern"]),

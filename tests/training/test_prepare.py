@@ -1,0 +1,839 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings to clips: formats, faults, cutting, splits, resuming, and the check."""
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+import pandas
+import psutil
+import pytest
+import soundfile
+import torch
+from datasets import load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchaudio.functional import resample
+
+from sanet_hf.audio import AudioError, load_audio
+from training import prepare as prepare_module
+from training import recordings as recordings_module
+from training.arguments import DataArguments
+from training.check import check, fit_baseline
+from training.cli import main
+from training.data import load_recordings
+from training.demo_speech import make_speech_dataset
+from training.parallel import map_unordered
+from training.prepare import (
+    PrepareOptions,
+    clip_stem,
+    cut_evenly,
+    denoise,
+    estimate_snr,
+    find_speech,
+    make_manifest,
+    prepare,
+)
+from training.prepare_report import count_reasons
+from training.recordings import list_files, read_recording, resample_blocks, store
+from training.sources import DataError
+
+
+RATE = 16000
+
+
+def tone(seconds=1.0, rate=RATE, frequency=440.0, amplitude=0.3):
+    """A tone in a little noise, float64 of shape (samples,)."""
+    times = np.arange(round(seconds * rate)) / rate
+    return amplitude * np.sin(2 * np.pi * frequency * times) + 1e-3 * np.random.default_rng(0).standard_normal(
+        len(times)
+    )
+
+
+def write(path, waveform, rate=RATE, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, waveform, rate, **options)
+    return path
+
+
+def convert(path, *options) -> Path:
+    """With the ffmpeg program, from a WAV beside it that is removed."""
+    source = write(path.with_name("source.wav"), tone(2.0, 44100), 44100)
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", source, *options, f"file:{path}"], check=True, stdin=subprocess.DEVNULL
+    )
+    source.unlink()
+    return path
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file that a user sees."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def run_one(path, tmp_path, **options) -> pandas.DataFrame:
+    """Rows of the manifest of one recording, beside another one that is sound."""
+    folder = tmp_path / "recordings"
+    write(folder / "good" / "good.wav", tone())
+    if path.parent.parent != folder:
+        (folder / "one").mkdir(exist_ok=True)
+        shutil.move(path, folder / "one" / path.name)
+    manifest = prepare(
+        folder, tmp_path / "data", PrepareOptions(**{"denoise": False, **options}), num_workers=1
+    ).manifest
+    assert manifest[manifest["class"] == "good"]["file"].notna().any()
+    return manifest[manifest["class"] != "good"]
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory) -> Path:
+    """Two synthetic voices with four sentences each, in class folders."""
+    folder = tmp_path_factory.mktemp("speech")
+    make_speech_dataset(folder / "clips", num_train=4, num_validation=1, num_test=1)
+    for voice in ("annie", "max"):
+        shutil.copytree(folder / "clips" / "train" / voice, folder / "recordings" / voice)
+    pause = np.zeros(RATE)
+    sentences = [soundfile.read(path)[0] for path in sorted((folder / "recordings" / "max").iterdir())]
+    write(
+        folder / "recordings" / "max" / "long.flac", np.concatenate([part for s in sentences for part in (s, pause)])
+    )
+    return folder / "recordings"
+
+
+# --- formats
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_wav_of_every_depth(tmp_path, subtype):
+    waveform = tone(0.5)
+    recording = read_recording(write(tmp_path / "a.wav", waveform, subtype=subtype))
+    assert np.abs(recording.waveform - waveform).max() < (1e-2 if subtype == "PCM_U8" else 1e-4)
+    assert recording[1:] == (RATE, 1, "none", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.flac", []),
+        ("a.mp3", []),
+        ("a.ogg", ["-c:a", "libvorbis"]),
+        ("a.opus", []),
+        ("a.m4a", ["-c:a", "aac"]),
+        ("a.mp4", ["-c:a", "aac"]),
+        ("a.wma", []),
+        ("a.webm", ["-c:a", "libopus"]),
+        ("a.aiff", []),
+    ],
+)
+def test_formats_give_the_tone(tmp_path, name, options):
+    rows = run_one(convert(tmp_path / name, *options), tmp_path)
+    rows = rows[rows["kind"] == "clip"]
+    (row,) = rows.itertuples()
+    waveform, rate = soundfile.read(tmp_path / "data" / row.file)
+    assert rate == RATE and waveform.ndim == 1 and soundfile.info(tmp_path / "data" / row.file).subtype == "PCM_16"
+    assert row.duration == len(waveform) / RATE == pytest.approx(2.0, abs=0.1)
+    assert np.abs(np.fft.rfft(waveform[:RATE])).argmax() == 440
+    # MP3 adds some silence.
+    assert row.rms == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
+    assert row.channels == 1 and row.original_rate == (48000 if name in ("a.opus", "a.webm") else 44100)
+    assert row.resampling == "torchaudio sinc_interp_hann"
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 192000, 44099])
+def test_sampling_rates(tmp_path, rate):
+    path = write(tmp_path / "a.wav", tone(1.0, rate), rate, subtype="FLOAT")
+    recording = read_recording(path)
+    assert recording.resampling == ("soxr HQ" if rate == 44099 else "torchaudio sinc_interp_hann")
+    assert len(recording.waveform) == pytest.approx(RATE, abs=1)
+    assert np.abs(recording.waveform - load_audio(path, RATE)[: len(recording.waveform)])[500:-500].max() < 2e-3
+    assert np.abs(np.fft.rfft(recording.waveform)).argmax() == 440
+
+
+def test_samples_of_the_right_kind_are_kept_to_the_bit(tmp_path):
+    path = write(tmp_path / "a.wav", np.random.default_rng(0).integers(-32768, 32767, 4 * RATE + 3, dtype=np.int16))
+    original = path.read_bytes()[44:]
+    rows = run_one(path, tmp_path, max_seconds=1.0)
+    clips = rows[rows["kind"] == "clip"]
+    assert len(clips) == 5
+    written = b""
+    for row in clips.itertuples():
+        with wave.open(str(tmp_path / "data" / row.file)) as file:
+            written += file.readframes(file.getnframes())
+        assert row.hash == hashlib.sha256(load_audio(tmp_path / "data" / row.file, RATE).tobytes()).hexdigest()
+    assert written == original
+
+
+def test_six_channels_are_averaged(tmp_path):
+    channels = np.stack([tone(0.5, frequency=200 * (i + 1), amplitude=0.1) for i in range(6)], axis=1)
+    recording = read_recording(write(tmp_path / "a.wav", channels))
+    assert recording.num_channels == 6 and not recording.warning
+    assert np.abs(recording.waveform - channels.mean(axis=1)).max() < 1e-4
+
+
+def test_a_mixdown_that_cancels_itself_falls_back_to_the_louder_channel(tmp_path):
+    left = tone(0.5)
+    rows = run_one(write(tmp_path / "a.flac", np.stack([0.5 * left, -0.55 * left], axis=1)), tmp_path)
+    (row,) = rows[rows["kind"] == "clip"].itertuples()
+    assert "mixdown of 2 channels cancels itself: channel 2" in row.warning
+    assert row.rms == pytest.approx(0.55 * np.sqrt(np.square(left).mean()), rel=1e-3)
+    # One channel without sound is no cancellation.
+    quiet = read_recording(write(tmp_path / "b.wav", np.stack([left, *[0 * left] * 5], axis=1)))
+    assert not quiet.warning
+
+
+def test_what_exceeds_full_scale_is_made_quieter(tmp_path):
+    rows = run_one(write(tmp_path / "a.wav", 40 * tone(0.5), subtype="DOUBLE"), tmp_path)
+    (row,) = rows[rows["kind"] == "clip"].itertuples()
+    assert row.gain == pytest.approx(1 / 12, rel=0.02) and row.peak == pytest.approx(1, abs=1e-3)
+    waveform = soundfile.read(tmp_path / "data" / row.file)[0]
+    assert np.corrcoef(waveform, tone(0.5))[0, 1] > 0.9999
+
+
+# --- blocks
+
+
+@settings(deadline=None)
+@given(
+    rates=st.sampled_from([(8000, 16000), (44100, 16000), (48000, 16000), (11025, 16000), (16000, 8000)]),
+    lengths=st.lists(st.integers(0, 3000), min_size=1, max_size=6),
+)
+def test_resampling_in_blocks_is_resampling_of_the_whole(rates, lengths):
+    waveform = np.random.default_rng(0).standard_normal(sum(lengths)).astype(np.float32)
+    blocks = np.split(waveform, np.cumsum(lengths)[:-1])
+    result = np.concatenate([waveform[:0], *resample_blocks(blocks, *rates, block_length=500)])
+    expected = resample(torch.from_numpy(waveform), *rates).numpy() if len(waveform) else waveform
+    assert result.shape == expected.shape and np.allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg", "a.m4a", "a.webm"])
+def test_decoding_in_blocks_is_decoding_of_the_whole(tmp_path, name, monkeypatch):
+    if name == "a.wav":
+        path = write(tmp_path / name, tone(2.0, 44100), 44100)
+    else:
+        path = convert(tmp_path / name, *(["-c:a", "libopus"] if name == "a.webm" else []))
+    whole = read_recording(path).waveform
+    monkeypatch.setattr(recordings_module, "SOUNDFILE_BLOCK", 10_000)
+    monkeypatch.setattr(recordings_module, "FFMPEG_BLOCK", 30_000)
+    monkeypatch.setattr(recordings_module, "RESAMPLING_BLOCK", 7_000)
+    monkeypatch.setattr(recordings_module, "MAX_BYTES_IN_MEMORY", 20_000)
+    in_blocks = read_recording(path, temporary_folder=tmp_path).waveform
+    # Of FFmpeg's formats the times of blocks are not exact, and AAC's noise is another each time.
+    is_exact = name not in ("a.m4a", "a.webm")
+    assert len(in_blocks) == pytest.approx(len(whole), abs=0 if is_exact else 0.05 * RATE)
+    assert not is_exact or np.allclose(in_blocks, whole, atol=1e-5)
+    for start in range(2000, RATE + 1, 100):
+        assert np.std(in_blocks[start : start + RATE // 2]) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_long_waveforms_lie_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings_module, "MAX_BYTES_IN_MEMORY", 100)
+    waveform = store(iter(np.arange(100, dtype=np.float32).reshape(10, 10)), tmp_path)
+    assert waveform.tolist() == list(range(100)) and waveform.flags.writeable
+    assert not list(tmp_path.iterdir())
+
+
+def test_denoising_in_blocks_is_what_noisereduce_gives():
+    from noisereduce import reduce_noise
+
+    waveform = tone(50.0).astype(np.float32) * np.repeat(np.arange(50) % 2, RATE).astype(np.float32)
+    waveform += 0.01 * np.random.default_rng(1).standard_normal(len(waveform)).astype(np.float32)
+    result = np.concatenate(list(denoise(waveform)))
+    assert np.allclose(result, reduce_noise(waveform, RATE), atol=1e-6)
+    assert np.square(result[:RATE]).mean() < 0.1 * np.square(waveform[:RATE]).mean()
+
+
+@pytest.mark.parametrize("waveform", [np.zeros(100), np.full(20_000, 0.5), np.eye(1, 50_000, 7)[0], tone(1e-3)])
+def test_denoising_gives_numbers_whatever_comes(waveform):
+    result = np.concatenate(list(denoise(waveform.astype(np.float32))))
+    assert result.shape == waveform.shape and np.isfinite(result).all()
+
+
+# --- cutting
+
+
+@settings(deadline=None)
+@given(length=st.integers(1, 10**9), max_length=st.integers(1, 10**6))
+def test_cutting_covers_the_recording(length, max_length):
+    length = min(length, 10_000 * max_length)
+    stretches = cut_evenly(length, max_length)
+    assert stretches[0][0] == 0 and stretches[-1][1] == length
+    assert all(end == start for (_, end), (start, _) in itertools.pairwise(stretches))
+    lengths = [end - start for start, end in stretches]
+    assert 0 < min(lengths) and max(lengths) <= max_length
+    assert max(lengths) - min(lengths) <= 1
+    assert len(stretches) == 1 or min(lengths) >= max_length // 2
+
+
+@settings(deadline=None)
+@given(names=st.sets(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)))
+def test_stems_are_names_of_their_own(names):
+    stems = [clip_stem(name) for name in names]
+    assert len(set(stems)) == len(names)
+    for stem in stems:
+        assert len(stem.encode()) <= 200 and not set('*?[]:"\\/\n\0') & set(stem)
+
+
+def test_stems_are_readable():
+    assert clip_stem("one two ü.wav") == "one two ü_wav"
+    assert clip_stem("a.b.mp3") == "a.b_mp3"
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.01, 0.001])
+def test_snr(noise):
+    bursts = np.repeat([0, 1], RATE) * tone(2.0, amplitude=0.5)
+    waveform = bursts + noise * np.random.default_rng(0).standard_normal(len(bursts))
+    expected = 10 * np.log10(np.square(bursts).mean() / noise**2)
+    assert estimate_snr(waveform.astype(np.float32)) == pytest.approx(expected, abs=1.5)
+    assert estimate_snr(waveform[:100].astype(np.float32)) is None
+
+
+# --- speech
+
+
+def test_speech_is_found_between_pauses(speech):
+    waveform = load_audio(speech / "max" / "long.flac", RATE)
+    stretches = find_speech(waveform)
+    assert len(stretches) >= 4
+    quiet = np.abs(waveform) < 1e-4
+    for start, end in stretches:
+        assert quiet[start:end].mean() < 0.3
+    assert not find_speech(np.zeros(RATE, np.float32))
+
+
+@pytest.fixture(scope="session")
+def prepared(speech, tmp_path_factory) -> Path:
+    """`speech`, prepared by the command with two processes."""
+    output = tmp_path_factory.mktemp("prepared") / "data"
+    assert main(["prepare", str(speech), str(output), "--num_workers", "2"]) == 0
+    return output
+
+
+def test_clips_segments_and_lists(prepared, speech):
+    manifest = pandas.read_parquet(prepared / "manifest.parquet")
+    written = manifest[manifest["file"].notna()]
+    files = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*.wav")}
+    assert set(written["file"]) == files and written["file"].is_unique
+    assert set(written["source"]) == {path.relative_to(speech).as_posix() for path in speech.rglob("*.*")}
+    for row in written.itertuples():
+        folder, split, label, _ = row.file.split("/")
+        assert (folder, split) == ({"clip": "denoised_clips", "segment": "speech_segments"}[row.kind], row.split)
+        assert label == row.source.split("/")[0]
+        assert row.end - row.start == pytest.approx(row.duration) and row.duration >= 0.5
+        waveform = load_audio(prepared / row.file, RATE)
+        assert len(waveform) == round(row.duration * RATE)
+        assert row.hash == hashlib.sha256(waveform.tobytes()).hexdigest()
+        assert row.peak == np.abs(waveform).max() and row.rms == pytest.approx(np.sqrt(np.square(waveform).mean()))
+    assert (written["kind"] == "segment").sum() >= 8 and written[written["kind"] == "clip"]["duration"].max() <= 4
+    assert written.groupby("source")["split"].nunique().max() == 1
+    assert {".prepare.jsonl", "denoised_clips", "speech_segments", "manifest.parquet", "report.html"} == {
+        path.name for path in prepared.iterdir()
+    }
+
+
+@pytest.mark.parametrize("folder", ["denoised_clips", "speech_segments"])
+def test_audiofolder_and_this_project_read_the_folders(prepared, folder, tmp_path):
+    manifest = pandas.read_parquet(prepared / "manifest.parquet")
+    rows = manifest[manifest["file"].fillna("").str.startswith(folder)]
+    dataset = load_dataset("audiofolder", data_dir=str(prepared / folder), cache_dir=str(tmp_path))
+    recordings = load_recordings(DataArguments(data_dir=str(prepared / folder)))
+    for split, part in rows.groupby("split"):
+        labels = dict(zip(part["file"].map(lambda name: "/".join(name.split("/")[-2:])), part["class"]))
+        assert len(dataset[split]) == len(recordings[split]) == len(part)
+        assert sorted(dataset[split]["label"]) == sorted(part["class"])
+        names = recordings[split].features["label"].names
+        for row in recordings[split].remove_columns("audio"):
+            assert names[row["label"]] == labels["/".join(Path(row["file"]).parts[-2:])]
+        assert dataset[split][0]["audio"].get_all_samples().sample_rate == RATE
+
+
+def test_same_bytes_whatever_the_number_of_processes(prepared, speech, tmp_path):
+    prepare(speech, tmp_path / "data", num_workers=1)
+    assert contents(tmp_path / "data") == contents(prepared)
+
+
+def test_a_finished_run_says_so(prepared, speech, capsys):
+    before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.is_file()}
+    assert main(["prepare", str(speech), str(prepared), "--num_workers", "1"]) == 0
+    assert f"{prepared} is finished; --overwrite" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.is_file()}
+
+
+def test_other_options_are_refused_by_name(prepared, speech, capsys):
+    assert main(["prepare", str(speech), str(prepared), "--max_seconds", "3", "--no_denoise"]) == 2
+    error = capsys.readouterr().err
+    assert "max_seconds 4.0 and not 3.0" in error and "denoise True and not False" in error and "--overwrite" in error
+
+
+def test_report(prepared):
+    html = (prepared / "report.html").read_text()
+    assert "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html
+    for text in ("annie", "max", "Durations of the clips", "data:image/png", "data:audio/wav", "silero-vad", "train"):
+        assert text in html
+
+
+# --- interruptions
+
+
+@pytest.mark.parametrize("end", ["kill", "ctrl-c"])
+def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
+    output = tmp_path / "data"
+    command = [sys.executable, "-m", "training", "prepare", str(speech), str(output), "--num_workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    progress = output / ".prepare.jsonl"
+    deadline = time.monotonic() + 600
+    while not progress.exists() or len(progress.read_text().splitlines()) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    if end == "kill":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=300)[1].decode()
+    assert process.returncode == (-signal.SIGKILL if end == "kill" else 130)
+    assert end == "kill" or ("Interrupted." in error and "Traceback" not in error)
+    # Neither do workers go on by themselves.
+    deadline = time.monotonic() + 300
+    while processes_of(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    result = prepare(speech, output, num_workers=1)
+    assert 2 <= result.num_finished_before < result.num_recordings
+    assert contents(output) == contents(prepared)
+
+
+def processes_of(session: int) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def test_disk_full_is_said_and_what_is_finished_stays(tmp_path, monkeypatch):
+    for index in range(6):
+        write(tmp_path / "recordings" / "ab"[index % 2] / f"{index}.wav", tone(0.5, frequency=100 * (index + 1)))
+    options = PrepareOptions(denoise=False)
+    prepare(tmp_path / "recordings", tmp_path / "whole", options, num_workers=1)
+    write_clip, num_written = prepare_module.write_clip, itertools.count()
+
+    def write_until_full(*arguments):
+        if next(num_written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_clip(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_clip", write_until_full)
+        with pytest.raises(OSError, match=r"The disk of .* is full\. What is finished stays"):
+            prepare(tmp_path / "recordings", tmp_path / "data", options, num_workers=1)
+    assert len(list((tmp_path / "data").rglob("*.wav"))) == 3
+    assert prepare(tmp_path / "recordings", tmp_path / "data", options, num_workers=1).num_finished_before == 3
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+def test_a_line_cut_off_and_a_clip_that_is_gone_are_made_good(tmp_path):
+    folder, output, options = tmp_path / "recordings", tmp_path / "data", PrepareOptions(denoise=False)
+    for index in range(4):
+        write(folder / "a" / f"{index}.wav", tone(0.5, frequency=100 * (index + 1)))
+    prepare(folder, output, options, num_workers=1)
+    before = contents(output)
+    progress = output / ".prepare.jsonl"
+    progress.write_text(progress.read_text()[:-20])
+    next(output.rglob("0_wav_0000.wav")).unlink()
+    (output / "denoised_clips" / "train" / "a" / "gone_wav_0000.wav").write_bytes(b"left by a killed run")
+    assert prepare(folder, output, options, num_workers=1).num_finished_before == 2
+    assert contents(output) == before
+
+
+def test_added_changed_and_removed_recordings(tmp_path):
+    folder, output, options = tmp_path / "recordings", tmp_path / "data", PrepareOptions(denoise=False)
+    for index in range(12):
+        write(folder / "a" / f"{index}.wav", tone(0.5, frequency=100 * (index + 1)))
+    prepare(folder, output, options, num_workers=1)
+    write(folder / "a" / "0.wav", tone(0.7))
+    (folder / "a" / "1.wav").unlink()
+    write(folder / "b" / "new.wav", tone(0.5))
+    assert 0 < prepare(folder, output, options, num_workers=1).num_finished_before < 11
+    prepare(folder, tmp_path / "anew", options, num_workers=1)
+    assert contents(output) == contents(tmp_path / "anew")
+
+
+def test_overwrite_leaves_what_it_did_not_write(tmp_path):
+    folder, output = tmp_path / "recordings", tmp_path / "data"
+    write(folder / "a" / "0.wav", tone(0.5))
+    prepare(folder, output, PrepareOptions(denoise=False), num_workers=1)
+    (output / "notes.txt").write_text("mine")
+    result = prepare(folder, output, PrepareOptions(denoise=False, max_seconds=0.25), num_workers=1, overwrite=True)
+    assert (result.manifest["kind"] == "clip").sum() == 2 and (output / "notes.txt").read_text() == "mine"
+
+
+# --- faults
+
+
+def make_text(path):
+    path.write_text("this is no audio")
+
+
+def make_empty(path):
+    path.touch()
+
+
+def make_zeros(path):
+    path.write_bytes(bytes(10_000))
+
+
+def make_without_samples(path):
+    soundfile.write(path, np.zeros(0), RATE)
+
+
+def make_nan(path):
+    soundfile.write(path, np.where(np.arange(RATE) == 5000, np.nan, tone()), RATE, subtype="FLOAT")
+
+
+def make_infinite(path):
+    soundfile.write(path, np.where(np.arange(RATE) == 5000, np.inf, tone()), RATE, subtype="DOUBLE")
+
+
+def make_silent(path):
+    soundfile.write(path, np.zeros(RATE), RATE)
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_self_link(path):
+    path.symlink_to(path)
+
+
+def make_dangling_link(path):
+    path.symlink_to(path.with_name("nowhere.wav"))
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+def make_odd_rate(path):
+    soundfile.write(path, tone(), RATE)
+    data = bytearray(path.read_bytes())
+    data[24:28] = struct.pack("<I", 5)
+    path.write_bytes(data)
+
+
+def make_picture(path):
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color", "-frames:v", "1", f"{path}.png"], check=True
+    )
+    os.replace(f"{path}.png", path)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "reason"),
+    [
+        (make_text, "a.wav", "neither soundfile nor FFmpeg can read it"),
+        (make_text, "a.mp3", "neither soundfile nor FFmpeg can read it|no samples"),
+        (make_text, "a.raw", "neither soundfile nor FFmpeg can read it"),
+        (make_text, "notes.txt", r"no recording by its name \(\.txt\)"),
+        (make_text, "README", r"no recording by its name \(no extension\)"),
+        (make_empty, "a.wav", "the file is empty"),
+        (make_zeros, "a.flac", "neither soundfile nor FFmpeg can read it"),
+        (make_without_samples, "a.wav", "holds no samples"),
+        (make_nan, "a.wav", "NaN or Inf"),
+        (make_infinite, "a.wav", "NaN or Inf"),
+        (make_silent, "a.wav", "silent"),
+        (make_folder, "x.wav", "a folder, not a file"),
+        (make_self_link, "a.wav", "symbolic link|no such file"),
+        (make_dangling_link, "a.wav", "no such file"),
+        (make_fifo, "a.wav", "not a file"),
+        (make_odd_rate, "a.wav", "5 Hz"),
+        (make_picture, "a.m4a", "neither soundfile nor FFmpeg can read it"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_faults_are_lines_of_the_manifest(tmp_path, make, name, reason):
+    folder = tmp_path / "recordings" / "bad class"
+    folder.mkdir(parents=True)
+    make(folder / name)
+    (row,) = run_one(folder / name, tmp_path).itertuples()
+    assert row.kind == "recording" and row.source == f"bad class/{name}" and pandas.isna(row.file)
+    assert pandas.Series([row.skipped]).str.contains(reason).all(), row.skipped
+    assert str(tmp_path) not in row.skipped
+    html = (tmp_path / "data" / "report.html").read_text()
+    assert f"bad class/{name}" in html
+    # The check finds the same.
+    assert row.skipped.split(" (")[0] in check(tmp_path / "recordings", num_workers=1) or make is make_silent
+
+
+def test_truncated_files_give_what_is_left(tmp_path):
+    for path in (write(tmp_path / "a.wav", tone(2.0)), convert(tmp_path / "a.mp3")):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert 0.5 < len(read_recording(path).waveform) / RATE < 1.5
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.m4a", "a.ogg", "a.opus"])
+def test_truncated_files_end_one_way_or_the_other(tmp_path, name):
+    path = convert(tmp_path / name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    rows = run_one(path, tmp_path)
+    assert rows["skipped"].notna().any() or rows["duration"].max() < 1.5
+
+
+def test_a_header_that_claims_4_gb(tmp_path):
+    path = write(tmp_path / "a.wav", tone())
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = struct.pack("<I", 2**32 - 1)
+    path.write_bytes(data)
+    assert len(read_recording(path).waveform) == RATE
+
+
+def test_a_missing_file_is_an_audio_error(tmp_path):
+    with pytest.raises(AudioError, match="there is no such file"):
+        read_recording(tmp_path / "nowhere.wav")
+
+
+def test_wrong_extensions_do_not_matter(tmp_path):
+    path = write(tmp_path / "a.flac", tone())
+    rows = run_one(path.rename(tmp_path / "a.mp3"), tmp_path)
+    assert rows[rows["kind"] == "clip"]["duration"].tolist() == [1.0]
+
+
+def test_names(tmp_path):
+    folder, output = tmp_path / "recordings", tmp_path / "data"
+    names = [
+        "a.wav",
+        "a.flac",
+        "a_wav.wav",
+        "mit Umlaut ü 🎵.wav",
+        "-v.wav",
+        'a,b"c.wav',
+        "[x]*?.wav",
+        "n" * 251 + ".wav",
+    ]
+    names += ["line\nbreak.wav", os.fsdecode(b"\xff.wav"), os.fsdecode(b"\xfe.wav"), "http:::x.wav", ".hidden.wav"]
+    for index, name in enumerate(names):
+        write(folder / "ü 1" / "x.wav", tone(0.5, frequency=100 * (index + 1)))
+        os.rename(folder / "ü 1" / "x.wav", folder / "ü 1" / name)
+    manifest = prepare(folder, output, PrepareOptions(denoise=False), num_workers=1).manifest
+    clips = manifest[manifest["kind"] == "clip"]
+    assert (
+        len(clips)
+        == clips["hash"].nunique()
+        == len(names) - 1
+        == len(list((output / "denoised_clips").rglob("*.wav")))
+    )
+    recordings = load_dataset(
+        "audiofolder", data_dir=str(output / "denoised_clips"), cache_dir=str(tmp_path / "cache")
+    )
+    assert sum(map(len, recordings.values())) == len(clips)
+    write(folder / "b" / "x.wav", tone(0.5))
+    prepare(folder, output, PrepareOptions(denoise=False), num_workers=1)
+    recordings = load_recordings(DataArguments(data_dir=str(output / "denoised_clips")))
+    assert sum(map(len, recordings.values())) == len(names)
+
+
+def test_files_that_lie_elsewhere_are_listed(tmp_path):
+    folder = tmp_path / "recordings"
+    write(folder / "a" / "good.wav", tone(0.5))
+    write(folder / "a" / "deeper" / "x.wav", tone(0.5))
+    write(folder / "loose.wav", tone(0.5))
+    (folder / "empty").mkdir()
+    (folder / "README.md").write_text("not listed")
+    errors = {file.path.relative_to(folder).as_posix(): file.error for file in list_files(folder)}
+    assert errors == {
+        "a/good.wav": None,
+        "a/deeper/x.wav": "lies deeper than its class folder",
+        "loose.wav": "lies in no class folder",
+        "empty": "an empty class folder",
+    }
+
+
+def test_nothing_usable(tmp_path, capsys):
+    (tmp_path / "recordings" / "a").mkdir(parents=True)
+    make_text(tmp_path / "recordings" / "a" / "a.wav")
+    for command in 2 * (
+        ["prepare", "--check", tmp_path / "recordings"],
+        ["prepare", tmp_path / "recordings", tmp_path / "data"],
+    ):
+        assert main([*map(str, command), "--num_workers", "1"]) == 2
+        assert "None of the 1 files" in capsys.readouterr().err
+    assert "neither soundfile" in (tmp_path / "data" / "report.html").read_text()
+
+
+def test_refusals(tmp_path, capsys):
+    folder = tmp_path / "recordings"
+    write(folder / "a" / "a.wav", tone(0.5))
+    (tmp_path / "notes.txt").touch()
+    before = contents(tmp_path)
+
+    def refuse(*argv) -> str:
+        assert main(["prepare", *map(str, argv), "--num_workers", "1"]) == 2
+        assert contents(tmp_path) == before
+        return capsys.readouterr().err
+
+    (tmp_path / "link").symlink_to(folder)
+    for output in (folder, folder / "data", tmp_path / "link" / "data", folder / "a" / ".." / "data"):
+        assert "lies in the folder of the recordings" in refuse(folder, output)
+    assert "there is no such folder" in refuse(tmp_path / "nowhere", tmp_path / "data")
+    assert "notes.txt is a file" in refuse(folder, tmp_path / "notes.txt")
+    assert "OUTPUT is missing" in refuse(folder)
+    assert "--check writes nothing" in refuse("--check", folder, tmp_path / "data")
+    assert "--max_seconds must be" in refuse(folder, tmp_path / "data", "--max_seconds", "0")
+    assert "--max_seconds must be" in refuse(folder, tmp_path / "data", "--max_seconds", "nan")
+    assert "no regular expression" in refuse(folder, tmp_path / "data", "--group_pattern", "(")
+    assert "finds nothing in 1 of 1 names" in refuse(folder, tmp_path / "data", "--group_pattern", "speaker")
+    (tmp_path / "data" / "denoised_clips").mkdir(parents=True)
+    assert "was not written by sanet prepare" in refuse(folder, tmp_path / "data", "--overwrite")
+    write(tmp_path / "data" / "denoised_clips" / "a" / "a.wav", tone(0.5))
+    before = contents(tmp_path)
+    assert "where clips would be written" in refuse(tmp_path / "data" / "denoised_clips", tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["noisereduce", "silero_vad"])
+def test_missing_packages_are_named(tmp_path, monkeypatch, name):
+    write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
+    monkeypatch.setattr(prepare_module, "find_spec", lambda module: None if module == name else True)
+    with pytest.raises(DataError, match=r'pip install "sanet-hf\[prepare\]"'):
+        prepare(tmp_path / "recordings", tmp_path / "data")
+
+
+def test_a_worker_that_dies_is_said():
+    with pytest.raises(OSError, match="A worker process died"):
+        list(map_unordered(os._exit, [1, 2, 3], 2))
+
+
+# --- splits
+
+
+def test_splits_are_those_of_training_and_never_of_clips(tmp_path):
+    folder, output = tmp_path / "recordings", tmp_path / "data"
+    for label, index in itertools.product("ab", range(10)):
+        write(folder / label / f"{index}.wav", tone(0.6, frequency=100 * (index + 1)))
+    manifest = prepare(folder, output, PrepareOptions(0.25, denoise=False), num_workers=1).manifest
+    clips = manifest[manifest["kind"] == "clip"]
+    assert len(clips) == 60 and clips.groupby("source")["split"].nunique().max() == 1
+    for split, dataset in load_recordings(DataArguments(data_dir=str(folder))).items():
+        assert {"/".join(Path(file).parts[-2:]) for file in dataset["file"]} == set(
+            clips[clips["split"] == split]["source"]
+        )
+
+
+def test_groups_stay_together(tmp_path):
+    folder = tmp_path / "recordings"
+    for label, speaker, index in itertools.product("ab", range(5), range(2)):
+        write(folder / label / f"spk{speaker}_{index}.wav", tone(0.3, frequency=100 * (index + speaker + 1)))
+    options = PrepareOptions(denoise=False, group_pattern="(spk[0-9]+)_")
+    manifest = prepare(folder, tmp_path / "data", options, num_workers=1).manifest
+    speakers = manifest["source"].str.extract("(spk[0-9]+)_")[0]
+    assert manifest.groupby(speakers)["split"].nunique().max() == 1 and manifest["split"].nunique() == 3
+
+
+def test_split_folders_are_kept(tones, tmp_path):
+    shutil.copytree(tones, tmp_path / "recordings")
+    os.rename(tmp_path / "recordings" / "validation", tmp_path / "recordings" / "dev")
+    write(tmp_path / "recordings" / "more" / "x.wav", tone(0.5))
+    manifest = prepare(
+        tmp_path / "recordings", tmp_path / "data", PrepareOptions(denoise=False), num_workers=1
+    ).manifest
+    clips = manifest[manifest["kind"] == "clip"]
+    assert clips.groupby("split").size().to_dict() == {"test": 8, "train": 32, "validation": 8}
+    assert (clips["source"].str.split("/").str[0].replace("dev", "validation") == clips["split"]).all()
+    assert count_reasons(manifest[manifest["source"] == "more"]) == [
+        ("recording", "a folder beside those of the splits", 1)
+    ]
+
+
+# --- the check
+
+
+def test_check_finds_what_is_wrong(tmp_path, capsys):
+    folder = tmp_path / "recordings"
+    for split, count in (("train", 12), ("validation", 3), ("test", 3)):
+        for index in range(count):
+            low = tone(0.5, frequency=200 + 7 * index + len(split))
+            write(folder / split / "low" / f"{index}.wav", low)
+            write(folder / split / "high" / f"{index}.wav", tone(0.5, 8000, 2000 + 7 * index + len(split)), 8000)
+    write(folder / "train" / "rare" / "one.wav", np.clip(5 * tone(0.5), -1, 1))
+    shutil.copy(folder / "train" / "low" / "0.wav", folder / "train" / "low" / "copy.wav")
+    shutil.copy(folder / "train" / "low" / "1.wav", folder / "test" / "low" / "leak.flac")
+    shutil.copy(folder / "train" / "low" / "2.wav", folder / "train" / "high" / "other.wav")
+    write(folder / "train" / "low" / "silent.wav", np.zeros(RATE))
+    write(folder / "train" / "low" / "offset.wav", 0.05 + 0.1 * tone(0.5))
+    (folder / "test" / "low" / "bad.wav").write_text("no audio")
+    convert(folder / "test" / "high" / "phone.m4a")
+    before = contents(folder)
+    assert main(["prepare", "--check", str(folder), "--num_workers", "1"]) == 0
+    output = capsys.readouterr().out
+    for text in (
+        "1 of 44 files cannot be used:\n      test/low/bad.wav: neither",
+        "1 files have an extension that sanet train does not read",
+        "3 classes have under 10 files or 60 s to learn from",
+        "1 sets of files hold the same sound:\n      train/low/0.wav = train/low/copy.wav",
+        "1 sets of files hold the same sound in several splits",
+        "1 sets of files hold the same sound in several classes",
+        "1 files are silent, below -80 dB of full scale:\n      train/low/silent.wav",
+        "1 files are clipped in over 0.1 % of their samples:\n      train/rare/one.wav",
+        "1 files are off centre by over 1 % of full scale:\n      train/low/offset.wav",
+        "1 classes are not in validation:\n      rare",
+        "The sampling rates differ: 18 of 8000 Hz,",
+        "The rate alone tells the class of",
+        "fitted to the training split",
+    ):
+        assert text in output, f"{text}\n\n{output}"
+    row = next(line for line in output.splitlines() if line.startswith("validation")).split()
+    assert row[1] == "6" and float(row[2]) == 1.0
+    assert contents(folder) == before
+
+
+def test_check_of_what_was_prepared(prepared):
+    text = check(prepared, num_workers=1)
+    assert f"{prepared / 'denoised_clips'}\n" in text and f"{prepared / 'speech_segments'}\n" in text
+
+
+def test_check_says_so_where_nothing_is_wrong(tmp_path):
+    for label, index in itertools.product(("low", "high"), range(10)):
+        write(tmp_path / label / f"{index}.wav", tone(6.0, frequency=(200 if label == "low" else 2000) + 7 * index))
+    text = check(tmp_path, num_workers=1)
+    assert "Nothing is wrong with it." in text and "by cross-validation in 5 parts" in text
+    assert text.splitlines()[-1].split() == ["all", "20", "1.000", "1.000"]
+
+
+def test_baseline_keeps_groups_together():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(10), 10)
+    # The features tell the groups alone, which tell nothing about the class of another group.
+    features = rng.standard_normal((10, 40))[groups] + 0.01 * rng.standard_normal((100, 40))
+    labels = ["ab"[group % 2] for group in groups]
+    (apart,), _ = fit_baseline(features, labels, ["unsplit"] * 100, [str(index) for index in range(100)])
+    (together,), _ = fit_baseline(features, labels, ["unsplit"] * 100, [str(group) for group in groups])
+    assert apart.accuracy == 1.0 and together.accuracy < 0.8
+    assert not fit_baseline(features[:3], ["a", "a", "b"], ["unsplit"] * 3, ["1", "2", "3"])[0]
+    assert not fit_baseline(features[:3], ["a"] * 3, ["unsplit"] * 3, ["1", "2", "3"])[0]
+
+
+def test_manifest_has_all_columns_whatever_there_is():
+    manifest = make_manifest([{"source": "a", "kind": "recording", "skipped": "empty"}])
+    assert manifest["start"].isna().all() and str(manifest["original_rate"].dtype) == "Int64"
+
+
+def test_progress_file_is_json_lines(prepared):
+    header, *lines = (prepared / ".prepare.jsonl").read_text().splitlines()
+    assert json.loads(header)["finished"] and len(lines) == 9

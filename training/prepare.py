@@ -1,0 +1,611 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+From folders of recordings to clips to train on: `sanet prepare`.
+
+    recordings/<class>/*                 →   data/denoised_clips/<split>/<class>/*.wav
+    recordings/<split>/<class>/*             data/speech_segments/<split>/<class>/*.wav
+                                             data/manifest.parquet, data/report.html
+
+What is finished stands in `data/.prepare.jsonl`, a recording a line, written when all its clips are: an interrupted
+run goes on from there.
+"""
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import wave
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pandas
+from tqdm.auto import tqdm
+
+from sanet_hf.audio import AudioError
+
+from .data import SILENCE, SPLIT_PARTS, make_groups, split_by_hash
+from .model_card import format_duration
+from .parallel import count_cores, map_unordered
+from .recordings import SourceFile, list_files, read_recording, store, to_text
+from .sources import DataError
+
+
+SAMPLING_RATE = 16000  # Hz
+FOLDERS = {"clip": "denoised_clips", "segment": "speech_segments"}
+MANIFEST, REPORT, METADATA = "manifest.parquet", "report.html", "metadata.csv"
+PROGRESS, TEMPORARY = ".prepare.jsonl", ".prepare_tmp"
+FORMAT_VERSION = 1  # raise it whenever the same options give other clips
+# Columns of the manifest: times in seconds, amplitudes as parts of full scale, SNR in dB.
+COLUMNS = {
+    **dict.fromkeys(("source", "class", "split", "kind", "file"), "string"),
+    **dict.fromkeys(("start", "end", "duration", "rms", "peak", "clipped", "snr", "gain"), "Float64"),
+    "hash": "string",
+    **dict.fromkeys(("original_rate", "channels"), "Int64"),
+    **dict.fromkeys(("resampling", "warning", "skipped"), "string"),
+}
+# noisereduce's own: samples that are denoised at once, and those on each side of them that it takes into account.
+DENOISING_BLOCK, DENOISING_CONTEXT = 600_000, 30_000
+BLOCK = 2**20  # samples that are written at once
+# Pauses within a sentence are shorter.
+MIN_PAUSE = 0.3  # seconds
+MAX_SECONDS = 86_400  # more than 37 hours do not fit into a WAV file
+SNR_RANGE = (-20.0, 100.0)  # dB
+CLIPPED = 0.99  # amplitude, just below the highest value of 8 bits
+MAX_NAME = 180  # bytes of a source's name in those of its clips; file systems allow 255 in all
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What decides how clips are cut; see `sanet prepare --help`."""
+
+    max_seconds: float = 4.0
+    min_seconds: float = 0.5
+    denoise: bool = True
+    group_pattern: str | None = None
+
+
+@dataclass
+class Preparation:
+    """What [`prepare`] did: the manifest's rows, and how many recordings were finished before."""
+
+    manifest: pandas.DataFrame
+    num_recordings: int
+    num_finished_before: int
+
+
+class _Task(NamedTuple):
+    """A recording to cut: everything a worker needs to know."""
+
+    file: SourceFile
+    source: str  # path in the source folder, as text
+    output_dir: Path
+    options: PrepareOptions
+
+
+@dataclass
+class _Finished:
+    """A line of the progress file: which state of a recording was cut, and its rows of the manifest."""
+
+    source: str
+    split: str
+    size: int
+    mtime: int  # ns
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def prepare(
+    source_dir: str | Path,
+    output_dir: str | Path,
+    options: PrepareOptions | None = None,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+) -> Preparation:
+    """
+    Cut the recordings in class folders into clips of 16 kHz, mono, 16 bit, in split folders.
+
+    Splits are those of the source or else made by recording or group, so that no recording is in two. The same
+    recordings and options give the same bytes, however many workers there are and however often they were interrupted.
+    The source is only read. A file that cannot be used is skipped and stands in the manifest with the reason.
+
+    Args:
+        source_dir: Folder of class folders, or of split folders with class folders.
+        output_dir: Folder for the clips, `manifest.parquet` and `report.html`.
+        options: How to cut.
+        num_workers: Processes; by default as many as there are cores.
+        overwrite: Whether to remove what an earlier run wrote, also with other options.
+
+    Raises:
+        DataError: The folders or options do not fit, or not one recording can be used.
+        OSError: The disk is full, or a worker process died.
+    """
+    options = options or PrepareOptions()
+    source_dir, output_dir = Path(source_dir), Path(output_dir)
+    _check_options(options)
+    _check_packages(options)
+    files = list_files(source_dir)
+    _check_output(source_dir, output_dir)
+    header = {"format_version": FORMAT_VERSION, "recordings": to_text(str(source_dir.resolve())), **asdict(options)}
+    if overwrite:
+        _remove_output(output_dir)
+    was_finished, finished = _read_progress(output_dir, header)
+    files = divide(files, options.group_pattern)
+    tasks = [_Task(file, _relative(file.path, source_dir), output_dir, options) for file in files]
+    states = {task.source: _state(task) for task in tasks}
+    kept = _drop_changed(finished, states, output_dir)
+    num_finished_before = len(kept)
+    is_finished = was_finished and len(kept) == len(tasks) == len(finished)
+    is_finished = is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT))
+    try:
+        if is_finished:
+            manifest = pandas.read_parquet(output_dir / MANIFEST)
+        else:
+            with _temporary_folder(output_dir):
+                _work(tasks, states, kept, header, num_workers or count_cores())
+                lines = [kept[task.source] for task in tasks]
+                manifest = make_manifest([row for line in lines for row in line.rows])
+                _finish(manifest, source_dir, output_dir, options)
+                _write_progress(output_dir, {**header, "finished": True}, lines)
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        raise OSError(
+            error.errno,
+            f"The disk of {output_dir} is full. What is finished stays: free some space and run the same command "
+            "again",
+        ) from error
+    if not manifest["file"].notna().any():
+        raise DataError(
+            f"None of the {len(tasks)} files in {source_dir} can be used, the first because: "
+            f"{manifest['skipped'].iloc[0]}. {output_dir / REPORT} lists them all."
+        )
+    return Preparation(manifest, len(tasks), num_finished_before)
+
+
+@contextlib.contextmanager
+def _temporary_folder(output_dir: Path) -> Iterator[None]:
+    folder = output_dir / TEMPORARY
+    # What a killed run left.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_options(options: PrepareOptions) -> None:
+    if not 1 / SAMPLING_RATE <= options.max_seconds <= MAX_SECONDS:
+        raise DataError(f"--max_seconds must be from one sample to {MAX_SECONDS:,} s, not {options.max_seconds:g}.")
+    if not 0 <= options.min_seconds <= MAX_SECONDS:
+        raise DataError(f"--min_seconds must be from 0 to {MAX_SECONDS:,} s, not {options.min_seconds:g}.")
+
+
+def _check_packages(options: PrepareOptions) -> None:
+    for name, is_needed in (("noisereduce", options.denoise), ("silero_vad", True), ("soxr", True)):
+        if is_needed and find_spec(name) is None:
+            raise DataError(f'sanet prepare needs {name.replace("_", "-")}: pip install "sanet-hf[prepare]"')
+
+
+def _check_output(source_dir: Path, output_dir: Path) -> None:
+    source, output = source_dir.resolve(), output_dir.resolve()
+    if output == source or source in output.parents:
+        raise DataError(f"{output_dir} lies in the folder of the recordings, {source_dir}, where nothing is written.")
+    for name in FOLDERS.values():
+        if (output / name).resolve() in (source, *source.parents):
+            raise DataError(f"{source_dir} lies in {output_dir / name}, where clips would be written.")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise DataError(f"{output_dir} is a file: choose a folder.")
+    if not (output_dir / PROGRESS).exists():
+        for name in (*FOLDERS.values(), MANIFEST, REPORT):
+            if (output_dir / name).exists():
+                raise DataError(f"{output_dir / name} was not written by sanet prepare: choose another folder.")
+
+
+def _remove_output(output_dir: Path) -> None:
+    if (output_dir / PROGRESS).exists():
+        for name in (*FOLDERS.values(), TEMPORARY):
+            if (output_dir / name).exists():
+                shutil.rmtree(output_dir / name)
+        # The last to go says that the others were written here.
+        for name in (MANIFEST, REPORT, PROGRESS):
+            (output_dir / name).unlink(missing_ok=True)
+
+
+def divide(files: Sequence[SourceFile], group_pattern: str | None) -> list[SourceFile]:
+    """
+    Files with their split, in the source's order: that of the source, or else 80/10/10 by recording or group.
+
+    Raises:
+        DataError: The pattern is no regular expression, or finds nothing in some name.
+    """
+    usable = [file for file in files if file.error is None]
+    groups = make_groups([file.key for file in usable], group_pattern)
+    unsplit = [index for index, file in enumerate(usable) if file.split == "unsplit"]
+    parts = split_by_hash(
+        [usable[index].label for index in unsplit], [groups[index] for index in unsplit], SPLIT_PARTS
+    )
+    splits = {usable[unsplit[place]].path: split for split, places in parts.items() for place in places}
+    return [
+        file._replace(split=splits.get(file.path, "" if file.split == "unsplit" else file.split)) for file in files
+    ]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return to_text(path.relative_to(folder).as_posix())
+
+
+def _state(task: _Task) -> _Finished:
+    """What a finished line must say to be of this file."""
+    try:
+        status = task.file.path.stat()
+    except OSError:
+        return _Finished(task.source, task.file.split, 0, 0)
+    return _Finished(task.source, task.file.split, status.st_size, status.st_mtime_ns)
+
+
+def _read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, dict[str, _Finished]]:
+    """Whether an earlier run got to the end, and what it finished, by source."""
+    path = output_dir / PROGRESS
+    if not path.exists():
+        return False, {}
+    first, *lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        written = json.loads(first)
+    except ValueError:
+        raise DataError(f"{path} is damaged. Choose another folder, or --overwrite to prepare anew.") from None
+    other = [name for name in header if written.get(name) != header[name]]
+    if other:
+        differences = ", ".join(f"{name} {written.get(name)!r} and not {header[name]!r}" for name in other)
+        raise DataError(
+            f"{output_dir} was prepared with {differences}. Choose another folder, or --overwrite to prepare anew."
+        )
+    finished = {}
+    for line in lines:
+        # That at which a run was killed may be cut off.
+        with contextlib.suppress(ValueError, TypeError):
+            entry = _Finished(**json.loads(line))
+            finished[entry.source] = entry
+    return bool(written.get("finished")), finished
+
+
+def _drop_changed(
+    finished: Mapping[str, _Finished], states: Mapping[str, _Finished], output_dir: Path
+) -> dict[str, _Finished]:
+    """Lines of recordings that are as they were and whose clips are there; the clips of others are removed."""
+    kept = {}
+    for source, line in finished.items():
+        files = [output_dir / row["file"] for row in line.rows if row.get("file")]
+        state = states.get(source)
+        is_same = state and (state.split, state.size, state.mtime) == (line.split, line.size, line.mtime)
+        if is_same and all(path.is_file() for path in files):
+            kept[source] = line
+        else:
+            for path in files:
+                path.unlink(missing_ok=True)
+    return kept
+
+
+def _work(
+    tasks: Sequence[_Task],
+    states: Mapping[str, _Finished],
+    finished: dict[str, _Finished],
+    header: Mapping[str, Any],
+    num_workers: int,
+) -> None:
+    """Cut what is not finished, the largest files first so that the workers are done together."""
+    output_dir = tasks[0].output_dir
+    left = sorted((task for task in tasks if task.source not in finished), key=lambda t: -states[t.source].size)
+    _write_progress(output_dir, header, finished.values())
+    with (
+        open(output_dir / PROGRESS, "a", encoding="utf-8") as progress,
+        tqdm(total=len(tasks), initial=len(finished), desc="Preparing recordings", unit="file") as bar,
+        contextlib.closing(map_unordered(prepare_file, left, num_workers)) as results,
+    ):
+        for task, rows in results:
+            finished[task.source] = line = states[task.source]
+            line.rows = rows
+            progress.write(_to_line(asdict(line)))
+            progress.flush()
+            bar.update()
+
+
+def _to_line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def _write_progress(output_dir: Path, header: Mapping[str, Any], lines: Iterable[_Finished]) -> None:
+    text = "".join([_to_line(header), *(_to_line(asdict(line)) for line in lines)])
+    with write_atomically(output_dir / PROGRESS) as file:
+        file.write(text.encode())
+
+
+def prepare_file(task: _Task) -> list[dict[str, Any]]:
+    """
+    Cut one recording and write its clips.
+
+    Returns:
+        Rows of the manifest, without the empty columns.
+
+    Raises:
+        OSError: A clip cannot be written.
+    """
+    about = {"source": task.source, "class": task.file.label, "split": task.file.split}
+    if task.file.error:
+        return [{**about, "kind": "recording", "skipped": task.file.error}]
+    try:
+        recording = read_recording(task.file.path, SAMPLING_RATE, task.output_dir / TEMPORARY)
+        waveform = recording.waveform
+        about |= {
+            "original_rate": recording.original_rate,
+            "channels": recording.num_channels,
+            "resampling": recording.resampling,
+        }
+        if recording.warning:
+            about["warning"] = recording.warning
+        if is_silent(waveform):
+            raise AudioError("silent throughout")
+        pieces = {
+            "clip": cut_evenly(len(waveform), round(task.options.max_seconds * SAMPLING_RATE)),
+            "segment": find_speech(waveform, task.options.min_seconds),
+        }
+        cleaned = waveform
+        if task.options.denoise:
+            cleaned = store(denoise(waveform), task.output_dir / TEMPORARY)
+    except Exception as error:  # Whatever is the matter with one recording, the others are to be prepared.
+        if isinstance(error, OSError) and _is_full(error):
+            raise
+        reason = str(error).removeprefix(f"{to_text(str(task.file.path))}: ")
+        if not isinstance(error, AudioError):
+            reason = f"{type(error).__name__}: {reason}"
+        return [{**about, "kind": "recording", "skipped": reason}]
+    # Beyond full scale, as floating-point and MP3 files can be, 16 bits would cut the peaks off.
+    about["gain"] = gain = min(1.0, 1 / max(largest_amplitude(cleaned), 1.0))
+    rows = [
+        row
+        for kind, stretches in pieces.items()
+        for row in _write_pieces(task, about, kind, stretches, waveform, cleaned, gain)
+    ]
+    if not pieces["segment"]:
+        rows.append({**about, "kind": "segment", "skipped": "no speech was found"})
+    return rows
+
+
+def _write_pieces(
+    task: _Task,
+    about: Mapping[str, Any],
+    kind: str,
+    stretches: Sequence[tuple[int, int]],
+    waveform: np.ndarray,
+    cleaned: np.ndarray,
+    gain: float,
+) -> Iterator[dict[str, Any]]:
+    folder = Path(FOLDERS[kind], task.file.split, task.file.label)
+    for index, (start, end) in enumerate(stretches):
+        row = {**about, "kind": kind, "start": start / SAMPLING_RATE, "end": end / SAMPLING_RATE}
+        row["duration"] = (end - start) / SAMPLING_RATE
+        if kind == "segment" and end - start < task.options.min_seconds * SAMPLING_RATE:
+            yield row | {"skipped": "speech shorter than --min_seconds"}
+        elif is_silent(waveform[start:end]):
+            yield row | {"skipped": "silent"}
+        elif is_silent(cleaned[start:end]):
+            yield row | {"skipped": "silent after noise reduction"}
+        else:
+            name = f"{clip_stem(task.file.path.name)}_{index:04d}.wav"
+            row["file"] = (folder / name).as_posix()
+            yield row | write_clip(task.output_dir / folder / name, waveform[start:end], cleaned[start:end], gain)
+
+
+def clip_stem(name: str) -> str:
+    """
+    What the clips of a file are called, before their number: its name with "_" for the dot of the extension.
+
+    No two files share it. In names that are long or hold characters that not every file system or glob takes, those
+    are replaced and a hash is added.
+    """
+    stem, dot, extension = name.rpartition(".")
+    plain = f"{stem}_{extension}" if dot and stem else name
+    clean = "".join(c if c.isprintable() and c not in '*?[]{}<>|:"\\/' else "_" for c in to_text(plain))
+    if clean == plain and len(clean.encode()) <= MAX_NAME:
+        return clean
+    short = clean.encode()[:MAX_NAME].decode("utf-8", "ignore")
+    return f"{short}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+
+
+def cut_evenly(length: int, max_length: int) -> list[tuple[int, int]]:
+    """
+    Starts and ends of as few stretches as cover `length` samples without any longer than `max_length`.
+
+    They are of equal length, to a sample: no short leftover, and, but for a recording that is short itself, none below
+    half of `max_length`.
+    """
+    count = -(-length // max_length)
+    edges = [index * length // count for index in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def find_speech(waveform: np.ndarray, min_seconds: float = 0.0) -> list[tuple[int, int]]:
+    """
+    Starts and ends in samples of the stretches of speech in a waveform of shape (samples,) at 16 kHz.
+
+    Also those that are shorter than `min_seconds`, down to a quarter of a second.
+    """
+    import torch
+    from silero_vad import get_speech_timestamps
+
+    stretches = get_speech_timestamps(
+        torch.from_numpy(waveform),
+        _load_vad(),
+        sampling_rate=SAMPLING_RATE,
+        min_speech_duration_ms=min(250, 1000 * min_seconds),
+        max_speech_duration_s=MAX_SECONDS,
+        min_silence_duration_ms=round(1000 * MIN_PAUSE),
+    )
+    return [(stretch["start"], stretch["end"]) for stretch in stretches]
+
+
+@cache
+def _load_vad():
+    import torch
+
+    num_threads = torch.get_num_threads()
+    # The import sets one thread for the whole process.
+    from silero_vad import load_silero_vad
+
+    torch.set_num_threads(num_threads)
+    return load_silero_vad()
+
+
+def denoise(waveform: np.ndarray) -> Iterator[np.ndarray]:
+    """
+    A waveform of shape (samples,) at 16 kHz with non-stationary noise reduction, in blocks: what noisereduce gives for
+    the whole, without its copies of the whole.
+    """
+    from noisereduce import reduce_noise
+
+    # noisereduce fills the last of several blocks up with zeros.
+    length = min(DENOISING_BLOCK, len(waveform))
+    for start in range(0, len(waveform), DENOISING_BLOCK):
+        block = np.zeros(length + 2 * DENOISING_CONTEXT, np.float32)
+        first = max(0, start - DENOISING_CONTEXT)
+        part = waveform[first : start + length + DENOISING_CONTEXT]
+        offset = first - start + DENOISING_CONTEXT
+        block[offset : offset + len(part)] = part
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reduced = reduce_noise(block, SAMPLING_RATE, chunk_size=None, padding=0)
+        # Without any noise, as in digital silence, it divides by zero.
+        block = reduced if np.isfinite(reduced).all() else block
+        yield block[DENOISING_CONTEXT : DENOISING_CONTEXT + min(length, len(waveform) - start)]
+
+
+def write_clip(path: Path, waveform: np.ndarray, cleaned: np.ndarray, gain: float) -> dict[str, Any]:
+    """
+    Write a clip as WAV and measure it, block by block.
+
+    WAV, as in the original project: its bytes depend on the samples alone, not on the version of an encoder.
+
+    Args:
+        path: The file to write.
+        waveform: float32 of shape (samples,) before noise reduction, which SNR and clipping are measured on.
+        cleaned: The samples to write.
+        gain: What they are multiplied with.
+
+    Returns:
+        Columns of the manifest. The hash is that of the samples as `sanet train` reads them, float32.
+    """
+    power, peak, num_clipped, digest = 0.0, 0.0, 0, hashlib.sha256()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as file, wave.open(file, "wb") as wav:
+        wav.setparams((1, 2, SAMPLING_RATE, len(cleaned), "NONE", None))
+        for start in range(0, len(cleaned), BLOCK):
+            samples = np.clip(np.rint(cleaned[start : start + BLOCK] * (32768 * gain)), -32768, 32767).astype("<i2")
+            wav.writeframes(samples.data)
+            block = samples.astype(np.float32) / 32768
+            power += float(np.square(block, dtype=np.float64).sum())
+            peak = max(peak, largest_amplitude(block))
+            num_clipped += int((np.abs(waveform[start : start + BLOCK]) >= CLIPPED).sum())
+            digest.update(block.data)
+    return {
+        "rms": math.sqrt(power / len(cleaned)),
+        "peak": peak,
+        "clipped": num_clipped / len(cleaned),
+        "snr": estimate_snr(waveform),
+        "hash": digest.hexdigest(),
+    }
+
+
+def largest_amplitude(waveform: np.ndarray) -> float:
+    """Of a waveform of shape (samples,), without a copy of it."""
+    return max(float(waveform.max()), -float(waveform.min()))
+
+
+def estimate_snr(waveform: np.ndarray) -> float | None:
+    """
+    Signal-to-noise ratio in dB of a waveform of shape (samples,) at 16 kHz: noise is the power that nine tenths of its
+    frames of 20 ms exceed, signal what the mean is above that. `None` for less than ten frames.
+    """
+    length = SAMPLING_RATE // 50
+    frames = waveform[: len(waveform) // length * length].reshape(-1, length)
+    if len(frames) < 10:
+        return None
+    powers = np.einsum("ft,ft->f", frames, frames) / length
+    noise = max(float(np.quantile(powers, 0.1)), 1e-10)
+    signal = max(float(powers.mean()) - noise, 1e-10)
+    return float(np.clip(10 * math.log10(signal / noise), *SNR_RANGE))
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when it is whole."""
+    # In the folder that the next run empties; of the same file system, so that it can be renamed.
+    temporary = next(parent for parent in path.parents if (parent / TEMPORARY).is_dir()) / TEMPORARY / str(os.getpid())
+    with open(temporary, "wb") as file:
+        yield file
+    os.replace(temporary, path)
+
+
+def make_manifest(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """The table of [`COLUMNS`]; what a row does not have is missing."""
+    return pandas.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, options: PrepareOptions) -> None:
+    """Write what is made of all recordings: the lists of clips, the manifest, the report."""
+    from .prepare_report import to_html
+
+    clips = manifest[manifest["file"].notna()]
+    wanted = set(clips["file"])
+    for (kind, split), rows in clips.groupby(["kind", "split"]):
+        folder = Path(FOLDERS[kind], split)
+        table = rows[["file", "class", "source", "start", "end"]].rename(
+            columns={"file": "file_name", "class": "label"}
+        )
+        table["file_name"] = [Path(name).relative_to(folder).as_posix() for name in table["file_name"]]
+        with write_atomically(output_dir / folder / METADATA) as file:
+            table.to_csv(file, index=False, lineterminator="\n", encoding="utf-8")
+        wanted.add((folder / METADATA).as_posix())
+    # Clips of which the run was killed before it took note, and whose recording has gone since.
+    for folder in FOLDERS.values():
+        for path in (output_dir / folder).rglob("*"):
+            is_ours = path.name == METADATA or re.search(r"_\d{4,}\.wav$", path.name)
+            if is_ours and path.relative_to(output_dir).as_posix() not in wanted:
+                path.unlink()
+    with write_atomically(output_dir / MANIFEST) as file:
+        manifest.to_parquet(file, index=False)
+    html = to_html(manifest, output_dir, to_text(source_dir.resolve().name), _facts(manifest, options))
+    with write_atomically(output_dir / REPORT) as file:
+        file.write(html.encode())
+
+
+def _facts(manifest: pandas.DataFrame, options: PrepareOptions) -> dict[str, str]:
+    used = manifest[manifest["file"].notna()]
+    total = {kind: format_duration(used.loc[used["kind"] == kind, "duration"].sum()) for kind in FOLDERS}
+    count = {kind: int((used["kind"] == kind).sum()) for kind in FOLDERS}
+    return {
+        "Recordings": f"{used['source'].nunique()} used of {manifest['source'].nunique()} files",
+        "Clips": f"{count['clip']} of at most {options.max_seconds:g} s, {total['clip']} in all",
+        "Speech": f"{count['segment']} stretches of at least {options.min_seconds:g} s, {total['segment']} in all, "
+        f"found by silero-vad {version('silero-vad')}",
+        "Noise reduction": f"noisereduce {version('noisereduce')}, non-stationary" if options.denoise else "none",
+        "Groups": options.group_pattern or "each recording for itself",
+    }
+
+
+def is_silent(waveform: np.ndarray) -> bool:
+    """Whether a waveform of shape (samples,) stays below -80 dB of full scale."""
+    return largest_amplitude(waveform) < SILENCE
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
