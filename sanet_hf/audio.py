@@ -16,6 +16,8 @@ MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 1_000_000  # Hz
 # torchaudio's kernel has an entry for each pair of input and output phase: 70 thousand from 44,100 Hz to 16,000 Hz,
 # but 700 million from 44,099 Hz. FFmpeg resamples by such ratios in little memory.
 MAX_RESAMPLING_KERNEL = 2_000_000
+# Zero crossings of torchaudio's sinc on each side, and the part of the lower Nyquist frequency that it keeps.
+LOWPASS_FILTER_WIDTH, ROLLOFF = 6, 0.99
 
 
 class AudioError(ValueError):
@@ -108,8 +110,8 @@ def _frames_around(start: int, length: int | None, original_rate: int, sampling_
         return start, None if length is None else start + length
     common = math.gcd(original_rate, sampling_rate)
     frames, samples = original_rate // common, sampling_rate // common
-    # Blocks that torchaudio's kernel reaches beyond its own: 6 zero crossings of a sinc with a roll-off of 0.99.
-    reach = math.ceil(6 / 0.99 / min(frames, samples)) + 1
+    # Blocks that the kernel reaches beyond its own.
+    reach = math.ceil(LOWPASS_FILTER_WIDTH / ROLLOFF / min(frames, samples)) + 1
     first = max(0, start // samples - reach) * frames
     if length is None:
         return first, None

@@ -14,9 +14,11 @@ import numpy as np
 import soundfile
 
 from sanet_hf.audio import (
+    LOWPASS_FILTER_WIDTH,
     MAX_RESAMPLING_KERNEL,
     MAX_SAMPLING_RATE,
     MIN_SAMPLING_RATE,
+    ROLLOFF,
     AudioError,
     check_file,
 )
@@ -33,8 +35,6 @@ SOUNDFILE_BLOCK = 2**22
 FFMPEG_BLOCK = 2**26
 # Samples that are resampled at once.
 RESAMPLING_BLOCK = 2**20
-# Zero crossings of torchaudio's sinc on each side, and the part of the lower Nyquist frequency that it keeps.
-LOWPASS_FILTER_WIDTH, ROLLOFF = 6, 0.99
 # Waveforms of more bytes, 17 minutes at 16 kHz, lie in a temporary file instead of in memory.
 MAX_BYTES_IN_MEMORY = 2**26
 # A mixdown with less than this part of the power that unrelated channels would leave cancels itself.
