@@ -64,7 +64,7 @@ def load_audio(
             waveform = _read_frames(file, *frames).T
     except (soundfile.LibsndfileError, TypeError) as error:
         # A TypeError is what soundfile has for files called *.raw.
-        decoder = _open_with_ffmpeg(source, name, str(error))
+        decoder = open_with_ffmpeg(source, name, str(error))
         original_rate = decoder.metadata.sample_rate
         frames = _frames_around(start, length, original_rate, sampling_rate)
         waveform = _decode_frames(decoder, name, *frames)
@@ -72,7 +72,7 @@ def load_audio(
         raise AudioError(f"{name}: a sampling rate of {original_rate} Hz, which no recording has.")
     skipped = start - frames[0] * sampling_rate // original_rate
     if _is_odd_ratio(original_rate, sampling_rate):
-        decoder = _open_with_ffmpeg(source, name, f"{original_rate} Hz is an odd sampling rate", sampling_rate)
+        decoder = open_with_ffmpeg(source, name, f"{original_rate} Hz is an odd sampling rate", sampling_rate)
         waveform, original_rate, skipped = _decode_frames(decoder, name, 0, None), sampling_rate, start
     with np.errstate(over="ignore", invalid="ignore"):
         waveform = waveform[0] if len(waveform) == 1 else waveform.mean(0)
@@ -140,8 +140,19 @@ def check_file(path: Path, name: str) -> None:
         raise AudioError(f"{name}: {error.strerror}.") from error
 
 
-def _open_with_ffmpeg(source: Path | bytes, name: str, reason: str, sampling_rate: int | None = None):
-    """A decoder that gives frames at the file's sampling rate, or resamples them to another."""
+def open_with_ffmpeg(source: Path | bytes, name: str, reason: str, sampling_rate: int | None = None):
+    """
+    A torchcodec `AudioDecoder` that gives frames at the file's sampling rate, or resamples them to another.
+
+    Args:
+        source: Audio file, or its content.
+        name: What errors call it.
+        reason: Why soundfile did not read it.
+        sampling_rate: Of what the decoder gives, in Hz.
+
+    Raises:
+        AudioError: FFmpeg's libraries are not there, or cannot read it as audio.
+    """
     try:
         from torchcodec.decoders import AudioDecoder
     except (ImportError, RuntimeError) as error:

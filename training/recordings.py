@@ -21,6 +21,7 @@ from sanet_hf.audio import (
     ROLLOFF,
     AudioError,
     check_file,
+    open_with_ffmpeg,
 )
 
 from .sources import AUDIO_SUFFIXES, DataError, find_split_folders, visible_folders
@@ -210,18 +211,11 @@ def _open_with_soundfile(path: Path) -> _Blocks:
 
 
 def _open_with_ffmpeg(path: Path, name: str, reason: str) -> _Blocks:
-    try:
-        from torchcodec.decoders import AudioDecoder
-    except (ImportError, RuntimeError) as error:
-        raise AudioError(
-            f"{name}: {reason} What soundfile does not read needs FFmpeg's shared libraries, which torchcodec does "
-            "not find here; install FFmpeg (Debian: apt-get install ffmpeg)."
-        ) from error
     unreadable = f"{name}: neither soundfile nor FFmpeg can read it as audio ({reason})"
 
     def read() -> Iterator[np.ndarray]:
         seconds = max(1, FFMPEG_BLOCK // (metadata.sample_rate * metadata.num_channels))
-        decoder, start = AudioDecoder(path), metadata.begin_stream_seconds or 0.0
+        decoder, start = open_with_ffmpeg(path, name, reason), metadata.begin_stream_seconds or 0.0
         while True:
             try:
                 block = decoder.get_samples_played_in_range(start, start + seconds).data.numpy().T
@@ -234,10 +228,7 @@ def _open_with_ffmpeg(path: Path, name: str, reason: str) -> _Blocks:
             yield from (block[first : first + length] for first in range(0, len(block), length))
             start += seconds
 
-    try:
-        metadata = AudioDecoder(path).metadata
-    except (RuntimeError, ValueError) as error:
-        raise AudioError(unreadable) from error
+    metadata = open_with_ffmpeg(path, name, reason).metadata
     if not metadata.sample_rate or not metadata.num_channels:
         raise AudioError(unreadable)
     return _Blocks(metadata.sample_rate, metadata.num_channels, read)
