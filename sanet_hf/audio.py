@@ -32,7 +32,8 @@ def load_audio(
 
     soundfile reads the formats it knows (WAV, FLAC, MP3, Ogg and others), torchcodec the rest through FFmpeg. Channels
     are averaged; another sampling rate is resampled with torchaudio's windowed sinc interpolation, or by FFmpeg where
-    the ratio of the rates is of large numbers. A stretch is decoded without what stands before and after it.
+    the ratio of the rates is of large numbers. A stretch is decoded without what stands before and after it; of MP3,
+    whose frames depend on earlier ones, without what stands after it.
 
     Args:
         source: Audio file, or its content.
@@ -122,6 +123,9 @@ def _read_frames(file: soundfile.SoundFile, first: int, stop: int | None) -> np.
     """Frames of shape (frames, channels); none where the file ends before them."""
     if first >= file.frames:
         return np.zeros((0, file.channels), dtype=np.float32)
+    if file.format == "MP3":
+        # Its frames need those before them, for want of which libmpg123 prints errors after a seek.
+        return file.read(-1 if stop is None else stop, dtype="float32", always_2d=True)[first:]
     if first:
         file.seek(first)
     return file.read(-1 if stop is None else stop - first, dtype="float32", always_2d=True)

@@ -275,3 +275,11 @@ def test_a_stretch_of_a_long_file_is_read_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(soundfile.SoundFile, "read", spy)
     load_audio(path, 16000, start=16000 * 300, length=16000)
     assert [48000 <= len(array) < 49000 for array in frames] == [True]
+
+
+def test_stretches_of_mp3_print_nothing(noises, capfd):
+    """libmpg123 writes to the process's stderr what it misses after a seek."""
+    path, whole = noises[48000, "mp3"]
+    for start in range(1000, 30000, 5000):
+        np.testing.assert_allclose(load_audio(path, 16000, start=start, length=900), whole[start:][:900], atol=1e-6)
+    assert capfd.readouterr() == ("", "")
