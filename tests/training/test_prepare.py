@@ -364,6 +364,24 @@ def test_audiofolder_and_this_project_read_the_folders(prepared, folder, tmp_pat
         assert dataset[split][0]["audio"].get_all_samples().sample_rate == RATE
 
 
+@pytest.mark.parametrize(
+    ("configs", "folder", "options"),
+    [
+        (["sanet.yaml"], "denoised_clips", ["--num_train_epochs", "50"]),
+        (["sanet.yaml", "sanet_dynamic.yaml"], "speech_segments", ["--samples_per_class", "20"]),
+    ],
+    ids=["whole", "dynamic"],
+)
+def test_both_ways_of_training_learn_from_it(prepared, tiny_options, configs, folder, options, tmp_path):
+    """The two voices, of which one is much deeper, are told apart."""
+    command = ["train", *configs, "--data_dir", str(prepared / folder), "--output_dir", str(tmp_path / "run")]
+    assert main([*command, *tiny_options, *options]) == 0
+    history = json.loads((tmp_path / "run/trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+    assert json.loads((tmp_path / "run/all_results.json").read_text())["train_accuracy"] > 0.8
+
+
 def test_same_bytes_whatever_the_number_of_processes(prepared, speech, tmp_path):
     prepare(speech, tmp_path / "data", num_workers=1)
     assert contents(tmp_path / "data") == contents(prepared)
