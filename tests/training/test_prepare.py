@@ -409,11 +409,22 @@ def test_report(prepared):
 
 # --- interruptions
 
+# Half a second goes by before each line of the progress file, so that there is a middle to interrupt.
+SLOW_COMMAND = """
+import sys, time
+import training.prepare
+from training.cli import main
+
+to_line = training.prepare._to_line
+training.prepare._to_line = lambda value: (time.sleep(0.5), to_line(value))[1]
+sys.exit(main())
+"""
+
 
 @pytest.mark.parametrize("end", ["kill", "ctrl-c"])
 def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
     output = tmp_path / "data"
-    command = [sys.executable, "-m", "training", "prepare", str(speech), str(output), "--num_workers", "2"]
+    command = [sys.executable, "-c", SLOW_COMMAND, "prepare", str(speech), str(output), "--num_workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     progress = output / ".prepare.jsonl"
     deadline = time.monotonic() + 600
