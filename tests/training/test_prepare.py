@@ -409,14 +409,16 @@ def test_report(prepared):
 
 # --- interruptions
 
-# Half a second goes by before each line of the progress file, so that there is a middle to interrupt.
+# Half a second goes by before each line of the progress file, so that there is a middle to interrupt. Tests that run
+# in the background of a shell inherit that Ctrl-C is ignored.
 SLOW_COMMAND = """
-import sys, time
+import signal, sys, time
 import training.prepare
 from training.cli import main
 
 to_line = training.prepare._to_line
 training.prepare._to_line = lambda value: (time.sleep(0.5), to_line(value))[1]
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
 """
 
