@@ -32,7 +32,7 @@ class AudioClassificationTrainer(Trainer):
     what is then evaluated, saved and returned.
 
     Args:
-        train_dataset: A [`TrainingClips`].
+        train_dataset: A [`TrainingClips`] or [`StreamedClips`].
         train_loss, eval_loss: As [`make_loss`] gives them. Evaluation has one of its own, so that it compares between
             runs whatever they were trained with.
         args: An [`AudioTrainingArguments`].
@@ -56,7 +56,7 @@ class AudioClassificationTrainer(Trainer):
         if model.training and self.args.mixup_alpha > 0:
             labels = inputs["labels"]
             if not labels.is_floating_point():
-                labels = nn.functional.one_hot(labels, self.train_dataset.class_matrix.shape[1]).float()
+                labels = nn.functional.one_hot(labels, self.model.config.num_labels).float()
             inputs = {name: value for name, value in inputs.items() if name != "labels"}
             inputs, labels = mixup(inputs, labels, self.args.mixup_alpha)
             inputs = {**inputs, "labels": labels}

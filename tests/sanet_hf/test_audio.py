@@ -255,6 +255,15 @@ def test_a_stretch_at_an_odd_rate(tmp_path):
     np.testing.assert_array_equal(load_audio(tmp_path / "odd.wav", 16000, start=900, length=70), whole[900:970])
 
 
+def test_an_odd_rate_that_only_ffmpeg_reads(tmp_path):
+    soundfile.write(tmp_path / "odd.wav", tone(44099), 44099)
+    convert = ["ffmpeg", "-loglevel", "error", "-i", tmp_path / "odd.wav", "-c", "copy", tmp_path / "odd.mka"]
+    subprocess.run(convert, check=True)
+    whole = load_audio(tmp_path / "odd.mka", 16000)
+    np.testing.assert_allclose(whole, load_audio(tmp_path / "odd.wav", 16000), atol=1e-4)
+    np.testing.assert_array_equal(load_audio(tmp_path / "odd.mka", 16000, start=900, length=70), whole[900:970])
+
+
 @pytest.mark.parametrize("suffix", ["wav", "m4a"])
 def test_a_stretch_beyond_the_end(noises, suffix):
     path, _ = noises[44100, suffix]
