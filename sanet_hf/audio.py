@@ -4,6 +4,7 @@
 
 import io
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,13 @@ import soundfile
 import torch
 
 
+# What files are called that soundfile or FFmpeg read as audio.
+SUFFIXES = frozenset(
+    (
+        *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".mp4", ".aif", ".aiff", ".aifc"),
+        *(".au", ".caf", ".w64", ".rf64", ".webm", ".mka", ".mkv", ".wma", ".amr", ".mp2", ".ac3", ".wv"),
+    )
+)
 # Rates beyond these stand in damaged headers.
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 1_000_000  # Hz
 # torchaudio's kernel has an entry for each pair of input and output phase: 70 thousand from 44,100 Hz to 16,000 Hz,
@@ -69,10 +77,9 @@ def load_audio(
         original_rate = decoder.metadata.sample_rate
         frames = _frames_around(start, length, original_rate, sampling_rate)
         waveform = _decode_frames(decoder, name, *frames)
-    if not MIN_SAMPLING_RATE <= original_rate <= MAX_SAMPLING_RATE:
-        raise AudioError(f"{name}: a sampling rate of {original_rate} Hz, which no recording has.")
+    check_sampling_rate(original_rate, name)
     skipped = start - frames[0] * sampling_rate // original_rate
-    if _is_odd_ratio(original_rate, sampling_rate):
+    if is_odd_ratio(original_rate, sampling_rate):
         decoder = open_with_ffmpeg(source, name, f"{original_rate} Hz is an odd sampling rate", sampling_rate)
         waveform, original_rate, skipped = _decode_frames(decoder, name, 0, None), sampling_rate, start
     with np.errstate(over="ignore", invalid="ignore"):
@@ -92,7 +99,14 @@ def load_audio(
     return waveform
 
 
-def _is_odd_ratio(original_rate: int, sampling_rate: int) -> bool:
+def check_sampling_rate(original_rate: int, name: str) -> None:
+    """Raise an [`AudioError`] for a sampling rate in Hz that stands in damaged headers alone."""
+    if not MIN_SAMPLING_RATE <= original_rate <= MAX_SAMPLING_RATE:
+        raise AudioError(f"{name}: a sampling rate of {original_rate} Hz, which no recording has.")
+
+
+def is_odd_ratio(original_rate: int, sampling_rate: int) -> bool:
+    """Whether torchaudio's resampling kernel from one rate to the other would take up much memory."""
     common = math.gcd(original_rate, sampling_rate)
     return (original_rate // common) * (sampling_rate // common) > MAX_RESAMPLING_KERNEL
 
@@ -105,7 +119,7 @@ def _frames_around(start: int, length: int | None, original_rate: int, sampling_
         frames     |. . . . .|. . . . .|. . . . .|       original_rate / common = 5 a block
         resampled  |.  .  .  |.  .  .  |.  .  .  |       sampling_rate / common = 3 a block
     """
-    if _is_odd_ratio(original_rate, sampling_rate) or original_rate <= 0:
+    if is_odd_ratio(original_rate, sampling_rate) or original_rate <= 0:
         return 0, 0
     if original_rate == sampling_rate:
         return start, None if length is None else start + length
@@ -129,6 +143,11 @@ def _read_frames(file: soundfile.SoundFile, first: int, stop: int | None) -> np.
     if first:
         file.seek(first)
     return file.read(-1 if stop is None else stop - first, dtype="float32", always_2d=True)
+
+
+def to_text(name: str) -> str:
+    """A file name as text that can be written: bytes that are no UTF-8 become `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def check_file(path: Path, name: str) -> None:
@@ -165,7 +184,8 @@ def open_with_ffmpeg(source: Path | bytes, name: str, reason: str, sampling_rate
             "not find here; install FFmpeg (Debian: apt-get install ffmpeg)."
         ) from error
     try:
-        return AudioDecoder(source, sample_rate=sampling_rate)
+        # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path.
+        return AudioDecoder(source if isinstance(source, bytes) else source.absolute(), sample_rate=sampling_rate)
     except (RuntimeError, ValueError) as error:
         raise AudioError(f"{name}: neither soundfile nor FFmpeg can read it as audio ({reason})") from error
 

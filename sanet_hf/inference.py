@@ -1,16 +1,23 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classification of audio files with a trained model."""
+"""Classification of audio files of any length with a trained model."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path
+from queue import Full, Queue
+from threading import Event
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    ASTFeatureExtractor,
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
@@ -20,7 +27,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from .audio import AudioError, load_audio
+from .audio import AudioError
+from .audio_blocks import resample_blocks, stream_audio
 from .feature_extraction_sanet import SANetFeatureExtractor
 
 
@@ -29,28 +37,88 @@ from .feature_extraction_sanet import SANetFeatureExtractor
 MIN_SECONDS = 0.25
 
 
+# From a frame of AST's filter bank to the next.
+AST_FRAME_SECONDS = 0.01
+# Windows of models that take clips of any length, whose memory grows with the square of it.
+MAX_WINDOW_SECONDS = 30.0
+# Windows are sorted by length among so many batches, so that batches need little padding.
+BATCHES_SORTED = 4
+# Windows of a file that are decoded before they are asked for.
+WINDOWS_AHEAD = 4
+
+Source = str | Path | np.ndarray | Mapping
+
+
+@dataclass
+class Window:
+    """A stretch of a file, in seconds, and its score of each class, float32 of shape (classes,)."""
+
+    start: float
+    end: float
+    scores: np.ndarray | None = None
+
+
+class Segment(NamedTuple):
+    """Neighbouring windows with one label: its first and last second, and their mean score."""
+
+    start: float
+    end: float
+    label: str
+    score: float
+
+
 @dataclass
 class Prediction:
     """
-    The class of one file: `label`, its `score` and the file's `duration` in seconds, or the `error` that kept the file
-    from being classified.
+    What a model says of one file, or the `error` that kept the file from being classified.
+
+    Attributes:
+        path: The file; what is given as an array is called by its place, such as `#3`.
+        labels: The classes, in the model's order.
+        scores: float32 of shape (classes,): probabilities, or, of a regression, the model's outputs.
+        windows: The stretches that were classified; a short file is one.
+        duration: In seconds.
     """
 
     path: str
-    label: str | None = None
-    score: float | None = None
+    labels: Sequence[str] = ()
+    scores: np.ndarray | None = None
+    windows: list[Window] = field(default_factory=list)
     duration: float | None = None
     error: str | None = None
 
+    @property
+    def label(self) -> str | None:
+        """The class with the highest score."""
+        return None if self.scores is None else self.labels[int(self.scores.argmax())]
 
-def load_classifier(model_name_or_path: str | Path) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    @property
+    def score(self) -> float | None:
+        """The highest score."""
+        return None if self.scores is None else float(self.scores.max())
+
+
+def load_classifier(
+    model_name_or_path: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None
+) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """
-    Load an audio classifier of any architecture with its feature extractor, on the GPU where there is one.
+    Load an audio classifier of any architecture with its feature extractor.
+
+    Args:
+        model_name_or_path: Folder, or name of a model on the Hub.
+        device: As PyTorch names it; by default the GPU where there is one.
+        dtype: Of the weights, such as `bfloat16`; by default the checkpoint's.
 
     Raises:
-        ValueError: It is no folder and no model on the Hub, or holds something other than an audio classifier.
+        ValueError: There is no such device, or the model is no folder and no model on the Hub, or something other than
+            an audio classifier.
     """
     name = str(model_name_or_path)
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device}: {str(error).splitlines()[0]}") from error
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -61,42 +129,274 @@ def load_classifier(model_name_or_path: str | Path) -> tuple[PreTrainedModel, Fe
     if type(config) not in AutoModelForAudioClassification._model_mapping:
         raise ValueError(f"{name}: a model of type {config.model_type!r} is no audio classifier.")
     try:
-        model = AutoModelForAudioClassification.from_pretrained(name)
+        model = AutoModelForAudioClassification.from_pretrained(name, dtype=dtype or "auto")
         feature_extractor = AutoFeatureExtractor.from_pretrained(name)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{name}: the model cannot be loaded ({str(error).splitlines()[0]}).") from error
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), feature_extractor
+    return model.eval().to(device), feature_extractor
 
 
 def predict(
     model: PreTrainedModel,
     feature_extractor: FeatureExtractionMixin,
-    paths: Iterable[str | Path],
-    batch_size: int = 8,
+    sources: Iterable[Source],
+    *,
+    window_seconds: float | None = None,
+    hop_seconds: float | None = None,
+    aggregate: str = "mean",
+    batch_size: int | None = None,
+    num_threads: int = 2,
 ) -> Iterator[Prediction]:
     """
-    Classify audio files, in order. A clip longer than the model takes is cropped as the feature extractor does.
+    Classify audio of any length, in order. What is longer than a window is classified window by window:
+
+        file     |--------------------------|
+        windows  |--------|
+                     |--------|       hop_seconds apart
+                         ...
+                                   |--------|  the last ends with the file
+
+    Files are decoded in threads, in pieces, while the model works: memory does not grow with their duration. Where the
+    device's memory does not suffice for a batch, smaller ones follow.
 
     Args:
         model, feature_extractor: As [`load_classifier`] gives them.
-        paths: Audio files; what cannot be read gives a prediction with an error.
-        batch_size: Files that are classified at once.
+        sources: Audio files; arrays of shape (samples,) at the feature extractor's sampling rate; or mappings with
+            `array` and `sampling_rate`. What cannot be read gives a prediction with an error.
+        window_seconds: Length of a window; by default what [`find_window_seconds`] says.
+        hop_seconds: From the start of a window to that of the next; by default `window_seconds`.
+        aggregate: What the windows' scores become the file's by: `mean`, or `max` for rare events.
+        batch_size: Windows that are classified at once; by default 32 on a GPU and else 8.
+        num_threads: Files that are decoded at once.
+
+    Raises:
+        ValueError: The model does not take windows so long, a hop would leave gaps, or `aggregate` is neither.
     """
-    paths = iter(paths)
-    while predictions := [Prediction(str(path)) for path in islice(paths, batch_size)]:
-        waveforms = []
-        for prediction in predictions:
+    rate = feature_extractor.sampling_rate
+    window, hop = _check_windows(model, feature_extractor, window_seconds, hop_seconds)
+    if aggregate not in ("mean", "max"):
+        raise ValueError(f"aggregate={aggregate!r} must be 'mean' or 'max'.")
+    if batch_size is None:
+        batch_size = 32 if model.device.type == "cuda" else 8
+    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    return _predict(
+        model, feature_extractor, sources, labels, (rate, window, hop), aggregate, batch_size, max(1, num_threads)
+    )
+
+
+def _predict(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    sources: Iterable[Source],
+    labels: Sequence[str],
+    window_options: tuple[int, int, int],
+    aggregate: str,
+    batch_size: int,
+    num_threads: int,
+) -> Iterator[Prediction]:
+    rate = window_options[0]
+    waiting: list[tuple[Window, np.ndarray]] = []
+    done: list[Prediction] = []
+
+    def classify() -> None:
+        nonlocal batch_size
+        waiting.sort(key=lambda item: len(item[1]))
+        while waiting:
+            batch = waiting[-batch_size:]
             try:
-                waveform = load_audio(prediction.path, feature_extractor.sampling_rate)
-                prediction.duration = len(waveform) / feature_extractor.sampling_rate
-                waveforms.append(waveform)
+                scores = classify_waveforms(model, feature_extractor, [waveform for _, waveform in batch])
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                batch_size = len(batch) // 2
+                continue
+            for (window, _), row in zip(batch, scores):
+                window.scores = row
+            del waiting[-len(batch) :]
+
+    def finish() -> Iterator[Prediction]:
+        for prediction in done:
+            if prediction.error is None:
+                scores = np.stack([window.scores for window in prediction.windows])
+                prediction.scores = scores.max(axis=0) if aggregate == "max" else scores.mean(axis=0)
+            yield prediction
+        done.clear()
+
+    def read(source: Source) -> Iterator[tuple[int, np.ndarray]]:
+        return cut_windows(_read_blocks(source, rate), *window_options[1:])
+
+    ahead = BATCHES_SORTED * batch_size
+    with closing(_read_ahead(read, sources, num_threads, ahead, WINDOWS_AHEAD)) as files:
+        for number, (source, windows) in enumerate(files, start=1):
+            prediction = Prediction(_name(source, number), labels)
+            try:
+                for start, waveform in windows:
+                    prediction.duration = (start + len(waveform)) / rate
+                    prediction.windows.append(Window(start / rate, prediction.duration))
+                    waiting.append((prediction.windows[-1], waveform))
+                    if len(waiting) == ahead:
+                        classify()
+                        yield from finish()
             except AudioError as error:
-                prediction.error = str(error).removeprefix(f"{prediction.path}: ")
-        readable = [prediction for prediction in predictions if prediction.error is None]
-        if waveforms:
-            for prediction, (label, score) in zip(readable, _classify(model, feature_extractor, waveforms)):
-                prediction.label, prediction.score = label, score
-        yield from predictions
+                message = str(error).removeprefix(f"{prediction.path}: ")
+                prediction = Prediction(prediction.path, labels, error=message)
+            done.append(prediction)
+    classify()
+    yield from finish()
+
+
+def find_window_seconds(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> float:
+    """The longest clip that a model takes, in seconds; 30 s where it takes any."""
+    if isinstance(feature_extractor, SANetFeatureExtractor):
+        limit = model.config.max_input_samples
+        return min(limit, feature_extractor.max_length or limit) / feature_extractor.sampling_rate
+    if isinstance(feature_extractor, WhisperFeatureExtractor):
+        return feature_extractor.n_samples / feature_extractor.sampling_rate
+    if isinstance(feature_extractor, ASTFeatureExtractor):
+        return feature_extractor.max_length * AST_FRAME_SECONDS
+    return MAX_WINDOW_SECONDS
+
+
+def _check_windows(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    window_seconds: float | None,
+    hop_seconds: float | None,
+) -> tuple[int, int]:
+    """Window and hop in samples."""
+    longest, rate = find_window_seconds(model, feature_extractor), feature_extractor.sampling_rate
+    window_seconds = longest if window_seconds is None else window_seconds
+    hop_seconds = window_seconds if hop_seconds is None else hop_seconds
+    if not 1 / rate <= window_seconds <= longest:
+        raise ValueError(f"A window of {window_seconds:g} s: this model takes up to {longest:g} s; choose less.")
+    if not 1 / rate <= hop_seconds <= window_seconds:
+        raise ValueError(
+            f"A hop of {hop_seconds:g} s: it must be above 0 and, so that nothing is left out, at most the window of "
+            f"{window_seconds:g} s."
+        )
+    return round(window_seconds * rate), round(hop_seconds * rate)
+
+
+def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """
+    Windows of a waveform that comes in blocks, each with the index of its first sample: a window every `hop` samples,
+    and a last one that ends with the waveform. What is shorter than a window is one.
+
+    Args:
+        blocks: float32 arrays of shape (samples,).
+        window, hop: In samples.
+    """
+    buffer, start, is_first = np.zeros(0, np.float32), 0, True
+    for block in blocks:
+        buffer = np.concatenate([buffer, block])
+        while len(buffer) >= (window if is_first else hop + window):
+            # What came before the last window given is no longer needed.
+            skipped = 0 if is_first else hop
+            buffer, start, is_first = buffer[skipped:], start + skipped, False
+            yield start, buffer[:window].copy()
+    excess = len(buffer) if is_first else len(buffer) - window
+    if excess:
+        rest = buffer[-window:].copy()
+        yield start + len(buffer) - len(rest), rest
+
+
+def merge_windows(prediction: Prediction) -> list[Segment]:
+    """
+    The windows of a file, neighbours with one label as one segment. Where windows overlap, each counts up to the
+    middle of the overlap.
+    """
+    windows = prediction.windows
+    edges = [
+        windows[0].start,
+        *((first.end + second.start) / 2 for first, second in pairwise(windows)),
+        windows[-1].end,
+    ]
+    best = [int(window.scores.argmax()) for window in windows]
+    segments, first = [], 0
+    for index in range(1, len(windows) + 1):
+        if index == len(windows) or best[index] != best[first]:
+            score = float(np.mean([window.scores[best[first]] for window in windows[first:index]]))
+            segments.append(Segment(edges[first], edges[index], prediction.labels[best[first]], score))
+            first = index
+    return segments
+
+
+def _name(source: Source, number: int) -> str:
+    return str(source) if isinstance(source, (str, Path)) else f"#{number}"
+
+
+def _read_blocks(source: Source, sampling_rate: int) -> Iterator[np.ndarray]:
+    if isinstance(source, (str, Path)):
+        yield from stream_audio(source, sampling_rate)
+        return
+    array, rate = (
+        (source["array"], source["sampling_rate"]) if isinstance(source, Mapping) else (source, sampling_rate)
+    )
+    array = np.asarray(array, dtype=np.float32)
+    if array.ndim != 1 or not len(array):
+        raise AudioError(f"an array of shape {array.shape}, not of (samples,)")
+    if not np.isfinite(array).all():
+        raise AudioError("the array holds NaN or Inf.")
+    yield from [array] if rate == sampling_rate else resample_blocks([array], rate, sampling_rate)
+
+
+def _read_ahead(
+    read: Callable[[Source], Iterator], sources: Iterable[Source], num_threads: int, num_sources: int, num_items: int
+) -> Iterator[tuple[Source, Iterator]]:
+    """
+    Sources in order, each with the items that `read` gives of it, read in threads before they are asked for.
+
+    Args:
+        read: Gives items of a source, or raises.
+        sources: Taken from as needed.
+        num_threads: Sources that are read at once.
+        num_sources: Sources that are begun ahead.
+        num_items: Items of a source that are kept.
+    """
+    stopped = Event()
+
+    def put(queue: Queue, item: tuple) -> None:
+        while not stopped.is_set():
+            try:
+                return queue.put(item, timeout=0.1)
+            except Full:
+                continue
+
+    def work(source: Source, queue: Queue) -> None:
+        try:
+            for item in read(source):
+                put(queue, (item, None))
+                if stopped.is_set():
+                    return
+            put(queue, (None, StopIteration()))
+        except BaseException as error:
+            put(queue, (None, error))
+
+    def items(queue: Queue) -> Iterator:
+        while True:
+            item, error = queue.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+
+    sources = iter(sources)
+    begun: deque[tuple[Source, Queue]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            while True:
+                for source in islice(sources, num_sources - len(begun)):
+                    queue = Queue(num_items)
+                    pool.submit(work, source, queue)
+                    begun.append((source, queue))
+                if not begun:
+                    return
+                source, queue = begun.popleft()
+                yield source, items(queue)
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def extract_features(
@@ -132,16 +432,20 @@ def hears_padding(feature_extractor: FeatureExtractionMixin) -> bool:
 
 
 @torch.inference_mode()
-def _classify(
-    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, waveforms: list
-) -> list[tuple[str, float]]:
-    features = extract_features(feature_extractor, waveforms).to(model.device)
+def classify_waveforms(
+    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, waveforms: Sequence[np.ndarray]
+) -> np.ndarray:
+    """
+    Scores of clips, as one batch: float32 of shape (clips, classes).
+
+    Args:
+        model, feature_extractor: As [`load_classifier`] gives them.
+        waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
+    """
+    features = extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
     logits = model(**features).logits.float()
-    if model.config.problem_type == "regression":
-        scores = logits
-    elif model.config.problem_type == "multi_label_classification":
-        scores = logits.sigmoid()
-    else:
-        scores = logits.softmax(-1)
-    best_scores, best = scores.max(-1)
-    return [(model.config.id2label[index], score) for index, score in zip(best.tolist(), best_scores.tolist())]
+    if model.config.problem_type == "multi_label_classification":
+        logits = logits.sigmoid()
+    elif model.config.problem_type != "regression":
+        logits = logits.softmax(-1)
+    return logits.cpu().numpy()

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -122,15 +122,53 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
 
     predict = commands.add_parser(
         "predict",
-        help="classify audio files",
-        description="Classify audio files and print a table of file, label and score. A file that cannot be read is "
-        "named with the reason and makes the exit code 1; the rest are classified all the same. Of a clip longer than "
-        "SANet takes, the middle is classified, and a remark says so.",
-        epilog="Example: sanet predict runs/mine clip.wav another.flac",
+        help="classify audio files of any number and length",
+        usage="sanet predict MODEL INPUT [INPUT ...] [--output FILE] [--OPTION VALUE ...]",
+        description="Classify audio files. A file longer than the model takes is classified in windows: a row for "
+        "each, and one for the file with the mean of their scores. A file that cannot be read gets a row with the "
+        "error and makes the exit code 1; the rest are classified all the same. Rows come in the order of the inputs, "
+        "as they are made.",
+        epilog="Examples: sanet predict runs/mine clip.wav calls/ @list.txt --output predictions.csv; "
+        "sanet predict runs/mine day.flac --window 4 --hop 2 --segments --output timeline.csv --plot timeline.png",
     )
-    predict.add_argument("model", help="folder or Hub id of a trained audio classifier")
-    predict.add_argument("files", nargs="+", metavar="file", help="audio file")
-    predict.add_argument("--batch_size", type=_positive, default=8, help="files classified at once (default: 8)")
+    predict.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained audio classifier")
+    predict.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="audio file; folder, with all audio files in it; pattern such as 'calls/**/*.mp3'; @list.txt, a file "
+        "with one of those a line; - for such lines from standard input",
+    )
+    predict.add_argument("--output", type=Path, help=".csv, .jsonl or .parquet file; without it a table is printed")
+    predict.add_argument("--top_k", type=_positive, default=1, help="classes in a row, the best first (default: 1)")
+    predict.add_argument("--window", type=float, help="seconds of a window (default: the longest the model takes)")
+    predict.add_argument("--hop", type=float, help="seconds from a window to the next (default: those of a window)")
+    predict.add_argument(
+        "--aggregate",
+        choices=["mean", "max"],
+        default="mean",
+        help="what the windows' scores become the file's by: mean (the default), or max for rare events",
+    )
+    parts = predict.add_mutually_exclusive_group()
+    parts.add_argument(
+        "--segments",
+        dest="parts",
+        action="store_const",
+        const="segments",
+        default="windows",
+        help="neighbouring windows with one label as one row",
+    )
+    parts.add_argument(
+        "--files_only", dest="parts", action="store_const", const="none", help="no rows but those of files"
+    )
+    predict.add_argument("--plot", type=Path, help="picture of one file over time: .png, .jpg, .svg or .pdf")
+    existing = predict.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--resume", action="store_true", help="keep the rows that OUTPUT has, and add what is missing or had an error"
+    )
+    existing.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    predict.add_argument("--strict", action="store_true", help="stop at the first file that cannot be classified")
+    _add_model_options(predict)
     predict.set_defaults(run=_predict)
 
     evaluate = commands.add_parser(
@@ -196,6 +234,18 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
     convert.add_argument("--labels", type=Path, help="text file with one class name a line, in the model's order")
     convert.set_defaults(run=_convert)
     return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: the GPU, if there is one)")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the model (default: as it was saved)"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=lambda text: None if text == "auto" else _positive(text),
+        help="clips classified at once; auto (the default): 32 on a GPU, else 8, and fewer where memory is short",
+    )
 
 
 def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
@@ -309,32 +359,68 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from sanet_hf.inference import load_classifier, predict
+    from sanet_hf.inference import load_classifier
+
+    from .predict import predict_files
 
     disable_progress_bar()
-    model, feature_extractor = load_classifier(arguments.model)
-    width = max(4, *(len(path) for path in arguments.files)) + 2
-    label_width = max(5, *(len(label) for label in model.config.label2id)) + 2
-    print(f"{'file':{width}}{'label':{label_width}}score")
-    # SANet's feature extractor crops; those of other models have rules of their own.
-    crops = model.config.model_type == "sanet" and feature_extractor.max_length is not None
-    limit = feature_extractor.max_length / feature_extractor.sampling_rate if crops else float("inf")
-    num_errors = 0
-    for prediction in predict(model, feature_extractor, arguments.files, arguments.batch_size):
-        if prediction.error is None:
-            print(f"{prediction.path:{width}}{prediction.label:{label_width}}{prediction.score:.4f}", flush=True)
-            if prediction.duration > limit:
-                print(
-                    f"{prediction.path}: {prediction.duration:.1f} s long, of which the middle {limit:g} s were "
-                    "classified; cut it into parts to classify all of it.",
-                    file=sys.stderr,
-                )
-        else:
-            num_errors += 1
-            print(f"{prediction.path}: {prediction.error}", file=sys.stderr, flush=True)
+    model, feature_extractor = load_classifier(arguments.model, arguments.device, arguments.dtype)
+    show = None if arguments.output is not None else _make_table_printer(model.config.label2id)
+    num_done, num_errors = predict_files(
+        model,
+        feature_extractor,
+        arguments.inputs,
+        arguments.output,
+        top_k=arguments.top_k,
+        parts=arguments.parts,
+        plot=arguments.plot,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        strict=arguments.strict,
+        show=show,
+        window_seconds=arguments.window,
+        hop_seconds=arguments.hop,
+        aggregate=arguments.aggregate,
+        batch_size=arguments.batch_size,
+    )
     if num_errors:
-        print(f"{num_errors} of {len(arguments.files)} files could not be classified.", file=sys.stderr)
+        print(f"{num_errors} of {num_done + num_errors} files could not be classified.", file=sys.stderr)
+    if arguments.output is not None:
+        print(f"{num_done} files were classified; the rows are in {arguments.output}.")
+    if arguments.plot is not None and num_done:
+        print(f"The picture is {arguments.plot}.")
     return 1 if num_errors else 0
+
+
+def _make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:
+    """A function that prints rows of files as lines of a table, and the header before the first."""
+    from tqdm.auto import tqdm
+
+    width = max(5, *map(len, labels)) + 2
+    is_first = True
+
+    def show(rows: list[dict]) -> None:
+        nonlocal is_first
+        lines = [f"{'score':8}{'label':{width}}file"] if is_first else []
+        is_first = False
+        for row in rows:
+            if row["error"] is not None:
+                continue
+            best = [(row[f"score{rank}"], row[f"label{rank}"]) for rank in _ranks(row)]
+            scores = "  ".join(f"{score:<6.4f}  {label:{width - 2}}" for score, label in best)
+            time = "" if row["start"] is None else f"  {row['start']:.2f} to {row['end']:.2f} s"
+            lines.append(f"{scores}  {row['path']}{time}")
+        if lines:
+            tqdm.write("\n".join(lines))
+            sys.stdout.flush()
+
+    return show
+
+
+def _ranks(row: Mapping[str, object]) -> list[str]:
+    """Suffixes of a row's columns of classes that have a value."""
+    names = [name.removeprefix("label") for name in row if name.startswith("label")]
+    return [name for name in names if row[f"label{name}"] is not None]
 
 
 def _augment(arguments: argparse.Namespace) -> int:
