@@ -147,7 +147,8 @@ class PredictionFile:
                 f"{earlier[0]} exists: --resume adds what is missing, --overwrite begins anew; or choose another file."
             )
         rows = [row for file in dict.fromkeys(earlier) for row in self._read(file)]
-        self.finished = {row["path"] for row in rows if not row["start"] and not row["error"]}
+        # The row of a file, which has no start, comes after those of its parts.
+        self.finished = {row["path"] for row in rows if row["start"] in ("", None) and row["error"] in ("", None)}
         self._is_resumed = bool(rows)
         self._write([row for row in rows if row["path"] in self.finished])
         self._file = open(self._rows_path, "a", newline="", encoding="utf-8")

@@ -18,7 +18,7 @@ Classifiers of audio in Hugging Face transformers: SANet, small and end to end, 
   sanet train sanet.yaml --data_dir recordings --output_dir runs/mine
   sanet evaluate runs/mine --data_dir recordings --split test
   sanet compare runs/mine runs/wav2vec2 runs/ast --data_dir recordings --output comparison
-  sanet predict runs/mine clip.wav another.flac
+  sanet predict runs/mine clip.wav calls/ --output predictions.csv
   sanet augment clip.wav examples --config sanet_dynamic.yaml
   sanet convert original.pt runs/converted --labels labels.txt
 """
@@ -386,7 +386,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if num_errors:
         print(f"{num_errors} of {num_done + num_errors} files could not be classified.", file=sys.stderr)
     if arguments.output is not None:
-        print(f"{num_done} files were classified; the rows are in {arguments.output}.")
+        print(f"Classified {num_done} of {num_done + num_errors} files; the rows are in {arguments.output}.")
     if arguments.plot is not None and num_done:
         print(f"The picture is {arguments.plot}.")
     return 1 if num_errors else 0

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -16,8 +18,16 @@ from transformers import (
     pipeline,
 )
 
-from sanet_hf import SANetForAudioClassification
-from sanet_hf.inference import Prediction, load_classifier, predict
+from sanet_hf import SANetForAudioClassification, inference
+from sanet_hf.inference import (
+    Prediction,
+    Window,
+    cut_windows,
+    find_window_seconds,
+    load_classifier,
+    merge_windows,
+    predict,
+)
 
 
 @pytest.fixture
@@ -30,13 +40,14 @@ def clips(tmp_path) -> list[str]:
     return paths
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", [1, 2, 8, None])
 def test_same_scores_as_the_pipeline_in_any_batch(tiny_checkpoint, clips, batch_size):
     model, feature_extractor = load_classifier(tiny_checkpoint)
-    predictions = list(predict(model, feature_extractor, clips, batch_size))
-    assert [prediction.path for prediction in predictions] == clips
+    short = [clip for clip in clips if soundfile.info(clip).frames <= 8000]
+    predictions = list(predict(model, feature_extractor, short, batch_size=batch_size))
+    assert [prediction.path for prediction in predictions] == short
     classifier = pipeline("audio-classification", model=str(tiny_checkpoint))
-    for prediction, (best, *_) in zip(predictions, classifier(clips)):
+    for prediction, (best, *_) in zip(predictions, classifier(short)):
         assert (prediction.label, prediction.error) == (best["label"], None)
         assert prediction.score == pytest.approx(best["score"], abs=1e-5)
 
@@ -47,7 +58,8 @@ def test_errors_stand_in_their_place(tiny_checkpoint, clips):
     predictions = list(predict(model, feature_extractor, paths, batch_size=2))
     assert [prediction.path for prediction in predictions] == paths
     missing = [prediction for prediction in predictions if prediction.error is not None]
-    assert missing == [Prediction(paths[index], error="there is no such file.") for index in (0, 2, 3)]
+    assert [prediction.error for prediction in missing] == ["there is no such file."] * 3
+    assert all(prediction.label is None and prediction.score is None for prediction in missing)
 
 
 def test_results_come_as_they_are_made(tiny_checkpoint, clips):
@@ -55,13 +67,120 @@ def test_results_come_as_they_are_made(tiny_checkpoint, clips):
     asked = []
 
     def ask():
-        for path in clips:
-            asked.append(path)
-            yield path
+        for number in range(1000):
+            asked.append(number)
+            yield clips[0]
 
-    results = predict(model, feature_extractor, ask(), batch_size=2)
+    results = predict(model, feature_extractor, ask(), batch_size=2, num_threads=1)
     next(results)
-    assert asked == clips[:2]
+    results.close()
+    assert len(asked) < 50
+
+
+def test_arrays_beside_files(tiny_checkpoint, clips):
+    model, feature_extractor = load_classifier(tiny_checkpoint)
+    waveform, _ = soundfile.read(clips[0], dtype="float32")
+    again = {"array": np.repeat(waveform, 2), "sampling_rate": 32000}
+    sources = [clips[0], waveform, again, np.zeros((2, 3)), np.array([np.nan])]
+    of_file, of_array, resampled, *bad = predict(model, feature_extractor, sources)
+    assert [of_array.path, resampled.path] == ["#2", "#3"]
+    assert np.allclose(of_file.scores, of_array.scores, atol=1e-6)
+    assert resampled.duration == of_file.duration and resampled.error is None
+    assert [prediction.error is None for prediction in bad] == [False, False]
+
+
+# --- windows
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), max_size=8),
+    window=st.integers(1, 20),
+    hop=st.integers(1, 20),
+)
+def test_windows_cover_every_sample_once_or_in_overlaps(lengths, window, hop):
+    hop = min(hop, window)
+    waveform = np.arange(sum(lengths), dtype=np.float32)
+    windows = list(cut_windows(np.split(waveform, np.cumsum(lengths)[:-1]) if lengths else [], window, hop))
+    total = len(waveform)
+    if total <= window:
+        assert [(start, part.tolist()) for start, part in windows] == ([(0, waveform.tolist())] if total else [])
+        return
+    assert all(len(part) == window and part.tolist() == waveform[start:][:window].tolist() for start, part in windows)
+    starts = [start for start, _ in windows]
+    regular = list(range(0, total - window + 1, hop))
+    assert starts[: len(regular)] == regular
+    assert starts[len(regular) :] == ([total - window] if regular[-1] != total - window else [])
+
+
+def test_long_files_are_classified_window_by_window(tiny_checkpoint, tmp_path):
+    model, feature_extractor = load_classifier(tiny_checkpoint)
+    waveform = (0.1 * np.random.default_rng(0).standard_normal(20_000)).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", waveform, 16000, subtype="FLOAT")
+    (prediction,) = predict(model, feature_extractor, [tmp_path / "long.wav"], hop_seconds=0.25)
+    times = [(window.start, window.end) for window in prediction.windows]
+    assert times == [(0, 0.5), (0.25, 0.75), (0.5, 1.0), (0.75, 1.25)]
+    parts = [waveform[round(16000 * start) : round(16000 * end)] for start, end in times]
+    expected = [scores.scores for scores in predict(model, feature_extractor, parts)]
+    assert np.allclose([window.scores for window in prediction.windows], expected, atol=1e-6)
+    assert np.allclose(prediction.scores, np.mean(expected, axis=0), atol=1e-6)
+    (rare,) = predict(model, feature_extractor, [waveform], hop_seconds=0.25, aggregate="max")
+    assert np.allclose(rare.scores, np.max(expected, axis=0), atol=1e-6)
+    assert prediction.duration == 1.25
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_seconds": 0.6}, r"window of 0\.6 s: this model takes up to 0\.5 s"),
+        ({"window_seconds": 0}, r"window of 0 s"),
+        ({"hop_seconds": 0.6}, r"hop of 0\.6 s.*at most the window of 0\.5 s"),
+        ({"hop_seconds": 0}, r"hop of 0 s"),
+        ({"aggregate": "median"}, r"'median' must be 'mean' or 'max'"),
+    ],
+)
+def test_options_that_do_not_fit(tiny_checkpoint, options, message):
+    with pytest.raises(ValueError, match=message):
+        predict(*load_classifier(tiny_checkpoint), [], **options)
+
+
+def test_segments_are_neighbours_of_one_label():
+    rows = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.6, 0.4]], dtype=np.float32)
+    windows = [Window(start, start + 4, row) for start, row in zip((0, 2, 4, 5), rows)]
+    segments = merge_windows(Prediction("a.wav", ("cat", "dog"), windows=windows))
+    assert [tuple(segment[:3]) for segment in segments] == [(0, 5, "cat"), (5, 6.5, "dog"), (6.5, 9, "cat")]
+    assert [segment.score for segment in segments] == pytest.approx([0.8, 0.8, 0.6])
+
+
+def test_smaller_batches_where_memory_is_short(tiny_checkpoint, clips, monkeypatch):
+    model, feature_extractor = load_classifier(tiny_checkpoint)
+    expected = [prediction.scores for prediction in predict(model, feature_extractor, clips)]
+    sizes = []
+    classify = inference.classify_waveforms
+
+    def classify_little(model, feature_extractor, waveforms):
+        sizes.append(len(waveforms))
+        if len(waveforms) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return classify(model, feature_extractor, waveforms)
+
+    monkeypatch.setattr(inference, "classify_waveforms", classify_little)
+    scores = [prediction.scores for prediction in predict(model, feature_extractor, clips, batch_size=8)]
+    assert np.allclose(scores, expected, atol=1e-5) and max(sizes[1:]) <= 4 and sizes[-1] <= 2
+
+
+def test_devices_that_do_not_exist(tiny_checkpoint):
+    with pytest.raises(ValueError, match="device nonsense"):
+        load_classifier(tiny_checkpoint, device="nonsense")
+
+
+def test_bfloat16(tiny_checkpoint, clips):
+    expected = [prediction.scores for prediction in predict(*load_classifier(tiny_checkpoint), clips)]
+    model, feature_extractor = load_classifier(tiny_checkpoint, dtype="bfloat16")
+    assert model.dtype == torch.bfloat16
+    assert np.allclose([p.scores for p in predict(model, feature_extractor, clips)], expected, atol=0.05)
+
+
+# --- models
 
 
 @pytest.mark.parametrize(
@@ -102,8 +221,13 @@ def test_other_architectures(tmp_path, clips, model, feature_extractor):
     folder = tmp_path / "model"
     model().save_pretrained(folder)
     feature_extractor().save_pretrained(folder)
-    predictions = list(predict(*load_classifier(folder), [clips[1], "missing.wav", clips[3]]))
-    assert [prediction.error is None for prediction in predictions] == [True, False, True]
+    loaded = load_classifier(folder)
+    long = 0.1 * np.random.default_rng(0).standard_normal(31 * 16000)
+    predictions = list(predict(*loaded, [clips[1], "missing.wav", clips[3], long]))
+    assert [prediction.error is None for prediction in predictions] == [True, False, True, True]
+    window = find_window_seconds(*loaded)
+    assert len(predictions[-1].windows) == -(-31 // window)
+    assert all(item.end - item.start == pytest.approx(window) for item in predictions[-1].windows)
 
 
 def test_model_is_ready_for_use(tiny_checkpoint):

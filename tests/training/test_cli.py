@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas
 import pytest
 import soundfile
 import torch
@@ -33,7 +35,7 @@ def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
         (["train", "--help_all"], ["--adam_epsilon", "--ddp_backend"]),
         (["evaluate", "--help"], ["--data_dir", "--split", "--output", "--group_pattern"]),
         (["compare", "--help"], ["--data_dir", "--num_rounds", "McNemar", "95 %"]),
-        (["predict", "--help"], ["--batch_size", "exit code 1"]),
+        (["predict", "--help"], ["--window", "--segments", "--resume", "@list.txt", "exit code 1"]),
         (["augment", "--help"], ["--config", "examples.png"]),
         (["convert", "--help"], ["--labels", "SqueezeAttendNet"]),
     ],
@@ -58,10 +60,10 @@ def test_predict(trained, tones, capsys):
     clips = sorted((tones / "test").rglob("*.wav"))
     assert main(["predict", str(trained), *map(str, clips), "--batch_size", "3"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["file", "label", "score"]
-    assert [row.split()[0] for row in rows] == [str(clip) for clip in clips]
+    assert header.split() == ["score", "label", "file"]
+    assert [row.split()[2] for row in rows] == [str(clip) for clip in clips]
     assert [row.split()[1] for row in rows] == [clip.parent.name for clip in clips]
-    assert all(0.5 < float(row.split()[2]) <= 1 for row in rows)
+    assert all(0.5 < float(row.split()[0]) <= 1 for row in rows)
 
 
 def test_predict_goes_on_after_files_that_cannot_be_read(trained, tones, tmp_path, capsys):
@@ -70,23 +72,68 @@ def test_predict_goes_on_after_files_that_cannot_be_read(trained, tones, tmp_pat
     text.write_text("this is no audio")
     damaged = tmp_path / "damaged.wav"
     damaged.write_bytes(clip.read_bytes()[:20])
-    assert main(["predict", str(trained), "missing.wav", str(text), str(clip), str(damaged), str(tmp_path)]) == 1
+    argv = ["predict", str(trained), "missing.wav", str(text), str(clip), str(damaged)]
+    assert main(argv) == 1
     output, errors = capsys.readouterr()
-    assert [line.split()[:2] for line in output.splitlines()[1:]] == [[str(clip), "high"]]
+    assert [line.split()[1:] for line in output.splitlines()[1:]] == [["high", str(clip)]]
     assert "missing.wav: there is no such file." in errors
-    assert f"{text}: " in errors and f"{damaged}: " in errors and f"{tmp_path}: this is not a file." in errors
-    assert "4 of 5 files could not be classified." in errors
+    assert f"{text}: " in errors and f"{damaged}: " in errors
+    assert "3 of 4 files could not be classified." in errors
     assert "Traceback" not in errors
-
-
-def test_predict_says_that_a_long_clip_was_cropped(trained, make_tone, tmp_path, capsys):
-    make_tone(tmp_path / "long.wav", 1500, seconds=2.5)
-    make_tone(tmp_path / "short.wav", 1500, seconds=1.0)
-    assert main(["predict", str(trained), str(tmp_path / "long.wav"), str(tmp_path / "short.wav")]) == 0
+    assert main([*argv, "--strict"]) == 2
     output, errors = capsys.readouterr()
-    assert [line.split()[1] for line in output.splitlines()[1:]] == ["high", "high"]
-    assert f"{tmp_path}/long.wav: 2.5 s long, of which the middle 1 s were classified" in errors
-    assert "short.wav" not in errors
+    assert "missing.wav: there is no such file. (--strict stops here)" in errors and str(clip) not in output
+
+
+def test_predict_a_long_file(trained, make_tone, tmp_path, capsys):
+    for frequency in (300, 1500):
+        make_tone(tmp_path / f"{frequency}.wav", frequency, seconds=1.0)
+    low, high = (soundfile.read(tmp_path / f"{frequency}.wav")[0] for frequency in (300, 1500))
+    soundfile.write(tmp_path / "long.wav", np.concatenate([low, low, high]), 16000)
+    options = ["--output", str(tmp_path / "rows.csv"), "--plot", str(tmp_path / "plot.png"), "--top_k", "5"]
+    assert main(["predict", str(trained), str(tmp_path / "long.wav"), *options]) == 0
+    assert "Classified 1 of 1 files" in capsys.readouterr().out
+    rows = pandas.read_csv(tmp_path / "rows.csv")
+    assert rows["label"].tolist()[:3] == ["low", "low", "high"] and len(rows) == 4
+    assert rows["start"].tolist()[:3] == [0, 1, 2] and rows["duration"].tolist()[3] == 3
+    assert rows["score_2"].notna().all() and "score_4" not in rows
+    assert plt.imread(tmp_path / "plot.png").std() > 0
+    assert main(["predict", str(trained), str(tmp_path / "long.wav"), "--segments"]) == 0
+    assert "0.00 to 2.00 s" in capsys.readouterr().out
+    (tmp_path / "two.txt").write_text(f"{tmp_path / 'long.wav'}\n" * 2)
+    for argv, message in (
+        ([f"@{tmp_path / 'two.txt'}", "--plot", "a.png"], "--plot draws one file"),
+        ([str(tmp_path / "long.wav"), "--plot", "a.txt"], "a picture must end in .png"),
+        ([str(tmp_path / "long.wav"), "--window", "7"], "takes up to 1 s"),
+        ([str(tmp_path / "long.wav"), *options[:2]], "--resume adds what is missing"),
+    ):
+        assert main(["predict", str(trained), *argv]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_predict_what_is_missing(trained, tones, tmp_path, capsys):
+    clips = [str(path) for path in sorted((tones / "test").rglob("*.wav"))[:3]]
+    moved = tmp_path / "moved.wav"
+    output = tmp_path / "rows.jsonl"
+    argv = ["predict", str(trained), clips[0], str(moved), clips[1], "--output", str(output)]
+    assert main(argv) == 1
+    assert "Classified 2 of 3 files" in capsys.readouterr().out
+    shutil.copy(clips[2], moved)
+    assert main([*argv, "--resume"]) == 0
+    assert "Classified 1 of 1 files" in capsys.readouterr().out
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["path"] for row in rows] == [clips[0], str(moved), clips[1]]
+    assert all(row["label"] and row["error"] is None for row in rows)
+    assert main([*argv[:3], "--output", str(output), "--overwrite"]) == 0
+    assert len(output.read_text().splitlines()) == 1
+
+
+def test_predict_from_a_pipe(trained, tones):
+    clips = [str(path) for path in sorted((tones / "test").rglob("*.wav"))[:2]]
+    command = [sys.executable, "-m", "training", "predict", str(trained), "-", "--device", "cpu"]
+    result = subprocess.run(command, input="\n".join(clips), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[2] for line in result.stdout.splitlines()[1:]] == clips
 
 
 def make_bert(folder):
@@ -124,7 +171,7 @@ def test_predict_with_another_model(tmp_path, capsys, make, message):
     [
         ([], "COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
-        (["predict"], "model, file"),
+        (["predict"], "MODEL, INPUT"),
         (["predict", "model", "clip.wav", "--batch_size", "0"], "not a positive whole number"),
     ],
 )

@@ -1,0 +1,150 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The files that are asked for, and what is written of them."""
+
+import csv
+import json
+import os
+
+import numpy as np
+import pandas
+import pytest
+
+from sanet_hf.inference import Prediction, Window
+from sanet_hf.prediction_files import PredictionFile, column_names, find_audio_files, to_rows
+
+
+LABELS = ("cat", "dog", "owl")
+
+
+def make_prediction(path: str, *scores: tuple[float, ...]) -> Prediction:
+    rows = [np.array(row, dtype=np.float32) for row in scores]
+    windows = [Window(4.0 * index, 4.0 * index + 4, row) for index, row in enumerate(rows)]
+    return Prediction(path, LABELS, np.mean(rows, axis=0), windows, 4.0 * len(rows))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    for name in (
+        "b/2.mp3",
+        "b/deep/1.FLAC",
+        "a.wav",
+        "notes.txt",
+        ".hidden.wav",
+        ".git/x.wav",
+        "b/ü b.m4a",
+        "[c].wav",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_files_folders_patterns_and_lists(folder):
+    assert list(find_audio_files(["b"])) == ["b/2.mp3", "b/ü b.m4a", "b/deep/1.FLAC"]
+    assert list(find_audio_files(["missing.wav", "notes.txt", "[c].wav"])) == ["missing.wav", "notes.txt", "[c].wav"]
+    assert list(find_audio_files(["**/*.mp3", "*.wav"])) == ["b/2.mp3", "[c].wav", "a.wav"]
+    (folder / "list.txt").write_text("a.wav\n\nb/deep\nb/*.mp3\n")
+    files = ["a.wav", "b/deep/1.FLAC", "b/2.mp3"]
+    assert list(find_audio_files(["@list.txt"])) == files
+    assert list(find_audio_files(["-"], (folder / "list.txt").open())) == files
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("*.ogg", "no file matches"), ("@none.txt", "the list cannot be read"), (".git/y", "holds no audio files")],
+)
+def test_nothing_to_classify(folder, name, message):
+    (folder / ".git/y").mkdir()
+    with pytest.raises(ValueError, match=message):
+        list(find_audio_files([name]))
+
+
+def test_rows_of_windows_and_of_the_file():
+    prediction = make_prediction("a.wav", (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.0, 0.2, 0.8))
+    *windows, file = to_rows(prediction, top_k=2)
+    assert (
+        list(file)
+        == column_names(2)
+        == [*("path", "start", "end", "label", "score", "label_2", "score_2", "duration", "error")]
+    )
+    assert [(row["start"], row["end"], row["label"], row["label_2"]) for row in windows] == [
+        (0.0, 4.0, "cat", "dog"),
+        (4.0, 8.0, "cat", "dog"),
+        (8.0, 12.0, "owl", "dog"),
+    ]
+    assert (file["start"], file["label"], file["duration"]) == (None, "cat", 12.0)
+    assert file["score"] == pytest.approx(0.433333, abs=1e-6)
+    assert [row["label"] for row in to_rows(prediction, parts="segments")] == ["cat", "owl", "cat"]
+    assert len(to_rows(prediction, parts="none")) == len(to_rows(make_prediction("b.wav", (1, 0, 0)))) == 1
+    (row,) = to_rows(Prediction("c.wav", LABELS, error="empty"), top_k=2)
+    assert row == dict.fromkeys(column_names(2)) | {"path": "c.wav", "error": "empty"}
+
+
+def read(path) -> list[tuple[str, str]]:
+    if path.suffix == ".csv":
+        rows = list(csv.DictReader(path.open(newline="")))
+    elif path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    else:
+        rows = pandas.read_parquet(path).to_dict("records")
+    return [(row["path"], None if not row["label"] or pandas.isna(row["label"]) else row["label"]) for row in rows]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_what_is_missing_is_added_in_its_place(tmp_path, suffix):
+    path = tmp_path / f"predictions{suffix}"
+    long = make_prediction("b,\n.wav", (1, 0, 0), (1, 0, 0))
+    bad = Prediction("c.wav", LABELS, error="empty")
+    file = PredictionFile(path, column_names(1))
+    file.add(to_rows(make_prediction("a.wav", (1, 0, 0))))
+    file.add(to_rows(bad))
+    file.add(to_rows(make_prediction("d.wav", (1, 0, 0))))
+    # Killed within a file.
+    file.add(to_rows(long)[:1])
+    file._file.write('{"path": "b')
+    file.close()
+    assert path.exists() == (suffix != ".parquet")
+    with pytest.raises(ValueError, match=r"exists: --resume adds what is missing, --overwrite begins anew"):
+        PredictionFile(path, column_names(1))
+    with pytest.raises(ValueError, match="has the columns"):
+        PredictionFile(path, column_names(2), resume=True)
+
+    file = PredictionFile(path, column_names(1), resume=True)
+    assert file.finished == {"a.wav", "d.wav"}
+    file.add(to_rows(long))
+    file.add(to_rows(make_prediction("c.wav", (0, 1, 0))))
+    file.close(["a.wav", "b,\n.wav", "c.wav", "d.wav"])
+    expected = [("a.wav", "cat"), *[("b,\n.wav", "cat")] * 3, ("c.wav", "dog"), ("d.wav", "cat")]
+    assert read(path) == expected
+    file = PredictionFile(path, column_names(1), resume=True)
+    assert file.finished == {"a.wav", "b,\n.wav", "c.wav", "d.wav"}
+    file.close(["a.wav", "b,\n.wav", "c.wav", "d.wav"])
+    assert read(path) == expected and [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_types_of_parquet(tmp_path):
+    file = PredictionFile(tmp_path / "a.parquet", column_names(1))
+    file.add(to_rows(make_prediction("a.wav", (1, 0, 0))))
+    file.close([])
+    table = pandas.read_parquet(tmp_path / "a.parquet")
+    assert table.dtypes.astype(str).to_dict() == {
+        name: "string" if name in ("path", "label", "error") else "Float64" for name in column_names(1)
+    }
+
+
+def test_names_that_are_no_text(tmp_path):
+    name = os.fsdecode(b"\xff.wav")
+    for suffix in (".csv", ".parquet"):
+        path = tmp_path / f"a{suffix}"
+        file = PredictionFile(path, column_names(1))
+        file.add(to_rows(make_prediction(name, (1, 0, 0))))
+        file.close([name])
+        assert read(path) == [("\\xff.wav", "cat")]
+
+
+def test_other_suffixes(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.xlsx: the output must end in \.csv, \.jsonl or \.parquet"):
+        PredictionFile(tmp_path / "a.xlsx", column_names(1))
