@@ -5,8 +5,9 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from queue import Full, Queue
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     ASTFeatureExtractor,
     AutoConfig,
@@ -25,10 +27,13 @@ from transformers import (
     FeatureExtractionMixin,
     PreTrainedModel,
     WhisperFeatureExtractor,
+    WhisperForAudioClassification,
 )
+from transformers.utils import ModelOutput
 
 from .audio import AudioError
 from .audio_blocks import resample_blocks, stream_audio
+from .configuration_sanet import SANetConfig
 from .feature_extraction_sanet import SANetFeatureExtractor
 
 
@@ -37,8 +42,7 @@ from .feature_extraction_sanet import SANetFeatureExtractor
 MIN_SECONDS = 0.25
 
 
-# From a frame of AST's filter bank to the next.
-AST_FRAME_SECONDS = 0.01
+AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
 # Windows of models that take clips of any length, whose memory grows with the square of it.
 MAX_WINDOW_SECONDS = 30.0
 # Windows are sorted by length among so many batches, so that batches need little padding.
@@ -51,11 +55,15 @@ Source = str | Path | np.ndarray | Mapping
 
 @dataclass
 class Window:
-    """A stretch of a file, in seconds, and its score of each class, float32 of shape (classes,)."""
+    """
+    A stretch of a file, in seconds; its score of each class, float32 of shape (classes,); and, if asked for, its
+    embedding, float32 of shape (features,).
+    """
 
     start: float
     end: float
     scores: np.ndarray | None = None
+    embedding: np.ndarray | None = None
 
 
 class Segment(NamedTuple):
@@ -78,6 +86,7 @@ class Prediction:
         scores: float32 of shape (classes,): probabilities, or, of a regression, the model's outputs.
         windows: The stretches that were classified; a short file is one.
         duration: In seconds.
+        embedding: If asked for, the mean of the windows', float32 of shape (features,).
     """
 
     path: str
@@ -86,6 +95,7 @@ class Prediction:
     windows: list[Window] = field(default_factory=list)
     duration: float | None = None
     error: str | None = None
+    embedding: np.ndarray | None = None
 
     @property
     def label(self) -> str | None:
@@ -146,6 +156,7 @@ def predict(
     aggregate: str = "mean",
     batch_size: int | None = None,
     num_threads: int = 2,
+    return_embeddings: bool = False,
 ) -> Iterator[Prediction]:
     """
     Classify audio of any length, in order. What is longer than a window is classified window by window:
@@ -168,6 +179,7 @@ def predict(
         aggregate: What the windows' scores become the file's by: `mean`, or `max` for rare events.
         batch_size: Windows that are classified at once; by default 32 on a GPU and else 8.
         num_threads: Files that are decoded at once.
+        return_embeddings: Whether to keep embeddings; see [`classify_waveforms`].
 
     Raises:
         ValueError: The model does not take windows so long, a hop would leave gaps, or `aggregate` is neither.
@@ -179,39 +191,44 @@ def predict(
     if batch_size is None:
         batch_size = 32 if model.device.type == "cuda" else 8
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    classify = partial(classify_waveforms, model, feature_extractor, return_embeddings=return_embeddings)
+    needs_one_length = not _is_padding_neutral(feature_extractor)
     return _predict(
-        model, feature_extractor, sources, labels, (rate, window, hop), aggregate, batch_size, max(1, num_threads)
+        classify, sources, labels, (rate, window, hop), aggregate, batch_size, needs_one_length, max(1, num_threads)
     )
 
 
 def _predict(
-    model: PreTrainedModel,
-    feature_extractor: FeatureExtractionMixin,
+    classify: Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray | None]],
     sources: Iterable[Source],
     labels: Sequence[str],
     window_options: tuple[int, int, int],
     aggregate: str,
     batch_size: int,
+    needs_one_length: bool,
     num_threads: int,
 ) -> Iterator[Prediction]:
     rate = window_options[0]
     waiting: list[tuple[Window, np.ndarray]] = []
     done: list[Prediction] = []
 
-    def classify() -> None:
+    def classify_waiting() -> None:
         nonlocal batch_size
         waiting.sort(key=lambda item: len(item[1]))
         while waiting:
             batch = waiting[-batch_size:]
+            if needs_one_length:
+                batch = [item for item in batch if len(item[1]) == len(batch[-1][1])]
             try:
-                scores = classify_waveforms(model, feature_extractor, [waveform for _, waveform in batch])
+                scores, embeddings = classify([waveform for _, waveform in batch])
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise
                 batch_size = len(batch) // 2
                 continue
-            for (window, _), row in zip(batch, scores):
-                window.scores = row
+            for index, (window, _) in enumerate(batch):
+                window.scores = scores[index]
+                window.embedding = None if embeddings is None else embeddings[index]
             del waiting[-len(batch) :]
 
     def finish() -> Iterator[Prediction]:
@@ -219,6 +236,8 @@ def _predict(
             if prediction.error is None:
                 scores = np.stack([window.scores for window in prediction.windows])
                 prediction.scores = scores.max(axis=0) if aggregate == "max" else scores.mean(axis=0)
+                embeddings = [window.embedding for window in prediction.windows]
+                prediction.embedding = None if embeddings[0] is None else np.mean(embeddings, axis=0)
             yield prediction
         done.clear()
 
@@ -235,26 +254,32 @@ def _predict(
                     prediction.windows.append(Window(start / rate, prediction.duration))
                     waiting.append((prediction.windows[-1], waveform))
                     if len(waiting) == ahead:
-                        classify()
+                        classify_waiting()
                         yield from finish()
             except AudioError as error:
                 message = str(error).removeprefix(f"{prediction.path}: ")
                 prediction = Prediction(prediction.path, labels, error=message)
             done.append(prediction)
-    classify()
+    classify_waiting()
     yield from finish()
 
 
 def find_window_seconds(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> float:
-    """The longest clip that a model takes, in seconds; 30 s where it takes any."""
+    """
+    The longest clip that a model takes, in seconds; 30 s where it takes any. What `sanet train` trained is given clips
+    no longer than in training, of which the feature extractor keeps note as `max_length_seconds`.
+    """
+    rate = feature_extractor.sampling_rate
+    limits = [getattr(feature_extractor, "max_length_seconds", None)]
     if isinstance(feature_extractor, SANetFeatureExtractor):
-        limit = model.config.max_input_samples
-        return min(limit, feature_extractor.max_length or limit) / feature_extractor.sampling_rate
-    if isinstance(feature_extractor, WhisperFeatureExtractor):
-        return feature_extractor.n_samples / feature_extractor.sampling_rate
-    if isinstance(feature_extractor, ASTFeatureExtractor):
-        return feature_extractor.max_length * AST_FRAME_SECONDS
-    return MAX_WINDOW_SECONDS
+        samples = feature_extractor.max_length, model.config.max_input_samples
+        limits += [limit / rate for limit in samples if limit is not None]
+    elif isinstance(feature_extractor, WhisperFeatureExtractor):
+        limits.append(feature_extractor.n_samples / rate)
+    elif isinstance(feature_extractor, ASTFeatureExtractor):
+        # A sample more would be another frame.
+        limits.append(feature_extractor.max_length * AST_HOP + AST_FRAME - 1 / rate)
+    return min((limit for limit in limits if limit is not None), default=MAX_WINDOW_SECONDS)
 
 
 def _check_windows(
@@ -298,6 +323,14 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator
     if excess:
         rest = buffer[-window:].copy()
         yield start + len(buffer) - len(rest), rest
+
+
+def window_starts(length: int, window: int, hop: int) -> list[int]:
+    """First samples of the windows that [`cut_windows`] makes of `length` samples."""
+    if length <= window:
+        return [0]
+    starts = list(range(0, length - window + 1, hop))
+    return starts if starts[-1] + window == length else [*starts, length - window]
 
 
 def merge_windows(prediction: Prediction) -> list[Segment]:
@@ -431,21 +464,66 @@ def hears_padding(feature_extractor: FeatureExtractionMixin) -> bool:
     return isinstance(feature_extractor, SANetFeatureExtractor) and not feature_extractor.return_attention_mask
 
 
+def _is_padding_neutral(feature_extractor: FeatureExtractionMixin) -> bool:
+    """Whether a clip's scores are the same in a batch with longer ones: all are padded to one length, or masked."""
+    pads_always = isinstance(feature_extractor, (SANetFeatureExtractor, ASTFeatureExtractor, WhisperFeatureExtractor))
+    return pads_always or feature_extractor.return_attention_mask
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The part of a classifier that makes features."""
+    # transformers has no name for that of Whisper.
+    return model.encoder if isinstance(model, WhisperForAudioClassification) else model.base_model
+
+
 @torch.inference_mode()
 def classify_waveforms(
-    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, waveforms: Sequence[np.ndarray]
-) -> np.ndarray:
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    waveforms: Sequence[np.ndarray],
+    return_embeddings: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """
-    Scores of clips, as one batch: float32 of shape (clips, classes).
+    Scores of clips, as one batch, and their embeddings: what SANet pools, or, of other architectures, the mean over
+    time of the last hidden states.
 
     Args:
         model, feature_extractor: As [`load_classifier`] gives them.
         waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
+        return_embeddings: Whether to return embeddings.
+
+    Returns:
+        float32 of shape (clips, classes), and None or float32 of shape (clips, features).
     """
     features = extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
-    logits = model(**features).logits.float()
+    captured: list[ModelOutput] = []
+    with _captured(model, captured) if return_embeddings else nullcontext():
+        logits = model(**features).logits.float()
     if model.config.problem_type == "multi_label_classification":
         logits = logits.sigmoid()
     elif model.config.problem_type != "regression":
         logits = logits.softmax(-1)
-    return logits.cpu().numpy()
+    embeddings = None
+    if return_embeddings:
+        embeddings = _pool(model, captured[0], features.get("attention_mask")).float().cpu().numpy()
+    return logits.cpu().numpy(), embeddings
+
+
+@contextmanager
+def _captured(model: PreTrainedModel, outputs: list[ModelOutput]) -> Iterator[None]:
+    """What the backbone gives is added to `outputs`; not all classifiers return it."""
+    hook = backbone(model).register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _pool(model: PreTrainedModel, output: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    if isinstance(model.config, SANetConfig):
+        return output.pooler_output
+    hidden_states = output[0]
+    if attention_mask is None or not hasattr(model, "_get_feature_vector_attention_mask"):
+        return hidden_states.mean(dim=1)
+    mask = model._get_feature_vector_attention_mask(hidden_states.shape[1], attention_mask).to(hidden_states.dtype)
+    return torch.einsum("btc,bt->bc", hidden_states, mask) / mask.sum(dim=1, keepdim=True)

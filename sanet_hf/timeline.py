@@ -9,21 +9,12 @@ import numpy as np
 
 from .audio_blocks import stream_audio
 from .inference import Prediction, merge_windows
+from .pictures import COLORS, OTHER_COLOR, check_picture
 
 
-PICTURES = (".png", ".jpg", ".svg", ".pdf")
 SAMPLING_RATE = 16000  # Hz, of the waveform that is drawn
 NUM_PIXELS = 2000
 MAX_CLASSES = 10
-# Of Okabe and Ito, which those who do not see all colours can tell apart; then grey.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-OTHER_COLOR = "#999999"
-
-
-def check_picture(path: str | Path) -> None:
-    """Raise a ValueError for a file whose suffix is not that of a picture."""
-    if Path(path).suffix.lower() not in PICTURES:
-        raise ValueError(f"{path}: a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}.")
 
 
 def plot_timeline(prediction: Prediction, path: str | Path) -> None:
@@ -62,7 +53,7 @@ def plot_timeline(prediction: Prediction, path: str | Path) -> None:
         layout="constrained",
         height_ratios=[1.5, 0.3, 0.28 * len(shown) + 0.3],
     )
-    low, high = _envelope(prediction.path, prediction.duration)
+    low, high = read_envelope(prediction.path, prediction.duration)
     times = np.linspace(0, prediction.duration, len(low))
     wave_axes.fill_between(times, low, high, color="#555555", linewidth=0)
     wave_axes.set_ylabel("amplitude")
@@ -101,12 +92,18 @@ def format_time(seconds: float) -> str:
     """Seconds as `1:02:03`, `2:03` or, of fractions, `2:03.5`."""
     minutes, rest = divmod(round(seconds, 3), 60)
     hours, minutes = divmod(int(minutes), 60)
-    rest = f"{rest:06.3f}".rstrip("0").rstrip(".")
+    rest = f"{rest:06.3f}".removesuffix(".000").rstrip("0" if rest % 1 else "")
     return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
 
 
-def _envelope(path: str, duration: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest sample in each of up to NUM_PIXELS stretches of a file."""
+def read_envelope(path: str | Path, duration: float) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Lowest and highest samples of a file in 2,000 or so equal stretches.
+
+    Args:
+        path: Audio file.
+        duration: In seconds.
+    """
     length = max(1, round(duration * SAMPLING_RATE / NUM_PIXELS))
     low, high = [], []
     rest = np.zeros(0, np.float32)

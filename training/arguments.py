@@ -130,7 +130,10 @@ class DataArguments:
     )
     max_length_seconds: float = field(
         default=4.0,
-        metadata={"help": "Longest stretch of a recording: a random one in training, the middle in evaluation."},
+        metadata={
+            "help": "Length of clips. Of a longer recording, training takes a random stretch; evaluation its middle "
+            "after each epoch, and in the end all of it."
+        },
     )
     max_bad_fraction: float = field(
         default=0.05,

@@ -19,6 +19,7 @@ Classifiers of audio in Hugging Face transformers: SANet, small and end to end, 
   sanet evaluate runs/mine --data_dir recordings --split test
   sanet compare runs/mine runs/wav2vec2 runs/ast --data_dir recordings --output comparison
   sanet predict runs/mine clip.wav calls/ --output predictions.csv
+  sanet embed runs/mine calls/ --output embeddings.parquet
   sanet augment clip.wav examples --config sanet_dynamic.yaml
   sanet convert original.pt runs/converted --labels labels.txt
 """
@@ -170,6 +171,25 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
     predict.add_argument("--strict", action="store_true", help="stop at the first file that cannot be classified")
     _add_model_options(predict)
     predict.set_defaults(run=_predict)
+
+    embed = commands.add_parser(
+        "embed",
+        help="vectors of audio files, for search and clustering",
+        usage="sanet embed MODEL INPUT [INPUT ...] --output FILE [--plot PICTURE] [--OPTION VALUE ...]",
+        description="Write an embedding of each audio file: what SANet pools over time, or, of other architectures, "
+        "the mean of the last hidden states; of a file longer than the model takes, the mean over its windows. The "
+        "file has the columns path, label (the folder that the file lies in), prediction, score and embedding.",
+        epilog="Example: sanet embed runs/mine recordings/test --output embeddings.parquet --plot map.png",
+    )
+    embed.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained audio classifier")
+    embed.add_argument("inputs", nargs="+", metavar="INPUT", help="as sanet predict takes them")
+    embed.add_argument("--output", type=Path, required=True, help=".parquet or .npz file")
+    embed.add_argument("--normalize", action="store_true", help="bring each embedding to an L2 norm of 1")
+    embed.add_argument("--plot", type=Path, help="picture of a map in two dimensions: .png, .jpg, .svg or .pdf")
+    embed.add_argument("--method", choices=["pca", "tsne"], default="pca", help="of the map (default: pca)")
+    embed.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
+    _add_model_options(embed)
+    embed.set_defaults(run=_embed)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -389,6 +409,31 @@ def _predict(arguments: argparse.Namespace) -> int:
         print(f"Classified {num_done} of {num_done + num_errors} files; the rows are in {arguments.output}.")
     if arguments.plot is not None and num_done:
         print(f"The picture is {arguments.plot}.")
+    return 1 if num_errors else 0
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    from sanet_hf.inference import load_classifier
+
+    from .predict import embed_files
+
+    disable_progress_bar()
+    num_done, num_errors = embed_files(
+        *load_classifier(arguments.model, arguments.device, arguments.dtype),
+        arguments.inputs,
+        arguments.output,
+        normalize=arguments.normalize,
+        plot=arguments.plot,
+        method=arguments.method,
+        strict=arguments.strict,
+        batch_size=arguments.batch_size,
+    )
+    if num_done:
+        print(f"{arguments.output} holds the embeddings of {num_done} files.")
+    if num_errors:
+        print(f"{num_errors} of {num_done + num_errors} files could not be read.", file=sys.stderr)
     return 1 if num_errors else 0
 
 

@@ -96,26 +96,32 @@ def evaluate_splits(
     trainer: Trainer, recordings: Mapping[str, Dataset], max_length_seconds: float
 ) -> dict[str, Evaluation]:
     """
-    What the trainer's model says of the middle of each recording.
+    What the trainer's model says of each recording: the mean over its windows, as in [`predict`]; in the training
+    split, which is only there to be compared with, that of the middle one.
 
     Args:
         trainer: With the model, its feature extractor as `processing_class`, and a collator.
         recordings: Splits as [`load_recordings`] gives them; in the order of their length batches need little padding.
-        max_length_seconds: Longest stretch of a recording.
+        max_length_seconds: Length of a window.
     """
     config = trainer.model.config
     is_multi_label = config.problem_type == "multi_label_classification"
     labels = [config.id2label[index] for index in range(config.num_labels)]
     evaluations = {}
     for split, dataset in recordings.items():
-        clips = EvaluationClips(dataset, trainer.processing_class, config.label2id, max_length_seconds)
+        clips = EvaluationClips(
+            dataset, trainer.processing_class, config.label2id, max_length_seconds, all_windows=split != "train"
+        )
         output = trainer.predict(clips)
+        first = np.flatnonzero(np.diff(clips.rows, prepend=-1))  # window of each recording
+        probabilities = softmax_or_sigmoid(_logits(output.predictions), is_multi_label)
+        counts = np.bincount(clips.rows)[:, None].astype(np.float32)
         evaluations[split] = Evaluation(
             split=split,
             files=dataset["file"][:],
             labels=labels,
-            references=np.asarray(output.label_ids).astype(int),
-            probabilities=softmax_or_sigmoid(_logits(output.predictions), is_multi_label),
+            references=np.asarray(output.label_ids)[first].astype(int),
+            probabilities=np.add.reduceat(probabilities, first) / counts,
         )
         evaluations[split].metrics["loss"] = float(output.metrics["test_loss"])
     return evaluations

@@ -13,9 +13,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
-from sanet_hf import SANetFeatureExtractor
 from sanet_hf.audio import AudioError
-from sanet_hf.inference import extract_features, hears_padding
+from sanet_hf.inference import extract_features, hears_padding, window_starts
 
 from .augmentation import Augmentation, seeded
 from .data import load_recording, load_streamed
@@ -221,13 +220,17 @@ class StreamedClips(IterableDataset):
 
 class EvaluationClips(Dataset):
     """
-    The middle of each recording, as features and `labels`.
+    Recordings in windows, as features and `labels`: the middle one of each, or all, as [`predict`] classifies them.
 
     Args:
         recordings: A split as [`load_recordings`] gives it.
         feature_extractor: The model's own.
         label2id: Classes of the model.
-        max_length_seconds: Longest stretch of a recording.
+        max_length_seconds: Length of a window.
+        all_windows: Whether a recording that is longer gives several clips.
+
+    Attributes:
+        rows: Recording of each clip, int of shape (clips,), in the recordings' order.
 
     Raises:
         DataError: A recording has a label that the model does not know.
@@ -239,25 +242,31 @@ class EvaluationClips(Dataset):
         feature_extractor: FeatureExtractionMixin,
         label2id: Mapping[str, int],
         max_length_seconds: float,
+        all_windows: bool = False,
     ):
         self.recordings = recordings
         self.feature_extractor = feature_extractor
         self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
         self.label_matrix = label_matrix(recordings, label2id)
         self.is_multi_label = is_multi_label(recordings)
+        lengths = [round(seconds * feature_extractor.sampling_rate) for seconds in recordings["seconds"]]
+        starts = [
+            window_starts(length, self.max_length, self.max_length)
+            if all_windows
+            else [max(0, length - self.max_length) // 2]
+            for length in lengths
+        ]
+        self.rows = np.repeat(np.arange(len(starts)), [len(some) for some in starts])
+        self.starts = [start for some in starts for start in some]
 
     def __len__(self) -> int:
-        return len(self.recordings)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        row, sampling_rate = self.recordings[index], self.feature_extractor.sampling_rate
-        stretch = {}
-        # SANet's feature extractor takes the middle itself, after it has set the loudness of the whole.
-        if not isinstance(self.feature_extractor, SANetFeatureExtractor):
-            excess = round(row["seconds"] * sampling_rate) - self.max_length
-            stretch = {"start": max(0, excess) // 2, "length": self.max_length}
-        item = _extract(self.feature_extractor, load_recording(row, sampling_rate, **stretch))
-        return {**item, "labels": _as_target(self.label_matrix[index], self.is_multi_label)}
+        row = self.recordings[int(self.rows[index])]
+        waveform = load_recording(row, self.feature_extractor.sampling_rate, self.starts[index], self.max_length)
+        item = _extract(self.feature_extractor, waveform)
+        return {**item, "labels": _as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
 
 
 def label_names(recordings: datasets.Dataset) -> list[str]:

@@ -180,8 +180,10 @@ def _describe(
     # What `max_length` means for other feature extractors differs from one to the next.
     if model.config.model_type == "sanet" and feature_extractor.max_length is not None:
         seconds = f"{feature_extractor.max_length / feature_extractor.sampling_rate:.4g} s"
-        text += f" Clips may be up to {seconds} long, and shorter by any amount; of a longer one the middle {seconds} "
-        text += "are classified."
+        text += f" Clips may be up to {seconds} long, and shorter by any amount; of a longer one "
+        text += (
+            f"transformers' pipeline hears the middle {seconds}, and `sanet predict`, as in the metrics below, all."
+        )
     return text
 
 

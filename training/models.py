@@ -24,13 +24,13 @@ from transformers import (
 from transformers.utils import logging
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor
+from sanet_hf.inference import AST_FRAME, AST_HOP, backbone
 
 from .arguments import ModelArguments, UsageError, parse_config_overrides
 
 
 logger = logging.get_logger(__name__)
 
-AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
 MODEL_TYPE_ALIASES = {"ast": "audio-spectrogram-transformer"}
 WHISPER_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "return_attention_mask")
 # Names in configurations: size of the hidden states, and the attention heads that must divide it.
@@ -72,15 +72,12 @@ def make_model(
         _fit_length(model, feature_extractor, max_length_seconds)
     if isinstance(model.config, SANetConfig):
         feature_extractor.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
+    else:
+        # Not transformers' own: `find_window_seconds` looks for it.
+        feature_extractor.max_length_seconds = max_length_seconds
     _check_length(model, feature_extractor, max_length_seconds)
     _freeze(model, arguments.freeze)
     return model, feature_extractor
-
-
-def backbone(model: PreTrainedModel) -> nn.Module:
-    """What stands before the classification head."""
-    # Whisper's classifier names its encoder otherwise than its base model.
-    return model.encoder if isinstance(model, WhisperForAudioClassification) else model.base_model
 
 
 def head_parameter_names(model: PreTrainedModel) -> set[str]:

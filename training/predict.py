@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Bulk classification: inputs, progress, rows as they are made, resumption."""
+"""Bulk classification and embeddings: inputs, progress, rows as they are made, resumption."""
 
 import sys
 import time
@@ -11,9 +11,11 @@ from tqdm.auto import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.audio import to_text
+from sanet_hf.embedding import check_embedding_file, make_embedding_table, plot_embeddings, write_embeddings
 from sanet_hf.inference import Prediction, predict
+from sanet_hf.pictures import check_picture
 from sanet_hf.prediction_files import PredictionFile, Row, column_names, find_audio_files, to_rows
-from sanet_hf.timeline import check_picture, plot_timeline
+from sanet_hf.timeline import plot_timeline
 
 
 def predict_files(
@@ -91,10 +93,7 @@ def predict_files(
             num_done += prediction.error is None
             num_errors += prediction.error is not None
             if prediction.error is not None:
-                message = f"{to_text(prediction.path)}: {prediction.error}"
-                if strict:
-                    raise ValueError(f"{message} (--strict stops here)")
-                tqdm.write(message, file=sys.stderr)
+                _report(prediction, strict)
             elif plot is not None:
                 plot_timeline(prediction, plot)
         is_complete = True
@@ -104,13 +103,73 @@ def predict_files(
     return num_done, num_errors
 
 
+def embed_files(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    *,
+    normalize: bool = False,
+    plot: str | Path | None = None,
+    method: str = "pca",
+    strict: bool = False,
+    **options,
+) -> tuple[int, int]:
+    """
+    Write the embeddings of files, and a map of them.
+
+    Args:
+        model, feature_extractor: As [`load_classifier`] gives them.
+        inputs: As [`find_audio_files`] takes them; `-` reads standard input.
+        output: File for [`write_embeddings`].
+        normalize: Whether to bring each embedding to an L2 norm of 1.
+        plot, method: Picture for [`plot_embeddings`], and how to make it.
+        strict: Stop at the first file that cannot be read.
+        options: As [`predict`] has them.
+
+    Returns:
+        Files that there are embeddings of, and files that could not be read.
+
+    Raises:
+        ValueError: An option or input does not fit, or, with `strict`, a file cannot be read.
+    """
+    check_embedding_file(output)
+    if plot is not None:
+        check_picture(plot)
+    paths = list(find_audio_files(inputs, sys.stdin))
+    predictions = predict(model, feature_extractor, paths, return_embeddings=True, **options)
+    table = make_embedding_table(_without_errors(_with_progress(predictions, len(paths)), strict), normalize)
+    if len(table):
+        write_embeddings(table, output)
+        if plot is not None:
+            plot_embeddings(table, plot, method)
+    return len(table), len(paths) - len(table)
+
+
+def _without_errors(predictions: Iterable[Prediction], strict: bool) -> Iterator[Prediction]:
+    for prediction in predictions:
+        if prediction.error is None:
+            # Not needed any more, and large for long files.
+            prediction.windows.clear()
+            yield prediction
+        else:
+            _report(prediction, strict)
+
+
+def _report(prediction: Prediction, strict: bool) -> None:
+    message = f"{to_text(prediction.path)}: {prediction.error}"
+    if strict:
+        raise ValueError(f"{message} (--strict stops here)")
+    tqdm.write(message, file=sys.stderr)
+
+
 def _with_progress(predictions: Iterable[Prediction], total: int | None) -> Iterator[Prediction]:
     start, num_windows, seconds = time.monotonic(), 0, 0.0
     # Only where someone looks: the bar is nothing for a log file.
     with tqdm(total=total, desc="Classifying", unit="file", disable=None) as bar:
         for prediction in predictions:
-            yield prediction
             num_windows += len(prediction.windows)
+            yield prediction
             seconds += prediction.duration or 0.0
             elapsed = max(time.monotonic() - start, 1e-3)
             bar.set_postfix_str(f"{num_windows / elapsed:.1f} clips/s, {seconds / elapsed:.0f} × real time")

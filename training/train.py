@@ -118,7 +118,7 @@ def train(
     trainer.save_model()
     trainer.save_state()
     metrics = {**result.metrics, "train_runtime": _clock(trainer).total()}
-    # As in use: the middle of each recording, not augmented.
+    # As in use: whole recordings, not augmented.
     recordings = {split: longest_first(dataset) for split, dataset in recordings.items()}
     evaluations = evaluate_splits(trainer, recordings, data_arguments.max_length_seconds)
     for split, evaluation in evaluations.items():

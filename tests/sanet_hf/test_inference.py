@@ -27,6 +27,7 @@ from sanet_hf.inference import (
     load_classifier,
     merge_windows,
     predict,
+    window_starts,
 )
 
 
@@ -110,6 +111,7 @@ def test_windows_cover_every_sample_once_or_in_overlaps(lengths, window, hop):
     regular = list(range(0, total - window + 1, hop))
     assert starts[: len(regular)] == regular
     assert starts[len(regular) :] == ([total - window] if regular[-1] != total - window else [])
+    assert starts == window_starts(total, window, hop)
 
 
 def test_long_files_are_classified_window_by_window(tiny_checkpoint, tmp_path):
@@ -157,11 +159,11 @@ def test_smaller_batches_where_memory_is_short(tiny_checkpoint, clips, monkeypat
     sizes = []
     classify = inference.classify_waveforms
 
-    def classify_little(model, feature_extractor, waveforms):
+    def classify_little(model, feature_extractor, waveforms, **options):
         sizes.append(len(waveforms))
         if len(waveforms) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return classify(model, feature_extractor, waveforms)
+        return classify(model, feature_extractor, waveforms, **options)
 
     monkeypatch.setattr(inference, "classify_waveforms", classify_little)
     scores = [prediction.scores for prediction in predict(model, feature_extractor, clips, batch_size=8)]
@@ -228,6 +230,38 @@ def test_other_architectures(tmp_path, clips, model, feature_extractor):
     window = find_window_seconds(*loaded)
     assert len(predictions[-1].windows) == -(-31 // window)
     assert all(item.end - item.start == pytest.approx(window) for item in predictions[-1].windows)
+
+
+@pytest.mark.parametrize("return_attention_mask", [False, True])
+def test_clips_do_not_influence_each_other_in_wav2vec2(tmp_path, clips, return_attention_mask):
+    config = Wav2Vec2Config(
+        **SMALL,
+        conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm="layer" if return_attention_mask else "group",
+    )
+    model = Wav2Vec2ForSequenceClassification(config).eval()
+    feature_extractor = Wav2Vec2FeatureExtractor(return_attention_mask=return_attention_mask)
+    together = list(predict(model, feature_extractor, clips, batch_size=8, return_embeddings=True))
+    alone = [next(predict(model, feature_extractor, [clip], return_embeddings=True)) for clip in clips]
+    for one, other in zip(together, alone):
+        assert np.allclose(one.scores, other.scores, atol=1e-5)
+        assert np.allclose(one.embedding, other.embedding, atol=1e-4)
+
+
+def test_embeddings_are_what_the_head_is_given(tiny_checkpoint, clips):
+    model, feature_extractor = load_classifier(tiny_checkpoint)
+    first, second, *_ = predict(model, feature_extractor, clips[:2], return_embeddings=True)
+    assert first.embedding.shape == (2 * model.config.conv_dim[-1],)
+    with torch.no_grad():
+        logits = model.classifier(torch.from_numpy(first.embedding)[None])[0]
+    assert np.allclose(logits.softmax(-1), first.scores, atol=1e-5)
+    # Of several windows, their mean.
+    assert len(second.windows) == 2
+    assert np.allclose(second.embedding, np.mean([window.embedding for window in second.windows], axis=0))
+    (plain,) = predict(model, feature_extractor, clips[:1])
+    assert plain.embedding is None
 
 
 def test_model_is_ready_for_use(tiny_checkpoint):

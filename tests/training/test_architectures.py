@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas
 import pytest
 import soundfile
 import torch
@@ -53,23 +55,26 @@ def model_options(name: str, folder: Path) -> list[str]:
     return [SCRATCH[model_type], *options]
 
 
-def cut(waveform: np.ndarray) -> np.ndarray:
-    """The middle second, and at least a quarter of a second."""
+def cut(waveform: np.ndarray, split: str) -> list[np.ndarray]:
+    """The middle second in training, else all seconds; at least a quarter of a second."""
     start = max(0, len(waveform) - 16000) // 2
-    waveform = waveform[start : start + 16000]
-    return np.pad(waveform, (0, max(0, 4000 - len(waveform))))
+    stop = start + 16000 if split == "train" else len(waveform)
+    windows = [waveform[at : at + 16000] for at in range(start if split == "train" else 0, stop, 16000)]
+    return [np.pad(window, (0, max(0, 4000 - len(window)))) for window in windows]
 
 
 @torch.inference_mode()
-def logits_of(folder: Path, files: Iterable[str]) -> Iterator[torch.Tensor]:
-    """Of each clip alone, with nothing but transformers."""
+def logits_of(folder: Path, files: Iterable[str], split: str) -> Iterator[torch.Tensor]:
+    """Of each window of each file alone, with nothing but transformers: shape (windows, classes)."""
     model = AutoModelForAudioClassification.from_pretrained(folder).eval()
     feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
     for file in files:
         waveform, rate = soundfile.read(file, dtype="float32")
         assert rate == 16000
-        waveform = waveform if model.config.model_type == "sanet" else cut(waveform)
-        yield model(**feature_extractor(waveform, sampling_rate=rate, return_tensors="pt")).logits[0]
+        short = model.config.model_type == "sanet" and len(waveform) < 16000
+        windows = [waveform] if short else cut(waveform, split)
+        features = [feature_extractor(window, sampling_rate=rate, return_tensors="pt") for window in windows]
+        yield torch.cat([model(**window).logits for window in features])
 
 
 def read_csv(path: Path) -> list[dict]:
@@ -171,18 +176,41 @@ def test_pipeline_agrees_with_predict(run, clips, capsys):
     capsys.readouterr()
     assert main(["predict", str(folder), *files, "--batch_size", "1"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [row[0] for row in rows] == files
+    assert [row[2] for row in rows] == files
     assert [row[1] for row in rows] == [scores["label"] for scores in expected]
-    assert [float(row[2]) for row in rows] == pytest.approx([scores["score"] for scores in expected], abs=2e-4)
+    assert [float(row[0]) for row in rows] == pytest.approx([scores["score"] for scores in expected], abs=2e-4)
 
 
-def test_predict_takes_clips_of_any_length(run, clips, capsys):
+def test_predict_says_of_clips_of_any_length_what_training_said(run, clips, tmp_path):
+    name, folder, _ = run
+    expected = {row["file"]: probabilities_of(row) for row in read_csv(folder / "predictions/test.csv")}
+    output = tmp_path / "predictions.csv"
+    assert main(["predict", str(folder), str(clips / "test"), "--output", str(output)]) == 0
+    rows = read_csv(output)
+    files = [row for row in rows if not row["start"]]
+    assert {row["path"] for row in files} == expected.keys()
+    assert {row["path"] for row in rows if row["start"]} == {str(clips / "test/low/long.wav")}
+    assert len(rows) == len(files) + 8
+    # HuBERT has no mask and hears the padding of training's batches.
+    tolerance = 0.02 if name == "hubert" else 2e-4
+    for row in files:
+        assert float(row["score"]) == pytest.approx(max(expected[row["path"]]), abs=tolerance)
+
+
+def test_embeddings(run, clips, tmp_path, capsys):
     _, folder, _ = run
-    files = [str(clips / "test" / name) for name in ("high/short.wav", "low/long.wav")]
-    assert main(["predict", str(folder), *files]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [row[0] for row in rows] == files
-    assert all(row[1] in ("high", "low") and 0.5 <= float(row[2]) <= 1 for row in rows)
+    output, plot = tmp_path / "embeddings.parquet", tmp_path / "map.png"
+    command = ["embed", str(folder), str(clips / "test"), "missing.wav", "--output", str(output), "--normalize"]
+    assert main([*command, "--plot", str(plot)]) == 1
+    assert "1 of 7 files could not be read" in capsys.readouterr().err
+    table = pandas.read_parquet(output)
+    assert sorted(table["label"]) == ["high"] * 3 + ["low"] * 3 and len(set(table["path"])) == 6
+    assert set(table["prediction"]) <= {"high", "low"} and table["score"].between(0.5, 1).all()
+    embeddings = np.stack(table["embedding"])
+    assert embeddings.dtype == np.float32 and np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    assert plt.imread(plot).std() > 0
+    assert main([*command[:-2], str(tmp_path / "embeddings.npz"), "--strict"]) == 2
+    assert "missing.wav" in capsys.readouterr().err
 
 
 def test_evaluate_agrees_with_training(run, tmp_path, capsys):
@@ -209,8 +237,9 @@ def test_every_probability_is_that_of_the_clip_alone(run, split):
     _, folder, _ = run
     rows = read_csv(folder / "predictions" / f"{split}.csv")
     assert {Path(row["file"]).name for row in rows} >= {"short.wav", "long.wav"}
-    for row, logits in zip(rows, logits_of(folder, [row["file"] for row in rows])):
-        expected = logits.softmax(-1).tolist()
+    for row, logits in zip(rows, logits_of(folder, [row["file"] for row in rows], split)):
+        assert len(logits) == (8 if split == "test" and "long" in row["file"] else 1)
+        expected = logits.softmax(-1).mean(0).tolist()
         assert probabilities_of(row) == pytest.approx(expected, abs=1e-4), row["file"]
         assert row["prediction"] == ("high" if expected[0] > expected[1] else "low")
     # Such that a model which says the same of all clips would not do.
@@ -273,11 +302,11 @@ def test_multi_label_predictions(multi_label_run):
     labels = [row["label"] for row in rows]
     assert sorted(labels) == sorted(["high", "low", "high;low", ""] * 2)
     probabilities = np.array([probabilities_of(row) for row in rows])
-    for row, values, logits in zip(rows, probabilities, logits_of(folder, [row["file"] for row in rows])):
+    for row, values, logits in zip(rows, probabilities, logits_of(folder, [row["file"] for row in rows], "test")):
         name = Path(row["file"]).stem
         assert row["label"] == ";".join(label for label in ("high", "low") if label in name)
         assert row["prediction"] == ";".join(label for label, p in zip(("high", "low"), values) if p >= 0.5)
-        assert values == pytest.approx(logits.sigmoid().tolist(), abs=1e-4)
+        assert values == pytest.approx(logits.sigmoid()[0].tolist(), abs=1e-4)
     assert not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
 
 

@@ -181,7 +181,15 @@ def test_unknown_labels(recordings, make):
         make(recordings, PLAIN, {"a": 0, "c": 1}, 4)
 
 
-def test_evaluation_takes_the_middle(recordings):
+def test_evaluation_takes_the_middle_or_all(recordings):
+    clips = EvaluationClips(recordings, PLAIN, LABEL2ID, 2, all_windows=True)
+    lengths = [round(seconds * RATE) for seconds in recordings["seconds"]]
+    assert clips.rows.tolist() == [row for row, length in enumerate(lengths) for _ in range(-(-length // (2 * RATE)))]
+    items = [clips[index] for index in np.flatnonzero(clips.rows == 3)]
+    assert len(items) > 1 and all(len(item["input_values"]) == 2 * RATE and item["labels"] == 1 for item in items)
+    whole, _ = soundfile.read(recordings[3]["audio"]["path"], dtype="float32")
+    assert np.array_equal(items[0]["input_values"], whole[: 2 * RATE])
+    assert np.array_equal(items[-1]["input_values"], whole[-2 * RATE :])
     item = EvaluationClips(recordings, PLAIN, LABEL2ID, 2)[3]
     assert item["labels"] == 1 and len(item["input_values"]) == 2 * RATE
     assert item["input_values"].mean() == pytest.approx(4.4995, abs=1e-3)

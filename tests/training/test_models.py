@@ -17,9 +17,9 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from sanet_hf.inference import extract_features
+from sanet_hf.inference import backbone, extract_features
 from training.arguments import ModelArguments, UsageError
-from training.models import backbone, head_parameter_names, interpolate_positions, make_model
+from training.models import head_parameter_names, interpolate_positions, make_model
 
 from .tiny_models import MODEL_TYPES, overrides, save_checkpoint
 

@@ -1,0 +1,52 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of long files."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import soundfile
+
+from sanet_hf.inference import Prediction, Window
+from sanet_hf.timeline import format_time, plot_timeline, read_envelope
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (2.5, "0:02.5"), (60, "1:00"), (119.9999, "2:00"), (3723, "1:02:03"), (36000, "10:00:00")],
+)
+def test_times(seconds, text):
+    assert format_time(seconds) == text
+
+
+@pytest.mark.parametrize("num_classes", [2, 30])
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_picture(tmp_path, num_classes, suffix):
+    soundfile.write(tmp_path / "a $ b.wav", 0.1 * np.random.default_rng(0).standard_normal(16000 * 6), 16000)
+    scores = np.random.default_rng(1).dirichlet(np.ones(num_classes), 5).astype(np.float32)
+    windows = [Window(index, index + 2.0, row) for index, row in enumerate(scores)]
+    labels = tuple(f"class_{index}$" for index in range(num_classes))
+    prediction = Prediction(str(tmp_path / "a $ b.wav"), labels, scores.mean(axis=0), windows, duration=6.0)
+    path = tmp_path / f"timeline.{suffix}"
+    plot_timeline(prediction, path)
+    assert plt.imread(path).std() > 0 if suffix == "png" else "</svg>" in path.read_text()
+
+
+def test_envelope(tmp_path):
+    waveform = np.zeros(16000 * 10)
+    waveform[16000 * 3] = 0.5
+    waveform[16000 * 7] = -0.25
+    soundfile.write(tmp_path / "a.wav", waveform, 16000)
+    low, high = read_envelope(tmp_path / "a.wav", 10.0)
+    assert len(low) == len(high) == 2000
+    assert np.flatnonzero(high).tolist() == [600] and high[600] == pytest.approx(0.5, abs=1e-4)
+    assert np.flatnonzero(low).tolist() == [1400] and low[1400] == pytest.approx(-0.25, abs=1e-4)
+    soundfile.write(tmp_path / "b.wav", waveform[:3], 16000)
+    assert [len(part) for part in read_envelope(tmp_path / "b.wav", 3 / 16000)] == [3, 3]
+
+
+def test_what_cannot_be_drawn(tmp_path):
+    with pytest.raises(ValueError, match="a picture must end in"):
+        plot_timeline(Prediction("a.wav"), tmp_path / "a.txt")
+    with pytest.raises(ValueError, match=r"a\.wav: the file is empty"):
+        plot_timeline(Prediction("a.wav", error="the file is empty."), tmp_path / "a.png")
