@@ -8,7 +8,7 @@ From folders of recordings to clips to train on: `sanet prepare`.
                                              data/manifest.parquet, data/report.html
 
 What is finished stands in `data/.prepare.jsonl`, a recording a line, written when all its clips are: an interrupted
-run goes on from there.
+run goes on from there. `data/.prepare.lock` keeps a second run out.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from sanet_hf.audio import AudioError
@@ -45,7 +46,7 @@ from .sources import DataError
 SAMPLING_RATE = 16000  # Hz
 FOLDERS = {"clip": "denoised_clips", "segment": "speech_segments"}
 MANIFEST, REPORT, METADATA = "manifest.parquet", "report.html", "metadata.csv"
-PROGRESS, TEMPORARY = ".prepare.jsonl", ".prepare_tmp"
+PROGRESS, TEMPORARY, LOCK = ".prepare.jsonl", ".prepare_tmp", ".prepare.lock"
 FORMAT_VERSION = 1  # raise it whenever the same options give other clips
 # Columns of the manifest: times in seconds, amplitudes as parts of full scale, SNR in dB.
 COLUMNS = {
@@ -127,36 +128,22 @@ def prepare(
         overwrite: Whether to remove what an earlier run wrote, also with other options.
 
     Raises:
-        DataError: The folders or options do not fit, or not one recording can be used.
+        DataError: The folders or options do not fit, another run writes to `output_dir`, or not one recording can be
+            used.
         OSError: The disk is full, or a worker process died.
     """
     options = options or PrepareOptions()
     source_dir, output_dir = Path(source_dir), Path(output_dir)
     _check_options(options)
     _check_packages(options)
-    files = list_files(source_dir)
+    files = divide(list_files(source_dir), options.group_pattern)
     _check_output(source_dir, output_dir)
-    header = {"format_version": FORMAT_VERSION, "recordings": to_text(str(source_dir.resolve())), **asdict(options)}
-    if overwrite:
-        _remove_output(output_dir)
-    was_finished, finished = _read_progress(output_dir, header)
-    files = divide(files, options.group_pattern)
     tasks = [_Task(file, _relative(file.path, source_dir), output_dir, options) for file in files]
-    states = {task.source: _state(task) for task in tasks}
-    kept = _drop_changed(finished, states, output_dir)
-    num_finished_before = len(kept)
-    is_finished = was_finished and len(kept) == len(tasks) == len(finished)
-    is_finished = is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT))
     try:
-        if is_finished:
-            manifest = pandas.read_parquet(output_dir / MANIFEST)
-        else:
-            with _temporary_folder(output_dir):
-                _work(tasks, states, kept, header, num_workers or count_cores())
-                lines = [kept[task.source] for task in tasks]
-                manifest = make_manifest([row for line in lines for row in line.rows])
-                _finish(manifest, source_dir, output_dir, options)
-                _write_progress(output_dir, {**header, "finished": True}, lines)
+        with _locked(output_dir):
+            if overwrite:
+                _remove_output(output_dir)
+            manifest, num_finished_before = _prepare(source_dir, tasks, num_workers or count_cores())
     except OSError as error:
         if not _is_full(error):
             raise
@@ -171,6 +158,40 @@ def prepare(
             f"{manifest['skipped'].iloc[0]}. {output_dir / REPORT} lists them all."
         )
     return Preparation(manifest, len(tasks), num_finished_before)
+
+
+@contextlib.contextmanager
+def _locked(output_dir: Path) -> Iterator[None]:
+    """The folder for this run alone. The system releases the lock of a run that was killed."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(output_dir / LOCK).acquire(blocking=False)
+    except Timeout:
+        raise DataError(
+            f"Another `sanet prepare` is writing to {output_dir}: wait until it has ended, or choose another folder."
+        ) from None
+    with lock:
+        yield
+
+
+def _prepare(source_dir: Path, tasks: Sequence[_Task], num_workers: int) -> tuple[pandas.DataFrame, int]:
+    """What is not finished; gives the manifest, and how many recordings were finished before."""
+    output_dir, options = tasks[0].output_dir, tasks[0].options
+    header = {"format_version": FORMAT_VERSION, "recordings": to_text(str(source_dir.resolve())), **asdict(options)}
+    was_finished, finished = _read_progress(output_dir, header)
+    states = {task.source: _state(task) for task in tasks}
+    kept = _drop_changed(finished, states, output_dir)
+    num_finished_before = len(kept)
+    is_finished = was_finished and len(kept) == len(tasks) == len(finished)
+    if is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT)):
+        return pandas.read_parquet(output_dir / MANIFEST), num_finished_before
+    with _temporary_folder(output_dir):
+        _work(tasks, states, kept, header, num_workers)
+        lines = [kept[task.source] for task in tasks]
+        manifest = make_manifest([row for line in lines for row in line.rows])
+        _finish(manifest, source_dir, output_dir, options)
+        _write_progress(output_dir, {**header, "finished": True}, lines)
+    return manifest, num_finished_before
 
 
 @contextlib.contextmanager

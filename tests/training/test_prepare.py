@@ -343,7 +343,8 @@ def test_clips_segments_and_lists(prepared, speech):
         assert row.peak == np.abs(waveform).max() and row.rms == pytest.approx(np.sqrt(np.square(waveform).mean()))
     assert (written["kind"] == "segment").sum() >= 8 and written[written["kind"] == "clip"]["duration"].max() <= 4
     assert written.groupby("source")["split"].nunique().max() == 1
-    assert {".prepare.jsonl", "denoised_clips", "speech_segments", "manifest.parquet", "report.html"} == {
+    hidden = {".prepare.jsonl", ".prepare.lock"}
+    assert {"denoised_clips", "speech_segments", "manifest.parquet", "report.html", *hidden} == {
         path.name for path in prepared.iterdir()
     }
 
@@ -448,6 +449,50 @@ def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
     result = prepare(speech, output, num_workers=1)
     assert 2 <= result.num_finished_before < result.num_recordings
     assert contents(output) == contents(prepared)
+
+
+# Stops within the lock until a file is there.
+WAITING_COMMAND = """
+import pathlib, sys, time
+import training.prepare
+from training.cli import main
+
+go, work = pathlib.Path(sys.argv.pop(1)), training.prepare._work
+
+def wait_and_work(*arguments):
+    while not go.exists():
+        time.sleep(0.01)
+    work(*arguments)
+
+training.prepare._work = wait_and_work
+sys.exit(main())
+"""
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, capsys):
+    folder, output, go = tmp_path / "recordings", tmp_path / "data", tmp_path / "go"
+    write(folder / "a" / "0.wav", tone(0.5))
+    prepare(folder, output, PrepareOptions(denoise=False), num_workers=1)
+    write(folder / "a" / "1.wav", tone(0.5, frequency=300))
+    argv = ["prepare", str(folder), str(output), "--no_denoise", "--num_workers", "1"]
+    process = subprocess.Popen([sys.executable, "-c", WAITING_COMMAND, str(go), *argv], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while not (output / ".prepare_tmp").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+        for more in ([], ["--overwrite"]):
+            assert main([*argv, *more]) == 2
+            assert f"Another `sanet prepare` is writing to {output}" in capsys.readouterr().err
+        assert before == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+        go.touch()
+        assert process.wait(timeout=300) == 0
+    finally:
+        process.kill()
+    assert prepare(folder, output, PrepareOptions(denoise=False), num_workers=1).num_finished_before == 2
+    result = prepare(folder, output, PrepareOptions(denoise=False), num_workers=1, overwrite=True)
+    assert result.num_finished_before == 0 and len(list(output.rglob("*.wav"))) == 2
 
 
 def processes_of(session: int) -> list[int]:
