@@ -644,10 +644,12 @@ def test_names(tmp_path):
         "audiofolder", data_dir=str(output / "denoised_clips"), cache_dir=str(tmp_path / "cache")
     )
     assert sum(map(len, recordings.values())) == len(clips)
-    write(folder / "b" / "x.wav", tone(0.5))
+    write(folder / "b::[c]" / "x.wav", tone(0.5))
     prepare(folder, output, PrepareOptions(denoise=False), num_workers=1)
     recordings = load_recordings(DataArguments(data_dir=str(output / "denoised_clips")))
     assert sum(map(len, recordings.values())) == len(names)
+    assert recordings["train"].features["label"].names == ["b::[c]", "ü 1"]
+    assert "b::[c]" in check(output, num_workers=1)
 
 
 def test_files_that_lie_elsewhere_are_listed(tmp_path):
