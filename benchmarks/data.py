@@ -1,8 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Training clips a second: this loader beside the way of transformers' audio classification example, which decodes a
-whole file with `datasets` and then cuts out a stretch; and what each transform of an augmentation costs.
+Training clips a second, in batches as training takes them: this loader beside the way of transformers' audio
+classification example, which decodes a whole file with `datasets` and then cuts out a stretch; and what each transform
+of an augmentation costs.
 
     python -m benchmarks.data [--config sanet_dynamic.yaml] [--repeats 5]
 """
@@ -12,7 +13,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -20,17 +22,20 @@ import numpy as np
 import soundfile
 import torch
 import yaml
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from sanet_hf import SANetFeatureExtractor
 from training.arguments import find_config, parse_augmentations
 from training.augmentation import Augmentation, make_augmentation, seeded
-from training.features import TrainingClips
+from training.features import TrainingClips, collate
 
 
 SAMPLING_RATE = 16000  # Hz
 MAX_SECONDS = 4.0
-NUM_CLIPS = 64
+BATCH_SIZE = 16
+NUM_BATCHES = 8  # in this process
+# Of each worker process: what is ready before the first batch is asked for, and the last ones, count little.
+NUM_WORKER_BATCHES = 32
 EXTRACTOR = SANetFeatureExtractor(max_length=round(MAX_SECONDS * SAMPLING_RATE))
 FORMATS = ("wav", "flac", "mp3")
 DURATIONS = (4, 60)  # s
@@ -53,61 +58,64 @@ def write_recordings(folder: Path, suffix: str, seconds: int, count: int = 8) ->
     return datasets.Dataset.from_list(rows, features=features)
 
 
-def example_items(recordings: datasets.Dataset, augment: Augmentation | None) -> Callable[[int], dict]:
+class ExampleClips(Dataset):
     """Decoding of the whole file by `datasets`, then a random stretch, as in run_audio_classification.py."""
-    decoded = recordings.cast_column("audio", datasets.Audio(sampling_rate=SAMPLING_RATE))
-    max_length = round(MAX_SECONDS * SAMPLING_RATE)
 
-    def item(index: int) -> dict:
-        waveform = decoded[index % len(decoded)]["audio"]["array"]
+    def __init__(self, recordings: datasets.Dataset, augment: Augmentation | None):
+        self.recordings = recordings.cast_column("audio", datasets.Audio(sampling_rate=SAMPLING_RATE))
+        self.augment = augment
+
+    def __getitem__(self, index: int) -> dict:
+        row, max_length = self.recordings[index % len(self.recordings)], round(MAX_SECONDS * SAMPLING_RATE)
+        waveform = row["audio"]["array"]
         start = np.random.randint(0, max(1, len(waveform) - max_length))
         waveform = np.asarray(waveform[start : start + max_length], dtype=np.float32)
-        waveform = waveform if augment is None else augment(waveform)
-        return EXTRACTOR(waveform, sampling_rate=SAMPLING_RATE, padding=False)
+        waveform = waveform if self.augment is None else self.augment(waveform)
+        features = EXTRACTOR(waveform, sampling_rate=SAMPLING_RATE, padding=False)
+        return {**{name: value[0] for name, value in features.items()}, "labels": row["label"]}
 
-    return item
+
+def make_loader(clips: Dataset, num_workers: int = 0) -> DataLoader:
+    num_batches = num_workers * NUM_WORKER_BATCHES or NUM_BATCHES
+    return DataLoader(
+        clips,
+        BATCH_SIZE,
+        sampler=range(num_batches * BATCH_SIZE),
+        num_workers=num_workers,
+        collate_fn=partial(collate, feature_extractor=EXTRACTOR),
+        persistent_workers=num_workers > 0,
+    )
 
 
-def clips_per_second(items: Iterable) -> float:
+def clips_per_second(loader: DataLoader) -> float:
     start = time.perf_counter()
-    count = sum(1 for _ in items)
+    count = sum(len(batch["labels"]) for batch in loader)
     return count / (time.perf_counter() - start)
 
 
 def measure_loading(augment: Augmentation | None, repeats: int) -> None:
     num_cores = len(os.sched_getaffinity(0))
     print(
-        f"\n{'augmented' if augment else 'not augmented'}; clips a second, medians of {repeats}\n"
-        f"{'recordings':14}{'example':>10}{'sanet':>10}{'ratio':>8}{f'sanet, {num_cores} workers':>20}{'a core':>10}"
+        f"\n{'augmented' if augment else 'not augmented'}; clips a second in batches of {BATCH_SIZE}, and times the "
+        f"example's; medians of {repeats}\n"
+        f"{'recordings':14}{'example':>10}{'sanet':>10}{'ratio':>8}{f'sanet, {num_cores} workers':>20}{'ratio':>8}"
     )
     for seconds in DURATIONS:
         for suffix in FORMATS:
             with tempfile.TemporaryDirectory() as folder:
                 recordings = write_recordings(Path(folder), suffix, seconds)
-                example = example_items(recordings, augment)
                 clips = TrainingClips(recordings, EXTRACTOR, {"noise": 0}, MAX_SECONDS, augment)
-                loader = DataLoader(
-                    clips,
-                    batch_size=None,
-                    sampler=range(NUM_CLIPS * num_cores),
-                    num_workers=num_cores,
-                    persistent_workers=True,
-                )
-                ways = {
-                    "example": lambda example=example: map(example, range(NUM_CLIPS)),
-                    "sanet": lambda clips=clips: map(clips.__getitem__, range(NUM_CLIPS)),
-                    "workers": lambda loader=loader: loader,
-                }
-                rates: dict[str, list[float]] = {name: [] for name in ways}
-                for repeat in range(repeats + 1):
-                    for name, items in ways.items():
-                        rate = clips_per_second(items())
-                        # The first starts worker processes and fills caches.
-                        rates[name] += [rate] if repeat else []
-                example_rate, rate, workers = (statistics.median(values) for values in rates.values())
+                loaders = [
+                    make_loader(ExampleClips(recordings, augment)),
+                    make_loader(clips),
+                    make_loader(clips, num_cores),
+                ]
+                # The first time starts worker processes and fills caches.
+                rates = [[clips_per_second(loader) for loader in loaders] for _ in range(repeats + 1)][1:]
+                example, sanet, workers = map(statistics.median, zip(*rates))
                 print(
-                    f"{f'{suffix}, {seconds} s':14}{example_rate:10.0f}{rate:10.0f}{rate / example_rate:8.1f}"
-                    f"{workers:20.0f}{workers / num_cores:10.0f}",
+                    f"{f'{suffix}, {seconds} s':14}{example:10.0f}{sanet:10.0f}{sanet / example:8.1f}"
+                    f"{workers:20.0f}{workers / example:8.1f}",
                     flush=True,
                 )
 

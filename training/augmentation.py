@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 Augmentation = Callable[[np.ndarray], np.ndarray]
 
 NUM_ROOMS = 64
+MP3_BACKEND = "fast-mp3-augment"  # audiomentations' default; the others are deprecated
 
 
 def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augmentation | None:
@@ -35,7 +37,7 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
         [`seeded`]. None where there are no transforms.
 
     Raises:
-        ValueError: A transform does not exist or does not take the parameters.
+        ValueError: A transform does not exist, does not take the parameters, or needs a package that is missing.
     """
     if not transforms:
         return None
@@ -53,6 +55,10 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
         parameters = dict(parameters or {})
         if name == "ApplyImpulseResponse" and "ir_path" not in parameters:
             parameters["ir_path"] = simulated_rooms(sampling_rate)
+        # audiomentations would miss it at the first clip that is compressed.
+        is_compressed = name == "Mp3Compression" and parameters.get("backend", MP3_BACKEND) == MP3_BACKEND
+        if is_compressed and find_spec("fast_mp3_augment") is None:
+            raise ValueError(f'augmentations: {name} needs {MP3_BACKEND}: pip install "sanet-hf[prepare]".')
         for parameter in ("ir_path", "sounds_path"):
             path = parameters.get(parameter)
             if isinstance(path, (str, Path)) and not Path(path).exists():

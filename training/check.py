@@ -13,15 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from sanet_hf.audio import AudioError
+from sanet_hf.audio import AudioError, to_text
 
+from .cutting import CLIPPED, SAMPLING_RATE, largest_amplitude
 from .data import SILENCE, make_groups
 from .log_mel import NUM_MELS, log_mel
 from .model_card import FEW_CLIPS
 from .parallel import count_cores, map_unordered
-from .prepare import CLIPPED, FOLDERS, SAMPLING_RATE, largest_amplitude
+from .prepare import FOLDERS
 from .prepare_report import format_table
-from .recordings import SourceFile, list_files, read_recording, to_text
+from .recordings import SourceFile, list_files, read_recording
 from .sources import AUDIO_SUFFIXES, SPLITS, DataError
 
 

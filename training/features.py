@@ -140,7 +140,8 @@ class StreamedClips(IterableDataset):
     Clips to train on from a stream of recordings: a random stretch of each, augmented, as features and `labels`. What
     cannot be read is left out with a warning that names it.
 
-    Worker processes read files of their own; the order and what is drawn depend on the seed and the epoch.
+    Worker processes read files of their own; the order and what is drawn depend on the seed and the epoch. Where
+    several processes train, accelerate lets the first read for all.
 
     Args:
         stream: With the columns `audio` (not decoded) and `label`, as [`stream_training_split`] gives it.
@@ -305,18 +306,27 @@ def label_matrix(recordings: datasets.Dataset, label2id: Mapping[str, int]) -> n
     return matrix
 
 
-def collate(items: list[Mapping], feature_extractor: FeatureExtractionMixin) -> dict[str, torch.Tensor]:
+def collate(
+    items: list[Mapping], feature_extractor: FeatureExtractionMixin, length: int | None = None
+) -> dict[str, torch.Tensor]:
     """
     Pad items to the longest of the batch, or to the feature extractor's length where the model hears padding; a mask
     that leaves nothing out is dropped, since it only costs time.
+
+    Args:
+        items: Features and `labels`, as [`TrainingClips`] gives them.
+        feature_extractor: What made them.
+        length: Samples that waveforms are padded to instead, keeping the mask, so that all batches are alike.
     """
     labels = torch.tensor(np.array([item["labels"] for item in items]))
     features = [{name: value for name, value in item.items() if name != "labels"} for item in items]
     padding = {"padding": "longest"}
     if hears_padding(feature_extractor):
         padding = {"padding": "max_length", "max_length": feature_extractor.max_length}
+    elif length is not None and _takes_waveforms(feature_extractor):
+        padding = {"padding": "max_length", "max_length": length}
     batch = dict(feature_extractor.pad(features, **padding, return_tensors="pt"))
-    if "attention_mask" in batch and bool(batch["attention_mask"].all()):
+    if length is None and "attention_mask" in batch and bool(batch["attention_mask"].all()):
         del batch["attention_mask"]
     return {**batch, "labels": labels}
 

@@ -8,22 +8,18 @@ From folders of recordings to clips to train on: `sanet prepare`.
                                              data/manifest.parquet, data/report.html
 
 What is finished stands in `data/.prepare.jsonl`, a recording a line, written when all its clips are: an interrupted
-run goes on from there.
+run goes on from there. `data/.prepare.lock` keeps a second run out.
 """
 
 import contextlib
 import errno
 import hashlib
-import itertools
 import json
-import math
 import os
 import re
 import shutil
-import wave
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,21 +27,31 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from sanet_hf.audio import AudioError
+from sanet_hf.audio import AudioError, to_text
 
-from .data import SILENCE, SPLIT_PARTS, make_groups, split_by_hash
+from .cutting import (
+    MAX_SECONDS,
+    SAMPLING_RATE,
+    cut_evenly,
+    denoise,
+    find_speech,
+    is_silent,
+    largest_amplitude,
+    write_clip,
+)
+from .data import SPLIT_PARTS, make_groups, split_by_hash
 from .model_card import format_duration
 from .parallel import count_cores, map_unordered
-from .recordings import SourceFile, list_files, read_recording, store, to_text
+from .recordings import SourceFile, list_files, read_recording, store
 from .sources import DataError
 
 
-SAMPLING_RATE = 16000  # Hz
 FOLDERS = {"clip": "denoised_clips", "segment": "speech_segments"}
 MANIFEST, REPORT, METADATA = "manifest.parquet", "report.html", "metadata.csv"
-PROGRESS, TEMPORARY = ".prepare.jsonl", ".prepare_tmp"
+PROGRESS, TEMPORARY, LOCK = ".prepare.jsonl", ".prepare_tmp", ".prepare.lock"
 FORMAT_VERSION = 1  # raise it whenever the same options give other clips
 # Columns of the manifest: times in seconds, amplitudes as parts of full scale, SNR in dB.
 COLUMNS = {
@@ -55,14 +61,6 @@ COLUMNS = {
     **dict.fromkeys(("original_rate", "channels"), "Int64"),
     **dict.fromkeys(("resampling", "warning", "skipped"), "string"),
 }
-# noisereduce's own: samples that are denoised at once, and those on each side of them that it takes into account.
-DENOISING_BLOCK, DENOISING_CONTEXT = 600_000, 30_000
-BLOCK = 2**20  # samples that are written at once
-# Pauses within a sentence are shorter.
-MIN_PAUSE = 0.3  # seconds
-MAX_SECONDS = 86_400  # more than 37 hours do not fit into a WAV file
-SNR_RANGE = (-20.0, 100.0)  # dB
-CLIPPED = 0.99  # amplitude, just below the highest value of 8 bits
 MAX_NAME = 180  # bytes of a source's name in those of its clips; file systems allow 255 in all
 
 
@@ -127,36 +125,22 @@ def prepare(
         overwrite: Whether to remove what an earlier run wrote, also with other options.
 
     Raises:
-        DataError: The folders or options do not fit, or not one recording can be used.
+        DataError: The folders or options do not fit, another run writes to `output_dir`, or not one recording can be
+            used.
         OSError: The disk is full, or a worker process died.
     """
     options = options or PrepareOptions()
     source_dir, output_dir = Path(source_dir), Path(output_dir)
     _check_options(options)
     _check_packages(options)
-    files = list_files(source_dir)
+    files = divide(list_files(source_dir), options.group_pattern)
     _check_output(source_dir, output_dir)
-    header = {"format_version": FORMAT_VERSION, "recordings": to_text(str(source_dir.resolve())), **asdict(options)}
-    if overwrite:
-        _remove_output(output_dir)
-    was_finished, finished = _read_progress(output_dir, header)
-    files = divide(files, options.group_pattern)
     tasks = [_Task(file, _relative(file.path, source_dir), output_dir, options) for file in files]
-    states = {task.source: _state(task) for task in tasks}
-    kept = _drop_changed(finished, states, output_dir)
-    num_finished_before = len(kept)
-    is_finished = was_finished and len(kept) == len(tasks) == len(finished)
-    is_finished = is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT))
     try:
-        if is_finished:
-            manifest = pandas.read_parquet(output_dir / MANIFEST)
-        else:
-            with _temporary_folder(output_dir):
-                _work(tasks, states, kept, header, num_workers or count_cores())
-                lines = [kept[task.source] for task in tasks]
-                manifest = make_manifest([row for line in lines for row in line.rows])
-                _finish(manifest, source_dir, output_dir, options)
-                _write_progress(output_dir, {**header, "finished": True}, lines)
+        with _locked(output_dir):
+            if overwrite:
+                _remove_output(output_dir)
+            manifest, num_finished_before = _prepare(source_dir, tasks, num_workers or count_cores())
     except OSError as error:
         if not _is_full(error):
             raise
@@ -171,6 +155,40 @@ def prepare(
             f"{manifest['skipped'].iloc[0]}. {output_dir / REPORT} lists them all."
         )
     return Preparation(manifest, len(tasks), num_finished_before)
+
+
+@contextlib.contextmanager
+def _locked(output_dir: Path) -> Iterator[None]:
+    """The folder for this run alone. The system releases the lock of a run that was killed."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(output_dir / LOCK).acquire(blocking=False)
+    except Timeout:
+        raise DataError(
+            f"Another `sanet prepare` is writing to {output_dir}: wait until it has ended, or choose another folder."
+        ) from None
+    with lock:
+        yield
+
+
+def _prepare(source_dir: Path, tasks: Sequence[_Task], num_workers: int) -> tuple[pandas.DataFrame, int]:
+    """What is not finished; gives the manifest, and how many recordings were finished before."""
+    output_dir, options = tasks[0].output_dir, tasks[0].options
+    header = {"format_version": FORMAT_VERSION, "recordings": to_text(str(source_dir.resolve())), **asdict(options)}
+    was_finished, finished = _read_progress(output_dir, header)
+    states = {task.source: _state(task) for task in tasks}
+    kept = _drop_changed(finished, states, output_dir)
+    num_finished_before = len(kept)
+    is_finished = was_finished and len(kept) == len(tasks) == len(finished)
+    if is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT)):
+        return pandas.read_parquet(output_dir / MANIFEST), num_finished_before
+    with _temporary_folder(output_dir):
+        _work(tasks, states, kept, header, num_workers)
+        lines = [kept[task.source] for task in tasks]
+        manifest = make_manifest([row for line in lines for row in line.rows])
+        _finish(manifest, source_dir, output_dir, options)
+        _write_progress(output_dir, {**header, "finished": True}, lines)
+    return manifest, num_finished_before
 
 
 @contextlib.contextmanager
@@ -404,7 +422,9 @@ def _write_pieces(
         else:
             name = f"{clip_stem(task.file.path.name)}_{index:04d}.wav"
             row["file"] = (folder / name).as_posix()
-            yield row | write_clip(task.output_dir / folder / name, waveform[start:end], cleaned[start:end], gain)
+            with write_atomically(task.output_dir / folder / name) as file:
+                measured = write_clip(file, waveform[start:end], cleaned[start:end], gain)
+            yield row | measured
 
 
 def clip_stem(name: str) -> str:
@@ -423,131 +443,10 @@ def clip_stem(name: str) -> str:
     return f"{short}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
-def cut_evenly(length: int, max_length: int) -> list[tuple[int, int]]:
-    """
-    Starts and ends of as few stretches as cover `length` samples without any longer than `max_length`.
-
-    They are of equal length, to a sample: no short leftover, and, but for a recording that is short itself, none below
-    half of `max_length`.
-    """
-    count = -(-length // max_length)
-    edges = [index * length // count for index in range(count + 1)]
-    return list(itertools.pairwise(edges))
-
-
-def find_speech(waveform: np.ndarray, min_seconds: float = 0.0) -> list[tuple[int, int]]:
-    """
-    Starts and ends in samples of the stretches of speech in a waveform of shape (samples,) at 16 kHz.
-
-    Also those that are shorter than `min_seconds`, down to a quarter of a second.
-    """
-    import torch
-    from silero_vad import get_speech_timestamps
-
-    stretches = get_speech_timestamps(
-        torch.from_numpy(waveform),
-        _load_vad(),
-        sampling_rate=SAMPLING_RATE,
-        min_speech_duration_ms=min(250, 1000 * min_seconds),
-        max_speech_duration_s=MAX_SECONDS,
-        min_silence_duration_ms=round(1000 * MIN_PAUSE),
-    )
-    return [(stretch["start"], stretch["end"]) for stretch in stretches]
-
-
-@cache
-def _load_vad():
-    import torch
-
-    num_threads = torch.get_num_threads()
-    # The import sets one thread for the whole process.
-    from silero_vad import load_silero_vad
-
-    torch.set_num_threads(num_threads)
-    return load_silero_vad()
-
-
-def denoise(waveform: np.ndarray) -> Iterator[np.ndarray]:
-    """
-    A waveform of shape (samples,) at 16 kHz with non-stationary noise reduction, in blocks: what noisereduce gives for
-    the whole, without its copies of the whole.
-    """
-    from noisereduce import reduce_noise
-
-    # noisereduce fills the last of several blocks up with zeros.
-    length = min(DENOISING_BLOCK, len(waveform))
-    for start in range(0, len(waveform), DENOISING_BLOCK):
-        block = np.zeros(length + 2 * DENOISING_CONTEXT, np.float32)
-        first = max(0, start - DENOISING_CONTEXT)
-        part = waveform[first : start + length + DENOISING_CONTEXT]
-        offset = first - start + DENOISING_CONTEXT
-        block[offset : offset + len(part)] = part
-        with np.errstate(divide="ignore", invalid="ignore"):
-            reduced = reduce_noise(block, SAMPLING_RATE, chunk_size=None, padding=0)
-        # Without any noise, as in digital silence, it divides by zero.
-        block = reduced if np.isfinite(reduced).all() else block
-        yield block[DENOISING_CONTEXT : DENOISING_CONTEXT + min(length, len(waveform) - start)]
-
-
-def write_clip(path: Path, waveform: np.ndarray, cleaned: np.ndarray, gain: float) -> dict[str, Any]:
-    """
-    Write a clip as WAV and measure it, block by block.
-
-    WAV, as in the original project: its bytes depend on the samples alone, not on the version of an encoder.
-
-    Args:
-        path: The file to write.
-        waveform: float32 of shape (samples,) before noise reduction, which SNR and clipping are measured on.
-        cleaned: The samples to write.
-        gain: What they are multiplied with.
-
-    Returns:
-        Columns of the manifest. The hash is that of the samples as `sanet train` reads them, float32.
-    """
-    power, peak, num_clipped, digest = 0.0, 0.0, 0, hashlib.sha256()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as file, wave.open(file, "wb") as wav:
-        wav.setparams((1, 2, SAMPLING_RATE, len(cleaned), "NONE", None))
-        for start in range(0, len(cleaned), BLOCK):
-            samples = np.clip(np.rint(cleaned[start : start + BLOCK] * (32768 * gain)), -32768, 32767).astype("<i2")
-            wav.writeframes(samples.data)
-            block = samples.astype(np.float32) / 32768
-            power += float(np.square(block, dtype=np.float64).sum())
-            peak = max(peak, largest_amplitude(block))
-            num_clipped += int((np.abs(waveform[start : start + BLOCK]) >= CLIPPED).sum())
-            digest.update(block.data)
-    return {
-        "rms": math.sqrt(power / len(cleaned)),
-        "peak": peak,
-        "clipped": num_clipped / len(cleaned),
-        "snr": estimate_snr(waveform),
-        "hash": digest.hexdigest(),
-    }
-
-
-def largest_amplitude(waveform: np.ndarray) -> float:
-    """Of a waveform of shape (samples,), without a copy of it."""
-    return max(float(waveform.max()), -float(waveform.min()))
-
-
-def estimate_snr(waveform: np.ndarray) -> float | None:
-    """
-    Signal-to-noise ratio in dB of a waveform of shape (samples,) at 16 kHz: noise is the power that nine tenths of its
-    frames of 20 ms exceed, signal what the mean is above that. `None` for less than ten frames.
-    """
-    length = SAMPLING_RATE // 50
-    frames = waveform[: len(waveform) // length * length].reshape(-1, length)
-    if len(frames) < 10:
-        return None
-    powers = np.einsum("ft,ft->f", frames, frames) / length
-    noise = max(float(np.quantile(powers, 0.1)), 1e-10)
-    signal = max(float(powers.mean()) - noise, 1e-10)
-    return float(np.clip(10 * math.log10(signal / noise), *SNR_RANGE))
-
-
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when it is whole."""
+    """A file that takes its name when it is whole; the folders for it are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     # In the folder that the next run empties; of the same file system, so that it can be renamed.
     temporary = next(parent for parent in path.parents if (parent / TEMPORARY).is_dir()) / TEMPORARY / str(os.getpid())
     with open(temporary, "wb") as file:
@@ -600,11 +499,6 @@ def _facts(manifest: pandas.DataFrame, options: PrepareOptions) -> dict[str, str
         "Noise reduction": f"noisereduce {version('noisereduce')}, non-stationary" if options.denoise else "none",
         "Groups": options.group_pattern or "each recording for itself",
     }
-
-
-def is_silent(waveform: np.ndarray) -> bool:
-    """Whether a waveform of shape (samples,) stays below -80 dB of full scale."""
-    return largest_amplitude(waveform) < SILENCE
 
 
 def _is_full(error: OSError) -> bool:

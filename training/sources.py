@@ -8,12 +8,13 @@ the same when the data move) and `label` (text; where multi-label, a list of tex
 `validation` and `test` as far as the source has them, or the single split `unsplit`, still to be divided.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, IterableDataset, List, Value, load_dataset
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from transformers.utils import logging
 
@@ -65,11 +66,11 @@ def _read_folder(data_dir: Path) -> DatasetDict:
         raise DataError(f"{data_dir}: there is no such folder. --data_dir names the folder with the recordings.")
     split_folders = find_split_folders(data_dir)
     if not split_folders:
-        return _load_audiofolder(data_dir, {"unsplit": _files_of_classes(data_dir)})
+        return _from_files(data_dir, {"unsplit": _files_of_classes(data_dir)})
     others = [f"{path.name}/" for path in visible_folders(data_dir) if path not in split_folders]
     if others:
         logger.warning(f"{data_dir}: {', '.join(others)} beside the split folders is left out.")
-    return _load_audiofolder(data_dir, {split: _files_of_classes(path) for path, split in split_folders.items()})
+    return _from_files(data_dir, {split: _files_of_classes(path) for path, split in split_folders.items()})
 
 
 def find_split_folders(data_dir: Path) -> dict[Path, str]:
@@ -88,29 +89,21 @@ def find_split_folders(data_dir: Path) -> dict[Path, str]:
     return split_folders
 
 
-def _load_audiofolder(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
-    files = {split: paths for split, paths in files.items() if paths}
+def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
+    files = {split: [Path(os.path.abspath(path)) for path in paths] for split, paths in files.items() if paths}
     if not files:
         raise DataError(f"{data_dir} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
-    # Globs would be guessed at: a class folder called "test" would become a split.
-    try:
-        recordings = load_dataset(
-            "audiofolder",
-            data_files={split: [str(path) for path in paths] for split, paths in files.items()},
-            drop_labels=False,
-            drop_metadata=True,
-        )
-    except ImportError as error:
-        raise DataError(
-            f"datasets cannot read audio here: {error} Install FFmpeg, whose libraries torchcodec needs (Debian: "
-            "apt-get install ffmpeg)."
-        ) from error
-    named = DatasetDict()
-    for split, dataset in recordings.items():
-        dataset = dataset.cast_column("audio", Audio(decode=False))
-        paths = [Path(audio["path"]) for audio in dataset["audio"]]
-        named[split] = _with_names(dataset, map(str, paths), (f"{path.parent.name}/{path.name}" for path in paths))
-    return named
+    # Not datasets' audiofolder, which takes names for globs and URLs: "[x]" it would not find, nor anything with "::".
+    names = sorted({path.parent.name for paths in files.values() for path in paths})
+    numbers = {name: number for number, name in enumerate(names)}
+    features = Features({"audio": Value("string"), "label": ClassLabel(names=names)})
+    recordings = DatasetDict()
+    for split, paths in files.items():
+        columns = {"audio": list(map(str, paths)), "label": [numbers[path.parent.name] for path in paths]}
+        dataset = Dataset.from_dict(columns, features=features)
+        keys = (f"{path.parent.name}/{path.name}" for path in paths)
+        recordings[split] = _with_names(dataset.cast_column("audio", Audio(decode=False)), map(str, paths), keys)
+    return recordings
 
 
 def _files_of_classes(folder: Path) -> list[Path]:

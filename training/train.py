@@ -220,6 +220,9 @@ def _make_trainer(
         if arguments.class_weights == "balanced"
         else None
     )
+    # Of several processes, the first reads a stream for all: accelerate joins its batches to divide them.
+    is_divided = arguments.world_size > 1 and isinstance(clips["train"], StreamedClips)
+    length = clips["train"].max_length if is_divided else None
     # The items are made from columns that the model knows nothing of.
     arguments.remove_unused_columns = False
     with warnings.catch_warnings():
@@ -230,7 +233,7 @@ def _make_trainer(
             eval_loss=make_loss(is_multi_label),
             model=model,
             args=arguments,
-            data_collator=partial(collate, feature_extractor=feature_extractor),
+            data_collator=partial(collate, feature_extractor=feature_extractor, length=length),
             train_dataset=clips["train"],
             eval_dataset=clips.get("validation"),
             processing_class=feature_extractor,

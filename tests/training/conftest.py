@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small recordings, and a model trained on them by the `sanet` command."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 
 from training.cli import main
+from training.demo_speech import make_speech_dataset
 
 
 TINY_NETWORK = (
@@ -41,6 +43,23 @@ def tones(tmp_path_factory) -> Path:
                 path = folder / split / label / f"{label}_{split}_{index}.wav"
                 write_tone(path, rng.uniform(low, high), seconds=rng.uniform(0.3, 0.8), seed=index)
     return folder
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory) -> Path:
+    """Two synthetic voices with four sentences each, in class folders."""
+    folder = tmp_path_factory.mktemp("speech")
+    make_speech_dataset(folder / "clips", num_train=4, num_validation=1, num_test=1)
+    for voice in ("annie", "max"):
+        shutil.copytree(folder / "clips" / "train" / voice, folder / "recordings" / voice)
+    pause = np.zeros(16000)
+    sentences = [soundfile.read(path)[0] for path in sorted((folder / "recordings" / "max").iterdir())]
+    soundfile.write(
+        folder / "recordings" / "max" / "long.flac",
+        np.concatenate([part for s in sentences for part in (s, pause)]),
+        16000,
+    )
+    return folder / "recordings"
 
 
 @pytest.fixture(scope="session")

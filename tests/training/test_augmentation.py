@@ -66,11 +66,87 @@ def test_shipped_transforms_change_a_clip(config):
             assert len(changed) != len(NOISE) or not np.allclose(changed, NOISE), transform
 
 
-def test_noise_from_a_folder(tmp_path):
-    soundfile.write(tmp_path / "hum.wav", 0.5 * np.sin(np.arange(RATE * 3) / 50), RATE)
-    parameters = {"sounds_path": str(tmp_path), "min_snr_db": 0, "max_snr_db": 0, "p": 1}
-    noisy = make_augmentation([{"AddBackgroundNoise": parameters}], RATE)(NOISE)
-    assert np.std(noisy - NOISE) == pytest.approx(np.std(NOISE), rel=0.05)
+def offered_transforms() -> dict[str, dict]:
+    """Parameters by name of what sanet_dynamic.yaml offers in comments, always applied."""
+    (path,) = (path for path in shipped_configs() if path.name == "sanet_dynamic.yaml")
+    comments = path.read_text().partition("to add to augmentations:\n")[2]
+    entries = yaml.safe_load("\n".join(line.removeprefix("#") for line in comments.splitlines()))
+    return {name: {**parameters, "p": 1} for entry in entries for name, parameters in entry.items()}
+
+
+@pytest.fixture
+def apply_offered(tmp_path, monkeypatch):
+    """Applies such a transform to 4 s of noise, beside a folder of noises, and gives both."""
+    (tmp_path / "noises").mkdir()
+    soundfile.write(tmp_path / "noises" / "hum.wav", 0.5 * np.sin(np.arange(RATE * 5) / 50), RATE)
+    monkeypatch.chdir(tmp_path)
+    waveform = (0.1 * np.random.default_rng(0).standard_normal(4 * RATE)).astype(np.float32)
+
+    def apply(name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        augment = make_augmentation([{name: offered_transforms()[name]}], RATE)
+        with seeded(seed):
+            return waveform, augment(waveform)
+
+    return apply
+
+
+def test_offered_transforms_depend_on_the_seed(apply_offered):
+    assert list(offered_transforms()) == ["AddBackgroundNoise", "TimeMask", "Mp3Compression", "BandPassFilter"]
+    for name in offered_transforms():
+        waveform, changed = apply_offered(name)
+        assert changed.shape == waveform.shape and changed.dtype == np.float32 and np.isfinite(changed).all(), name
+        np.testing.assert_array_equal(changed, apply_offered(name)[1])
+        assert not np.array_equal(changed, waveform), name
+        # A telephone is always the same.
+        others = [apply_offered(name, seed)[1] for seed in range(1, 5)]
+        assert all(np.array_equal(changed, other) for other in others) == (name == "BandPassFilter"), name
+
+
+def test_offered_noise_is_at_its_level(apply_offered):
+    for seed in range(5):
+        waveform, noisy = apply_offered("AddBackgroundNoise", seed)
+        snr = 20 * np.log10(np.std(waveform) / np.std(noisy - waveform))
+        assert 2.5 < snr < 30.5
+
+
+def test_offered_mask_is_silence(apply_offered):
+    for seed in range(5):
+        waveform, masked = apply_offered("TimeMask", seed)
+        (changed,) = np.nonzero(masked != waveform)
+        assert 0.02 * len(waveform) - 2 <= np.ptp(changed) + 1 <= 0.1 * len(waveform) + 2
+        # But for the fades at its ends.
+        fade = RATE // 200
+        assert not masked[changed[0] + fade : changed[-1] - fade].any()
+
+
+def test_offered_codec_keeps_length_and_place(apply_offered):
+    for seed in range(5):
+        waveform, compressed = apply_offered("Mp3Compression", seed)
+        correlation = np.fft.irfft(np.fft.rfft(compressed) * np.conj(np.fft.rfft(waveform)))
+        assert correlation.argmax() == 0
+        assert 0.3 < np.corrcoef(compressed, waveform)[0, 1] < 0.99
+
+
+def test_offered_telephone_has_its_band(apply_offered):
+    waveform, filtered = apply_offered("BandPassFilter")
+    frequencies = np.fft.rfftfreq(len(waveform), 1 / RATE)
+
+    def change(low: float, high: float) -> float:
+        """In dB."""
+        band = (frequencies >= low) & (frequencies < high)
+        before, after = (np.square(np.abs(np.fft.rfft(signal)[band])).sum() for signal in (waveform, filtered))
+        return 10 * np.log10(after / before)
+
+    assert change(4500, 8000) < -20 and change(0, 150) < -20
+    assert abs(change(400, 3000)) < 1
+    # The cut-offs, at half the power.
+    assert change(290, 310) == pytest.approx(-3, abs=1) == change(3390, 3410)
+
+
+def test_codec_without_its_package(monkeypatch):
+    monkeypatch.setattr(training.augmentation, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"Mp3Compression needs fast-mp3-augment: pip install .*sanet-hf\[prepare\]"):
+        make_augmentation([{"Mp3Compression": {"p": 1}}], RATE)
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,6 @@ def test_collate_pads_and_drops_full_masks():
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert batch["labels"].tolist() == [7, 7]
     assert "attention_mask" not in collate([items[1], items[1]], feature_extractor)
+    alike = collate([items[1], items[1]], feature_extractor, length=7)
+    assert alike["input_values"].shape == (2, 7) and alike["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0]] * 2
+    assert "attention_mask" in collate([items[1], items[1]], feature_extractor, length=5)

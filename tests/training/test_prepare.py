@@ -34,18 +34,8 @@ from training.arguments import DataArguments
 from training.check import check, fit_baseline
 from training.cli import main
 from training.data import load_recordings
-from training.demo_speech import make_speech_dataset
 from training.parallel import map_unordered
-from training.prepare import (
-    PrepareOptions,
-    clip_stem,
-    cut_evenly,
-    denoise,
-    estimate_snr,
-    find_speech,
-    make_manifest,
-    prepare,
-)
+from training.prepare import PrepareOptions, clip_stem, make_manifest, prepare
 from training.prepare_report import count_reasons
 from training.recordings import list_files, read_recording, store
 from training.sources import DataError
@@ -99,21 +89,6 @@ def run_one(path, tmp_path, **options) -> pandas.DataFrame:
     ).manifest
     assert manifest[manifest["class"] == "good"]["file"].notna().any()
     return manifest[manifest["class"] != "good"]
-
-
-@pytest.fixture(scope="session")
-def speech(tmp_path_factory) -> Path:
-    """Two synthetic voices with four sentences each, in class folders."""
-    folder = tmp_path_factory.mktemp("speech")
-    make_speech_dataset(folder / "clips", num_train=4, num_validation=1, num_test=1)
-    for voice in ("annie", "max"):
-        shutil.copytree(folder / "clips" / "train" / voice, folder / "recordings" / voice)
-    pause = np.zeros(RATE)
-    sentences = [soundfile.read(path)[0] for path in sorted((folder / "recordings" / "max").iterdir())]
-    write(
-        folder / "recordings" / "max" / "long.flac", np.concatenate([part for s in sentences for part in (s, pause)])
-    )
-    return folder / "recordings"
 
 
 # --- formats
@@ -231,36 +206,7 @@ def test_long_waveforms_lie_in_a_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_denoising_in_blocks_is_what_noisereduce_gives():
-    from noisereduce import reduce_noise
-
-    waveform = tone(50.0).astype(np.float32) * np.repeat(np.arange(50) % 2, RATE).astype(np.float32)
-    waveform += 0.01 * np.random.default_rng(1).standard_normal(len(waveform)).astype(np.float32)
-    result = np.concatenate(list(denoise(waveform)))
-    assert np.allclose(result, reduce_noise(waveform, RATE), atol=1e-6)
-    assert np.square(result[:RATE]).mean() < 0.1 * np.square(waveform[:RATE]).mean()
-
-
-@pytest.mark.parametrize("waveform", [np.zeros(100), np.full(20_000, 0.5), np.eye(1, 50_000, 7)[0], tone(1e-3)])
-def test_denoising_gives_numbers_whatever_comes(waveform):
-    result = np.concatenate(list(denoise(waveform.astype(np.float32))))
-    assert result.shape == waveform.shape and np.isfinite(result).all()
-
-
-# --- cutting
-
-
-@settings(deadline=None)
-@given(length=st.integers(1, 10**9), max_length=st.integers(1, 10**6))
-def test_cutting_covers_the_recording(length, max_length):
-    length = min(length, 10_000 * max_length)
-    stretches = cut_evenly(length, max_length)
-    assert stretches[0][0] == 0 and stretches[-1][1] == length
-    assert all(end == start for (_, end), (start, _) in itertools.pairwise(stretches))
-    lengths = [end - start for start, end in stretches]
-    assert 0 < min(lengths) and max(lengths) <= max_length
-    assert max(lengths) - min(lengths) <= 1
-    assert len(stretches) == 1 or min(lengths) >= max_length // 2
+# --- clips
 
 
 @settings(deadline=None)
@@ -275,28 +221,6 @@ def test_stems_are_names_of_their_own(names):
 def test_stems_are_readable():
     assert clip_stem("one two ü.wav") == "one two ü_wav"
     assert clip_stem("a.b.mp3") == "a.b_mp3"
-
-
-@pytest.mark.parametrize("noise", [0.1, 0.01, 0.001])
-def test_snr(noise):
-    bursts = np.repeat([0, 1], RATE) * tone(2.0, amplitude=0.5)
-    waveform = bursts + noise * np.random.default_rng(0).standard_normal(len(bursts))
-    expected = 10 * np.log10(np.square(bursts).mean() / noise**2)
-    assert estimate_snr(waveform.astype(np.float32)) == pytest.approx(expected, abs=1.5)
-    assert estimate_snr(waveform[:100].astype(np.float32)) is None
-
-
-# --- speech
-
-
-def test_speech_is_found_between_pauses(speech):
-    waveform = load_audio(speech / "max" / "long.flac", RATE)
-    stretches = find_speech(waveform)
-    assert len(stretches) >= 4
-    quiet = np.abs(waveform) < 1e-4
-    for start, end in stretches:
-        assert quiet[start:end].mean() < 0.3
-    assert not find_speech(np.zeros(RATE, np.float32))
 
 
 @pytest.fixture(scope="session")
@@ -324,7 +248,8 @@ def test_clips_segments_and_lists(prepared, speech):
         assert row.peak == np.abs(waveform).max() and row.rms == pytest.approx(np.sqrt(np.square(waveform).mean()))
     assert (written["kind"] == "segment").sum() >= 8 and written[written["kind"] == "clip"]["duration"].max() <= 4
     assert written.groupby("source")["split"].nunique().max() == 1
-    assert {".prepare.jsonl", "denoised_clips", "speech_segments", "manifest.parquet", "report.html"} == {
+    hidden = {".prepare.jsonl", ".prepare.lock"}
+    assert {"denoised_clips", "speech_segments", "manifest.parquet", "report.html", *hidden} == {
         path.name for path in prepared.iterdir()
     }
 
@@ -429,6 +354,50 @@ def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
     result = prepare(speech, output, num_workers=1)
     assert 2 <= result.num_finished_before < result.num_recordings
     assert contents(output) == contents(prepared)
+
+
+# Stops within the lock until a file is there.
+WAITING_COMMAND = """
+import pathlib, sys, time
+import training.prepare
+from training.cli import main
+
+go, work = pathlib.Path(sys.argv.pop(1)), training.prepare._work
+
+def wait_and_work(*arguments):
+    while not go.exists():
+        time.sleep(0.01)
+    work(*arguments)
+
+training.prepare._work = wait_and_work
+sys.exit(main())
+"""
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, capsys):
+    folder, output, go = tmp_path / "recordings", tmp_path / "data", tmp_path / "go"
+    write(folder / "a" / "0.wav", tone(0.5))
+    prepare(folder, output, PrepareOptions(denoise=False), num_workers=1)
+    write(folder / "a" / "1.wav", tone(0.5, frequency=300))
+    argv = ["prepare", str(folder), str(output), "--no_denoise", "--num_workers", "1"]
+    process = subprocess.Popen([sys.executable, "-c", WAITING_COMMAND, str(go), *argv], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while not (output / ".prepare_tmp").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+        for more in ([], ["--overwrite"]):
+            assert main([*argv, *more]) == 2
+            assert f"Another `sanet prepare` is writing to {output}" in capsys.readouterr().err
+        assert before == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+        go.touch()
+        assert process.wait(timeout=300) == 0
+    finally:
+        process.kill()
+    assert prepare(folder, output, PrepareOptions(denoise=False), num_workers=1).num_finished_before == 2
+    result = prepare(folder, output, PrepareOptions(denoise=False), num_workers=1, overwrite=True)
+    assert result.num_finished_before == 0 and len(list(output.rglob("*.wav"))) == 2
 
 
 def processes_of(session: int) -> list[int]:
@@ -656,10 +625,12 @@ def test_names(tmp_path):
         "audiofolder", data_dir=str(output / "denoised_clips"), cache_dir=str(tmp_path / "cache")
     )
     assert sum(map(len, recordings.values())) == len(clips)
-    write(folder / "b" / "x.wav", tone(0.5))
+    write(folder / "b::[c]" / "x.wav", tone(0.5))
     prepare(folder, output, PrepareOptions(denoise=False), num_workers=1)
     recordings = load_recordings(DataArguments(data_dir=str(output / "denoised_clips")))
     assert sum(map(len, recordings.values())) == len(names)
+    assert recordings["train"].features["label"].names == ["b::[c]", "ü 1"]
+    assert "b::[c]" in check(output, num_workers=1)
 
 
 def test_files_that_lie_elsewhere_are_listed(tmp_path):

@@ -522,6 +522,22 @@ def test_manifest_of_files_with_one_name(tmp_path, make_tone):
     assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 16, "validation": 2, "test": 2}
 
 
+@pytest.mark.parametrize("folder", ["recordings", "[2024] a::b"])
+@pytest.mark.parametrize("label", ["a::b", "[x]", "*", "zip:", "{a,b}", " a "])
+def test_names_are_no_globs_and_no_urls(tmp_path, make_tone, folder, label):
+    names = ["0.wav", "1::2.wav", "[3].wav", "*.wav", "http:::x.wav", "a#b%20?.wav"]
+    for index, name in enumerate(names):
+        for other in (label, "a"):
+            make_tone(tmp_path / folder / other / name, 440, seed=2 * index + (other == label))
+    recordings = load_recordings(DataArguments(data_dir=str(tmp_path / folder)))
+    found = [
+        f"{rows.features['label'].int2str(row['label'])}/{Path(row['file']).name}"
+        for rows in recordings.values()
+        for row in rows.remove_columns("audio")
+    ]
+    assert sorted(found) == sorted(f"{name}/{file}" for name in (label, "a") for file in names)
+
+
 def test_data_set_that_came_as_a_script(tmp_path, make_tone, monkeypatch):
     """The Hub's own conversion of it is taken."""
     calls = []

@@ -4,6 +4,10 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -18,6 +22,8 @@ from training.cli import main
 from training.features import StreamedClips
 from training.sources import DataError
 from training.train import train
+
+from .tiny_models import SIZES
 
 
 RATE = 16000
@@ -185,3 +191,103 @@ def test_options_that_need_all_recordings(command, parquet, options, message):
 def test_streaming_needs_a_data_set(command, tones):
     with pytest.raises(UsageError, match="--streaming needs --dataset_name"):
         train(*parse_train_arguments([*command[1:], "--data_dir", str(tones)]))
+
+
+# --- several processes
+
+NUM_RECORDINGS, BATCH_SIZE = 23, 5
+# Takes two epochs of batches from the trainer's own loader, and writes numbers and lengths of the clips in each.
+RANK_SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
+from training.arguments import AudioTrainingArguments, DataArguments
+from training.data import load_recordings
+from training.features import StreamedClips, TrainingClips
+from training.sources import stream_training_split
+from training.train import _make_trainer
+
+folder, output, sizes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+extractor = SANetFeatureExtractor(max_length=16000, do_normalize=False)
+model = SANetForAudioClassification(SANetConfig(num_labels=2, **sizes))
+data = (extractor, {"even": 0, "odd": 1}, 1)
+for kind in ("streamed", "whole"):
+    arguments = DataArguments(dataset_name=folder, streaming=kind == "streamed")
+    if kind == "streamed":
+        clips = StreamedClips(stream_training_split(arguments), *data, buffer_size=5)
+    else:
+        clips = TrainingClips(load_recordings(arguments)["train"], *data)
+    for num_workers in (0, 1):
+        training = AudioTrainingArguments(
+            output_dir=str(output / "run"), use_cpu=True, bf16=False, max_steps=10,
+            per_device_train_batch_size=BATCH_SIZE, dataloader_num_workers=num_workers,
+            train_sampling_strategy="random", save_strategy="no", report_to="none",
+        )
+        loader = _make_trainer(model, extractor, {"train": clips}, training).get_train_dataloader()
+        epochs = []
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            batches = []
+            for batch in loader:
+                waveforms = batch["input_values"]
+                numbers = (100 * waveforms[:, 0]).round().int().tolist()
+                assert batch["labels"].tolist() == [number % 2 for number in numbers]
+                mask = batch.get("attention_mask", torch.ones(waveforms.shape))
+                batches.append(list(zip(numbers, mask.sum(1).int().tolist())))
+            epochs.append(batches)
+        rank = training.process_index
+        (output / f"{kind}_{num_workers}_{rank}.json").write_text(json.dumps(epochs))
+""".replace("BATCH_SIZE", str(BATCH_SIZE))
+
+
+def length_of(number: int) -> int:
+    return 4000 + 400 * number
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Folder of what each of two processes saw."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "data").mkdir()
+    features = Features(audio=Audio(sampling_rate=RATE, decode=False), label=ClassLabel(names=["even", "odd"]))
+    numbers = range(1, NUM_RECORDINGS + 1)
+    parts = {"train": np.array_split(numbers, NUM_SHARDS), "validation": [[30, 31]], "test": [[40, 41]]}
+    for split, shards in parts.items():
+        for shard, part in enumerate(shards):
+            rows = [{**row(n), "audio": {"bytes": encode(n, length_of(n)), "path": f"{n}.flac"}} for n in part]
+            path = folder / "data" / f"{split}-{shard:05d}-of-{len(shards):05d}.parquet"
+            Dataset.from_list(rows, features=features).to_parquet(path)
+    (folder / "script.py").write_text(RANK_SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(folder / "script.py"), str(folder / "data"), str(folder), json.dumps(SIZES["sanet"])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        output, _ = process.communicate(timeout=600)
+    finally:
+        # Also what torchrun started, should it hang.
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, output.decode()
+    return folder
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("kind", ["streamed", "whole"])
+def test_processes_share_the_recordings(ranks, kind, num_workers):
+    of_rank = [json.loads((ranks / f"{kind}_{num_workers}_{rank}.json").read_text()) for rank in range(2)]
+    orders = []
+    for epochs in zip(*of_rank):
+        assert len(epochs[0]) == len(epochs[1]) == -(-NUM_RECORDINGS // (2 * BATCH_SIZE))
+        # The clips of each step, of one process after the other.
+        steps = [[clip for batch in step for clip in batch] for step in zip(*epochs)]
+        assert all(length == length_of(number) for step in steps for number, length in step)
+        numbers = [[number for number, _ in step] for step in steps]
+        assert all(len(batch) == BATCH_SIZE for rank in epochs for batch in rank[:-1])
+        assert len(epochs[0][-1]) == len(epochs[1][-1])
+        orders.append([number for step in numbers for number in step])
+        # No loss and no overlap, but that the last step is filled up with the first clips, to as many in each process.
+        once, filling = orders[-1][:NUM_RECORDINGS], orders[-1][NUM_RECORDINGS:]
+        assert sorted(once) == [*range(1, NUM_RECORDINGS + 1)]
+        assert filling == once[: len(filling)] and len(numbers[-1]) <= 2 * BATCH_SIZE
+    assert orders[0] != orders[1]
