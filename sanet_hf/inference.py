@@ -248,8 +248,8 @@ def _predict(
 def find_window_seconds(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> float:
     """The longest clip that a model takes, in seconds; 30 s where it takes any."""
     if isinstance(feature_extractor, SANetFeatureExtractor):
-        limit = model.config.max_input_samples
-        return min(limit, feature_extractor.max_length or limit) / feature_extractor.sampling_rate
+        limits = [limit for limit in (model.config.max_input_samples, feature_extractor.max_length) if limit]
+        return min(limits) / feature_extractor.sampling_rate if limits else MAX_WINDOW_SECONDS
     if isinstance(feature_extractor, WhisperFeatureExtractor):
         return feature_extractor.n_samples / feature_extractor.sampling_rate
     if isinstance(feature_extractor, ASTFeatureExtractor):
@@ -431,6 +431,16 @@ def hears_padding(feature_extractor: FeatureExtractionMixin) -> bool:
     return isinstance(feature_extractor, SANetFeatureExtractor) and not feature_extractor.return_attention_mask
 
 
+def class_scores(model: PreTrainedModel, logits: torch.Tensor) -> np.ndarray:
+    """Scores of a model's logits (clips, classes), float32: probabilities, or of a regression the logits."""
+    logits = logits.float()
+    if model.config.problem_type == "multi_label_classification":
+        logits = logits.sigmoid()
+    elif model.config.problem_type != "regression":
+        logits = logits.softmax(-1)
+    return logits.cpu().numpy()
+
+
 @torch.inference_mode()
 def classify_waveforms(
     model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, waveforms: Sequence[np.ndarray]
@@ -443,9 +453,4 @@ def classify_waveforms(
         waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
     """
     features = extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
-    logits = model(**features).logits.float()
-    if model.config.problem_type == "multi_label_classification":
-        logits = logits.sigmoid()
-    elif model.config.problem_type != "regression":
-        logits = logits.softmax(-1)
-    return logits.cpu().numpy()
+    return class_scores(model, model(**features).logits)
