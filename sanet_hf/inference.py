@@ -476,6 +476,16 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     return model.encoder if isinstance(model, WhisperForAudioClassification) else model.base_model
 
 
+def class_scores(model: PreTrainedModel, logits: torch.Tensor) -> np.ndarray:
+    """Scores of a model's logits (clips, classes), float32: probabilities, or of a regression the logits."""
+    logits = logits.float()
+    if model.config.problem_type == "multi_label_classification":
+        logits = logits.sigmoid()
+    elif model.config.problem_type != "regression":
+        logits = logits.softmax(-1)
+    return logits.cpu().numpy()
+
+
 @torch.inference_mode()
 def classify_waveforms(
     model: PreTrainedModel,
@@ -498,15 +508,11 @@ def classify_waveforms(
     features = extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
     captured: list[ModelOutput] = []
     with _captured(model, captured) if return_embeddings else nullcontext():
-        logits = model(**features).logits.float()
-    if model.config.problem_type == "multi_label_classification":
-        logits = logits.sigmoid()
-    elif model.config.problem_type != "regression":
-        logits = logits.softmax(-1)
+        scores = class_scores(model, model(**features).logits)
     embeddings = None
     if return_embeddings:
         embeddings = _pool(model, captured[0], features.get("attention_mask")).float().cpu().numpy()
-    return logits.cpu().numpy(), embeddings
+    return scores, embeddings
 
 
 @contextmanager

@@ -20,6 +20,7 @@ Classifiers of audio in Hugging Face transformers: SANet, small and end to end, 
   sanet compare runs/mine runs/wav2vec2 runs/ast --data_dir recordings --output comparison
   sanet predict runs/mine clip.wav calls/ --output predictions.csv
   sanet embed runs/mine calls/ --output embeddings.parquet
+  sanet explain runs/mine clip.wav --output explained.png
   sanet augment clip.wav examples --config sanet_dynamic.yaml
   sanet convert original.pt runs/converted --labels labels.txt
 """
@@ -190,6 +191,45 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
     embed.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
     _add_model_options(embed)
     embed.set_defaults(run=_embed)
+
+    explain = commands.add_parser(
+        "explain",
+        help="see what in an audio file its score comes from",
+        description="Draw what in an audio file the score of a class comes from: how much the score loses where a "
+        "part is silenced (occlusion, for any architecture) and, for SANet, how much each frame counted in the "
+        "pooling and what the attention blocks looked at, under waveform and spectrogram. Of a file longer than the "
+        "model takes, the middle is explained, or the stretch from --start on, as predict classifies a window.",
+        epilog="Example: sanet explain runs/mine clip.wav --output explained.png",
+    )
+    explain.add_argument("model", help="folder or Hub id of a trained audio classifier")
+    explain.add_argument("file", type=Path, help="audio file")
+    explain.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="picture (.png, .jpg, .svg, .pdf) or numbers (.json) to write; an existing one is replaced",
+    )
+    explain.add_argument("--label", help="class to explain (default: the one with the highest score)")
+    explain.add_argument(
+        "--start",
+        type=float,
+        metavar="SECONDS",
+        help="explain the stretch of the model's length from there on",
+    )
+    explain.add_argument(
+        "--occlusion_seconds",
+        type=float,
+        metavar="SECONDS",
+        help="duration of each silenced part (default: 0.25, but at least 1/64 and at most 1/8 of the clip)",
+    )
+    explain.add_argument(
+        "--hop_seconds",
+        type=float,
+        metavar="SECONDS",
+        help="time from one silenced part to the next (default: half of their duration)",
+    )
+    _add_model_options(explain)
+    explain.set_defaults(run=_explain)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -466,6 +506,41 @@ def _ranks(row: Mapping[str, object]) -> list[str]:
     """Suffixes of a row's columns of classes that have a value."""
     names = [name.removeprefix("label") for name in row if name.startswith("label")]
     return [name for name in names if row[f"label{name}"] is not None]
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    from sanet_hf.audio import load_audio
+    from sanet_hf.explanation import check_suffix, explain, write_explanation
+    from sanet_hf.inference import find_window_seconds, load_classifier
+
+    check_suffix(arguments.output)
+    start = arguments.start
+    if start is not None and not 0 <= start < float("inf"):
+        raise ValueError(f"--start {start:g} must be 0 or more seconds.")
+    disable_progress_bar()
+    model, feature_extractor = load_classifier(arguments.model, arguments.device, arguments.dtype)
+    rate = feature_extractor.sampling_rate
+    first = round((start or 0) * rate)
+    length = None if start is None else round(find_window_seconds(model, feature_extractor) * rate)
+    explanation = explain(
+        model,
+        feature_extractor,
+        load_audio(arguments.file, rate, start=first, length=length),
+        label=arguments.label,
+        occlusion_seconds=arguments.occlusion_seconds,
+        hop_seconds=arguments.hop_seconds,
+        offset=first / rate,
+        batch_size=arguments.batch_size,
+    )
+    write_explanation(explanation, arguments.output, arguments.file.name)
+    score = explanation.scores[explanation.label]
+    print(
+        f"{arguments.file}, {explanation.start:.2f}–{explanation.end:.2f} s: {explanation.label} {score:.4f}, "
+        f"explained in {arguments.output}."
+    )
+    return 0
 
 
 def _augment(arguments: argparse.Namespace) -> int:

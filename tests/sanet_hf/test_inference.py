@@ -18,7 +18,7 @@ from transformers import (
     pipeline,
 )
 
-from sanet_hf import SANetForAudioClassification, inference
+from sanet_hf import SANetFeatureExtractor, SANetForAudioClassification, inference
 from sanet_hf.inference import (
     Prediction,
     Window,
@@ -268,3 +268,11 @@ def test_model_is_ready_for_use(tiny_checkpoint):
     model, feature_extractor = load_classifier(tiny_checkpoint)
     assert isinstance(model, SANetForAudioClassification) and not model.training
     assert feature_extractor.sampling_rate == 16000
+
+
+@pytest.mark.parametrize(("max_length", "seconds"), [(8000, 0.5), (None, 30)])
+def test_without_attention_nothing_but_the_extractor_limits_a_clip(make_model, max_length, seconds):
+    model, extractor = make_model(attention_after=(), attention_dim=()), SANetFeatureExtractor(max_length=max_length)
+    assert find_window_seconds(model, extractor) == seconds
+    (prediction,) = predict(model, extractor, [np.ones(12000, np.float32)])
+    assert len(prediction.windows) == (2 if max_length else 1)

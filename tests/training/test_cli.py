@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,6 +37,7 @@ def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
         (["evaluate", "--help"], ["--data_dir", "--split", "--output", "--group_pattern"]),
         (["compare", "--help"], ["--data_dir", "--num_rounds", "McNemar", "95 %"]),
         (["predict", "--help"], ["--window", "--segments", "--resume", "@list.txt", "exit code 1"]),
+        (["explain", "--help"], ["--label", "--start", ".json", "occlusion"]),
         (["augment", "--help"], ["--config", "examples.png"]),
         (["convert", "--help"], ["--labels", "SqueezeAttendNet"]),
     ],
@@ -134,6 +136,52 @@ def test_predict_from_a_pipe(trained, tones):
     result = subprocess.run(command, input="\n".join(clips), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert [line.split()[2] for line in result.stdout.splitlines()[1:]] == clips
+
+
+def test_explain(trained, tones, make_tone, tmp_path, capsys):
+    clip, output = tones / "test/high/high_test_0.wav", tmp_path / "new/explained"
+    assert main(["explain", str(trained), str(clip), "--output", f"{output}.png"]) == 0
+    assert ": high 0.9" in (printed := capsys.readouterr().out) and f"explained in {output}.png" in printed
+    assert Path(f"{output}.png").read_bytes().startswith(b"\x89PNG")
+    make_tone(tmp_path / "long.wav", 1500, seconds=2.5)
+    command = ["explain", str(trained), str(tmp_path / "long.wav"), "--output", f"{output}.json"]
+    for options, label, start, end in (
+        ([], "high", 0.75, 1.75),  # the middle of what the model takes
+        (["--start", "1.2", "--label", "low"], "low", 1.2, 2.2),
+        (["--start", "2", "--occlusion_seconds", "0.1", "--hop_seconds", "0.1"], "high", 2, 2.5),
+    ):
+        assert main([*command, *options]) == 0
+        result = json.loads(Path(f"{output}.json").read_text())
+        assert (result["label"], result["start"], result["end"]) == (label, start, end)
+        assert result["scores"]["high"] > 0.5 and result["pooling"]["edges"][-1] == end
+    np.testing.assert_allclose(result["occlusion"]["start"], [2.0, 2.1, 2.2, 2.3, 2.4])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["missing.wav"], "missing.wav: there is no such file."),
+        (["TEXT"], "text.wav: "),
+        (
+            ["CLIP", "--label", "hihg"],
+            "label='hihg' is no class of the model. Did you mean 'high'? It knows",
+        ),
+        (["CLIP", "--output", "out.mp4"], "out.mp4: an explanation is written as .png, .jpg, .svg, .pdf or .json."),
+        (["CLIP", "--start", "-1"], "--start -1 must be 0 or more seconds"),
+        (["CLIP", "--start", "inf"], "--start inf must be 0 or more seconds"),
+        (["CLIP", "--start", "99"], "the file holds no samples from 99 s on"),
+        (["CLIP", "--occlusion_seconds", "0"], "occlusion_seconds=0 must be positive"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_explain_with_a_mistake(trained, tones, tmp_path, capsys, argv, message):
+    (tmp_path / "text.wav").write_text("this is no audio")
+    replacements = {"CLIP": str(tones / "test/high/high_test_0.wav"), "TEXT": str(tmp_path / "text.wav")}
+    argv = [replacements.get(argument, argument) for argument in argv]
+    assert main(["explain", str(trained), "--output", str(tmp_path / "out.png"), *argv]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and "Traceback" not in errors
+    assert not (tmp_path / "out.png").exists()
 
 
 def make_bert(folder):

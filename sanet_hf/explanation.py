@@ -1,0 +1,426 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What in a clip a classifier's score comes from: occlusion, pooling weights and attention over time."""
+
+import difflib
+import json
+import math
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
+
+from .inference import class_scores, extract_features, find_window_seconds
+from .pictures import PICTURES
+
+
+SUFFIXES = (*PICTURES, ".json")
+DECIMALS = 9
+MAX_LISTED_CLASSES = 20
+# Of the colour-blind safe palette of Okabe and Ito (https://jfly.uni-koeln.de/color/).
+BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#555555"
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 100,
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+}
+
+
+@dataclass
+class Explanation:
+    """
+    Where in a clip the score of a class comes from. Times are seconds since the beginning of the recording.
+
+    Args:
+        label: The class that is explained.
+        scores: Score of every class: a probability, or the value of a regression.
+        waveform: The stretch that the model hears, as it is in the recording, of shape (samples,).
+        sampling_rate: Of the waveform, in Hz.
+        start: When the stretch begins.
+        occlusion_starts, occlusion_ends: When each silenced part begins and ends, of shape (parts,).
+        score_drops: Score of the class minus the score without that part, of shape (parts,): positive where the part
+            spoke for the class, negative where it spoke against.
+        pooling_weights: How much each frame counted in SANet's pooling, of shape (frames,), sum 1; `None` for other
+            architectures. A model that [`~sanet_hf.inference.hears_padding`] has frames of the silence after the clip
+            too, as do its attentions.
+        pooling_edges: When each of these frames begins, and the last one ends, of shape (frames + 1,).
+        attentions: How much each frame (rows) attends to each (columns) in every attention block of SANet, as the mean
+            of the heads, each of shape (frames, frames) with frames of its own; rows sum to 1.
+        attention_edges: As `pooling_edges`, for every attention block.
+    """
+
+    label: str
+    scores: dict[str, float]
+    waveform: np.ndarray
+    sampling_rate: int
+    start: float
+    occlusion_starts: np.ndarray
+    occlusion_ends: np.ndarray
+    score_drops: np.ndarray
+    pooling_weights: np.ndarray | None = None
+    pooling_edges: np.ndarray | None = None
+    attentions: tuple[np.ndarray, ...] = ()
+    attention_edges: tuple[np.ndarray, ...] = ()
+
+    @property
+    def end(self) -> float:
+        """When the stretch ends."""
+        return self.start + len(self.waveform) / self.sampling_rate
+
+
+@torch.inference_mode()
+def explain(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    waveform: np.ndarray,
+    label: str | None = None,
+    occlusion_seconds: float | None = None,
+    hop_seconds: float | None = None,
+    offset: float = 0.0,
+    batch_size: int | None = None,
+) -> Explanation:
+    """
+    Explain the score of a clip: what it loses where a part of the clip is silenced (occlusion: Zeiler and Fergus,
+    2014, https://arxiv.org/abs/1311.2901), and for SANet also which frames its pooling and its attention weigh.
+
+    A part is silenced in what the model hears: after the feature extractor has set the loudness, so that the rest of
+    the clip stays the same. Models that take spectrograms get that of the waveform with silence.
+
+    Args:
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them, of any architecture.
+        waveform: Clip of shape (samples,) at the feature extractor's sampling rate. Of one longer than
+            [`~sanet_hf.inference.find_window_seconds`], the middle is explained, as a clip of its own.
+        label: Class to explain; by default the one with the highest score.
+        occlusion_seconds: Duration of each silenced part; by default 0.25 s, but at least 1/64 and at most 1/8 of the
+            clip.
+        hop_seconds: Longest time from one silenced part to the next; by default half of their duration.
+        offset: Where the waveform begins in the recording it is cut from, in seconds: added to all times.
+        batch_size: Clips that are classified at once; by default 32 on a GPU and else 8.
+
+    Raises:
+        ValueError: The model has no such class, or a duration is not positive.
+    """
+    for name, seconds in (("occlusion_seconds", occlusion_seconds), ("hop_seconds", hop_seconds)):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"{name}={seconds:g} must be positive and finite.")
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if label is not None and label not in labels:
+        raise ValueError(_unknown_label(label, labels))
+    rate = feature_extractor.sampling_rate
+    window = round(find_window_seconds(model, feature_extractor) * rate)
+    first = max(0, (len(waveform) - window) // 2)
+    waveform, start = waveform[first : first + window], first / rate + offset
+    if batch_size is None:
+        batch_size = 32 if model.device.type == "cuda" else 8
+
+    def extract(waveforms: list[np.ndarray]) -> BatchFeature:
+        return extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
+
+    features = extract([waveform])
+    weights = {}
+    if model.config.model_type == "sanet":
+        with _eager_attention(model):
+            outputs = model(**features, output_attentions=True)
+        num_samples = features["input_values"].shape[-1]
+        weights = _weights_over_time(model, outputs, num_samples, start, rate)
+    else:
+        outputs = model(**features)
+    scores = class_scores(model, outputs.logits)[0]
+    index = int(scores.argmax()) if label is None else labels.index(label)
+
+    starts, ends = _parts(len(waveform), rate, occlusion_seconds, hop_seconds)
+    occluded_scores = []
+    for batch in range(0, len(starts), batch_size):
+        parts = list(zip(starts[batch : batch + batch_size], ends[batch : batch + batch_size]))
+        if features[model.main_input_name].ndim == 2:  # a waveform
+            occluded = {name: value.repeat(len(parts), 1) for name, value in features.items()}
+            for row, (begin, end) in zip(occluded[model.main_input_name], parts):
+                row[begin:end] = 0
+        else:
+            clips = [waveform.copy() for _ in parts]
+            for clip, (begin, end) in zip(clips, parts):
+                clip[begin:end] = 0
+            occluded = extract(clips)
+        occluded_scores.append(class_scores(model, model(**occluded).logits)[:, index])
+    return Explanation(
+        label=labels[index],
+        scores=dict(zip(labels, scores.tolist())),
+        waveform=waveform,
+        sampling_rate=rate,
+        start=start,
+        occlusion_starts=start + starts / rate,
+        occlusion_ends=start + ends / rate,
+        score_drops=scores[index] - np.concatenate(occluded_scores),
+        **weights,
+    )
+
+
+def _unknown_label(label: str, labels: list[str]) -> str:
+    nearest = difflib.get_close_matches(label, labels, n=1)
+    guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    more = f" and {len(labels) - MAX_LISTED_CLASSES} more" if len(labels) > MAX_LISTED_CLASSES else ""
+    return f"label={label!r} is no class of the model.{guess} It knows {', '.join(labels[:MAX_LISTED_CLASSES])}{more}."
+
+
+@contextmanager
+def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """The one attention that returns its probabilities."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+def _weights_over_time(model: PreTrainedModel, outputs, num_samples: int, start: float, rate: int) -> dict:
+    """
+    Fields of the explanation that only a SANet has, without the frames that hold padding alone.
+
+    A frame stands for the samples that it strides over, in the middle of those that its convolutions see:
+
+        samples        |. . . .|. . . .|. . . .|. .     the last frame ends with the clip
+        frames             0       1       2     3
+    """
+    stride = model.config.inputs_to_logits_ratio
+    pooling_weights = outputs.pooling_weights[0].float().cpu().numpy()
+    padded_length = len(pooling_weights) * stride
+
+    def edges(samples: int) -> np.ndarray:
+        return start + np.minimum(np.arange(0, num_samples + samples, samples), num_samples) / rate
+
+    attentions, attention_edges = [], []
+    for attention in outputs.attentions or ():
+        attention_edges.append(edges(padded_length // attention.shape[-1]))
+        valid = len(attention_edges[-1]) - 1
+        attentions.append(attention[0, :, :valid, :valid].float().mean(0).cpu().numpy())
+    pooling_edges = edges(stride)
+    return {
+        "pooling_weights": pooling_weights[: len(pooling_edges) - 1],
+        "pooling_edges": pooling_edges,
+        "attentions": tuple(attentions),
+        "attention_edges": tuple(attention_edges),
+    }
+
+
+def _parts(
+    num_samples: int, rate: int, occlusion_seconds: float | None, hop_seconds: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """First samples of the parts to silence, and those after their last: from the clip's beginning to its end."""
+    if occlusion_seconds is None:
+        occlusion_seconds = np.clip(0.25, num_samples / rate / 64, num_samples / rate / 8)
+    part = min(max(1, round(occlusion_seconds * rate)), num_samples)
+    hop = max(1, part // 2 if hop_seconds is None else round(hop_seconds * rate))
+    last = num_samples - part
+    starts = np.linspace(0, last, 1 + -(-last // hop)).astype(int)
+    return starts, starts + part
+
+
+def write_explanation(explanation: Explanation, path: str | Path, name: str = "") -> None:
+    """
+    Write an explanation as a picture (.png, .jpg, .svg or .pdf), or as numbers (.json, what [`as_dict`] gives). A file
+    that is there is replaced.
+
+    Args:
+        explanation: As [`explain`] gives it.
+        path: The file to write.
+        name: What the recording is called in the picture's title.
+
+    Raises:
+        ValueError: The suffix is none of these.
+    """
+    path = Path(path)
+    check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".json":
+        path.write_text(json.dumps(as_dict(explanation), allow_nan=False) + "\n", encoding="utf-8")
+    else:
+        plot_explanation(explanation, path, name)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise a ValueError for a file that [`write_explanation`] does not write."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: an explanation is written as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+
+
+def as_dict(explanation: Explanation) -> dict:
+    """
+    An explanation as JSON has it, without the waveform. Times are in seconds; frame i of `pooling` and `attention`
+    lasts from `edges[i]` to `edges[i + 1]`:
+
+        {"label": ..., "scores": {label: score}, "start": ..., "end": ...,
+         "occlusion": {"start": [...], "end": [...], "score_drop": [...]},
+         "pooling": {"edges": [...], "weights": [...]},                     (SANet)
+         "attention": [{"edges": [...], "weights": [[...], ...]}, ...]}     (SANet, one entry a block)
+    """
+    result = {
+        "label": explanation.label,
+        "scores": {label: round(score, DECIMALS) for label, score in explanation.scores.items()},
+        "start": round(explanation.start, DECIMALS),
+        "end": round(explanation.end, DECIMALS),
+        "occlusion": {
+            "start": _to_list(explanation.occlusion_starts),
+            "end": _to_list(explanation.occlusion_ends),
+            "score_drop": _to_list(explanation.score_drops),
+        },
+    }
+    if explanation.pooling_weights is not None:
+        result["pooling"] = {
+            "edges": _to_list(explanation.pooling_edges),
+            "weights": _to_list(explanation.pooling_weights),
+        }
+        result["attention"] = [
+            {"edges": _to_list(edges), "weights": _to_list(attention)}
+            for attention, edges in zip(explanation.attentions, explanation.attention_edges)
+        ]
+    return result
+
+
+def _to_list(values: np.ndarray) -> list:
+    return values.astype(np.float64).round(DECIMALS).tolist()
+
+
+def plot_explanation(explanation: Explanation, path: str | Path, name: str = "") -> None:
+    """
+    Draw an explanation over one time axis: waveform, spectrogram, occlusion and, for SANet, pooling weights and
+    attention.
+
+    Args:
+        explanation: As [`explain`] gives it.
+        path: The picture to write, in any format of matplotlib.
+        name: What the recording is called in the title.
+    """
+    # Imported late, since other commands do not draw.
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    has_pooling = explanation.pooling_weights is not None
+    heights = [0.7, 1.3, 1.1] + [1.1] * has_pooling + [1.6] * len(explanation.attentions)
+    heard = explanation.pooling_edges[-1] if has_pooling else explanation.end
+    # Of the silence that a model hears after a clip, enough to see what it makes of it.
+    end = min(heard, explanation.end + 0.25 * (explanation.end - explanation.start))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 1.0 + 1.25 * sum(heights)), layout="constrained")
+        panels = figure.subplots(len(heights), sharex=True, height_ratios=heights)
+        _draw_waveform(panels[0], explanation)
+        _draw_spectrogram(panels[1], explanation, end)
+        _draw_occlusion(panels[2], explanation)
+        if has_pooling:
+            _draw_pooling(panels[3], explanation)
+        for block, axes in enumerate(panels[4:]):
+            _draw_attention(axes, explanation, block, end)
+        for axes in panels:
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+            if end > explanation.end:
+                axes.axvline(explanation.end, color="#999999", linewidth=1, linestyle=(0, (4, 3)))
+        panels[0].set_yticks([])
+        panels[0].set_xlim(explanation.start, end)
+        panels[-1].set_xlabel("seconds")
+        figure.suptitle(_title(explanation, name, heard), fontsize=11, parse_math=False)
+        figure.savefig(path)
+
+
+def _title(explanation: Explanation, name: str, heard: float) -> str:
+    best = max(explanation.scores, key=explanation.scores.get)
+    title = f"{explanation.label}: {explanation.scores[explanation.label]:.2f}"
+    if best != explanation.label:
+        title += f" ({best}: {explanation.scores[best]:.2f})"
+    stretch = f"{explanation.start:.2f}–{explanation.end:.2f} s"
+    if heard > explanation.end:
+        stretch += f" and silence up to {heard:.2f} s"
+    return textwrap.fill("   ".join(text for text in (name, stretch, title) if text), 110)
+
+
+def _draw_waveform(axes, explanation: Explanation) -> None:
+    # Lowest and highest sample of each column: a line through a million samples is slow and looks the same.
+    waveform = explanation.waveform
+    starts = np.linspace(0, len(waveform), min(len(waveform), 1000), endpoint=False).astype(int)
+    times = explanation.start + starts / explanation.sampling_rate
+    low, high = np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
+    axes.fill_between(times, low, high, color=GRAY, linewidth=0.6)
+    axes.set_title("waveform")
+
+
+def _draw_spectrogram(axes, explanation: Explanation, end: float) -> None:
+    from matplotlib.mlab import specgram
+
+    rate = explanation.sampling_rate
+    hop = max(1, rate // 125)
+    # mlab warns of a single column.
+    num_columns = max(2, math.ceil((end - explanation.start) * rate / hop))
+    silence = round((end - explanation.end) * rate)
+    padded = np.pad(explanation.waveform.astype(np.float64), (0, silence))
+    # Windows of four hops, each in the middle of a column of one. Mirrored ends: where the stretch was cut out of a
+    # recording, silence would draw clicks.
+    front = 3 * hop // 2
+    padded = np.pad(padded, (front, (num_columns + 3) * hop - front - len(padded)), mode="symmetric")
+    power, frequencies, _ = specgram(padded, NFFT=4 * hop, noverlap=3 * hop, Fs=rate)
+    decibels = 10 * np.log10(np.maximum(power, 1e-30))
+    loudest = max(decibels.max(), -120)  # silence is dark
+    axes.imshow(
+        decibels,
+        extent=(explanation.start, explanation.start + num_columns * hop / rate, 0, frequencies[-1] / 1000),
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=loudest - 80,
+        vmax=loudest,
+    )
+    axes.set_title("spectrogram")
+    axes.set_ylabel("kHz")
+
+
+def _draw_occlusion(axes, explanation: Explanation) -> None:
+    centers = (explanation.occlusion_starts + explanation.occlusion_ends) / 2
+    drops, seconds = explanation.score_drops, explanation.occlusion_ends[0] - explanation.occlusion_starts[0]
+    axes.axhline(0, color=GRAY, linewidth=0.6)
+    axes.fill_between(centers, drops, 0, where=drops >= 0, interpolate=True, color=BLUE, alpha=0.35, linewidth=0)
+    axes.fill_between(centers, drops, 0, where=drops <= 0, interpolate=True, color=ORANGE, alpha=0.35, linewidth=0)
+    axes.plot(centers, drops, color="black", linewidth=1, marker="o", markersize=2.5)
+    title = f"occlusion: what the score of {explanation.label} loses when {seconds:.2g} s around a moment are silenced"
+    axes.set_title(title, parse_math=False)
+    axes.set_ylabel("score lost")
+
+
+def _draw_pooling(axes, explanation: Explanation) -> None:
+    weights, edges = explanation.pooling_weights, explanation.pooling_edges
+    axes.stairs(weights * len(weights), edges, fill=True, color=BLUE, alpha=0.6)
+    axes.axhline(1, color=GRAY, linewidth=0.6)
+    axes.set_ylim(0)
+    title = "pooling: weight of each frame; 1 is the mean"
+    if edges[-1] > explanation.end:
+        share = weights[edges[:-1] >= explanation.end].sum()
+        title += f"; {100 * share:.0f} % of all weight is on the silence after the recording"
+    axes.set_title(title)
+    axes.set_ylabel("weight")
+
+
+def _draw_attention(axes, explanation: Explanation, block: int, end: float) -> None:
+    attention, edges = explanation.attentions[block], explanation.attention_edges[block]
+    visible = edges[:-1] < end
+    axes.imshow(
+        attention,
+        extent=(edges[0], edges[-1], edges[-1], edges[0]),
+        aspect="auto",
+        cmap="viridis",
+        vmin=0,
+        # Without the few frames that draw so much attention that all else would be dark.
+        vmax=np.percentile(attention[visible][:, visible], 99),
+    )
+    axes.set_ylim(end, edges[0])
+    axes.set_title(f"attention, block {block + 1}: how much each moment (down) looks at each other (across)")
+    axes.set_ylabel("seconds")
