@@ -167,6 +167,27 @@ def explain(
     )
 
 
+@torch.inference_mode()
+def weigh_frames(
+    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, waveform: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """
+    The pooling weights and edges of an [`Explanation`] alone, at a single pass; `None` for architectures other than
+    SANet.
+
+    Args:
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
+        waveform: Clip of shape (samples,) at the feature extractor's sampling rate, no longer than
+            [`~sanet_hf.inference.find_window_seconds`].
+    """
+    if model.config.model_type != "sanet":
+        return None
+    features = extract_features(feature_extractor, [waveform]).to(model.device, model.dtype)
+    num_samples = features["input_values"].shape[-1]
+    weights = _weights_over_time(model, model(**features), num_samples, 0.0, feature_extractor.sampling_rate)
+    return weights["pooling_weights"], weights["pooling_edges"]
+
+
 def _unknown_label(label: str, labels: list[str]) -> str:
     nearest = difflib.get_close_matches(label, labels, n=1)
     guess = f" Did you mean {nearest[0]!r}?" if nearest else ""

@@ -3,6 +3,7 @@
 """The `sanet` command: each subcommand calls a function that can also be imported."""
 
 import argparse
+import math
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ Classifiers of audio in Hugging Face transformers: SANet, small and end to end, 
   sanet predict runs/mine clip.wav calls/ --output predictions.csv
   sanet embed runs/mine calls/ --output embeddings.parquet
   sanet explain runs/mine clip.wav --output explained.png
+  sanet app runs/mine
   sanet augment clip.wav examples --config sanet_dynamic.yaml
   sanet convert original.pt runs/converted --labels labels.txt
 """
@@ -230,6 +232,23 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
     )
     _add_model_options(explain)
     explain.set_defaults(run=_explain)
+
+    app = commands.add_parser(
+        "app",
+        help="classify recordings in the browser",
+        description="Serve a page for the browser that classifies what one uploads or records: scores, the waveform "
+        "with SANet's pooling weights and, of a recording longer than the model takes, its segments, played where one "
+        "clicks. Recordings stay on this machine and are deleted within about an hour. Ctrl+C ends it.",
+        epilog="Example: sanet app runs/mine --examples recordings/test",
+    )
+    app.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained audio classifier")
+    app.add_argument("--examples", type=Path, metavar="FOLDER", help="audio files to choose from, up to 10 of all")
+    app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: %(default)s, nobody else)")
+    app.add_argument("--port", type=_positive, help="default: the first that is free from 7860 on")
+    app.add_argument("--max_seconds", type=float, default=1800.0, help="longest recording (default: %(default)g)")
+    app.add_argument("--max_megabytes", type=float, default=100.0, help="largest file (default: %(default)g)")
+    app.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: the GPU, if there is one)")
+    app.set_defaults(run=_app)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -540,6 +559,31 @@ def _explain(arguments: argparse.Namespace) -> int:
         f"{arguments.file}, {explanation.start:.2f}–{explanation.end:.2f} s: {explanation.label} {score:.4f}, "
         f"explained in {arguments.output}."
     )
+    return 0
+
+
+def _app(arguments: argparse.Namespace) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    from sanet_hf.app import launch_app, make_app
+    from sanet_hf.inference import load_classifier
+    from sanet_hf.prediction_files import find_audio_files
+
+    examples = []
+    if arguments.examples is not None:
+        if not arguments.examples.is_dir():
+            raise ValueError(f"--examples {arguments.examples}: there is no such folder.")
+        paths = list(find_audio_files([arguments.examples]))
+        # Of all classes, where they are folders in it.
+        examples = paths[:: math.ceil(len(paths) / 10)]
+    disable_progress_bar()
+    model, feature_extractor = load_classifier(arguments.model, arguments.device)
+    limits = {"max_megabytes": arguments.max_megabytes, "max_seconds": arguments.max_seconds}
+    app = make_app(model, feature_extractor, examples, **limits)
+    options = {"server_name": arguments.host, "server_port": arguments.port}
+    _, address, _ = launch_app(app, quiet=True, prevent_thread_lock=True, **options)
+    print(f"Open {address} in a browser; Ctrl+C ends it.", flush=True)
+    app.block_thread()
     return 0
 
 

@@ -18,7 +18,8 @@ import torch
 from transformers import AutoModelForAudioClassification, BertConfig
 
 from sanet_hf import SANetConfig, SANetForAudioClassification
-from training.cli import main
+from sanet_hf.app import MAX_MEGABYTES, MAX_SECONDS
+from training.cli import main, make_parser
 
 
 def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
@@ -38,6 +39,7 @@ def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
         (["compare", "--help"], ["--data_dir", "--num_rounds", "McNemar", "95 %"]),
         (["predict", "--help"], ["--window", "--segments", "--resume", "@list.txt", "exit code 1"]),
         (["explain", "--help"], ["--label", "--start", ".json", "occlusion"]),
+        (["app", "--help"], ["--examples", "--host", "--max_seconds", "browser"]),
         (["augment", "--help"], ["--config", "examples.png"]),
         (["convert", "--help"], ["--labels", "SqueezeAttendNet"]),
     ],
@@ -441,3 +443,20 @@ def test_augment_needs_an_augmentation(tones, tmp_path, capsys, text, message):
     command = ["augment", str(source), str(tmp_path / "examples"), "--config", str(tmp_path / "options.yaml")]
     assert main(command) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "examples").exists()
+
+
+def test_app(trained, tones, monkeypatch, capsys):
+    gradio = pytest.importorskip("gradio", reason="needs gradio: pip install sanet-hf[app]")
+    apps = []
+    # Ctrl+C at once.
+    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda app: apps.append(app) or app.close())
+    assert main(["app", str(trained), "--examples", str(tones / "test"), "--max_megabytes", "2"]) == 0
+    assert "Open http://127.0.0.1:" in capsys.readouterr().out
+    (app,) = apps
+    assert app.title == trained.name and app.max_file_size == 2 * 2**20 and not app.share and not app.run_history
+    defaults = make_parser().parse_args(["app", "model"])
+    assert (defaults.max_seconds, defaults.max_megabytes) == (MAX_SECONDS, MAX_MEGABYTES)
+    assert main(["app", str(trained), "--examples", "nowhere"]) == 2
+    assert "--examples nowhere: there is no such folder" in capsys.readouterr().err
+    assert main(["app", str(trained), "--max_seconds", "-1"]) == 2
+    assert "max_seconds=-1 must be positive" in capsys.readouterr().err
