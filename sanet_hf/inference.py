@@ -40,8 +40,6 @@ from .feature_extraction_sanet import SANetFeatureExtractor
 # What other architectures need of a clip: wav2vec2's masking in training covers 10 frames of 20 ms, AST's filter bank
 # 25 ms. Shorter clips are padded with zeros.
 MIN_SECONDS = 0.25
-
-
 AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
 # Windows of models that take clips of any length, whose memory grows with the square of it.
 MAX_WINDOW_SECONDS = 30.0

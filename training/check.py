@@ -20,7 +20,7 @@ from .data import SILENCE, make_groups
 from .log_mel import NUM_MELS, log_mel
 from .model_card import FEW_CLIPS
 from .parallel import count_cores, map_unordered
-from .prepare import FOLDERS
+from .prepare import FOLDERS, PROGRESS
 from .prepare_report import format_table
 from .recordings import SourceFile, list_files, read_recording
 from .sources import AUDIO_SUFFIXES, SPLITS, DataError
@@ -35,6 +35,7 @@ RMS = 0.1  # which SANet's feature extractor brings each clip to
 NUM_SHOWN = 5
 NUM_FOLDS = 5
 BLOCK = 2**20  # samples
+RECORDING_PATTERN = r"(?s)^(.*?)(_\d{4,}\.wav)?$"  # what the names of the clips of a recording have in common
 
 
 class Measured(NamedTuple):
@@ -67,7 +68,7 @@ def check(folder: str | Path, group_pattern: str | None = None, num_workers: int
     Args:
         folder: Folder of class folders, of split folders, or one that holds `denoised_clips` and `speech_segments`.
         group_pattern: Regular expression on CLASS/FILE; files for which it finds the same are kept together in
-            cross-validation.
+            cross-validation. By default those that [`prepare.prepare`] cut from one recording are.
         num_workers: Processes; by default as many as there are cores.
 
     Returns:
@@ -97,6 +98,8 @@ def _check_folder(folder: Path, files: Sequence[SourceFile], group_pattern: str 
         reasons = [file.error or measured[file].error for file in files]
         raise DataError(f"None of the {len(files)} files in {folder} can be used, the first because: {reasons[0]}.")
     findings = find_faults(files, measured, folder)
+    if group_pattern is None and (folder.parent / PROGRESS).exists():
+        group_pattern = RECORDING_PATTERN
     lines = [to_text(str(folder)), "", *_table(usable), ""]
     lines += ["Findings:", *(f"  - {finding}" for finding in findings)] if findings else ["Nothing is wrong with it."]
     return "\n".join([*lines, "", *_describe_baseline(usable, group_pattern)])

@@ -26,6 +26,7 @@ logger = logging.get_logger(__name__)
 
 # Part of each split where the source has none, and of train where only validation is missing.
 SPLIT_PARTS = {"train": 0.8, "validation": 0.1, "test": 0.1}
+HELD_OUT_PARTS = {"train": 0.9, "validation": 0.1}
 SILENCE = 1e-4  # largest amplitude, -80 dB of full scale
 NUM_SHOWN = 20  # recordings that a message lists
 
@@ -105,7 +106,7 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
         raise DataError(f"The recordings have {', '.join(source)} but no train split to learn from.")
     elif "validation" not in source and "train" in source:
         logger.warning("There is no validation split: a tenth of the training recordings is held out instead.")
-        parts = split_by_hash(source["train"]["label"], groups["train"], {"train": 0.9, "validation": 0.1})
+        parts = split_by_hash(source["train"]["label"], groups["train"], HELD_OUT_PARTS)
         rows.update({split: ("train", indices) for split, indices in parts.items()})
     if arguments.group_pattern:
         _warn_of_shared_groups(groups)

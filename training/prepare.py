@@ -42,7 +42,7 @@ from .cutting import (
     largest_amplitude,
     write_clip,
 )
-from .data import SPLIT_PARTS, make_groups, split_by_hash
+from .data import HELD_OUT_PARTS, SPLIT_PARTS, make_groups, split_by_hash
 from .model_card import format_duration
 from .parallel import count_cores, map_unordered
 from .recordings import SourceFile, list_files, read_recording, store
@@ -243,18 +243,21 @@ def _remove_output(output_dir: Path) -> None:
 
 def divide(files: Sequence[SourceFile], group_pattern: str | None) -> list[SourceFile]:
     """
-    Files with their split, in the source's order: that of the source, or else 80/10/10 by recording or group.
+    Files with their split, in the source's order: that of the source, or else 80/10/10 by recording or group. Where
+    the source has no validation split, a tenth of the training recordings is held out.
 
     Raises:
         DataError: The pattern is no regular expression, or finds nothing in some name.
     """
     usable = [file for file in files if file.error is None]
     groups = make_groups([file.key for file in usable], group_pattern)
-    unsplit = [index for index, file in enumerate(usable) if file.split == "unsplit"]
-    parts = split_by_hash(
-        [usable[index].label for index in unsplit], [groups[index] for index in unsplit], SPLIT_PARTS
-    )
-    splits = {usable[unsplit[place]].path: split for split, places in parts.items() for place in places}
+    divided, parts = "unsplit", SPLIT_PARTS
+    if not any(file.split in ("unsplit", "validation") for file in usable):
+        # Training would hold out clips instead, and learn from others of the same recordings.
+        divided, parts = "train", HELD_OUT_PARTS
+    indices = [index for index, file in enumerate(usable) if file.split == divided]
+    places = split_by_hash([usable[index].label for index in indices], [groups[index] for index in indices], parts)
+    splits = {usable[indices[place]].path: split for split in places for place in places[split]}
     return [
         file._replace(split=splits.get(file.path, "" if file.split == "unsplit" else file.split)) for file in files
     ]

@@ -744,6 +744,20 @@ def test_split_folders_are_kept(tones, tmp_path):
     ]
 
 
+def test_a_missing_validation_split_is_made_by_recording(tones, tmp_path):
+    shutil.copytree(tones / "train", tmp_path / "recordings" / "train")
+    shutil.copytree(tones / "test", tmp_path / "recordings" / "test")
+    options = PrepareOptions(0.1, denoise=False)
+    manifest = prepare(tmp_path / "recordings", tmp_path / "data", options, num_workers=1).manifest
+    assert manifest.groupby("source")["split"].nunique().max() == 1
+    assert manifest.groupby("split")["source"].nunique().to_dict() == {"test": 8, "train": 28, "validation": 4}
+    assert manifest[manifest["source"].str.startswith("test")]["split"].unique().tolist() == ["test"]
+    # Those that sanet train holds out.
+    for split, dataset in load_recordings(DataArguments(data_dir=str(tmp_path / "recordings"))).items():
+        expected = set(manifest[manifest["split"] == split]["source"])
+        assert {"/".join(Path(file).parts[-3:]) for file in dataset["file"]} == expected
+
+
 # --- the check
 
 
@@ -789,6 +803,17 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
 def test_check_of_what_was_prepared(prepared):
     text = check(prepared, num_workers=1)
     assert f"{prepared / 'denoised_clips'}\n" in text and f"{prepared / 'speech_segments'}\n" in text
+
+
+def test_check_keeps_clips_of_a_recording_together(tmp_path):
+    """Where classes have one recording each, all are to learn from, and there is nothing to test on."""
+    for label, frequency in (("low", 200), ("high", 2000)):
+        write(tmp_path / "recordings" / label / "long_0001.wav", tone(3.0, frequency=frequency))
+    prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(0.5, denoise=False), num_workers=1)
+    assert [path.name for path in (tmp_path / "data" / "denoised_clips").iterdir()] == ["train"]
+    assert "No baseline: a class has one file or group alone" in check(tmp_path / "data", num_workers=1)
+    shutil.copytree(tmp_path / "data" / "denoised_clips", tmp_path / "clips")
+    assert "by cross-validation" in check(tmp_path / "clips", num_workers=1)
 
 
 def test_check_says_so_where_nothing_is_wrong(tmp_path):
