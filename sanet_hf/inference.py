@@ -190,7 +190,7 @@ def predict(
         batch_size = 32 if model.device.type == "cuda" else 8
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     classify = partial(classify_waveforms, model, feature_extractor, return_embeddings=return_embeddings)
-    needs_one_length = not _is_padding_neutral(feature_extractor)
+    needs_one_length = not is_padding_neutral(feature_extractor)
     return _predict(
         classify, sources, labels, (rate, window, hop), aggregate, batch_size, needs_one_length, max(1, num_threads)
     )
@@ -462,7 +462,7 @@ def hears_padding(feature_extractor: FeatureExtractionMixin) -> bool:
     return isinstance(feature_extractor, SANetFeatureExtractor) and not feature_extractor.return_attention_mask
 
 
-def _is_padding_neutral(feature_extractor: FeatureExtractionMixin) -> bool:
+def is_padding_neutral(feature_extractor: FeatureExtractionMixin) -> bool:
     """Whether a clip's scores are the same in a batch with longer ones: all are padded to one length, or masked."""
     pads_always = isinstance(feature_extractor, (SANetFeatureExtractor, ASTFeatureExtractor, WhisperFeatureExtractor))
     return pads_always or feature_extractor.return_attention_mask

@@ -53,7 +53,11 @@ def test_wheel_holds_both_packages_the_configs_and_nothing_else(wheel):
         f"{package}/{path.name}" for package in ("sanet_hf", "training") for path in (ROOT / package).glob("*.py")
     }
     expected |= {f"training/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
-    expected |= {f"training/templates/{path.name}" for path in (ROOT / "training/templates").iterdir()}
+    expected |= {
+        f"{package}/templates/{path.name}"
+        for package in ("sanet_hf", "training")
+        for path in (ROOT / package / "templates").glob("*.*")
+    }
     assert names == expected
 
 
