@@ -65,7 +65,7 @@ def evaluate_models(
         ValueError: A model cannot be loaded or does not know a label; options contradict each other.
     """
     models = {name: load_classifier(name) for name in names}
-    runs = {name: _read(Path(name) / OPTIONS_FILE) for name in names}
+    runs = {name: read_options(name) for name in names}
     arguments = override_data_arguments(runs[names[0]], data_options)
     recordings = longest_first(load_recordings(arguments, splits=[split])[split])
     evaluated = []
@@ -77,6 +77,11 @@ def evaluate_models(
         results = _read(Path(name) / RESULTS_FILE)
         evaluated.append(EvaluatedModel(name, model, feature_extractor, seconds, recordings, evaluation, results))
     return evaluated
+
+
+def read_options(name: str | Path) -> dict:
+    """Options that differ from the defaults of the training run that left a folder; none where there is no such."""
+    return _read(Path(name) / OPTIONS_FILE)
 
 
 def write_evaluation(evaluated: EvaluatedModel, output_dir: str | Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, PreTrainedConfig, Trainer
 
 from .features import EvaluationClips
 from .metrics import THRESHOLD, PerClassMetrics, compute_metrics
@@ -105,26 +105,40 @@ def evaluate_splits(
         max_length_seconds: Length of a window.
     """
     config = trainer.model.config
-    is_multi_label = config.problem_type == "multi_label_classification"
-    labels = [config.id2label[index] for index in range(config.num_labels)]
     evaluations = {}
     for split, dataset in recordings.items():
         clips = EvaluationClips(
             dataset, trainer.processing_class, config.label2id, max_length_seconds, all_windows=split != "train"
         )
         output = trainer.predict(clips)
-        first = np.flatnonzero(np.diff(clips.rows, prepend=-1))  # window of each recording
-        probabilities = softmax_or_sigmoid(_logits(output.predictions), is_multi_label)
-        counts = np.bincount(clips.rows)[:, None].astype(np.float32)
-        evaluations[split] = Evaluation(
-            split=split,
-            files=dataset["file"][:],
-            labels=labels,
-            references=np.asarray(output.label_ids)[first].astype(int),
-            probabilities=np.add.reduceat(probabilities, first) / counts,
-        )
+        evaluations[split] = average_windows(split, clips, config, _logits(output.predictions), output.label_ids)
         evaluations[split].metrics["loss"] = float(output.metrics["test_loss"])
     return evaluations
+
+
+def average_windows(
+    split: str, clips: EvaluationClips, config: PreTrainedConfig, logits: np.ndarray, references: np.ndarray
+) -> Evaluation:
+    """
+    What a classifier says of recordings: the mean of the probabilities of their windows.
+
+    Args:
+        split: Name of the split.
+        clips: The windows.
+        config: The classifier's.
+        logits: Of each window, shape (clips, classes).
+        references: Of each window, as in [`Evaluation`].
+    """
+    first = np.flatnonzero(np.diff(clips.rows, prepend=-1))  # window of each recording
+    probabilities = softmax_or_sigmoid(logits, config.problem_type == "multi_label_classification")
+    counts = np.bincount(clips.rows)[:, None].astype(np.float32)
+    return Evaluation(
+        split=split,
+        files=clips.recordings["file"][:],
+        labels=[config.id2label[index] for index in range(config.num_labels)],
+        references=np.asarray(references)[first].astype(int),
+        probabilities=np.add.reduceat(probabilities, first) / counts,
+    )
 
 
 def _logits(predictions: np.ndarray | tuple) -> np.ndarray:

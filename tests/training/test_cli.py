@@ -40,6 +40,7 @@ def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
         (["predict", "--help"], ["--window", "--segments", "--resume", "@list.txt", "exit code 1"]),
         (["explain", "--help"], ["--label", "--start", ".json", "occlusion"]),
         (["app", "--help"], ["--examples", "--host", "--max_seconds", "browser"]),
+        (["export", "--help"], ["--format", "--quantize", "--calibration_dir", "1e-4"]),
         (["augment", "--help"], ["--config", "examples.png"]),
         (["convert", "--help"], ["--labels", "SqueezeAttendNet"]),
     ],

@@ -1,0 +1,180 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`sanet export` as a user meets it, and the other architectures."""
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sanet_hf.export import export_onnx, export_program, load_onnx, quantize_onnx, run_onnx
+from sanet_hf.inference import extract_features
+from training.cli import main
+
+from .tiny_models import save_checkpoint
+
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """The folder that `sanet export --quantize int8` made of a trained model, and what it printed."""
+    output_dir = tmp_path_factory.mktemp("exports") / "exported"
+    command = [sys.executable, "-m", "training", "export", trained, output_dir, "--quantize", "int8"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return output_dir, result
+
+
+def test_export(exported):
+    output_dir, result = exported
+    assert sorted(path.name for path in output_dir.iterdir()) == [
+        "classify.py",
+        "config.json",
+        "model.onnx",
+        "model_int8.onnx",
+        "preprocessor_config.json",
+    ]
+    first, _, header, *rows, remark, _, last = result.stdout.splitlines()
+    assert re.fullmatch(r"model\.onnx: 0\.\d MB, logits as PyTorch's to \d\.\de-0[5-9]", first)
+    assert header.split()[:6] == ["size", "accuracy", "macro", "F1", "1", "s,"]
+    assert [row.split()[0] for row in rows] == ["model.onnx", "model_int8.onnx"]
+    # Tones are told apart with a wide margin.
+    assert [row.split()[3:5] for row in rows] == [["1.000", "1.000"]] * 2
+    assert all(float(row.split()[5]) > 0 for row in rows)
+    assert remark == "Metrics of 8 recordings of test; ranges of values from 8."
+    assert last == f"The files are in {output_dir}."
+    assert "measured on 8 clips only" in result.stderr
+    # What the exporters tell their developers is kept from the user.
+    assert "Warning" not in result.stderr and "onnx" not in result.stderr
+
+
+def test_example_gives_what_predict_gives(exported, trained, tones, capsys):
+    output_dir, _ = exported
+    for clip in sorted((tones / "test").rglob("*_0.wav")):
+        assert main(["predict", str(trained), str(clip)]) == 0
+        score, label, _ = capsys.readouterr().out.splitlines()[1].split()
+        for model, tolerance in (("model.onnx", 2e-4), ("model_int8.onnx", 0.1)):
+            command = [sys.executable, output_dir / "classify.py", clip, output_dir / model]
+            result = subprocess.run(command, capture_output=True, text=True, check=True)
+            best = result.stdout.splitlines()[0].split()
+            assert best[1] == label and float(best[0]) == pytest.approx(float(score), abs=tolerance)
+
+
+def test_calibration_on_another_folder(trained, tones, tmp_path, monkeypatch, capsys, caplog):
+    """Without splits, of which all is measured on; what cannot be read is left out."""
+    folder = tmp_path / "recordings"
+    shutil.copytree(tones / "test", folder)
+    for index in range(25):
+        shutil.copy(folder / "low/low_test_0.wav", folder / f"low/{index}.wav")
+    (folder / "high/damaged.wav").write_text("this is no audio")
+    # An export that was made before: this is about the recordings.
+    monkeypatch.setattr("training.export.export_onnx", fake_export)
+    used = []
+    monkeypatch.setattr("training.export.quantize_onnx", lambda folder, batches: used.extend(batches))
+    monkeypatch.setattr("training.export._compare_files", lambda *arguments: [])
+    command = ["export", str(trained), str(tmp_path / "out"), "--quantize", "int8", "--calibration_dir", str(folder)]
+    with caplog.at_level(logging.WARNING):
+        assert main([*command, "--split", "all"]) == 0
+    assert "Metrics of 33 recordings of all; ranges of values from 33." in capsys.readouterr().out
+    assert len(used) == 33 and all(batch["input_values"].shape[0] == 1 for batch in used)
+
+
+def fake_export(model, feature_extractor, folder):
+    (folder / "model.onnx").write_bytes(b"model")
+    return 1e-6
+
+
+def test_torch_export(trained, tmp_path, capsys):
+    assert main(["export", str(trained), str(tmp_path / "out"), "--format", "torch_export"]) == 0
+    output = capsys.readouterr().out
+    assert re.match(r"model\.pt2: \d\.\d MB, logits as PyTorch's to \d\.\de[+-]\d\d\n", output)
+    assert "Clips of less than 257 samples must be padded" in output
+    files = {"metadata.json": ""}
+    program = torch.export.load(tmp_path / "out/model.pt2", extra_files=files).module()
+    assert json.loads(files["metadata.json"])["labels"] == ["high", "low"]
+    features = {"input_values": torch.zeros(3, 500), "attention_mask": torch.ones(3, 500, dtype=torch.int32)}
+    assert program(**features).logits.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nowhere", "OUT"], "nowhere: it is neither a folder here nor a model on the Hub"),
+        (["MODEL", "MODEL"], "is not empty: choose a new folder"),
+        (["MODEL", "OUT", "--format", "torch_export", "--quantize", "int8"], "--quantize int8 is for --format onnx"),
+        (["MODEL", "OUT", "--calibration_dir", "TONES"], "--calibration_dir is for --quantize int8"),
+        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "nowhere"], "nowhere: there is no such folder"),
+        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "OTHER"], "does not know bass, treble"),
+        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "PART"], "There is no test split"),
+        (["BARE", "OUT", "--quantize", "int8"], "--calibration_dir is missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_export_with_a_mistake(trained, tones, make_tone, tmp_path, capsys, argv, message):
+    for label in ("bass", "treble"):
+        for index in range(5):
+            make_tone(tmp_path / "other" / label / f"{index}.wav", 440 + index)
+    shutil.copytree(tones / "validation", tmp_path / "part/validation")
+    save_checkpoint(tmp_path / "bare", "sanet")
+    replacements = {
+        "MODEL": trained,
+        "OUT": tmp_path / "out",
+        "TONES": tones,
+        "OTHER": tmp_path / "other",
+        "PART": tmp_path / "part",
+        "BARE": tmp_path / "bare",
+    }
+    assert main(["export", *(str(replacements.get(argument, argument)) for argument in argv)]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
+
+
+# Other architectures.
+
+
+@pytest.mark.parametrize("model_type", ["wav2vec2", "masked wav2vec2", "hubert", "ast", "whisper"])
+def test_other_architectures(tmp_path, model_type):
+    """In float32 and int8, in batches of any size and, of waveforms, any length; without an example."""
+    options = {"return_attention_mask": True} if model_type.startswith("masked") else {}
+    model, feature_extractor = save_checkpoint(
+        tmp_path / "model", model_type.split()[-1], extractor_options=options, initializer_range=0.2
+    )
+    assert 0 < export_onnx(model, feature_extractor, tmp_path / "out") < 1e-4
+    assert not (tmp_path / "out/classify.py").exists()
+    rng = np.random.default_rng(0)
+    # Those that have no mask are given clips of one length.
+    lengths = (7000, 7000) if model_type in ("wav2vec2", "hubert") else (9999, 4000, 4321)
+    clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in lengths]
+    features = extract_features(feature_extractor, clips)
+    session = load_onnx(tmp_path / "out/model.onnx")
+    assert [node.name for node in session.get_inputs()] == list(features)
+    assert [node.name for node in session.get_outputs()] == ["logits"]
+    assert all(node.shape[0] == "batch" for node in session.get_inputs())
+    if model_type in ("ast", "whisper"):
+        assert session.get_inputs()[0].shape[1:] == list(features[feature_extractor.model_input_names[0]].shape[1:])
+    with torch.no_grad():
+        expected = model(**features).logits.numpy()
+    np.testing.assert_allclose(run_onnx(session, features), expected, atol=1e-4, rtol=0)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["labels"]) == ["x", "y", "z"] and metadata["sampling_rate"] == "16000"
+    assert metadata["min_length"] == "4000"
+    quantize_onnx(tmp_path / "out", [features])
+    logits = run_onnx(load_onnx(tmp_path / "out/model_int8.onnx"), features)
+    assert 0 < abs(logits - expected).max() < 0.25 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("model_type", ["wav2vec2", "ast"])
+def test_programs_of_other_architectures(tmp_path, model_type):
+    model, feature_extractor = save_checkpoint(tmp_path / "model", model_type)
+    assert export_program(model, feature_extractor, tmp_path / "out") < 1e-4
