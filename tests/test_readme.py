@@ -11,7 +11,7 @@ import pytest
 
 from sanet_hf import SANetConfig
 from training.arguments import parse_train_arguments
-from training.cli import make_parser
+from training.parser import make_parser
 
 
 ROOT = Path(__file__).parents[1]

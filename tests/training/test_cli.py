@@ -19,7 +19,8 @@ from transformers import AutoModelForAudioClassification, BertConfig
 
 from sanet_hf import SANetConfig, SANetForAudioClassification
 from sanet_hf.app import MAX_MEGABYTES, MAX_SECONDS
-from training.cli import main, make_parser
+from training.cli import main
+from training.parser import make_parser
 
 
 def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
