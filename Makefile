@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup ffmpeg demo test lint format clean
+.PHONY: help setup ffmpeg demo test lint benchmark format clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -36,6 +36,10 @@ test: setup lint  ## Check the style and run all tests
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+benchmark: setup  ## Measure the speed of inference and training beside the original, AST and wav2vec2 (an hour)
+	$(BIN)/python -m benchmarks.inference --output inference.json
+	$(BIN)/python -m benchmarks.training --output training.json
 
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .

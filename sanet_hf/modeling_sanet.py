@@ -124,7 +124,8 @@ class SANetConv1d(nn.Conv1d):
             padding=(0, self.padding[0]),
             groups=self.groups,
         )
-        return hidden_states.squeeze(2).transpose(1, 2)
+        # From one channel the result is (batch, channels, frames) in memory, which would slow down all that follows.
+        return hidden_states.squeeze(2).transpose(1, 2).contiguous()
 
 
 class SANetBatchNorm(nn.BatchNorm1d):

@@ -17,6 +17,8 @@ import copy
 import pytest
 import torch
 
+from benchmarks.original import OriginalSANet
+
 
 BATCH_SIZE = 4
 BLOCKS = ("stage1", "stage2", "stage3", "stage4", "dab1", "stage5", "dab2")
@@ -133,3 +135,12 @@ def test_training_step(full_size_model, make_waveforms, parity, length, attentio
 
 def test_number_of_parameters(full_size_model):
     assert sum(parameter.numel() for parameter in full_size_model.parameters()) == 5_797_703
+
+
+@torch.no_grad()
+def test_original_of_the_benchmarks(parity, original_state_dict, make_waveforms):
+    """What speed is measured against is the original network."""
+    model = OriginalSANet(num_classes=10)
+    model.load_state_dict(original_state_dict)
+    logits = model.eval()(make_waveforms(BATCH_SIZE, 32000))
+    torch.testing.assert_close(logits, parity[0]["32000.eval.logits"], atol=5e-5, rtol=0)

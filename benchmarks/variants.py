@@ -1,0 +1,139 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The classifiers that are measured, each from waveforms to logits with its feature extractor. Weights are random, since
+time does not depend on them.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForSequenceClassification,
+)
+
+from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
+from sanet_hf.export import export_onnx, load_onnx, run_onnx
+from sanet_hf.optimization import optimize_for_inference
+
+from .original import OriginalSANet
+
+
+Classify = Callable[[Sequence[np.ndarray]], object]
+
+ORIGINAL = "original"
+SAMPLING_RATE = 16000  # Hz
+NUM_CLASSES = 10
+ALL = (ORIGINAL, "sanet", "optimized", "compiled", "onnxruntime", "openvino", "ast", "wav2vec2")
+
+
+def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classify:
+    """
+    A classifier of clips at 16 kHz.
+
+    Args:
+        name: One of `ALL`: SANet as the original computes it; as it comes; after `optimize_for_inference`; that
+            compiled by `torch.compile`; exported to ONNX and run by onnxruntime or OpenVINO; AST and wav2vec2-base as
+            they come.
+
+    Raises:
+        ModuleNotFoundError: A package is missing.
+        ValueError: The variant does not run in this number format or on this device.
+    """
+    torch.manual_seed(0)
+    if name == ORIGINAL:
+        return _in_torch(OriginalSANet(NUM_CLASSES), SANetFeatureExtractor(), dtype, device, has_mask=False)
+    if name == "ast":
+        model = ASTForAudioClassification(ASTConfig(num_labels=NUM_CLASSES))
+        return _in_torch(model, ASTFeatureExtractor(), dtype, device)
+    if name == "wav2vec2":
+        model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(num_labels=NUM_CLASSES))
+        return _in_torch(model, Wav2Vec2FeatureExtractor(), dtype, device)
+    model, feature_extractor = (
+        SANetForAudioClassification(SANetConfig(num_labels=NUM_CLASSES)),
+        SANetFeatureExtractor(),
+    )
+    if name == "sanet":
+        return _in_torch(model, feature_extractor, dtype, device)
+    if name in ("optimized", "compiled"):
+        model = optimize_for_inference(model.to(device, dtype))
+        if name == "compiled":
+            model = torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
+        return _in_torch(model, feature_extractor, dtype, device)
+    if device.type != "cpu":
+        raise ValueError(f"{name} is measured on the CPU alone")
+    if name == "onnxruntime":
+        if dtype != torch.float32:
+            raise ValueError("onnxruntime computes SANet in float32")
+        return _in_onnxruntime(model, feature_extractor)
+    if name == "openvino":
+        return _in_openvino(model, feature_extractor, dtype)
+    raise ValueError(f"there is no variant {name}, only {', '.join(ALL)}")
+
+
+def _extract(feature_extractor: object, clips: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+    padding = {} if isinstance(feature_extractor, ASTFeatureExtractor) else {"padding": "longest"}
+    return dict(feature_extractor(list(clips), sampling_rate=SAMPLING_RATE, return_tensors="pt", **padding))
+
+
+def _in_torch(
+    model: nn.Module | PreTrainedModel,
+    feature_extractor: object,
+    dtype: torch.dtype,
+    device: torch.device,
+    has_mask: bool = True,
+) -> Classify:
+    model = model.to(device, dtype).eval()
+
+    @torch.inference_mode()
+    def classify(clips: Sequence[np.ndarray]) -> torch.Tensor:
+        features = {
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in _extract(feature_extractor, clips).items()
+        }
+        if not has_mask:
+            return model(features["input_values"])
+        return model(**features).logits
+
+    return classify
+
+
+def _in_onnxruntime(model: PreTrainedModel, feature_extractor: object) -> Classify:
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(model, feature_extractor, folder)
+        session = load_onnx(Path(folder) / "model.onnx")
+    return lambda clips: run_onnx(session, _extract(feature_extractor, clips))
+
+
+def _in_openvino(model: PreTrainedModel, feature_extractor: object, dtype: torch.dtype) -> Classify:
+    if find_spec("openvino") is None:
+        raise ModuleNotFoundError("openvino is not installed: pip install openvino")
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(model, feature_extractor, folder)
+        core = openvino.Core()
+        precision = {"INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32"}
+        threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = core.compile_model(core.read_model(Path(folder) / "model.onnx"), "CPU", {**precision, **threads})
+
+    def classify(clips: Sequence[np.ndarray]) -> np.ndarray:
+        features = _extract(feature_extractor, clips)
+        mask = np.ones(features["input_values"].shape, dtype=np.int32)
+        inputs = {"input_values": features["input_values"].numpy(), "attention_mask": mask}
+        if "attention_mask" in features:
+            inputs["attention_mask"] = features["attention_mask"].numpy().astype(np.int32)
+        return compiled(inputs)["logits"]
+
+    return classify

@@ -1,0 +1,118 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`optimize_for_inference`: the same outputs, from the same inputs."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sanet_hf import SANetFeatureExtractor
+from sanet_hf.export import export_onnx
+from sanet_hf.modeling_sanet import SANetConv1d
+from sanet_hf.optimization import FFT_MIN_FRAMES, FFTConv1d, OneDNNLinear, optimize_for_inference
+
+
+@pytest.fixture(scope="module")
+def optimized(full_size_model):
+    return optimize_for_inference(full_size_model)
+
+
+@pytest.mark.parametrize("length", [64000, 32000])
+def test_parity(parity, optimized, make_waveforms, length):
+    """The original's outputs, to the tolerance of the model itself."""
+    with torch.no_grad():
+        outputs = optimized(make_waveforms(4, length), output_hidden_states=True)
+    torch.testing.assert_close(outputs.logits, parity[0][f"{length}.eval.logits"], atol=5e-5, rtol=0)
+    names = {type(module).__name__ for module in optimized.modules()}
+    assert "SANetBatchNorm" not in names and {"FFTConv1d", "OneDNNLinear"} <= names
+
+
+@given(lengths=st.lists(st.integers(1, 64000), min_size=1, max_size=3))
+def test_padded_batches(full_size_model, optimized, make_waveforms, lengths):
+    waveforms = make_waveforms(len(lengths), max(lengths))
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        expected = full_size_model(waveforms * mask, mask.int(), output_hidden_states=True)
+        outputs = optimized(waveforms * mask, mask.int(), output_hidden_states=True)
+    assert outputs.keys() == expected.keys()
+    torch.testing.assert_close(outputs.logits, expected.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(outputs.pooling_weights, expected.pooling_weights, atol=1e-4, rtol=0)
+    for hidden_states, others in zip(outputs.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(hidden_states, others, atol=1e-4, rtol=0)
+
+
+def test_half_precision(full_size_model, make_waveforms):
+    """In bfloat16, also by autocast, as close to float32 as the model itself."""
+    waveforms = make_waveforms(2, 64000)
+    half = copy.deepcopy(full_size_model).bfloat16()
+    with torch.no_grad():
+        expected = full_size_model(waveforms).logits
+        error = (half(waveforms).logits - expected).abs().max()
+        assert (optimize_for_inference(half)(waveforms).logits - expected).abs().max() < 2 * error
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (optimize_for_inference(full_size_model)(waveforms).logits - expected).abs().max() < 2 * error
+    # Converted afterwards, what is kept for float32 is not used.
+    late = optimize_for_inference(full_size_model).bfloat16()
+    assert late(waveforms).logits.dtype == torch.bfloat16
+
+
+def test_base_model_and_the_model_itself(full_size_model, make_waveforms):
+    before = {name: value.clone() for name, value in full_size_model.state_dict().items()}
+    base = optimize_for_inference(full_size_model.sanet)
+    assert type(base) is type(full_size_model.sanet)
+    with torch.no_grad():
+        waveforms = make_waveforms(1, 20000)
+        expected = full_size_model.sanet(waveforms).pooler_output
+        torch.testing.assert_close(base(waveforms).pooler_output, expected, atol=1e-4, rtol=0)
+    after = full_size_model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(parameter.requires_grad for parameter in full_size_model.parameters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"use_squeeze_excitation": False}, {"conv_groups": 2, "num_channels": 2}, {"classifier_hidden_sizes": ()}],
+    ids=str,
+)
+def test_other_configurations(make_model, options):
+    model = make_model(**options)
+    shape = (2, 4000) if model.config.num_channels == 1 else (2, model.config.num_channels, 4000)
+    with torch.no_grad():
+        waveforms = torch.randn(shape)
+        torch.testing.assert_close(optimize_for_inference(model)(waveforms).logits, model(waveforms).logits)
+
+
+def test_export(full_size_model, optimized, tmp_path):
+    """Exporters and compilers are given plain convolutions and linear layers."""
+    pytest.importorskip("onnx")
+    assert export_onnx(optimized, SANetFeatureExtractor(), tmp_path) < 1e-4
+
+
+def test_compile_in_one_graph(optimized, make_waveforms):
+    waveforms = make_waveforms(2, 16000)
+    compiled = torch.compile(optimized, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(waveforms).logits, optimized(waveforms).logits, atol=1e-4, rtol=0)
+
+
+def test_other_models_are_refused():
+    with pytest.raises(TypeError, match="takes a SANet, not Linear"):
+        optimize_for_inference(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("num_frames", [FFT_MIN_FRAMES - 1, FFT_MIN_FRAMES, 1025, 5000])
+@pytest.mark.parametrize("kernel_size", [32, 64, 77])
+def test_fft_convolution(num_frames, kernel_size):
+    conv = SANetConv1d(3, 5, kernel_size, padding=(kernel_size - 1) // 2).requires_grad_(False)
+    hidden_states = torch.randn(2, num_frames, 3)
+    torch.testing.assert_close(FFTConv1d(conv)(hidden_states), conv(hidden_states), atol=1e-5, rtol=0)
+
+
+def test_onednn_linear():
+    linear = nn.Linear(70, 90).requires_grad_(False)
+    hidden_states = torch.randn(2, 5, 70)
+    torch.testing.assert_close(OneDNNLinear(linear)(hidden_states), linear(hidden_states), atol=1e-5, rtol=0)
