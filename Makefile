@@ -38,8 +38,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 benchmark: setup  ## Measure the speed of inference and training beside the original, AST and wav2vec2 (an hour)
-	$(BIN)/python -m benchmarks.inference --output inference.json
-	$(BIN)/python -m benchmarks.training --output training.json
+	$(BIN)/python -m benchmarks.inference --output build/benchmarks/inference.json
+	$(BIN)/python -m benchmarks.training --output build/benchmarks/training.json
 
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .

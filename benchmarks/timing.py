@@ -94,22 +94,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, help="of PyTorch and the others (default: one a core)")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="results to compare with")
+    parser.add_argument("--compare", type=_read_rows, metavar="OLD.json", help="results to compare with")
 
 
 def finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device) -> None:
     """Write the results to `--output`, and print how they compare with those of `--compare`."""
     if arguments.output is not None:
         results = {"machine": describe_machine(device), "versions": _versions(), "commit": _commit(), "rows": rows}
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(results, indent=2) + "\n")
         print(f"\nThe results are in {arguments.output}.")
     if arguments.compare is not None:
-        old = {_key(row): row for row in json.loads(arguments.compare.read_text())["rows"]}
-        print(f"\nTimes as fast as in {arguments.compare}:")
+        old = {_key(row): row for row in arguments.compare}
+        print("\nTimes as fast as before:")
         for row in rows:
             if _key(row) in old:
                 what = ", ".join(str(value) for value in _key(row)[1:] if value is not None)
                 print(f"  {what:50}{old[_key(row)]['ms'] / row['ms']:6.2f}")
+
+
+def _read_rows(path: str) -> list[dict]:
+    try:
+        return json.loads(Path(path).read_text())["rows"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} holds no results of a benchmark ({error})") from error
 
 
 def _key(row: Mapping[str, object]) -> tuple:

@@ -37,3 +37,6 @@ def test_benchmark(benchmark, names, tmp_path, monkeypatch, capsys):
     assert {"machine", "versions", "commit"} <= results.keys()
     output = run(*options, "--dtypes", "float32", "--compare", str(tmp_path / "new.json"))
     assert len(output.partition("Times as fast")[2].splitlines()) == 1 + len(names)
+    with pytest.raises(SystemExit):
+        run("--compare", __file__)
+    assert "holds no results of a benchmark" in capsys.readouterr().err
