@@ -13,7 +13,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,7 +159,8 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
     if source.with_name(f"{ONNX_FILE}.data").exists():
         raise ValueError(f"{source} is over 2 GB, too large to be quantized.")
     session = load_onnx(source)
-    inputs = (onnx_inputs(session, batch) for batch in features)
+    names = [node.name for node in session.get_inputs()]
+    inputs = (onnx_inputs(names, batch) for batch in features)
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
@@ -209,15 +210,13 @@ def load_onnx(path: str | Path) -> "onnxruntime.InferenceSession":
 
 def run_onnx(session: "onnxruntime.InferenceSession", features: Mapping[str, torch.Tensor | np.ndarray]) -> np.ndarray:
     """Logits, float32 of shape (batch, labels)."""
-    return session.run(["logits"], onnx_inputs(session, features))[0]
+    return session.run(["logits"], onnx_inputs([node.name for node in session.get_inputs()], features))[0]
 
 
-def onnx_inputs(
-    session: "onnxruntime.InferenceSession", features: Mapping[str, torch.Tensor | np.ndarray]
-) -> dict[str, np.ndarray]:
-    """What the session takes of a feature extractor's batch, with the mask of a batch that had none."""
-    inputs = {node.name: np.asarray(features[node.name]) for node in session.get_inputs() if node.name in features}
-    if "attention_mask" in {node.name for node in session.get_inputs()} - set(inputs):
+def onnx_inputs(names: Sequence[str], features: Mapping[str, torch.Tensor | np.ndarray]) -> dict[str, np.ndarray]:
+    """What a graph with inputs of these names takes of a feature extractor's batch, with a mask if it had none."""
+    inputs = {name: np.asarray(features[name]) for name in names if name in features}
+    if "attention_mask" in names and "attention_mask" not in inputs:
         inputs["attention_mask"] = np.ones(inputs["input_values"].shape, dtype=np.int32)
     return inputs
 

@@ -275,10 +275,14 @@ class SANetDownsample(nn.Conv1d):
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
 
+    def linear_parameters(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of the product."""
+        return self.weight.transpose(1, 2).flatten(1), self.bias
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        weight = self.weight.transpose(1, 2).flatten(1)
+        weight, bias = self.linear_parameters()
         merged = hidden_states.reshape(hidden_states.shape[0], -1, weight.shape[1])
-        return nn.functional.linear(merged, weight, self.bias)
+        return nn.functional.linear(merged, weight, bias)
 
 
 class SANetUpsample(nn.ConvTranspose1d):
@@ -289,9 +293,12 @@ class SANetUpsample(nn.ConvTranspose1d):
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
 
+    def linear_parameters(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of the product."""
+        return self.weight.permute(2, 1, 0).flatten(0, 1), self.bias.repeat(self.stride[0])
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        weight = self.weight.permute(2, 1, 0).flatten(0, 1)
-        spread = nn.functional.linear(hidden_states, weight, self.bias.repeat(self.stride[0]))
+        spread = nn.functional.linear(hidden_states, *self.linear_parameters())
         return spread.reshape(hidden_states.shape[0], -1, self.out_channels)
 
 

@@ -137,12 +137,7 @@ class _FrameLinear(nn.Module):
 
     def __init__(self, conv: SANetDownsample | SANetUpsample):
         super().__init__()
-        if isinstance(conv, SANetUpsample):
-            weight = conv.weight.permute(2, 1, 0).flatten(0, 1)
-            bias = conv.bias.repeat(conv.stride[0])
-        else:
-            weight = conv.weight.transpose(1, 2).flatten(1)
-            bias = conv.bias
+        weight, bias = conv.linear_parameters()
         self.out_channels = conv.out_channels
         self.linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
         self.linear.weight, self.linear.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))

@@ -9,9 +9,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .parser import make_parser
 
+
+if TYPE_CHECKING:
+    from transformers import FeatureExtractionMixin, PreTrainedModel
 
 METRIC_TITLES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC", "ece": "ECE"}
 
@@ -130,14 +134,9 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar
-
-    from sanet_hf.inference import load_classifier
-
     from .predict import predict_files
 
-    disable_progress_bar()
-    model, feature_extractor = load_classifier(arguments.model, arguments.device, arguments.dtype)
+    model, feature_extractor = _load_classifier(arguments.model, arguments.device, arguments.dtype)
     show = None if arguments.output is not None else _make_table_printer(model.config.label2id)
     num_done, num_errors = predict_files(
         model,
@@ -166,15 +165,10 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar
-
-    from sanet_hf.inference import load_classifier
-
     from .predict import embed_files
 
-    disable_progress_bar()
     num_done, num_errors = embed_files(
-        *load_classifier(arguments.model, arguments.device, arguments.dtype),
+        *_load_classifier(arguments.model, arguments.device, arguments.dtype),
         arguments.inputs,
         arguments.output,
         normalize=arguments.normalize,
@@ -188,6 +182,17 @@ def _embed(arguments: argparse.Namespace) -> int:
     if num_errors:
         print(f"{num_errors} of {num_done + num_errors} files could not be read.", file=sys.stderr)
     return 1 if num_errors else 0
+
+
+def _load_classifier(
+    name: str, device: str | None, dtype: str | None = None
+) -> "tuple[PreTrainedModel, FeatureExtractionMixin]":
+    from transformers.utils.logging import disable_progress_bar
+
+    from sanet_hf.inference import load_classifier
+
+    disable_progress_bar()  # it takes a moment
+    return load_classifier(name, device, dtype)
 
 
 def _make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:
@@ -222,18 +227,15 @@ def _ranks(row: Mapping[str, object]) -> list[str]:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar
-
     from sanet_hf.audio import load_audio
     from sanet_hf.explanation import check_suffix, explain, write_explanation
-    from sanet_hf.inference import find_window_seconds, load_classifier
+    from sanet_hf.inference import find_window_seconds
 
     check_suffix(arguments.output)
     start = arguments.start
     if start is not None and not 0 <= start < float("inf"):
         raise ValueError(f"--start {start:g} must be 0 or more seconds.")
-    disable_progress_bar()
-    model, feature_extractor = load_classifier(arguments.model, arguments.device, arguments.dtype)
+    model, feature_extractor = _load_classifier(arguments.model, arguments.device, arguments.dtype)
     rate = feature_extractor.sampling_rate
     first = round((start or 0) * rate)
     length = None if start is None else round(find_window_seconds(model, feature_extractor) * rate)
@@ -257,10 +259,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _app(arguments: argparse.Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar
-
     from sanet_hf.app import launch_app, make_app
-    from sanet_hf.inference import load_classifier
     from sanet_hf.prediction_files import find_audio_files
 
     examples = []
@@ -270,8 +269,7 @@ def _app(arguments: argparse.Namespace) -> int:
         paths = list(find_audio_files([arguments.examples]))
         # Of all classes, where they are folders in it.
         examples = paths[:: math.ceil(len(paths) / 10)]
-    disable_progress_bar()
-    model, feature_extractor = load_classifier(arguments.model, arguments.device)
+    model, feature_extractor = _load_classifier(arguments.model, arguments.device)
     limits = {"max_megabytes": arguments.max_megabytes, "max_seconds": arguments.max_seconds}
     app = make_app(model, feature_extractor, examples, **limits)
     options = {"server_name": arguments.host, "server_port": arguments.port}

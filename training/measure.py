@@ -56,13 +56,13 @@ def count_flops(model: PreTrainedModel, inputs: BatchFeature) -> int:
 @torch.inference_mode()
 def time_clips(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clips: list) -> tuple[float, float]:
     """Seconds of one batch from waveforms to logits, and the model's part of them."""
-    _synchronize(model.device)
+    synchronize(model.device)
     start = time.perf_counter()
     inputs = make_inputs(model, feature_extractor, clips)
-    _synchronize(model.device)
+    synchronize(model.device)
     extracted = time.perf_counter()
     model(**inputs)
-    _synchronize(model.device)
+    synchronize(model.device)
     end = time.perf_counter()
     return end - start, end - extracted
 
@@ -180,7 +180,8 @@ def _peak_of_this_process(
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for what a device still computes."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

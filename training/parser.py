@@ -22,6 +22,8 @@ Classifiers of audio in Hugging Face transformers: SANet, small and end to end, 
   sanet augment clip.wav examples --config sanet_dynamic.yaml
   sanet convert original.pt runs/converted --labels labels.txt
 """
+MODEL_HELP = "folder or Hub id of a trained audio classifier"
+DEVICE_HELP = "such as cpu, cuda or cuda:1 (default: the GPU, if there is one)"
 DATA_HELP = (
     "The recordings are those of the (first) training run, or others by --data_dir, --manifest or --dataset_name."
 )
@@ -121,7 +123,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         epilog="Examples: sanet predict runs/mine clip.wav calls/ @list.txt --output predictions.csv; "
         "sanet predict runs/mine day.flac --window 4 --hop 2 --segments --output timeline.csv --plot timeline.png",
     )
-    predict.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained audio classifier")
+    predict.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument(
         "inputs",
         nargs="+",
@@ -171,7 +173,7 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
         "file has the columns path, label (the folder that the file lies in), prediction, score and embedding.",
         epilog="Example: sanet embed runs/mine recordings/test --output embeddings.parquet --plot map.png",
     )
-    embed.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained audio classifier")
+    embed.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     embed.add_argument("inputs", nargs="+", metavar="INPUT", help="as sanet predict takes them")
     embed.add_argument("--output", type=Path, required=True, help=".parquet or .npz file")
     embed.add_argument("--normalize", action="store_true", help="bring each embedding to an L2 norm of 1")
@@ -191,7 +193,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
         "model takes, the middle is explained, or the stretch from --start on, as predict classifies a window.",
         epilog="Example: sanet explain runs/mine clip.wav --output explained.png",
     )
-    explain.add_argument("model", help="folder or Hub id of a trained audio classifier")
+    explain.add_argument("model", help=MODEL_HELP)
     explain.add_argument("file", type=Path, help="audio file")
     explain.add_argument(
         "--output",
@@ -232,7 +234,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         "measured on recordings.",
         epilog="Example: sanet export runs/mine exported --format onnx --quantize int8 --calibration_dir recordings",
     )
-    export.add_argument("model", help="folder or Hub id of a trained audio classifier")
+    export.add_argument("model", help=MODEL_HELP)
     export.add_argument("output", type=Path, help="new folder for model.onnx or model.pt2, and the settings")
     export.add_argument(
         "--format", choices=["onnx", "torch_export"], default="onnx", help="kind of file (default: onnx)"
@@ -257,13 +259,13 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
         "clicks. Recordings stay on this machine and are deleted within about an hour. Ctrl+C ends it.",
         epilog="Example: sanet app runs/mine --examples recordings/test",
     )
-    app.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained audio classifier")
+    app.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     app.add_argument("--examples", type=Path, metavar="FOLDER", help="audio files to choose from, up to 10 of all")
     app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: %(default)s, nobody else)")
     app.add_argument("--port", type=_positive, help="default: the first that is free from 7860 on")
     app.add_argument("--max_seconds", type=float, default=1800.0, help="longest recording (default: %(default)g)")
     app.add_argument("--max_megabytes", type=float, default=100.0, help="largest file (default: %(default)g)")
-    app.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: the GPU, if there is one)")
+    app.add_argument("--device", help=DEVICE_HELP)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction, data_parsers: list[argparse.ArgumentParser]) -> None:
@@ -275,7 +277,7 @@ def _add_evaluate(commands: argparse._SubParsersAction, data_parsers: list[argpa
         description="Evaluate an audio classifier on a split of recordings and print its metrics. " + DATA_HELP,
         epilog="Example: sanet evaluate runs/mine --data_dir recordings --split test --output evaluation",
     )
-    evaluate.add_argument("model", help="folder or Hub id of a trained audio classifier")
+    evaluate.add_argument("model", help=MODEL_HELP)
     _add_evaluation_options(evaluate)
     evaluate.add_argument(
         "--output", type=Path, help="new folder for report.html, metrics.json and predictions/SPLIT.csv"
@@ -334,7 +336,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: the GPU, if there is one)")
+    parser.add_argument("--device", help=DEVICE_HELP)
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="of the model (default: as it was saved)"
     )

@@ -11,17 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from sanet_hf import modeling_sanet
 
-
-# Batch sizes and lengths: one sample, below, at and above whole frames (16 samples), up to the limit.
-SHAPES = [(1, 17), (2, 32), (5, 1600), (3, 3999), (2, 8000)]
-
-
-def make_batch(batch_size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips of lengths from 1 sample to `length`, padded with noise, and their mask."""
-    generator = torch.Generator().manual_seed(length)
-    clips = 0.1 * torch.randn(batch_size, length, generator=generator)
-    lengths = torch.linspace(length, 1, batch_size).long()
-    return clips, (torch.arange(length) < lengths.unsqueeze(1)).long()
+from .padded_batches import SHAPES, make_batch
 
 
 @pytest.fixture(autouse=True)

@@ -29,21 +29,12 @@ from sanet_hf.export import (
 )
 from sanet_hf.inference import extract_features, hears_padding, load_classifier, predict
 
+from .padded_batches import SHAPES, make_batch
+
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-
-# Batch sizes and lengths: one sample, below, at and above whole frames (16 samples), up to the limit.
-SHAPES = [(1, 17), (2, 32), (5, 1600), (3, 3999), (2, 8000)]
-
-
-def make_batch(batch_size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips of lengths from 1 sample to `length`, padded with noise, and their mask."""
-    generator = torch.Generator().manual_seed(length)
-    clips = 0.1 * torch.randn(batch_size, length, generator=generator)
-    lengths = torch.linspace(length, 1, batch_size).long()
-    return clips, (torch.arange(length) < lengths.unsqueeze(1)).int()
 
 
 @pytest.fixture(scope="module", params=["masked", "hears_padding"])
@@ -108,7 +99,7 @@ def test_metadata(exported):
 def test_exported_logits(exported, shape):
     checkpoint, folder = exported
     model, feature_extractor = load_classifier(checkpoint)
-    clips, mask = make_batch(*shape)
+    clips, mask = make_batch(*shape, mask_dtype=torch.int32)
     features = {"input_values": clips}
     if not hears_padding(feature_extractor):
         features["attention_mask"] = mask
@@ -231,7 +222,7 @@ def test_exported_program_file(tiny_model, tmp_path, masked):
     names = ("input_values", "attention_mask")[: 1 + masked]
     with torch.no_grad():
         for shape in SHAPES:
-            features = dict(zip(names, make_batch(*shape)))
+            features = dict(zip(names, make_batch(*shape, mask_dtype=torch.int32)))
             torch.testing.assert_close(program(**features).logits, tiny_model(**features).logits, atol=1e-5, rtol=0)
 
 

@@ -8,11 +8,13 @@ import re
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
 from training.evaluation import Evaluation
 from training.model_card import accuracy_interval, format_duration, write_model_card
+
+from .tiny_models import make_config
 
 
 LABELS = ["cat", "dog", "owl"]
@@ -37,20 +39,7 @@ def make_sanet(labels=LABELS, max_length=8000, **kwargs):
 
 
 def make_wav2vec2():
-    config = Wav2Vec2Config(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=[8, 8],
-        conv_kernel=[10, 8],
-        conv_stride=[5, 8],
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-        classifier_proj_size=8,
-        id2label=dict(enumerate(LABELS)),
-    )
-    return Wav2Vec2ForSequenceClassification(config), Wav2Vec2FeatureExtractor()
+    return Wav2Vec2ForSequenceClassification(make_config("wav2vec2", LABELS)), Wav2Vec2FeatureExtractor()
 
 
 def make_evaluation(split="test", labels=LABELS, num_clips=20, is_multi_label=False):
