@@ -8,18 +8,19 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from training.measure import describe_machine
+from training.measure import describe_machine, synchronize
 
 
 # Columns that say what was measured; the others say what came out.
 KEYS = ("benchmark", "variant", "batch_size", "seconds", "dtype", "device")
-PACKAGES = ("sanet-hf", "torch", "transformers", "onnxruntime", "openvino")
+PACKAGES = ("sanet-hf", "onnxruntime", "openvino")
 
 
 def take_turns(
@@ -46,11 +47,6 @@ def take_turns(
     return times
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
 def matrix_product_rate(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
     """The machine's best rate of products of two square matrices, in FLOP/s: through oneDNN on a CPU."""
     size = size or (2048 if device.type == "cpu" else 8192)
@@ -68,7 +64,72 @@ def matrix_product_rate(dtype: torch.dtype, device: torch.device, size: int | No
     return 2 * size**3 / min(times)
 
 
-def summarize(times: list[float], batch_size: int, flops_per_clip: float | None, peak: float) -> dict[str, float]:
+def add_options(parser: argparse.ArgumentParser, batch_sizes: list[int], durations: list[float]) -> None:
+    """Options that benchmarks of models have, with the default sizes of batches and durations of clips."""
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=batch_sizes)
+    parser.add_argument("--seconds", type=float, nargs="+", default=durations, help="durations of clips")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--num_rounds", type=int, default=15, help="turns of each variant (default: %(default)s)")
+    parser.add_argument(
+        "--max_seconds",
+        type=float,
+        default=20.0,
+        help="of a variant's turns, but three at least (default: %(default)g)",
+    )
+    parser.add_argument("--threads", type=int, help="of PyTorch and the others (default: one a core)")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--compare", type=_read_rows, metavar="OLD.json", help="results to compare with")
+
+
+def run(
+    benchmark: str,
+    arguments: argparse.Namespace,
+    make_variant: Callable[[str, torch.dtype, torch.device], Callable[[object], object]],
+    make_inputs: Callable[[int, float, torch.device], object],
+    count_flops: Callable[[str, float], float | None],
+) -> None:
+    """
+    Measure variants in each number format, duration and size of batches, print tables and keep the results.
+
+    Args:
+        benchmark: Name of the benchmark.
+        arguments: `variants`, and the options of [`add_options`].
+        make_variant: A function of what `make_inputs` gives, for a variant, number format and device; a ValueError or
+            ModuleNotFoundError says why there is none.
+        make_inputs: Of a batch size, duration in seconds and device.
+        count_flops: Operations a clip of a variant and duration in seconds, or `None` if they are not SANet's.
+    """
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    print("Speed-ups are over the first variant; it, too, is computed in the number format above the table.")
+    rows = []
+    for dtype in arguments.dtypes:
+        variants = {}
+        for name in arguments.variants:
+            try:
+                variants[name] = make_variant(name, getattr(torch, dtype), device)
+            except (ValueError, ModuleNotFoundError) as error:
+                print(f"{name} is left out: {error}")
+        peak = matrix_product_rate(getattr(torch, dtype), device)
+        print(f"\n{dtype}, products of matrices at {peak / 1e9:,.0f} GFLOP/s")
+        print(f"{'':16}{'batch':>6}{'s':>4}{'ms':>10}{'p95':>10}{'clips/s':>10}{'of the rate':>12}{'speed-up':>10}")
+        for seconds in arguments.seconds:
+            for batch_size in arguments.batch_sizes:
+                inputs = make_inputs(batch_size, seconds, device)
+                functions = {name: partial(variant, inputs) for name, variant in variants.items()}
+                times = take_turns(functions, arguments.num_rounds, arguments.max_seconds, device)
+                group = []
+                for name in variants:
+                    what = dict(zip(KEYS, (benchmark, name, batch_size, seconds, dtype, device.type)))
+                    group.append(what | _summarize(times[name], batch_size, count_flops(name, seconds), peak))
+                    _print_row(group[-1], group[0]["ms"])
+                rows += group
+    _finish(rows, arguments, device)
+
+
+def _summarize(times: list[float], batch_size: int, flops_per_clip: float | None, peak: float) -> dict[str, float]:
     """Of the seconds of calls with a batch: median, 95th percentile and interquartile range in ms, and the rate."""
     median = statistics.median(times)
     low, high = np.percentile(times, [25, 75])
@@ -83,21 +144,17 @@ def summarize(times: list[float], batch_size: int, flops_per_clip: float | None,
     return row
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options that all benchmarks have."""
-    parser.add_argument("--num_rounds", type=int, default=15, help="turns of each variant (default: %(default)s)")
-    parser.add_argument(
-        "--max_seconds",
-        type=float,
-        default=20.0,
-        help="of a variant's turns, but three at least (default: %(default)g)",
+def _print_row(row: Mapping[str, object], reference: float) -> None:
+    fraction = row.get("fraction_of_matrix_product_rate")
+    print(
+        f"{row['variant']:16}{row['batch_size']:6}{row['seconds']:4g}{row['ms']:10.1f}{row['ms_p95']:10.1f}"
+        f"{row['clips_per_second']:10.1f}{'' if fraction is None else f'{fraction:.2f}':>12}"
+        f"{reference / row['ms']:10.2f}",
+        flush=True,
     )
-    parser.add_argument("--threads", type=int, help="of PyTorch and the others (default: one a core)")
-    parser.add_argument("--output", type=Path, help="JSON file for the results")
-    parser.add_argument("--compare", type=_read_rows, metavar="OLD.json", help="results to compare with")
 
 
-def finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device) -> None:
+def _finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device) -> None:
     """Write the results to `--output`, and print how they compare with those of `--compare`."""
     if arguments.output is not None:
         results = {"machine": describe_machine(device), "versions": _versions(), "commit": _commit(), "rows": rows}

@@ -7,6 +7,7 @@ time does not depend on them.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
     ASTForAudioClassification,
+    BatchFeature,
+    FeatureExtractionMixin,
     PreTrainedModel,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
@@ -24,8 +27,10 @@ from transformers import (
 )
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
-from sanet_hf.export import export_onnx, load_onnx, run_onnx
+from sanet_hf.export import export_onnx, load_onnx, onnx_inputs, run_onnx
+from sanet_hf.inference import extract_features
 from sanet_hf.optimization import optimize_for_inference
+from training.measure import count_flops
 
 from .original import OriginalSANet
 
@@ -53,7 +58,7 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
     """
     torch.manual_seed(0)
     if name == ORIGINAL:
-        return _in_torch(OriginalSANet(NUM_CLASSES), SANetFeatureExtractor(), dtype, device, has_mask=False)
+        return _in_torch(OriginalSANet(NUM_CLASSES), SANetFeatureExtractor(), dtype, device)
     if name == "ast":
         model = ASTForAudioClassification(ASTConfig(num_labels=NUM_CLASSES))
         return _in_torch(model, ASTFeatureExtractor(), dtype, device)
@@ -82,41 +87,36 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
     raise ValueError(f"there is no variant {name}, only {', '.join(ALL)}")
 
 
-def _extract(feature_extractor: object, clips: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-    padding = {} if isinstance(feature_extractor, ASTFeatureExtractor) else {"padding": "longest"}
-    return dict(feature_extractor(list(clips), sampling_rate=SAMPLING_RATE, return_tensors="pt", **padding))
+@cache
+def count_sanet_flops(seconds: float) -> int:
+    """Operations of a clip's convolutions, matrix products and attention; a multiply-add is two."""
+    waveforms = torch.zeros(1, round(seconds * SAMPLING_RATE))
+    return count_flops(SANetForAudioClassification(SANetConfig()).eval(), BatchFeature({"input_values": waveforms}))
 
 
 def _in_torch(
-    model: nn.Module | PreTrainedModel,
-    feature_extractor: object,
-    dtype: torch.dtype,
-    device: torch.device,
-    has_mask: bool = True,
+    model: nn.Module, feature_extractor: FeatureExtractionMixin, dtype: torch.dtype, device: torch.device
 ) -> Classify:
     model = model.to(device, dtype).eval()
 
     @torch.inference_mode()
     def classify(clips: Sequence[np.ndarray]) -> torch.Tensor:
-        features = {
-            name: value.to(device, dtype if value.is_floating_point() else None)
-            for name, value in _extract(feature_extractor, clips).items()
-        }
-        if not has_mask:
+        features = extract_features(feature_extractor, clips).to(device, dtype=dtype)
+        if isinstance(model, OriginalSANet):
             return model(features["input_values"])
         return model(**features).logits
 
     return classify
 
 
-def _in_onnxruntime(model: PreTrainedModel, feature_extractor: object) -> Classify:
+def _in_onnxruntime(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> Classify:
     with tempfile.TemporaryDirectory() as folder:
         export_onnx(model, feature_extractor, folder)
         session = load_onnx(Path(folder) / "model.onnx")
-    return lambda clips: run_onnx(session, _extract(feature_extractor, clips))
+    return lambda clips: run_onnx(session, extract_features(feature_extractor, clips))
 
 
-def _in_openvino(model: PreTrainedModel, feature_extractor: object, dtype: torch.dtype) -> Classify:
+def _in_openvino(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, dtype: torch.dtype) -> Classify:
     if find_spec("openvino") is None:
         raise ModuleNotFoundError("openvino is not installed: pip install openvino")
     import openvino
@@ -128,12 +128,5 @@ def _in_openvino(model: PreTrainedModel, feature_extractor: object, dtype: torch
         threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
         compiled = core.compile_model(core.read_model(Path(folder) / "model.onnx"), "CPU", {**precision, **threads})
 
-    def classify(clips: Sequence[np.ndarray]) -> np.ndarray:
-        features = _extract(feature_extractor, clips)
-        mask = np.ones(features["input_values"].shape, dtype=np.int32)
-        inputs = {"input_values": features["input_values"].numpy(), "attention_mask": mask}
-        if "attention_mask" in features:
-            inputs["attention_mask"] = features["attention_mask"].numpy().astype(np.int32)
-        return compiled(inputs)["logits"]
-
-    return classify
+    names = [node.any_name for node in compiled.inputs]
+    return lambda clips: compiled(onnx_inputs(names, extract_features(feature_extractor, clips)))["logits"]
