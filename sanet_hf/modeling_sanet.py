@@ -14,7 +14,7 @@ https://arxiv.org/abs/1512.03385).
 
 Between blocks, hidden states are (batch, frames, channels) and padded frames are zero. A mask is (batch, frames),
 float32 or float64, 1 for frames that hold at least one sample of the clip; it is `None` where every frame does. This
-file depends on transformers and the configuration alone, so that it also works as remote code on the Hub.
+file depends on transformers and files beside it alone, so that it also works as remote code on the Hub.
 """
 
 import itertools
@@ -35,6 +35,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_sanet import SANetConfig
+from .fft_convolution import FFT_MIN_FRAMES, Conv2dWithFFTWeightGradient, suits_fft
 
 
 @dataclass
@@ -105,7 +106,8 @@ class SANetConv1d(nn.Conv1d):
     `nn.Conv1d` over (batch, frames, channels).
 
     It runs as a two-dimensional convolution of height 1, which PyTorch computes channels-last: no transposition in
-    memory, and faster kernels than `conv1d` has at these sizes.
+    memory, and faster kernels than `conv1d` has at these sizes. In training on a CPU the gradient of long kernels is
+    computed by FFT.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -116,16 +118,34 @@ class SANetConv1d(nn.Conv1d):
             hidden_states = hidden_states.reshape(batch_size, 1, 1, num_frames)
         else:
             hidden_states = hidden_states.transpose(1, 2).unsqueeze(2)
-        hidden_states = nn.functional.conv2d(
-            hidden_states,
-            self.weight.unsqueeze(2),
-            self.bias,
-            stride=(1, self.stride[0]),
-            padding=(0, self.padding[0]),
-            groups=self.groups,
-        )
+        weight = self.weight.unsqueeze(2)
+        if self._has_fft_gradient(hidden_states):
+            hidden_states = Conv2dWithFFTWeightGradient.apply(hidden_states, weight, self.stride[0], self.padding[0])
+        else:
+            hidden_states = nn.functional.conv2d(
+                hidden_states,
+                weight,
+                self.bias,
+                stride=(1, self.stride[0]),
+                padding=(0, self.padding[0]),
+                groups=self.groups,
+            )
         # From one channel the result is (batch, channels, frames) in memory, which would slow down all that follows.
         return hidden_states.squeeze(2).transpose(1, 2).contiguous()
+
+    def _has_fft_gradient(self, hidden_states: torch.Tensor) -> bool:
+        return (
+            suits_fft(self.weight, self.groups)
+            and self.kernel_size[0] % self.stride[0] == 0
+            and hidden_states.shape[-1] >= FFT_MIN_FRAMES
+            and hidden_states.device.type == "cpu"
+            and hidden_states.dtype != torch.float64
+            and self.bias is None
+            and self.weight.requires_grad
+            and torch.is_grad_enabled()
+            # Compilers and exporters know convolutions better.
+            and not torch.compiler.is_compiling()
+        )
 
 
 class SANetBatchNorm(nn.BatchNorm1d):

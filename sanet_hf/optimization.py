@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from .fft_convolution import FFT_MIN_FRAMES, FFT_SIZE, suits_fft
 from .modeling_sanet import (
     SANetAttentionLayer,
     SANetBatchNorm,
@@ -20,10 +21,6 @@ from .modeling_sanet import (
 )
 
 
-# Where a convolution by FFT beats oneDNN's in float32 on a CPU; benchmarks/NOTES.md has the measurements.
-FFT_MIN_KERNEL = 32
-FFT_SIZE = 512
-FFT_MIN_FRAMES = 1024
 # Features from which on a linear layer goes through oneDNN.
 ONEDNN_MIN_FEATURES = 64
 
@@ -96,7 +93,7 @@ class FFTConv1d(SANetConv1d):
 
     @staticmethod
     def suits(conv: SANetConv1d) -> bool:
-        return FFT_MIN_KERNEL <= conv.kernel_size[0] <= FFT_SIZE // 2 and conv.stride[0] == conv.groups == 1
+        return suits_fft(conv.weight, conv.groups) and conv.stride[0] == 1
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         batch_size, num_frames, _ = hidden_states.shape

@@ -640,6 +640,7 @@ def test_save_and_load(make_model, clips, mask, tmp_path, model_class):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json",
         "configuration_sanet.py",
+        "fft_convolution.py",
         "model.safetensors",
         "modeling_sanet.py",
     ]
@@ -781,6 +782,7 @@ def test_push_to_hub(tiny_model, tmp_path, monkeypatch):
         "README.md",
         "config.json",
         "configuration_sanet.py",
+        "fft_convolution.py",
         "model.safetensors",
         "modeling_sanet.py",
     }
