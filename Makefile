@@ -37,9 +37,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-benchmark: setup  ## Measure the speed of inference and training beside the original, AST and wav2vec2 (an hour)
+benchmark: setup  ## Measure speed and memory beside the original, AST and wav2vec2 (an hour)
 	$(BIN)/python -m benchmarks.inference --output build/benchmarks/inference.json
 	$(BIN)/python -m benchmarks.training --output build/benchmarks/training.json
+	$(BIN)/python -m benchmarks.features --output build/benchmarks/features.json
+	$(BIN)/python -m benchmarks.memory --output build/benchmarks/memory.json
+	$(BIN)/python -m benchmarks.data --output build/benchmarks/data.json
 
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .

@@ -29,6 +29,8 @@ from training.arguments import find_config, parse_augmentations
 from training.augmentation import Augmentation, make_augmentation, seeded
 from training.features import TrainingClips, collate
 
+from . import timing
+
 
 SAMPLING_RATE = 16000  # Hz
 MAX_SECONDS = 4.0
@@ -93,7 +95,9 @@ def clips_per_second(loader: DataLoader) -> float:
     return count / (time.perf_counter() - start)
 
 
-def measure_loading(augment: Augmentation | None, repeats: int) -> None:
+def measure_loading(augment: Augmentation | None, repeats: int) -> list[dict]:
+    """A row for each loader and kind of recording."""
+    rows = []
     num_cores = len(os.sched_getaffinity(0))
     print(
         f"\n{'augmented' if augment else 'not augmented'}; clips a second in batches of {BATCH_SIZE}, and times the "
@@ -118,9 +122,16 @@ def measure_loading(augment: Augmentation | None, repeats: int) -> None:
                     f"{workers:20.0f}{workers / example:8.1f}",
                     flush=True,
                 )
+                benchmark = f"{'augmented' if augment else 'plain'} {suffix}"
+                for variant, rate in (("example", example), ("sanet", sanet), (f"{num_cores} workers", workers)):
+                    what = dict(zip(timing.KEYS, (benchmark, variant, BATCH_SIZE, seconds)))
+                    rows.append(what | {"ms": 1000 * BATCH_SIZE / rate, "clips_per_second": rate})
+    return rows
 
 
-def measure_transforms(transforms: Sequence[dict], repeats: int) -> None:
+def measure_transforms(transforms: Sequence[dict], repeats: int) -> list[dict]:
+    """A row for each transform."""
+    rows = []
     waveform = (0.1 * np.random.default_rng(0).standard_normal(round(MAX_SECONDS * SAMPLING_RATE))).astype(np.float32)
     print(f"\nms a clip of {MAX_SECONDS:g} s, medians of {repeats * 20}")
     costs = {}
@@ -135,13 +146,18 @@ def measure_transforms(transforms: Sequence[dict], repeats: int) -> None:
                 times.append(1000 * (time.perf_counter() - start))
         costs[name] = parameters.get("p", 0.5) * statistics.median(times[5:])
         print(f"  {name:24}{statistics.median(times[5:]):8.2f}, p {parameters.get('p', 0.5):g}: {costs[name]:6.2f}")
+        rows.append(
+            {"benchmark": "transform", "variant": name, "seconds": MAX_SECONDS, "ms": statistics.median(times[5:])}
+        )
     print(f"the costliest by its probability: {max(costs, key=costs.get)}; all {sum(costs.values()):.2f} ms")
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="sanet_dynamic.yaml", help="YAML file with the augmentation")
     parser.add_argument("--repeats", type=int, default=5)
+    timing.add_output_options(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     options = yaml.safe_load(find_config(arguments.config).read_text())
@@ -150,9 +166,11 @@ def main() -> None:
         for name in ("augmentations", "augmentations_after_normalization")
         for entry in parse_augmentations(options.get(name))
     ]
+    rows = []
     for augment in (None, make_augmentation(transforms, SAMPLING_RATE)):
-        measure_loading(augment, arguments.repeats)
-    measure_transforms(transforms, arguments.repeats)
+        rows += measure_loading(augment, arguments.repeats)
+    rows += measure_transforms(transforms, arguments.repeats)
+    timing.finish(rows, arguments, torch.device("cpu"))
 
 
 if __name__ == "__main__":

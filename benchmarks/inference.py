@@ -27,9 +27,9 @@ def count_flops(name: str, seconds: float) -> int | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", default=list(variants.ALL), choices=variants.ALL)
-    timing.add_options(parser, batch_sizes=[1, 8, 64], durations=[1.0, 4.0])
-    timing.run("inference", parser.parse_args(), variants.make_variant, make_clips, count_flops)
+    timing.add_model_options(parser, variants.ALL, batch_sizes=[1, 8, 64], durations=[1.0, 4.0])
+    timing.add_options(parser)
+    timing.run("inference", timing.parse(parser), variants.make_variant, make_clips, count_flops)
 
 
 if __name__ == "__main__":

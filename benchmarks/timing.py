@@ -4,10 +4,9 @@
 
 import argparse
 import json
-import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,12 +63,8 @@ def matrix_product_rate(dtype: torch.dtype, device: torch.device, size: int | No
     return 2 * size**3 / min(times)
 
 
-def add_options(parser: argparse.ArgumentParser, batch_sizes: list[int], durations: list[float]) -> None:
-    """Options that benchmarks of models have, with the default sizes of batches and durations of clips."""
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=batch_sizes)
-    parser.add_argument("--seconds", type=float, nargs="+", default=durations, help="durations of clips")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of benchmarks whose variants take turns."""
     parser.add_argument("--num_rounds", type=int, default=15, help="turns of each variant (default: %(default)s)")
     parser.add_argument(
         "--max_seconds",
@@ -78,8 +73,31 @@ def add_options(parser: argparse.ArgumentParser, batch_sizes: list[int], duratio
         help="of a variant's turns, but three at least (default: %(default)g)",
     )
     parser.add_argument("--threads", type=int, help="of PyTorch and the others (default: one a core)")
+    add_output_options(parser)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     parser.add_argument("--compare", type=_read_rows, metavar="OLD.json", help="results to compare with")
+
+
+def add_model_options(
+    parser: argparse.ArgumentParser, variants: Sequence[str], batch_sizes: Sequence[int], durations: Sequence[float]
+) -> None:
+    """Options that benchmarks of models have, with what they measure by default."""
+    parser.add_argument("--variants", nargs="+", default=list(variants), choices=variants)
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=list(batch_sizes), metavar="N")
+    parser.add_argument("--seconds", type=float, nargs="+", default=list(durations), help="durations of clips")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Arguments of the command line; the number of threads is set."""
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    return arguments
 
 
 def run(
@@ -94,14 +112,12 @@ def run(
 
     Args:
         benchmark: Name of the benchmark.
-        arguments: `variants`, and the options of [`add_options`].
+        arguments: The options of [`add_options`] and [`add_model_options`].
         make_variant: A function of what `make_inputs` gives, for a variant, number format and device; a ValueError or
             ModuleNotFoundError says why there is none.
         make_inputs: Of a batch size, duration in seconds and device.
         count_flops: Operations a clip of a variant and duration in seconds, or `None` if they are not SANet's.
     """
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     print("Speed-ups are over the first variant; it, too, is computed in the number format above the table.")
     rows = []
@@ -114,47 +130,52 @@ def run(
                 print(f"{name} is left out: {error}")
         peak = matrix_product_rate(getattr(torch, dtype), device)
         print(f"\n{dtype}, products of matrices at {peak / 1e9:,.0f} GFLOP/s")
-        print(f"{'':16}{'batch':>6}{'s':>4}{'ms':>10}{'p95':>10}{'clips/s':>10}{'of the rate':>12}{'speed-up':>10}")
+        print_header()
         for seconds in arguments.seconds:
             for batch_size in arguments.batch_sizes:
                 inputs = make_inputs(batch_size, seconds, device)
                 functions = {name: partial(variant, inputs) for name, variant in variants.items()}
-                times = take_turns(functions, arguments.num_rounds, arguments.max_seconds, device)
-                group = []
-                for name in variants:
-                    what = dict(zip(KEYS, (benchmark, name, batch_size, seconds, dtype, device.type)))
-                    group.append(what | _summarize(times[name], batch_size, count_flops(name, seconds), peak))
-                    _print_row(group[-1], group[0]["ms"])
+                what = {"benchmark": benchmark, "batch_size": batch_size, "seconds": seconds, "dtype": dtype}
+                group = time_group(functions, what, arguments, device)
+                for row in group:
+                    flops = count_flops(row["variant"], seconds)
+                    if flops is not None:
+                        row["fraction_of_matrix_product_rate"] = row["clips_per_second"] * flops / peak
+                    print_row(row, group[0])
                 rows += group
-    _finish(rows, arguments, device)
+    finish(rows, arguments, device)
 
 
-def _summarize(times: list[float], batch_size: int, flops_per_clip: float | None, peak: float) -> dict[str, float]:
-    """Of the seconds of calls with a batch: median, 95th percentile and interquartile range in ms, and the rate."""
-    median = statistics.median(times)
-    low, high = np.percentile(times, [25, 75])
-    row = {
-        "ms": 1000 * median,
-        "ms_p95": 1000 * float(np.percentile(times, 95)),
-        "ms_spread": 1000 * float(high - low),
-        "clips_per_second": batch_size / median,
-    }
-    if flops_per_clip is not None:
-        row["fraction_of_matrix_product_rate"] = batch_size * flops_per_clip / median / peak
-    return row
+def time_group(
+    functions: Mapping[str, Callable[[], object]],
+    what: Mapping[str, object],
+    arguments: argparse.Namespace,
+    device: torch.device,
+) -> list[dict]:
+    """A row for each function, with `what`: median, 95th percentile and interquartile range in ms, and the rate."""
+    rows = []
+    for name, times in take_turns(functions, arguments.num_rounds, arguments.max_seconds, device).items():
+        low, median, high, p95 = (float(value) for value in np.percentile(times, [25, 50, 75, 95]))
+        row = {**what, "variant": name, "device": device.type, "ms": 1000 * median, "ms_p95": 1000 * p95}
+        rows.append(row | {"ms_spread": 1000 * (high - low), "clips_per_second": what["batch_size"] / median})
+    return rows
 
 
-def _print_row(row: Mapping[str, object], reference: float) -> None:
+def print_header() -> None:
+    print(f"{'':16}{'batch':>6}{'s':>5}{'ms':>10}{'p95':>10}{'clips/s':>10}{'of the rate':>12}{'speed-up':>10}")
+
+
+def print_row(row: Mapping[str, object], first: Mapping[str, object]) -> None:
     fraction = row.get("fraction_of_matrix_product_rate")
     print(
-        f"{row['variant']:16}{row['batch_size']:6}{row['seconds']:4g}{row['ms']:10.1f}{row['ms_p95']:10.1f}"
+        f"{row['variant']:16}{row['batch_size']:6}{row['seconds']:5.3g}{row['ms']:10.1f}{row['ms_p95']:10.1f}"
         f"{row['clips_per_second']:10.1f}{'' if fraction is None else f'{fraction:.2f}':>12}"
-        f"{reference / row['ms']:10.2f}",
+        f"{first['ms'] / row['ms']:10.2f}",
         flush=True,
     )
 
 
-def _finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device) -> None:
+def finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device) -> None:
     """Write the results to `--output`, and print how they compare with those of `--compare`."""
     if arguments.output is not None:
         results = {"machine": describe_machine(device), "versions": _versions(), "commit": _commit(), "rows": rows}
@@ -163,11 +184,12 @@ def _finish(rows: list[dict], arguments: argparse.Namespace, device: torch.devic
         print(f"\nThe results are in {arguments.output}.")
     if arguments.compare is not None:
         old = {_key(row): row for row in arguments.compare}
-        print("\nTimes as fast as before:")
+        print("\nBefore over now, so that more is better:")
         for row in rows:
             if _key(row) in old:
-                what = ", ".join(str(value) for value in _key(row)[1:] if value is not None)
-                print(f"  {what:50}{old[_key(row)]['ms'] / row['ms']:6.2f}")
+                what = ", ".join(str(value) for value in _key(row) if value is not None)
+                measured = "ms" if "ms" in row else "megabytes"
+                print(f"  {what:60}{old[_key(row)][measured] / row[measured]:6.2f}")
 
 
 def _read_rows(path: str) -> list[dict]:

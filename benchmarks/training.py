@@ -16,7 +16,7 @@ from sanet_hf import convert_original_checkpoint
 
 from . import timing
 from .original import OriginalSANet
-from .variants import NUM_CLASSES, ORIGINAL, SAMPLING_RATE, count_sanet_flops
+from .variants import NUM_CLASSES, ORIGINAL, SAMPLING_RATE, compile_model, count_sanet_flops
 
 
 VARIANTS = (ORIGINAL, "sanet", "compiled")
@@ -36,7 +36,7 @@ def make_step(
         model, forward = original.train().to(device), None
     else:
         model = convert_original_checkpoint(original.state_dict()).train().to(device)
-        forward = torch.compile(model) if name == "compiled" else model
+        forward = compile_model(model, device) if name == "compiled" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=name != ORIGINAL)
 
     def step(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -66,9 +66,9 @@ def count_flops(name: str, seconds: float) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", default=[ORIGINAL, "sanet"], choices=VARIANTS)
-    timing.add_options(parser, batch_sizes=[256] if torch.cuda.is_available() else [16], durations=[4.0])
-    timing.run("training", parser.parse_args(), make_step, make_batch, count_flops)
+    timing.add_model_options(parser, VARIANTS, [256] if torch.cuda.is_available() else [16], durations=[4.0])
+    timing.add_options(parser)
+    timing.run("training", timing.parse(parser), make_step, make_batch, count_flops)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ The classifiers that are measured, each from waveforms to logits with its featur
 time does not depend on them.
 """
 
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -74,7 +76,7 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
     if name in ("optimized", "compiled"):
         model = optimize_for_inference(model.to(device, dtype))
         if name == "compiled":
-            model = torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
+            model = compile_model(model, device)
         return _in_torch(model, feature_extractor, dtype, device)
     if device.type != "cpu":
         raise ValueError(f"{name} is measured on the CPU alone")
@@ -85,6 +87,16 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
     if name == "openvino":
         return _in_openvino(model, feature_extractor, dtype)
     raise ValueError(f"there is no variant {name}, only {', '.join(ALL)}")
+
+
+def compile_model(model: nn.Module, device: torch.device) -> nn.Module:
+    """
+    Raises:
+        ValueError: There is no compiler that torch.compile could use.
+    """
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise ValueError("torch.compile needs g++ or the compiler that CXX names")
+    return torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
 
 
 @cache

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import inference, training
+from benchmarks import features, inference, memory, training
 from benchmarks.variants import count_sanet_flops
 
 
@@ -36,7 +36,30 @@ def test_benchmark(benchmark, names, tmp_path, monkeypatch, capsys):
     assert all(row["ms"] > 0 and row["clips_per_second"] > 0 for row in results["rows"])
     assert {"machine", "versions", "commit"} <= results.keys()
     output = run(*options, "--dtypes", "float32", "--compare", str(tmp_path / "new.json"))
-    assert len(output.partition("Times as fast")[2].splitlines()) == 1 + len(names)
+    assert len(output.partition("Before over now")[2].splitlines()) == 1 + len(names)
     with pytest.raises(SystemExit):
         run("--compare", __file__)
     assert "holds no results of a benchmark" in capsys.readouterr().err
+
+
+def test_features(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(features, "BATCH_SIZE", 2)
+    path = tmp_path / "features.json"
+    monkeypatch.setattr(sys, "argv", f"benchmark --num_rounds 3 --max_seconds 0 --output {path}".split())
+    features.main()
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["wav2vec2", "sanet"] * 2
+    assert all(row["ms"] > 0 for row in rows)
+
+
+def test_memory(tmp_path, monkeypatch, capsys):
+    """Of processes with little besides the model and a batch."""
+    path = tmp_path / "memory.json"
+    options = f"--variants sanet --seconds 0.1 --batch_sizes 2 --dtypes float32 --output {path}"
+    monkeypatch.setattr(sys, "argv", ["benchmark", *options.split()])
+    memory.main()
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["benchmark"] for row in rows] == ["inference", "training"]
+    assert all(200 < row["megabytes"] < 2000 for row in rows)
+    # Gradients and the optimizer's two moments beside the weights.
+    assert rows[1]["megabytes"] - rows[0]["megabytes"] > 50

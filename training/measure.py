@@ -170,6 +170,11 @@ def _peak_of_this_process(
     model, feature_extractor = load_classifier(path)
     model.to(dtype)
     time_clips(model, feature_extractor, make_noise(feature_extractor, batch_size, clip_seconds, seed=0))
+    return peak_memory()
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
         # Linux counts the peak of the process that started this one as ru_maxrss of this one, too.
