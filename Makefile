@@ -5,10 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup ffmpeg demo test lint benchmark format clean
+.PHONY: help setup ffmpeg demo test test-slow lint benchmark format clean
 
 help:  ## Show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: $(VENV)/.installed ffmpeg  ## Make the virtual environment; install FFmpeg where it is missing
 
@@ -30,8 +30,11 @@ ffmpeg:
 demo: setup  ## Make a small speech data set, train SANet on it, test it and classify clips
 	$(BIN)/python -m training.demo
 
-test: setup lint  ## Check the style and run all tests
-	$(BIN)/python -m pytest
+test: setup lint  ## Check the style and run the tests that take less than 20 s each
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup  ## Run the others
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .

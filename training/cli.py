@@ -5,6 +5,7 @@
 import argparse
 import math
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,10 @@ METRIC_TITLES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "macro F1", "
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; 0 is success, 1 a failure that is reported, 2 misuse."""
+    """
+    Run a subcommand; 0 is success, 1 a failure that is reported, 2 misuse, 130 an interruption, 143 a training that
+    SIGTERM ended after it saved a checkpoint.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv or bool(os.environ.get("SANET_DEBUG"))
     argv = [argument for argument in argv if argument != "--debug"]
@@ -33,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             traceback.print_exc()
         print(f"sanet: error: {error}", file=sys.stderr)
@@ -46,6 +50,7 @@ def _train(argv: Sequence[str]) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from .arguments import parse_train_arguments
+    from .checkpoints import Terminated
     from .train import METRIC_PREFIXES, is_finished, train
 
     model_arguments, data_arguments, training_arguments = parse_train_arguments(argv)
@@ -54,7 +59,11 @@ def _train(argv: Sequence[str]) -> int:
     # Bars for what takes a moment; those for reading recordings and for training stay.
     disable_progress_bar()
     datasets.disable_progress_bars()
-    metrics = train(model_arguments, data_arguments, training_arguments)
+    try:
+        metrics = train(model_arguments, data_arguments, training_arguments)
+    except Terminated as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     if was_finished:
         print(f"{output_dir} is finished; --overwrite_output_dir true trains anew.")
     _print_metrics(

@@ -100,39 +100,50 @@ class TrainingClips(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         generator = np.random.default_rng([self.seed, index])
-        clip = index % len(self)
-        if self.samples_per_class is None:
-            waveform, labels = self._stretch(self.recordings[clip], generator), self.label_matrix[clip]
-        else:
-            waveform, labels = self._join(list(self._rows_of_class)[clip // self.samples_per_class], generator)
-        return _augmented(waveform, labels, generator, self)
+        parts = self._draw(index, generator)
+        waveforms = [
+            load_recording(self.recordings[row], self.feature_extractor.sampling_rate, start, length)
+            for row, start, length in parts
+        ]
+        waveform, labels = waveforms[0], self.label_matrix[[row for row, _, _ in parts]].max(axis=0)
+        if self.samples_per_class is not None:
+            waveform = np.concatenate(waveforms)[: self.max_length]
+            missing = self.max_length - len(waveform)
+            before = int(generator.integers(missing, endpoint=True))
+            waveform = np.pad(waveform, (before, missing - before))
+        return {**_augmented(waveform, labels, generator, self), "index": index}
 
-    def _stretch(self, row: Mapping, generator: np.random.Generator) -> np.ndarray:
-        samples = round(row["seconds"] * self.feature_extractor.sampling_rate)
-        start = int(generator.integers(max(0, samples - self.max_length) + 1))
-        return load_recording(row, self.feature_extractor.sampling_rate, start, self.max_length)
+    def files(self, index: int) -> list[str]:
+        """The recordings that an item is made of."""
+        parts = self._draw(index, np.random.default_rng([self.seed, index]))
+        return [self.recordings[row]["file"] for row, _, _ in parts]
 
-    def _join(self, label: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, index: int, generator: np.random.Generator) -> list[tuple[int, int, int]]:
         """
-        A waveform of `max_length` samples from one or more recordings of a class, and the classes in it.
+        Recordings of an item, the first sample of each and how many: a stretch of one, or as many as fill a clip
 
             |  silence  | recording | part of a long one | recording |  silence  |
         """
-        sampling_rate, parts, rows = self.feature_extractor.sampling_rate, [], []
+        clip = index % len(self)
+        if self.samples_per_class is None:
+            start = int(generator.integers(max(0, self._num_samples(clip) - self.max_length) + 1))
+            return [(clip, start, self.max_length)]
+        rows = list(self._rows_of_class.values())[clip // self.samples_per_class]
+        parts, total = [], 0
         for _ in range(generator.integers(1, self.max_segments, endpoint=True)):
-            rows.append(int(generator.choice(self._rows_of_class[label])))
-            row = self.recordings[rows[-1]]
-            start, length = 0, round(row["seconds"] * sampling_rate)
-            if length > LONG_SEGMENT_SECONDS * sampling_rate:
+            row = int(generator.choice(rows))
+            start, length = 0, self._num_samples(row)
+            if length > LONG_SEGMENT_SECONDS * self.feature_extractor.sampling_rate:
                 length = int(length * generator.uniform(*LONG_SEGMENT_PART))
-                start = int(generator.integers(round(row["seconds"] * sampling_rate) - length, endpoint=True))
-            parts.append(load_recording(row, sampling_rate, start, length))
-            if sum(map(len, parts)) >= self.max_length:
+                start = int(generator.integers(self._num_samples(row) - length, endpoint=True))
+            parts.append((row, start, length))
+            total += length
+            if total >= self.max_length:
                 break
-        waveform = np.concatenate(parts)[: self.max_length]
-        missing = self.max_length - len(waveform)
-        before = int(generator.integers(missing, endpoint=True))
-        return np.pad(waveform, (before, missing - before)), self.label_matrix[rows].max(axis=0)
+        return parts
+
+    def _num_samples(self, row: int) -> int:
+        return round(self.recordings[row]["seconds"] * self.feature_extractor.sampling_rate)
 
 
 class StreamedClips(IterableDataset):
@@ -314,12 +325,16 @@ def collate(
     that leaves nothing out is dropped, since it only costs time.
 
     Args:
-        items: Features and `labels`, as [`TrainingClips`] gives them.
+        items: Features, `labels` and, where it has one, the `index`, as [`TrainingClips`] gives them.
         feature_extractor: What made them.
         length: Samples that waveforms are padded to instead, keeping the mask, so that all batches are alike.
     """
-    labels = torch.tensor(np.array([item["labels"] for item in items]))
-    features = [{name: value for name, value in item.items() if name != "labels"} for item in items]
+    others = {
+        name: torch.tensor(np.array([item[name] for item in items]))
+        for name in ("labels", "index")
+        if name in items[0]
+    }
+    features = [{name: value for name, value in item.items() if name not in others} for item in items]
     padding = {"padding": "longest"}
     if hears_padding(feature_extractor):
         padding = {"padding": "max_length", "max_length": feature_extractor.max_length}
@@ -328,7 +343,7 @@ def collate(
     batch = dict(feature_extractor.pad(features, **padding, return_tensors="pt"))
     if length is None and "attention_mask" in batch and bool(batch["attention_mask"].all()):
         del batch["attention_mask"]
-    return {**batch, "labels": labels}
+    return {**batch, **others}
 
 
 def mixup(inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, alpha: float) -> tuple[dict, torch.Tensor]:

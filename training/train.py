@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from datasets import Dataset, DatasetDict, IterableDataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from .arguments import (
@@ -33,6 +32,7 @@ from .arguments import (
     parse_augmentations,
 )
 from .augmentation import Augmentation, make_augmentation
+from .checkpoints import CheckpointOnSIGTERM, Terminated, find_last_checkpoint
 from .data import load_recording, load_recordings, longest_first
 from .evaluation import Evaluation, evaluate_splits, make_compute_metrics, write_predictions
 from .features import EvaluationClips, StreamedClips, TrainingClips, collate, label_names, stream_label_names
@@ -76,6 +76,8 @@ def train(
     Raises:
         UsageError: Options contradict each other, or `output_dir` holds something else than the run they describe.
         DataError: There is nothing to train on.
+        FloatingPointError: The loss or the weights are no longer finite.
+        Terminated: SIGTERM came; a checkpoint was saved.
     """
     output_dir = Path(training_arguments.output_dir)
     options = {
@@ -115,9 +117,14 @@ def train(
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / OPTIONS_FILE).write_text(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
     result = trainer.train(resume_from_checkpoint=checkpoint)
+    if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
+        raise Terminated(
+            f"Ended by SIGTERM after step {trainer.state.global_step} of {trainer.state.max_steps}. A checkpoint is "
+            f"in {output_dir}: the same command goes on from it."
+        )
     trainer.save_model()
     trainer.save_state()
-    metrics = {**result.metrics, "train_runtime": _clock(trainer).total()}
+    metrics = {**result.metrics, "train_runtime": _find_callback(trainer, TrainingClock).total()}
     # As in use: whole recordings, not augmented.
     recordings = {split: longest_first(dataset) for split, dataset in recordings.items()}
     evaluations = evaluate_splits(trainer, recordings, data_arguments.max_length_seconds)
@@ -238,7 +245,7 @@ def _make_trainer(
             eval_dataset=clips.get("validation"),
             processing_class=feature_extractor,
             compute_metrics=make_compute_metrics(is_multi_label),
-            callbacks=[TrainingClock()],
+            callbacks=[TrainingClock(), CheckpointOnSIGTERM()],
         )
     if arguments.early_stopping_patience is not None:
         if not arguments.load_best_model_at_end:
@@ -255,9 +262,9 @@ def _source_name(arguments: DataArguments) -> str:
     return Path(name).resolve().name if Path(name).exists() else name
 
 
-def _clock(trainer: AudioClassificationTrainer) -> TrainingClock:
-    # Resuming puts another one, with the checkpoint's time, in the place of the first.
-    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, TrainingClock))
+def _find_callback(trainer: AudioClassificationTrainer, kind: type) -> TrainerCallback:
+    # Resuming puts another one, with the checkpoint's state, in the place of the first.
+    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kind))
 
 
 def _write_results(
@@ -307,7 +314,7 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
         if not Path(resume).is_dir():
             raise UsageError(f"--resume_from_checkpoint {resume}: there is no such folder.")
         return resume
-    checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
+    checkpoint = find_last_checkpoint(output_dir)
     if resume and resume.lower() == "true":
         if checkpoint is None:
             raise UsageError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint to go on from.")

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers' `Trainer` with what training audio classifiers on small data needs."""
 
+import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +18,15 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .features import mixup
+from .features import TrainingClips, mixup
 from .models import head_parameter_names
 
 
 # In a checkpoint whose model is an average: the weights that training goes on from.
 TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
+STEPS_BETWEEN_CHECKS = 16  # of the loss on a GPU
 
 
 class AudioClassificationTrainer(Trainer):
@@ -37,6 +41,9 @@ class AudioClassificationTrainer(Trainer):
             runs whatever they were trained with.
         args: An [`AudioTrainingArguments`].
         kwargs: As `Trainer` has them.
+
+    Raises:
+        FloatingPointError: In training, the loss or the weights are no longer finite; no checkpoint of them is saved.
     """
 
     def __init__(
@@ -50,6 +57,8 @@ class AudioClassificationTrainer(Trainer):
         self.train_loss, self.eval_loss = train_loss, eval_loss
         self.weight_average = WeightAverage(self.args.averaged_epochs)
         self.add_callback(self.weight_average)
+        self._indices: torch.Tensor | None = None
+        self._unchecked: list[tuple[int, torch.Tensor | None, torch.Tensor]] = []
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         self.compute_loss_func = self.train_loss if model.training else self.eval_loss
@@ -61,6 +70,58 @@ class AudioClassificationTrainer(Trainer):
             inputs, labels = mixup(inputs, labels, self.args.mixup_alpha)
             inputs = {**inputs, "labels": labels}
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _prepare_inputs(self, inputs):
+        inputs = super()._prepare_inputs(inputs)
+        self._indices = inputs.pop("index", None)
+        return inputs
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self._unchecked.append((self.state.global_step + 1, self._indices, loss.detach()))
+        # Looking at a loss waits for the GPU.
+        if self.args.device.type == "cpu" or len(self._unchecked) == STEPS_BETWEEN_CHECKS:
+            self._check_losses()
+        return loss
+
+    def _check_losses(self) -> None:
+        unchecked, self._unchecked = self._unchecked, []
+        losses = torch.stack([loss.float() for _, _, loss in unchecked]).tolist() if unchecked else []
+        for (step, indices, _), loss in zip(unchecked, losses):
+            if not math.isfinite(loss):
+                files = []
+                if indices is not None and isinstance(self.train_dataset, TrainingClips):
+                    files = [file for index in indices.tolist() for file in self.train_dataset.files(index)]
+                self._stop(f"The loss is {loss:g} at step {step}", files)
+
+    def _stop(self, what: str, files: Sequence[str] = ()) -> None:
+        advice = ["a lower --learning_rate"]
+        if self.args.max_grad_norm is None or not 0 < self.args.max_grad_norm <= 10:
+            advice.append("--max_grad_norm 1")
+        if self.args.fp16:
+            advice.append("--precision bf16 or fp32")
+        if self.args.bf16:
+            advice.append("--precision fp32")
+        named = f", whose batch holds {', '.join(dict.fromkeys(files))}" if files else ""
+        raise FloatingPointError(
+            f"{what}{named}. Checkpoints in {self.args.output_dir} are of earlier steps and stay. Try "
+            f"{', or '.join(advice)}; --resume_from_checkpoint true goes on with other options."
+        )
+
+    def _save_checkpoint(self, model, trial):
+        self._check_losses()
+        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+            self._stop(f"Weights are no longer finite at step {self.state.global_step}")
+        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        try:
+            super()._save_checkpoint(model, trial)
+        # PyTorch raises a RuntimeError where the disk is full.
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(
+                f"{folder} cannot be written: {error}. Earlier checkpoints stay. With more space, or fewer of them "
+                "(--save_total_limit 1), the same command goes on from the last one."
+            ) from error
 
     def create_optimizer(self, model=None):
         if self.optimizer is None and self.args.head_learning_rate is not None:
