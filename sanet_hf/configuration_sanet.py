@@ -4,10 +4,18 @@
 
 import math
 from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import pairwise
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+
+
+# Of a checkpoint that somebody else made: enough for 300 of the default network, 8 GB in float32.
+MAX_WEIGHTS = 2_000_000_000
+MAX_LAYERS = 64
+MAX_LABELS = 1_000_000
 
 
 @strict
@@ -107,6 +115,14 @@ class SANetConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, list):
                 setattr(self, name, tuple(value))
+        # Before a name is made for each label.
+        if isinstance(num_labels := kwargs.get("num_labels"), int) and not 0 <= num_labels <= MAX_LABELS:
+            raise ValueError(f"num_labels={num_labels} must be at least 0 and at most {MAX_LABELS:,}.")
+        own = list(SANetConfig.__annotations__)
+        for name in kwargs:
+            # transformers keeps what it does not know, and so would a slip of the pen have no effect.
+            if close := get_close_matches(name, own, 1, cutoff=0.85):
+                raise ValueError(f"SANetConfig has no {name}; did you mean {close[0]}?")
         super().__post_init__(**kwargs)
         # `@strict` would call this too, but wraps the ValueError in an error of its own that is none.
         self.validate_architecture()
@@ -120,6 +136,8 @@ class SANetConfig(PreTrainedConfig):
         num_stages = len(self.conv_dim)
         if num_stages == 0:
             raise ValueError("conv_dim is empty: SANet needs at least one stage.")
+        if max(num_stages, len(self.classifier_hidden_sizes)) > MAX_LAYERS:
+            raise ValueError(f"conv_dim and classifier_hidden_sizes may have {MAX_LAYERS} entries at most.")
         for name in ("conv_kernel", "conv_stride"):
             _check_same_length(self, "conv_dim", name)
         if not isinstance(self.conv_groups, int):
@@ -161,6 +179,14 @@ class SANetConfig(PreTrainedConfig):
         for name in ("attention_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1.")
+        if self._num_weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"These sizes make a network of {self._num_weights:,} weights, more than the {MAX_WEIGHTS:,} that are "
+                f"allowed: conv_dim={self.conv_dim}, conv_kernel={self.conv_kernel}, attention_dim="
+                f"{self.attention_dim}, attention_stride={self.attention_stride}, max_position_embeddings="
+                f"{self.max_position_embeddings}, pool_hidden_size={self.pool_hidden_size}, classifier_hidden_sizes="
+                f"{self.classifier_hidden_sizes}."
+            )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act={self.hidden_act!r} is not an activation of transformers: {sorted(ACT2FN)}.")
 
@@ -185,6 +211,20 @@ class SANetConfig(PreTrainedConfig):
         return math.prod(self.conv_stride)
 
     @property
+    def _num_weights(self) -> int:
+        """Weights of the large layers."""
+        count, in_channels = 0, self.num_channels
+        for channels, kernel, groups in zip(self.conv_dim, self.conv_kernel, self.conv_groups_per_stage):
+            count += channels * (in_channels + channels) * kernel // groups + in_channels * channels
+            in_channels = channels
+        for stage, width in zip(self.attention_after, self.attention_dim):
+            channels = self.conv_dim[stage]
+            count += (channels**2 + width**2) * self.attention_stride + 2 * channels * width
+            count += (4 * width + self.max_position_embeddings) * width
+        sizes = [2 * self.hidden_size, *self.classifier_hidden_sizes, self.num_labels]
+        return count + self.hidden_size * self.pool_hidden_size + sum(size * other for size, other in pairwise(sizes))
+
+    @property
     def _attention_frame_samples(self) -> list[int]:
         """Samples a merged frame of each attention block."""
         return [math.prod(self.conv_stride[: stage + 1]) * self.attention_stride for stage in self.attention_after]
@@ -204,7 +244,7 @@ class SANetConfig(PreTrainedConfig):
 def _check_positive(config: SANetConfig, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if any(item <= 0 for item in (value if isinstance(value, Sequence) else [value])):
+        if any(not item > 0 for item in (value if isinstance(value, Sequence) else [value])):
             raise ValueError(f"{name}={value} must be positive.")
 
 
