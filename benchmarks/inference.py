@@ -22,7 +22,7 @@ def make_clips(batch_size: int, seconds: float, device: torch.device) -> list[np
 
 
 def count_flops(name: str, seconds: float) -> int | None:
-    return None if name in ("ast", "wav2vec2") else variants.count_sanet_flops(seconds)
+    return None if name in ("ast", "wav2vec2") else variants.count_sanet_flops(name, seconds)
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def make_batch(batch_size: int, seconds: float, device: torch.device) -> tuple[t
 
 def count_flops(name: str, seconds: float) -> int:
     """A backward pass has twice the operations of a forward pass."""
-    return 3 * count_sanet_flops(seconds)
+    return 3 * count_sanet_flops(name, seconds)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch import nn
 from transformers import (
     ASTConfig,
@@ -32,6 +33,7 @@ from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassifica
 from sanet_hf.export import export_onnx, load_onnx, onnx_inputs, run_onnx
 from sanet_hf.inference import extract_features
 from sanet_hf.optimization import optimize_for_inference
+from training.arguments import find_config, parse_config_overrides
 from training.measure import count_flops
 
 from .original import OriginalSANet
@@ -42,7 +44,9 @@ Classify = Callable[[Sequence[np.ndarray]], object]
 ORIGINAL = "original"
 SAMPLING_RATE = 16000  # Hz
 NUM_CLASSES = 10
-ALL = (ORIGINAL, "sanet", "optimized", "compiled", "onnxruntime", "openvino", "ast", "wav2vec2")
+# Configurations of smaller networks.
+SMALLER = {"small": "sanet_small.yaml", "tiny": "sanet_tiny.yaml"}
+ALL = (ORIGINAL, "sanet", "optimized", "compiled", "onnxruntime", "openvino", *SMALLER, "ast", "wav2vec2")
 
 
 def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classify:
@@ -51,8 +55,8 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
 
     Args:
         name: One of `ALL`: SANet as the original computes it; as it comes; after `optimize_for_inference`; that
-            compiled by `torch.compile`; exported to ONNX and run by onnxruntime or OpenVINO; AST and wav2vec2-base as
-            they come.
+            compiled by `torch.compile`; exported to ONNX and run by onnxruntime or OpenVINO; the smaller SANets after
+            `optimize_for_inference`; AST and wav2vec2-base as they come.
 
     Raises:
         ModuleNotFoundError: A package is missing.
@@ -67,13 +71,10 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
     if name == "wav2vec2":
         model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(num_labels=NUM_CLASSES))
         return _in_torch(model, Wav2Vec2FeatureExtractor(), dtype, device)
-    model, feature_extractor = (
-        SANetForAudioClassification(SANetConfig(num_labels=NUM_CLASSES)),
-        SANetFeatureExtractor(),
-    )
+    model, feature_extractor = SANetForAudioClassification(make_config(name)), SANetFeatureExtractor()
     if name == "sanet":
         return _in_torch(model, feature_extractor, dtype, device)
-    if name in ("optimized", "compiled"):
+    if name in ("optimized", "compiled", *SMALLER):
         model = optimize_for_inference(model.to(device, dtype))
         if name == "compiled":
             model = compile_model(model, device)
@@ -99,11 +100,20 @@ def compile_model(model: nn.Module, device: torch.device) -> nn.Module:
     return torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
 
 
+def make_config(name: str) -> SANetConfig:
+    """Of a variant of SANet."""
+    overrides = {}
+    if name in SMALLER:
+        overrides = parse_config_overrides(yaml.safe_load(find_config(SMALLER[name]).read_text())["config_overrides"])
+    return SANetConfig(num_labels=NUM_CLASSES, **overrides)
+
+
 @cache
-def count_sanet_flops(seconds: float) -> int:
+def count_sanet_flops(name: str, seconds: float) -> int:
     """Operations of a clip's convolutions, matrix products and attention; a multiply-add is two."""
     waveforms = torch.zeros(1, round(seconds * SAMPLING_RATE))
-    return count_flops(SANetForAudioClassification(SANetConfig()).eval(), BatchFeature({"input_values": waveforms}))
+    model = SANetForAudioClassification(make_config(name)).eval()
+    return count_flops(model, BatchFeature({"input_values": waveforms}))
 
 
 def _in_torch(

@@ -13,7 +13,14 @@ from benchmarks.variants import count_sanet_flops
 
 def test_flops():
     # The known 13.3 GFLOP leave out the attention's products of activations.
-    assert count_sanet_flops(4.0) == pytest.approx(13.3e9, rel=0.04)
+    assert count_sanet_flops("sanet", 4.0) == pytest.approx(13.3e9, rel=0.04)
+
+
+def test_smaller_networks():
+    """A quarter, or nearly, and a twentieth of the arithmetic."""
+    flops = {name: count_sanet_flops(name, 4.0) for name in ("sanet", "small", "tiny")}
+    assert flops["small"] < 0.26 * flops["sanet"]
+    assert flops["tiny"] < 0.05 * flops["sanet"]
 
 
 @pytest.mark.parametrize(

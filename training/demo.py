@@ -19,9 +19,6 @@ from .cli import main as sanet
 from .demo_speech import make_speech_dataset
 
 
-HALF_WIDTH = "conv_dim=[16,32,64,128,256],attention_dim=[64,128],classifier_hidden_sizes=[256,64]"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__.split("\n\n")[1])
     parser.add_argument(
@@ -37,9 +34,8 @@ def main() -> int:
     make_speech_dataset(data_dir, num_train=arguments.num_train)
     print("\n2. Training: SANet at half its width, 1.5 M of 5.8 M parameters, so that it takes minutes on two cores")
     shutil.rmtree(model_dir, ignore_errors=True)
-    command = ["train", "sanet.yaml", "--data_dir", str(data_dir), "--output_dir", str(model_dir)]
+    command = ["train", "sanet.yaml", "sanet_small.yaml", "--data_dir", str(data_dir), "--output_dir", str(model_dir)]
     command += ["--num_train_epochs", str(arguments.num_train_epochs), "--learning_rate", "2e-3"]
-    command += ["--config_overrides", HALF_WIDTH]
     print(f"$ sanet {shlex.join(command)}")
     if status := sanet(command):
         return status
