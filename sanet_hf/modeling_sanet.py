@@ -155,12 +155,22 @@ class SANetBatchNorm(nn.BatchNorm1d):
     - padded frames are left out of the statistics,
     - a single value per channel is normalised by the running statistics, where PyTorch raises an error,
     - with frozen weights the running statistics are used and kept,
-    - gradient checkpointing's second forward pass does not update the running statistics again.
+    - gradient checkpointing's second forward pass does not update the running statistics again,
+    - with `synchronize` set, processes that train together share the statistics of their batches, on CPUs too, which
+      `nn.SyncBatchNorm` does not.
     """
+
+    synchronize: bool = False
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         training = self.training and self.weight.requires_grad
         flat = hidden_states.reshape(-1, self.num_features)
+        if training and self.synchronize:
+            # Not every build of PyTorch has it.
+            from torch.distributed.nn.functional import all_reduce
+
+            valid = flat.new_ones(len(flat), 1, dtype=torch.float32) if mask is None else mask.reshape(-1, 1)
+            return self._normalize_weighted(flat, valid, all_reduce).view_as(hidden_states)
         if mask is None or not training:
             return self._normalize(flat, training).view_as(hidden_states)
         if torch.compiler.is_compiling():
@@ -188,17 +198,25 @@ class SANetBatchNorm(nn.BatchNorm1d):
             self.eps,
         )
 
-    def _normalize_weighted(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(values, channels) by the statistics of the values that the (values, 1) mask keeps."""
-        count = mask.sum()
-        mean = (values * mask).sum(0) / count
-        var = ((values - mean).square() * mask).sum(0) / count
-        with torch.no_grad():
-            # One value has no variance: it leaves the running statistics as they are.
-            momentum = self.momentum * (count > 1)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-            self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), momentum)
-            self.num_batches_tracked.add_(1)
+    def _normalize_weighted(
+        self, values: torch.Tensor, mask: torch.Tensor, add_up: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """
+        (values, channels) by the statistics of the values that the (values, 1) mask keeps; `add_up` adds sums to those
+        of other processes.
+        """
+        sums = torch.cat([mask.sum(0), (values * mask).sum(0)])
+        sums = sums if add_up is None else add_up(sums)
+        count, mean = sums[0], sums[1:] / sums[0]
+        squares = ((values - mean).square() * mask).sum(0)
+        var = (squares if add_up is None else add_up(squares)) / count
+        if not _is_recomputing():
+            with torch.no_grad():
+                # One value has no variance: it leaves the running statistics as they are.
+                momentum = self.momentum * (count > 1)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), momentum)
+                self.num_batches_tracked.add_(1)
         mean = torch.where(count > 1, mean, self.running_mean)
         var = torch.where(count > 1, var, self.running_var)
         scale = self.weight * torch.rsqrt(var + self.eps)

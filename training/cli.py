@@ -64,6 +64,8 @@ def _train(argv: Sequence[str]) -> int:
     except Terminated as error:
         print(f"\n{error}", file=sys.stderr)
         return 128 + signal.SIGTERM
+    if training_arguments.process_index > 0:
+        return 0
     if was_finished:
         print(f"{output_dir} is finished; --overwrite_output_dir true trains anew.")
     _print_metrics(

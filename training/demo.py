@@ -32,7 +32,7 @@ def main() -> int:
 
     print(f"1. Ten voices read random sentences to {data_dir}")
     make_speech_dataset(data_dir, num_train=arguments.num_train)
-    print("\n2. Training: SANet at half its width, 1.5 M of 5.8 M parameters, so that it takes minutes on two cores")
+    print("\n2. Training: SANet at half its width, 1.7 M of 5.8 M parameters, so that it takes minutes on two cores")
     shutil.rmtree(model_dir, ignore_errors=True)
     command = ["train", "sanet.yaml", "sanet_small.yaml", "--data_dir", str(data_dir), "--output_dir", str(model_dir)]
     command += ["--num_train_epochs", str(arguments.num_train_epochs), "--learning_rate", "2e-3"]

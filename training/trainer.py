@@ -20,6 +20,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from sanet_hf.modeling_sanet import SANetBatchNorm
+
 from .features import TrainingClips, mixup
 from .models import head_parameter_names
 
@@ -57,6 +59,10 @@ class AudioClassificationTrainer(Trainer):
         self.train_loss, self.eval_loss = train_loss, eval_loss
         self.weight_average = WeightAverage(self.args.averaged_epochs)
         self.add_callback(self.weight_average)
+        for module in self.model.modules():
+            if isinstance(module, SANetBatchNorm):
+                # As one process with all of the batch would.
+                module.synchronize = self.args.world_size > 1
         self._indices: torch.Tensor | None = None
         self._unchecked: list[tuple[int, torch.Tensor | None, torch.Tensor]] = []
 
