@@ -29,6 +29,7 @@ from .models import head_parameter_names
 # In a checkpoint whose model is an average: the weights that training goes on from.
 TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
 STEPS_BETWEEN_CHECKS = 16  # of the loss on a GPU
+BATCH_NORM_BATCHES = 64  # that statistics for averaged weights are estimated from, at most
 
 
 class AudioClassificationTrainer(Trainer):
@@ -57,7 +58,7 @@ class AudioClassificationTrainer(Trainer):
     ):
         super().__init__(compute_loss_func=train_loss, **kwargs)
         self.train_loss, self.eval_loss = train_loss, eval_loss
-        self.weight_average = WeightAverage(self.args.averaged_epochs)
+        self.weight_average = WeightAverage(self.args.averaged_epochs, self._estimate_batch_norm)
         self.add_callback(self.weight_average)
         for module in self.model.modules():
             if isinstance(module, SANetBatchNorm):
@@ -147,6 +148,41 @@ class AudioClassificationTrainer(Trainer):
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         return super().create_optimizer(model)
 
+    @torch.no_grad()
+    def _estimate_batch_norm(self) -> None:
+        """
+        Set BatchNorm's running statistics to the mean of those of training batches: where weights are the mean of
+        several, theirs are not the mean of the statistics.
+
+        Source: Izmailov et al., 2018, section 3.2; `torch.optim.swa_utils.update_bn`.
+        """
+        model, clips = self.model, self.train_dataset
+        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        norms = [norm for norm in norms if norm.track_running_stats and norm.weight.requires_grad]
+        if not norms:
+            return
+        momenta, was_training = [norm.momentum for norm in norms], model.training
+        # Those of the next epoch, whose augmentation was not trained on.
+        generator = torch.Generator().manual_seed(self.args.seed)
+        order = round(self.state.epoch or 0) * len(clips) + torch.randperm(len(clips), generator=generator)
+        batch_size = self.args.train_batch_size
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        # A last batch that is not full would count as much as the others.
+        batches = [batch for batch in batches if len(batch) == batch_size] or batches
+        num_batches = min(BATCH_NORM_BATCHES, len(batches) // self.args.world_size) or 1
+        with torch.random.fork_rng():
+            torch.manual_seed(self.args.seed)
+            model.train()
+            for number in range(num_batches):
+                indices = batches[(number * self.args.world_size + self.args.process_index) % len(batches)]
+                inputs = self._prepare_inputs(self.data_collator([clips[index] for index in indices.tolist()]))
+                for norm in norms:
+                    norm.momentum = 1 / (number + 1)
+                model(**{name: value for name, value in inputs.items() if name != "labels"})
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+        model.train(was_training)
+
     def evaluate(self, *args, **kwargs):
         with self.weight_average.applied(self.model):
             return super().evaluate(*args, **kwargs)
@@ -162,7 +198,7 @@ class AudioClassificationTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         path = Path(resume_from_checkpoint) / TRAINING_WEIGHTS_FILE
         if path.is_file():
-            self.weight_average.weights = _copy(self.model.state_dict())
+            self.weight_average.resume(self.model.state_dict())
             self.model.load_state_dict(safetensors.torch.load_file(path))
 
     def create_model_card(self, *args, **kwargs):
@@ -188,17 +224,24 @@ class AudioClassificationTrainer(Trainer):
 
 class WeightAverage(TrainerCallback):
     """
-    Mean of the weights, and of BatchNorm's statistics, at the ends of the last epochs of a training.
+    Mean of the weights at the ends of the last epochs of a training.
 
     Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018.
 
     Args:
         num_epochs: Epochs that count; with 1 there is no mean. Until they begin there is none either.
+        estimate_batch_norm: Sets the statistics that the model's BatchNorm layers have with its weights.
     """
 
-    def __init__(self, num_epochs: int):
+    def __init__(self, num_epochs: int, estimate_batch_norm: Callable[[], None]):
         self.num_epochs = num_epochs
+        self.estimate_batch_norm = estimate_batch_norm
         self.weights: dict[str, torch.Tensor] | None = None
+        self._is_estimated = False
+
+    def resume(self, weights: dict[str, torch.Tensor]) -> None:
+        """Go on from a mean that a checkpoint holds."""
+        self.weights, self._is_estimated = _copy(weights), False
 
     def on_epoch_end(self, args, state, control, model=None, **kwargs):
         number = round(state.epoch) - max(0, state.num_train_epochs - self.num_epochs)
@@ -211,11 +254,12 @@ class WeightAverage(TrainerCallback):
                 self.weights[name].lerp_(weight, 1 / number)
             else:
                 self.weights[name].copy_(weight)
+        self._is_estimated = False
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         # Otherwise the model is that of the best checkpoint, which is an average already.
         if self.weights is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
-            model.load_state_dict(self.weights)
+            self._load(model)
         self.weights = None
 
     @contextmanager
@@ -225,11 +269,17 @@ class WeightAverage(TrainerCallback):
             yield None
             return
         training_weights = _copy(model.state_dict())
-        model.load_state_dict(self.weights)
+        self._load(model)
         try:
             yield training_weights
         finally:
             model.load_state_dict(training_weights)
+
+    def _load(self, model: nn.Module) -> None:
+        model.load_state_dict(self.weights)
+        if not self._is_estimated:
+            self.estimate_batch_norm()
+            self.weights, self._is_estimated = _copy(model.state_dict()), True
 
 
 class EpochSampler(Sampler[int]):

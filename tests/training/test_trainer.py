@@ -306,7 +306,7 @@ def test_clock_adds_up_over_resumptions(monkeypatch):
 
 def average_of(values: list[float], num_epochs: int) -> tuple[WeightAverage, nn.Module]:
     """A BatchNorm with each value in turn as its weights and statistics at the end of an epoch."""
-    average, model = WeightAverage(num_epochs), nn.BatchNorm1d(2)
+    average, model = WeightAverage(num_epochs, lambda: None), nn.BatchNorm1d(2)
     for epoch, value in enumerate(values, 1):
         for name in ("weight", "running_mean"):
             getattr(model, name).data.fill_(value)
@@ -334,6 +334,72 @@ def test_average_is_applied_and_taken_back():
     # The average is not what training then changes.
     model.weight.data.fill_(9)
     assert average.weights["weight"].tolist() == [2.0, 2.0]
+
+
+def test_statistics_are_estimated_once_for_a_mean():
+    average, model = average_of([1.0, 3.0], 2)
+    calls = []
+
+    def estimate():
+        calls.append(model.weight.tolist())
+        model.running_mean.fill_(7)
+
+    average.estimate_batch_norm = estimate
+    for _ in range(2):
+        with average.applied(model):
+            assert model.running_mean.tolist() == [7.0, 7.0]
+        assert model.running_mean.tolist() == [3.0, 3.0]
+    assert calls == [[2.0, 2.0]]
+    average.resume(average.weights)
+    with average.applied(model):
+        assert len(calls) == 2
+
+
+class Normalization(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, values):
+        return self.norm(nn.functional.dropout(values, 0.5, self.training))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_statistics_are_the_mean_of_those_of_batches(rank, monkeypatch):
+    """Of at most so many batches of training clips of the next epoch, each process of its own; chance is as before."""
+    drawn = []
+
+    class Clips:
+        def __len__(self):
+            return 22
+
+        def __getitem__(self, index):
+            drawn.append(index)
+            return {"values": torch.tensor([float(index)])}
+
+    monkeypatch.setattr(training.trainer, "BATCH_NORM_BATCHES", 2)
+    monkeypatch.setattr(nn.functional, "dropout", lambda values, *_: values + 0 * torch.rand(1))
+    model = Normalization().eval()
+    trainer = SimpleNamespace(
+        model=model,
+        train_dataset=Clips(),
+        state=SimpleNamespace(epoch=3.0),
+        args=SimpleNamespace(seed=0, train_batch_size=4, world_size=2, process_index=rank),
+        data_collator=lambda items: {"values": torch.stack([item["values"] for item in items]), "labels": 0},
+        _prepare_inputs=dict,
+    )
+    before = torch.get_rng_state()
+    AudioClassificationTrainer._estimate_batch_norm(trainer)
+    assert torch.equal(torch.get_rng_state(), before) and not model.training and model.norm.momentum == 0.1
+    assert len(set(drawn)) == 8 and all(66 <= index < 88 for index in drawn)
+    batches = torch.tensor(drawn, dtype=torch.float32).view(2, 4)
+    torch.testing.assert_close(model.norm.running_mean, batches.mean().view(1))
+    torch.testing.assert_close(model.norm.running_var, batches.var(1).mean().view(1))
+    others = list(drawn)
+    drawn.clear()
+    trainer.args.process_index = 1 - rank
+    AudioClassificationTrainer._estimate_batch_norm(trainer)
+    assert not set(others) & set(drawn)
 
 
 def test_no_average_without_the_option():
@@ -570,8 +636,11 @@ def test_checkpoints_hold_averages_of_an_unchanged_training(averaged):
         weights, raw = weights_of(checkpoint), load_file(checkpoint / "training_weights.safetensors")
         for name, weight in trained[number].items():
             assert torch.equal(raw[name], weight)
-            if weight.is_floating_point():
-                weight = torch.stack([weights[name] for weights in trained[1 : number + 1]]).mean(0)
+            if "running" in name or "num_batches" in name:
+                # Estimated from training clips.
+                assert not torch.equal(weights[name], weight)
+                continue
+            weight = torch.stack([weights[name] for weights in trained[1 : number + 1]]).mean(0)
             assert torch.allclose(weights[name], weight, atol=1e-6)
     assert not [*plain.rglob("training_weights*"), *first.glob("training_weights*")]
 
