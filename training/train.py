@@ -230,6 +230,9 @@ def _make_trainer(
     # Of several processes, the first reads a stream for all: accelerate joins its batches to divide them.
     is_divided = arguments.world_size > 1 and isinstance(clips["train"], StreamedClips)
     length = clips["train"].max_length if is_divided else None
+    if arguments.save_total_limit == 1:
+        # Besides the best checkpoint, Trainer would delete the last one at the end, from which an ended run goes on.
+        arguments.save_total_limit = 2
     # The items are made from columns that the model knows nothing of.
     arguments.remove_unused_columns = False
     with warnings.catch_warnings():

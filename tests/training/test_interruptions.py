@@ -107,7 +107,7 @@ def run(
 @pytest.fixture
 def command(tones, tiny_options) -> list[str]:
     """Dropout, augmentation, random batches and an average of weights: all that chance decides."""
-    options = "--num_train_epochs 6 --averaged_epochs 3 --save_total_limit 2 --train_sampling_strategy random".split()
+    options = "--num_train_epochs 6 --averaged_epochs 3 --save_total_limit 1 --train_sampling_strategy random".split()
     overrides = [tiny_options[0], f"{tiny_options[1]},attention_dropout=0.1,classifier_dropout=0.1", *tiny_options[2:]]
     noise = json.dumps([{"AddGaussianSNR": {"p": 0.5}}, {"Shift": {"p": 0.5}}])
     return ["train", "sanet.yaml", "--data_dir", str(tones), *overrides, *options, "--augmentations", noise]
