@@ -121,7 +121,7 @@ class SANetConfig(PreTrainedConfig):
         own = list(SANetConfig.__annotations__)
         for name in kwargs:
             # transformers keeps what it does not know, and so would a slip of the pen have no effect.
-            if close := get_close_matches(name, own, 1, cutoff=0.85):
+            if close := get_close_matches(name, own, 1, cutoff=0.9):
                 raise ValueError(f"SANetConfig has no {name}; did you mean {close[0]}?")
         super().__post_init__(**kwargs)
         # `@strict` would call this too, but wraps the ValueError in an error of its own that is none.

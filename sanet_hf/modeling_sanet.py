@@ -134,8 +134,10 @@ class SANetConv1d(nn.Conv1d):
         return hidden_states.squeeze(2).transpose(1, 2).contiguous()
 
     def _has_fft_gradient(self, hidden_states: torch.Tensor) -> bool:
+        # Compilers and exporters know convolutions better, and would keep the limit on frames.
         return (
-            suits_fft(self.weight, self.groups)
+            not torch.compiler.is_compiling()
+            and suits_fft(self.weight, self.groups)
             and self.kernel_size[0] % self.stride[0] == 0
             and hidden_states.shape[-1] >= FFT_MIN_FRAMES
             and hidden_states.device.type == "cpu"
@@ -143,8 +145,6 @@ class SANetConv1d(nn.Conv1d):
             and self.bias is None
             and self.weight.requires_grad
             and torch.is_grad_enabled()
-            # Compilers and exporters know convolutions better.
-            and not torch.compiler.is_compiling()
         )
 
 

@@ -100,7 +100,7 @@ class FFTConv1d(SANetConv1d):
         kernel_size, padding = self.kernel_size[0], self.padding[0]
         num_frames += 2 * padding - kernel_size + 1
         # Autocast gives other formats, and compilers and exporters know convolutions better.
-        if num_frames < FFT_MIN_FRAMES or hidden_states.dtype != torch.float32 or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or num_frames < FFT_MIN_FRAMES or hidden_states.dtype != torch.float32:
             return super().forward(hidden_states)
         step = FFT_SIZE - kernel_size + 1
         num_blocks = -(-num_frames // step)
