@@ -144,11 +144,10 @@ def measure_transforms(transforms: Sequence[dict], repeats: int) -> list[dict]:
                 start = time.perf_counter()
                 augment(waveform)
                 times.append(1000 * (time.perf_counter() - start))
-        costs[name] = parameters.get("p", 0.5) * statistics.median(times[5:])
-        print(f"  {name:24}{statistics.median(times[5:]):8.2f}, p {parameters.get('p', 0.5):g}: {costs[name]:6.2f}")
-        rows.append(
-            {"benchmark": "transform", "variant": name, "seconds": MAX_SECONDS, "ms": statistics.median(times[5:])}
-        )
+        median = statistics.median(times[5:])
+        costs[name] = parameters.get("p", 0.5) * median
+        print(f"  {name:24}{median:8.2f}, p {parameters.get('p', 0.5):g}: {costs[name]:6.2f}")
+        rows.append({"benchmark": "transform", "variant": name, "seconds": MAX_SECONDS, "ms": median})
     print(f"the costliest by its probability: {max(costs, key=costs.get)}; all {sum(costs.values()):.2f} ms")
     return rows
 

@@ -12,13 +12,15 @@ import argparse
 import numpy as np
 import torch
 
+from sanet_hf import SANetFeatureExtractor
+from training.measure import make_noise
+
 from . import timing, variants
 
 
 def make_clips(batch_size: int, seconds: float, device: torch.device) -> list[np.ndarray]:
     """Noise, on the CPU, where recordings come from."""
-    shape = (batch_size, round(seconds * variants.SAMPLING_RATE))
-    return list(0.1 * np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+    return make_noise(SANetFeatureExtractor(), batch_size, seconds, seed=0)
 
 
 def count_flops(name: str, seconds: float) -> int | None:

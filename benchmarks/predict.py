@@ -7,7 +7,6 @@ Peak memory and speed of classifying a short and a long file, each in a process 
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,9 @@ import numpy as np
 import soundfile
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
-from sanet_hf.inference import load_classifier, predict
+from sanet_hf.inference import predict
+from sanet_hf.loading import load_classifier
+from training.measure import peak_memory
 
 
 SAMPLING_RATE = 44100  # Hz, stereo
@@ -42,7 +43,7 @@ def classify(model: str, path: str) -> None:
     start = time.perf_counter()
     (prediction,) = predict(*loaded, [path])
     elapsed = time.perf_counter() - start
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, elapsed, prediction.duration)
+    print(peak_memory() / 2**20, elapsed, prediction.duration)
 
 
 def main() -> None:

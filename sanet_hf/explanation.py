@@ -99,7 +99,7 @@ def explain(
     the clip stays the same. Models that take spectrograms get that of the waveform with silence.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them, of any architecture.
+        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them, of any architecture.
         waveform: Clip of shape (samples,) at the feature extractor's sampling rate. Of one longer than
             [`~sanet_hf.inference.find_window_seconds`], the middle is explained, as a clip of its own.
         label: Class to explain; by default the one with the highest score.
@@ -176,7 +176,7 @@ def weigh_frames(
     SANet.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
         waveform: Clip of shape (samples,) at the feature extractor's sampling rate, no longer than
             [`~sanet_hf.inference.find_window_seconds`].
     """

@@ -73,13 +73,13 @@ def _weight_gradient(
     end = (num_blocks * step + num_lags - 1) * stride - num_frames - padding
     # A stride's frames become channels.
     inputs = nn.functional.pad(inputs, (0, 0, padding, end)).reshape(batch_size, -1, stride * in_channels)
-    inputs = _spectra(inputs.unfold(1, FFT_SIZE, step))
+    inputs = spectra_of(inputs.unfold(1, FFT_SIZE, step))
     gradient = nn.functional.pad(gradient, (0, 0, 0, num_blocks * step - gradient.shape[1]))
-    gradient = _spectra(gradient.unfold(1, step, step))
+    gradient = spectra_of(gradient.unfold(1, step, step))
     lags = torch.fft.irfft(torch.bmm(gradient.mH, inputs), n=FFT_SIZE, dim=0)[:num_lags]
     return lags.view(num_lags, -1, stride, in_channels).permute(1, 3, 0, 2).flatten(2)
 
 
-def _spectra(blocks: torch.Tensor) -> torch.Tensor:
+def spectra_of(blocks: torch.Tensor) -> torch.Tensor:
     """(batch, blocks, channels, frames) to (frequencies, batch * blocks, channels)."""
     return torch.fft.rfft(blocks.float(), n=FFT_SIZE).permute(3, 0, 1, 2).flatten(1, 2)

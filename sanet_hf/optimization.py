@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from .fft_convolution import FFT_MIN_FRAMES, FFT_SIZE, suits_fft
+from .fft_convolution import FFT_MIN_FRAMES, FFT_SIZE, spectra_of, suits_fft
 from .modeling_sanet import (
     SANetAttentionLayer,
     SANetBatchNorm,
@@ -106,8 +106,9 @@ class FFTConv1d(SANetConv1d):
         num_blocks = -(-num_frames // step)
         after = num_blocks * step + kernel_size - 1 - hidden_states.shape[1] - padding
         blocks = nn.functional.pad(hidden_states, (0, 0, padding, after)).unfold(1, FFT_SIZE, step)
-        spectra = torch.fft.rfft(blocks).permute(3, 0, 1, 2).flatten(1, 2)
-        blocks = torch.fft.irfft(torch.bmm(spectra, torch.view_as_complex(self.spectrum)), n=FFT_SIZE, dim=0)[:step]
+        blocks = torch.fft.irfft(
+            torch.bmm(spectra_of(blocks), torch.view_as_complex(self.spectrum)), n=FFT_SIZE, dim=0
+        )[:step]
         blocks = blocks.view(step, batch_size, num_blocks, -1).permute(1, 2, 0, 3).flatten(1, 2)[:, :num_frames]
         return blocks if self.bias is None else blocks + self.bias
 

@@ -200,7 +200,7 @@ def _load_classifier(
 ) -> "tuple[PreTrainedModel, FeatureExtractionMixin]":
     from transformers.utils.logging import disable_progress_bar
 
-    from sanet_hf.inference import load_classifier
+    from sanet_hf.loading import load_classifier
 
     disable_progress_bar()  # it takes a moment
     return load_classifier(name, device, dtype)

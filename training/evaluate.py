@@ -20,7 +20,7 @@ import yaml
 from datasets import Dataset
 from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer, TrainingArguments
 
-from sanet_hf.inference import load_classifier
+from sanet_hf.loading import load_classifier
 
 from .arguments import override_data_arguments
 from .compare import Candidate, compare

@@ -29,7 +29,8 @@ from sanet_hf.export import (
     shortest_clip,
     staged,
 )
-from sanet_hf.inference import extract_features, load_classifier
+from sanet_hf.inference import extract_features
+from sanet_hf.loading import load_classifier
 
 from .arguments import DATA_SOURCES, UsageError, override_data_arguments
 from .data import load_recordings, longest_first

@@ -126,24 +126,26 @@ class TrainingClips(Dataset):
         """
         clip = index % len(self)
         if self.samples_per_class is None:
-            start = int(generator.integers(max(0, self._num_samples(clip) - self.max_length) + 1))
+            start = int(generator.integers(max(0, self._num_samples[clip] - self.max_length) + 1))
             return [(clip, start, self.max_length)]
         rows = list(self._rows_of_class.values())[clip // self.samples_per_class]
         parts, total = [], 0
         for _ in range(generator.integers(1, self.max_segments, endpoint=True)):
             row = int(generator.choice(rows))
-            start, length = 0, self._num_samples(row)
+            start, length = 0, self._num_samples[row]
             if length > LONG_SEGMENT_SECONDS * self.feature_extractor.sampling_rate:
                 length = int(length * generator.uniform(*LONG_SEGMENT_PART))
-                start = int(generator.integers(self._num_samples(row) - length, endpoint=True))
+                start = int(generator.integers(self._num_samples[row] - length, endpoint=True))
             parts.append((row, start, length))
             total += length
             if total >= self.max_length:
                 break
         return parts
 
-    def _num_samples(self, row: int) -> int:
-        return round(self.recordings[row]["seconds"] * self.feature_extractor.sampling_rate)
+    @cached_property
+    def _num_samples(self) -> list[int]:
+        """Length of each recording."""
+        return [round(seconds * self.feature_extractor.sampling_rate) for seconds in self.recordings["seconds"]]
 
 
 class StreamedClips(IterableDataset):

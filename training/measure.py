@@ -20,7 +20,8 @@ from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.logging import disable_progress_bar
 
-from sanet_hf.inference import extract_features, load_classifier
+from sanet_hf.inference import extract_features
+from sanet_hf.loading import load_classifier
 
 
 def make_noise(feature_extractor: FeatureExtractionMixin, num_clips: int, seconds: float, seed: int) -> list:

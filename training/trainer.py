@@ -165,10 +165,9 @@ class AudioClassificationTrainer(Trainer):
         # Those of the next epoch, whose augmentation was not trained on.
         generator = torch.Generator().manual_seed(self.args.seed)
         order = round(self.state.epoch or 0) * len(clips) + torch.randperm(len(clips), generator=generator)
-        batch_size = self.args.train_batch_size
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        batches = order.split(self.args.train_batch_size)
         # A last batch that is not full would count as much as the others.
-        batches = [batch for batch in batches if len(batch) == batch_size] or batches
+        batches = [batch for batch in batches if len(batch) == self.args.train_batch_size] or batches
         num_batches = min(BATCH_NORM_BATCHES, len(batches) // self.args.world_size) or 1
         with torch.random.fork_rng():
             torch.manual_seed(self.args.seed)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from sanet_hf.app import launch_app, make_app
-from sanet_hf.inference import load_classifier
+from sanet_hf.loading import load_classifier
 
 
 if "SANET_MODEL" not in os.environ:

@@ -17,7 +17,8 @@ from sanet_hf import SANetFeatureExtractor
 from sanet_hf.app import classify_recording, draw_recording, launch_app, make_app
 from sanet_hf.audio import AudioError
 from sanet_hf.explanation import explain, weigh_frames
-from sanet_hf.inference import load_classifier, merge_windows
+from sanet_hf.inference import merge_windows
+from sanet_hf.loading import load_classifier
 
 
 SPACE = Path(__file__).parents[2] / "examples/space"

@@ -27,7 +27,8 @@ from sanet_hf.export import (
     run_onnx,
     staged,
 )
-from sanet_hf.inference import extract_features, hears_padding, load_classifier, predict
+from sanet_hf.inference import extract_features, hears_padding, predict
+from sanet_hf.loading import load_classifier
 
 from .padded_batches import SHAPES, make_batch
 

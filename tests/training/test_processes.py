@@ -3,10 +3,6 @@
 """Training by two processes: the weights and metrics of one with the same batches."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from training.cli import main
+
+from .two_processes import run_in_two_processes
 
 
 pytestmark = pytest.mark.slow
@@ -28,24 +26,8 @@ def runs(tones, tiny_options, tmp_path_factory) -> tuple[Path, Path, str]:
     # Not Adam, which makes steps of rounding errors where a gradient is zero, as of a bias before BatchNorm.
     command += ["--train_sampling_strategy", "random", "--num_train_epochs", "3", "--optim", "sgd"]
     assert main([*command, "--output_dir", str(folder / "one"), "--per_device_train_batch_size", "8"]) == 0
-    # On a CPU `accelerate launch` would start one process.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training"]
     options = ["--output_dir", str(folder / "two"), "--per_device_train_batch_size", "4", "--use_cpu", "true"]
-    process = subprocess.Popen(
-        [*launch, *command, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        output, errors = process.communicate(timeout=300)
-    finally:
-        # Also what was launched, should it hang.
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, errors
+    output = run_in_two_processes(["-m", "training", *command, *options], timeout=300, env={"OMP_NUM_THREADS": "1"})
     return folder / "one", folder / "two", output
 
 

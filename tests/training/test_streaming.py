@@ -4,10 +4,6 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -24,6 +20,7 @@ from training.sources import DataError
 from training.train import train
 
 from .tiny_models import SIZES
+from .two_processes import run_in_two_processes
 
 
 RATE = 16000
@@ -259,16 +256,8 @@ def ranks(tmp_path_factory):
             path = folder / "data" / f"{split}-{shard:05d}-of-{len(shards):05d}.parquet"
             Dataset.from_list(rows, features=features).to_parquet(path)
     (folder / "script.py").write_text(RANK_SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(folder / "script.py"), str(folder / "data"), str(folder), json.dumps(SIZES["sanet"])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        output, _ = process.communicate(timeout=600)
-    finally:
-        # Also what torchrun started, should it hang.
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output.decode()
+    arguments = [str(folder / "script.py"), str(folder / "data"), str(folder), json.dumps(SIZES["sanet"])]
+    run_in_two_processes(arguments, timeout=600)
     return folder
 
 

@@ -13,7 +13,8 @@ import yaml
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, TrainerCallback, pipeline
 
 from sanet_hf.audio import load_audio
-from sanet_hf.inference import load_classifier, predict
+from sanet_hf.inference import predict
+from sanet_hf.loading import load_classifier
 from training.arguments import UsageError, parse_train_arguments
 from training.cli import main
 from training.sources import SPLITS
