@@ -24,11 +24,11 @@ from sanet_hf.inference import (
     Window,
     cut_windows,
     find_window_seconds,
-    load_classifier,
     merge_windows,
     predict,
     window_starts,
 )
+from sanet_hf.loading import load_classifier
 
 
 @pytest.fixture
