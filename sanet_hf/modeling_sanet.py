@@ -166,11 +166,8 @@ class SANetBatchNorm(nn.BatchNorm1d):
         training = self.training and self.weight.requires_grad
         flat = hidden_states.reshape(-1, self.num_features)
         if training and self.synchronize:
-            # Not every build of PyTorch has it.
-            from torch.distributed.nn.functional import all_reduce
-
             valid = flat.new_ones(len(flat), 1, dtype=torch.float32) if mask is None else mask.reshape(-1, 1)
-            return self._normalize_weighted(flat, valid, all_reduce).view_as(hidden_states)
+            return self._normalize_weighted(flat, valid, _add_up_over_processes).view_as(hidden_states)
         if mask is None or not training:
             return self._normalize(flat, training).view_as(hidden_states)
         if torch.compiler.is_compiling():
@@ -221,6 +218,15 @@ class SANetBatchNorm(nn.BatchNorm1d):
         var = torch.where(count > 1, var, self.running_var)
         scale = self.weight * torch.rsqrt(var + self.eps)
         return (values * scale + (self.bias - mean * scale)).to(values.dtype)
+
+
+# Compiled by PyTorch 2.11, gradients would not be added up.
+@torch.compiler.disable
+def _add_up_over_processes(values: torch.Tensor) -> torch.Tensor:
+    # Not every build of PyTorch has it.
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(values)
 
 
 def _is_recomputing() -> bool:
@@ -500,6 +506,10 @@ class SANetPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(SANetAttention, index=1),
     }
 
+    def get_input_embeddings(self) -> None:
+        """None: a waveform has no embeddings. accelerate asks for them to shard a model."""
+        return None
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -519,7 +529,14 @@ class SANetPreTrainedModel(PreTrainedModel):
                 **(getattr(self.config, "auto_map", None) or {}),
                 "AutoModel": f"{module}.{SANetModel.__name__}",
             }
-        super().save_pretrained(save_directory, *args, **kwargs)
+        own_class = type(self)
+        if own_class.__name__.startswith("FSDP"):
+            # That of a sharded model is made by PyTorch; a checkpoint is to name the one that it was made from.
+            self.__class__ = own_class.__bases__[-1]
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.__class__ = own_class
 
 
 class SANetModel(SANetPreTrainedModel):

@@ -328,6 +328,9 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArgu
     )
     check_data_source(data_arguments)
     training_values = {f.name: values[f.name] for f in dataclasses.fields(AudioTrainingArguments) if f.init}
+    # A flag of it alone stands for true, which YAML and `--fsdp true` give as text.
+    if str(values["fsdp"]).lower() in ("true", "false"):
+        training_values["fsdp"] = str(values["fsdp"]).lower() == "true"
     # TrainingArguments takes bf16 on a CPU only if told that there is nothing else.
     training_values["use_cpu"] = values["use_cpu"] or not torch.accelerator.is_available()
     if values["precision"] == "auto" and not values["fp16"]:

@@ -50,7 +50,7 @@ def _find_fault(path: Path) -> str | None:
                 pass
         except (OSError, safetensors.SafetensorError) as error:
             return f"{file.name}: {error}"
-    for file in (*path.glob("*.pt"), *path.glob("*.pth")):
+    for file in (*path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.bin")):
         if not zipfile.is_zipfile(file):
             return f"{file.name} is cut off"
     return None

@@ -121,6 +121,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         _check_new_folder(arguments.output)
     (result,) = evaluate_models([arguments.model], vars(arguments), arguments.split, arguments.batch_size)
+    if not _is_main_process():
+        return 0
     _print_metrics({arguments.split: result.evaluation.metrics})
     if arguments.output is not None:
         write_evaluation(result, arguments.output)
@@ -131,6 +133,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     from .evaluate import compare_models
 
+    if _num_processes() > 1:
+        raise ValueError("sanet compare measures time, which other processes would take: run it as one process.")
     markdown = compare_models(
         arguments.models,
         vars(arguments),
@@ -166,6 +170,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         aggregate=arguments.aggregate,
         batch_size=arguments.batch_size,
     )
+    if not _is_main_process():
+        return 1 if num_errors else 0
     if num_errors:
         print(f"{num_errors} of {num_done + num_errors} files could not be classified.", file=sys.stderr)
     if arguments.output is not None:
@@ -188,6 +194,8 @@ def _embed(arguments: argparse.Namespace) -> int:
         strict=arguments.strict,
         batch_size=arguments.batch_size,
     )
+    if not _is_main_process():
+        return 1 if num_errors else 0
     if num_done:
         print(f"{arguments.output} holds the embeddings of {num_done} files.")
     if num_errors:
@@ -203,7 +211,20 @@ def _load_classifier(
     from sanet_hf.loading import load_classifier
 
     disable_progress_bar()  # it takes a moment
+    if device is None and _num_processes() > 1:
+        from .processes import join_processes
+
+        device = str(join_processes().device)
     return load_classifier(name, device, dtype)
+
+
+def _num_processes() -> int:
+    # Launchers tell it so; not to import accelerate for it.
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def _make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:

@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedConfig, Trainer
 
 from .features import EvaluationClips
 from .metrics import THRESHOLD, PerClassMetrics, compute_metrics
+from .trainer import make_loss
 
 
 @dataclass
@@ -86,8 +88,10 @@ def make_compute_metrics(is_multi_label: bool) -> Callable[[EvalPrediction], dic
     """`compute_metrics` of a `Trainer`, from logits of shape (clips, classes)."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        probabilities = softmax_or_sigmoid(_logits(prediction.predictions), is_multi_label)
-        return compute_metrics(probabilities, prediction.label_ids)
+        logits = _logits(prediction.predictions)
+        metrics = compute_metrics(softmax_or_sigmoid(logits, is_multi_label), prediction.label_ids)
+        # In the place of Trainer's, which counts clips twice that make the batches of several processes alike.
+        return {**metrics, "loss": _mean_loss(logits, prediction.label_ids, is_multi_label)}
 
     return compute
 
@@ -111,8 +115,10 @@ def evaluate_splits(
             dataset, trainer.processing_class, config.label2id, max_length_seconds, all_windows=split != "train"
         )
         output = trainer.predict(clips)
-        evaluations[split] = average_windows(split, clips, config, _logits(output.predictions), output.label_ids)
-        evaluations[split].metrics["loss"] = float(output.metrics["test_loss"])
+        logits, references = _logits(output.predictions), output.label_ids
+        evaluations[split] = average_windows(split, clips, config, logits, references)
+        is_multi_label = config.problem_type == "multi_label_classification"
+        evaluations[split].metrics["loss"] = _mean_loss(logits, references, is_multi_label)
     return evaluations
 
 
@@ -139,6 +145,10 @@ def average_windows(
         references=np.asarray(references)[first].astype(int),
         probabilities=np.add.reduceat(probabilities, first) / counts,
     )
+
+
+def _mean_loss(logits: np.ndarray, references: np.ndarray, is_multi_label: bool) -> float:
+    return float(make_loss(is_multi_label)({"logits": torch.as_tensor(logits)}, torch.as_tensor(references)))
 
 
 def _logits(predictions: np.ndarray | tuple) -> np.ndarray:

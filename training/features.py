@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import torch
 from datasets import List
+from datasets.distributed import split_dataset_by_node
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers import FeatureExtractionMixin
 from transformers.utils import logging
@@ -153,8 +154,9 @@ class StreamedClips(IterableDataset):
     Clips to train on from a stream of recordings: a random stretch of each, augmented, as features and `labels`. What
     cannot be read is left out with a warning that names it.
 
-    Worker processes read files of their own; the order and what is drawn depend on the seed and the epoch. Where
-    several processes train, accelerate lets the first read for all.
+    Processes that train together, and their workers, read files of their own; where the number of files is no multiple
+    of the number of processes, each takes its part of the recordings in all files. The order and what is drawn depend
+    on the seed, the epoch and the process.
 
     Args:
         stream: With the columns `audio` (not decoded) and `label`, as [`stream_training_split`] gives it.
@@ -166,6 +168,7 @@ class StreamedClips(IterableDataset):
         buffer_size: Recordings that are drawn from at random.
         max_bad_fraction: Part of the recordings that may be unreadable.
         seed: With the epoch, decides what is drawn.
+        process_index, num_processes: Which of the processes that train together this one is.
     """
 
     def __init__(
@@ -180,8 +183,13 @@ class StreamedClips(IterableDataset):
         buffer_size: int = 1000,
         max_bad_fraction: float = 0.05,
         seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
     ):
-        self.stream = stream.shuffle(seed, buffer_size=buffer_size)
+        # Shuffled alike in all of them.
+        stream = stream.shuffle(seed, buffer_size=buffer_size)
+        self.stream = split_dataset_by_node(stream, process_index, num_processes)
+        self.process_index = process_index
         self.feature_extractor = feature_extractor
         self.label2id = label2id
         self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
@@ -197,9 +205,10 @@ class StreamedClips(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         worker = get_worker_info()
+        reader = self.process_index, 0 if worker is None else worker.id
         bad = 0
         for count, row in enumerate(self.stream):
-            generator = np.random.default_rng([self.seed, self.epoch, 0 if worker is None else worker.id, count])
+            generator = np.random.default_rng([self.seed, self.epoch, *reader, count])
             name = row["audio"]["path"] or f"recording {count + 1}"
             labels = self._labels(row["label"], name)
             try:

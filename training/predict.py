@@ -5,8 +5,10 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
@@ -18,6 +20,8 @@ from sanet_hf.optimization import optimize_for_inference
 from sanet_hf.pictures import check_picture
 from sanet_hf.prediction_files import PredictionFile, Row, column_names, find_audio_files, to_rows
 from sanet_hf.timeline import plot_timeline
+
+from .processes import join_processes, predict_in_processes, share
 
 
 def predict_files(
@@ -36,7 +40,8 @@ def predict_files(
     **options,
 ) -> tuple[int, int]:
     """
-    Classify files of any number and length, and write rows as they are made.
+    Classify files of any number and length, and write rows as they are made. Of several processes each classifies a
+    part, and the main one writes.
 
     Args:
         model, feature_extractor: As [`load_classifier`] gives them.
@@ -58,46 +63,48 @@ def predict_files(
     """
     top_k = min(top_k, model.config.num_labels)
     columns = column_names(top_k)
-    paths = find_audio_files(inputs, sys.stdin)
+    state = join_processes()
+    paths = find_audio_files(inputs, sys.stdin) if state.is_main_process else []
     # What comes in by a pipe is classified as it comes.
-    if "-" not in map(str, inputs):
-        paths = list(paths)
+    if "-" not in map(str, inputs) or state.num_processes > 1:
+        paths = share(list(paths))
     if plot is not None:
         check_picture(plot)
         if not isinstance(paths, list) or len(paths) != 1:
             raise ValueError("--plot draws one file: name one audio file alone.")
     model = _optimize(model)
+    classify = partial(predict, model, feature_extractor, **options)
     # Wrong options must not cost the file of an earlier run.
-    predict(model, feature_extractor, [], **options)
-    if overwrite and output is not None:
-        Path(output).unlink(missing_ok=True)
-    file = None if output is None else PredictionFile(output, columns, resume)
+    classify([])
+    file = None
+    if output is not None and state.is_main_process:
+        if overwrite:
+            Path(output).unlink(missing_ok=True)
+        file = PredictionFile(output, columns, resume)
+    finished = share(set() if file is None else file.finished)
     seen: list[str] = []
 
     def remaining() -> Iterator[str]:
         for path in paths:
             seen.append(path)
-            if file is None or to_text(path) not in file.finished:
+            if to_text(path) not in finished:
                 yield path
 
-    total = None
-    if isinstance(paths, list):
-        total = len(paths) if file is None else sum(to_text(path) not in file.finished for path in paths)
+    total = sum(to_text(path) not in finished for path in paths) if isinstance(paths, list) else None
     num_done = num_errors = 0
     is_complete = False
     try:
-        predictions = predict(model, feature_extractor, remaining(), **options)
-        for prediction in _with_progress(predictions, total):
+        for prediction in _with_progress(_predict(classify, remaining(), state), total, state):
             rows = to_rows(prediction, top_k, parts)
             if file is not None:
                 file.add(rows)
-            if show is not None:
+            if show is not None and state.is_main_process:
                 show(rows)
             num_done += prediction.error is None
             num_errors += prediction.error is not None
             if prediction.error is not None:
-                _report(prediction, strict)
-            elif plot is not None:
+                _report(prediction, strict, state)
+            elif plot is not None and state.is_main_process:
                 plot_timeline(prediction, plot)
         is_complete = True
     finally:
@@ -119,7 +126,8 @@ def embed_files(
     **options,
 ) -> tuple[int, int]:
     """
-    Write the embeddings of files, and a map of them.
+    Write the embeddings of files, and a map of them. Of several processes each reads a part of the files, and the main
+    one writes.
 
     Args:
         model, feature_extractor: As [`load_classifier`] gives them.
@@ -139,10 +147,12 @@ def embed_files(
     check_embedding_file(output)
     if plot is not None:
         check_picture(plot)
-    paths = list(find_audio_files(inputs, sys.stdin))
-    predictions = predict(_optimize(model), feature_extractor, paths, return_embeddings=True, **options)
-    table = make_embedding_table(_without_errors(_with_progress(predictions, len(paths)), strict), normalize)
-    if len(table):
+    state = join_processes()
+    paths = share(list(find_audio_files(inputs, sys.stdin)) if state.is_main_process else [])
+    classify = partial(predict, _optimize(model), feature_extractor, return_embeddings=True, **options)
+    predictions = _with_progress(_predict(classify, paths, state), len(paths), state)
+    table = make_embedding_table(_without_errors(predictions, strict, state), normalize)
+    if len(table) and state.is_main_process:
         write_embeddings(table, output)
         if plot is not None:
             plot_embeddings(table, plot, method)
@@ -154,27 +164,37 @@ def _optimize(model: PreTrainedModel) -> PreTrainedModel:
     return optimize_for_inference(model) if isinstance(model, SANetPreTrainedModel) else model
 
 
-def _without_errors(predictions: Iterable[Prediction], strict: bool) -> Iterator[Prediction]:
+def _predict(
+    classify: Callable[[Iterable[str]], Iterable[Prediction]], paths: Iterable[str], state: PartialState
+) -> Iterable[Prediction]:
+    if state.num_processes == 1:
+        return classify(paths)
+    return predict_in_processes(classify, list(paths), state)
+
+
+def _without_errors(predictions: Iterable[Prediction], strict: bool, state: PartialState) -> Iterator[Prediction]:
     for prediction in predictions:
         if prediction.error is None:
             # Not needed any more, and large for long files.
             prediction.windows.clear()
             yield prediction
         else:
-            _report(prediction, strict)
+            _report(prediction, strict, state)
 
 
-def _report(prediction: Prediction, strict: bool) -> None:
+def _report(prediction: Prediction, strict: bool, state: PartialState) -> None:
     message = f"{to_text(prediction.path)}: {prediction.error}"
     if strict:
         raise ValueError(f"{message} (--strict stops here)")
-    tqdm.write(message, file=sys.stderr)
+    if state.is_main_process:
+        tqdm.write(message, file=sys.stderr)
 
 
-def _with_progress(predictions: Iterable[Prediction], total: int | None) -> Iterator[Prediction]:
+def _with_progress(predictions: Iterable[Prediction], total: int | None, state: PartialState) -> Iterator[Prediction]:
     start, num_windows, seconds = time.monotonic(), 0, 0.0
     # Only where someone looks: the bar is nothing for a log file.
-    with tqdm(total=total, desc="Classifying", unit="file", disable=None) as bar:
+    disable = None if state.is_main_process else True
+    with tqdm(total=total, desc="Classifying", unit="file", disable=disable) as bar:
         for prediction in predictions:
             num_windows += len(prediction.windows)
             yield prediction

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 from transformers.utils import logging
@@ -109,7 +110,7 @@ def train(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
     clips = _make_clips(
-        stream, recordings, model, feature_extractor, data_arguments, augmentations, training_arguments.seed
+        stream, recordings, model, feature_extractor, data_arguments, augmentations, training_arguments
     )
     trainer = _make_trainer(model, feature_extractor, clips, training_arguments)
     if trainer.is_world_process_zero():
@@ -183,7 +184,7 @@ def _make_clips(
     feature_extractor,
     arguments: DataArguments,
     augmentations: Sequence[Augmentation | None],
-    seed: int,
+    training: AudioTrainingArguments,
 ) -> dict[str, TrainingClips | StreamedClips | EvaluationClips]:
     """Clips to train on, from the stream if there is one, and of the validation split if there is one."""
     if arguments.samples_per_class is not None and min(arguments.samples_per_class, arguments.max_segments) < 1:
@@ -197,10 +198,13 @@ def _make_clips(
             is_multi_label=arguments.problem_type == "multi_label_classification",
             buffer_size=arguments.shuffle_buffer_size,
             max_bad_fraction=arguments.max_bad_fraction,
-            seed=seed,
+            seed=training.seed,
+            process_index=training.process_index,
+            num_processes=training.world_size,
         )
         return {"train": streamed, "validation": EvaluationClips(recordings["validation"], *data)}
-    joined = {"samples_per_class": arguments.samples_per_class, "max_segments": arguments.max_segments, "seed": seed}
+    joined = {"samples_per_class": arguments.samples_per_class, "max_segments": arguments.max_segments}
+    joined["seed"] = training.seed
     clips = {"train": TrainingClips(recordings["train"], *data, *augmentations, **joined)}
     if "validation" in recordings and arguments.samples_per_class is None:
         clips["validation"] = EvaluationClips(recordings["validation"], *data)
@@ -227,9 +231,8 @@ def _make_trainer(
         if arguments.class_weights == "balanced"
         else None
     )
-    # Of several processes, the first reads a stream for all: accelerate joins its batches to divide them.
-    is_divided = arguments.world_size > 1 and isinstance(clips["train"], StreamedClips)
-    length = clips["train"].max_length if is_divided else None
+    # Compiled is for one length.
+    length = clips["train"].max_length if arguments.torch_compile else None
     if arguments.save_total_limit == 1:
         # Besides the best checkpoint, Trainer would delete the last one at the end, from which an ended run goes on.
         arguments.save_total_limit = 2
@@ -250,6 +253,8 @@ def _make_trainer(
             compute_metrics=make_compute_metrics(is_multi_label),
             callbacks=[TrainingClock(), CheckpointOnSIGTERM()],
         )
+    if arguments.fsdp and trainer.accelerator.distributed_type != DistributedType.FSDP:
+        raise UsageError("--fsdp divides the weights between several GPUs, each with a process; here it would not.")
     if arguments.early_stopping_patience is not None:
         if not arguments.load_best_model_at_end:
             raise UsageError("--early_stopping_patience needs --load_best_model_at_end true.")

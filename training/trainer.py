@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import nn
-from torch.utils.data import Sampler, SequentialSampler
+from accelerate.data_loader import prepare_data_loader
+from torch import distributed, nn
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -22,8 +24,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sanet_hf.modeling_sanet import SANetBatchNorm
 
-from .features import TrainingClips, mixup
+from .features import StreamedClips, TrainingClips, mixup
 from .models import head_parameter_names
+from .sources import DataError
 
 
 # In a checkpoint whose model is an average: the weights that training goes on from.
@@ -64,6 +67,10 @@ class AudioClassificationTrainer(Trainer):
             if isinstance(module, SANetBatchNorm):
                 # As one process with all of the batch would.
                 module.synchronize = self.args.world_size > 1
+        self._repeated: Iterator[dict[str, torch.Tensor]] = iter(())
+        if self.args.world_size > 1:
+            # What is agreed on by it does not wait for GPUs.
+            self._cpu_group = distributed.new_group(backend="gloo")
         self._indices: torch.Tensor | None = None
         self._unchecked: list[tuple[int, torch.Tensor | None, torch.Tensor]] = []
 
@@ -202,6 +209,45 @@ class AudioClassificationTrainer(Trainer):
 
     def create_model_card(self, *args, **kwargs):
         """The card is written by [`write_model_card`]; `Trainer` would write over it."""
+
+    def get_train_dataloader(self):
+        if not isinstance(self.train_dataset, StreamedClips):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            drop_last=self.args.dataloader_drop_last,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        # Each process reads its part already: accelerate is to divide nothing.
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+        )
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self.args.world_size == 1 or not isinstance(self.train_dataset, StreamedClips):
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = list(islice(epoch_iterator, num_batches))
+        # Each process takes part in every step: those with fewer batches go through theirs again until all are done.
+        most = torch.tensor(len(batches))
+        distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self._cpu_group)
+        while len(batches) < most:
+            batch = next(self._repeated, None)
+            if batch is None:
+                self._repeated = iter(self.get_train_dataloader().base_dataloader)
+                batch = next(self._repeated, None)
+            if batch is None:
+                raise DataError(
+                    f"Process {self.args.process_index} of {self.args.world_size} has no recordings to train on: "
+                    "there are fewer than processes."
+                )
+            batches.append(batch)
+        if not most:
+            self._repeated = iter(())
+        return super().get_batch_samples(iter(batches), num_batches, device)
 
     def _get_train_sampler(self, train_dataset=None):
         if self.args.sampler == "balanced":

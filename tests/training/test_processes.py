@@ -1,10 +1,13 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training by two processes: the weights and metrics of one with the same batches."""
+"""Two processes: the weights, metrics and predictions of one."""
 
 import json
+import shutil
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,23 +15,25 @@ from safetensors.torch import load_file
 
 from training.cli import main
 
-from .two_processes import run_in_two_processes
+from .processes import run_in_processes, start_processes, wait_for
 
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def runs(tones, tiny_options, tmp_path_factory) -> tuple[Path, Path, str]:
-    """Folders of a training by one process and by two, and what the latter printed."""
-    folder = tmp_path_factory.mktemp("processes")
-    command = ["train", "sanet.yaml", "--data_dir", str(tones), *tiny_options]
+def command(tones, tiny_options) -> list[str]:
+    options = ["--train_sampling_strategy", "random", "--num_train_epochs", "3", "--use_cpu", "true"]
     # Not Adam, which makes steps of rounding errors where a gradient is zero, as of a bias before BatchNorm.
-    command += ["--train_sampling_strategy", "random", "--num_train_epochs", "3", "--optim", "sgd"]
-    assert main([*command, "--output_dir", str(folder / "one"), "--per_device_train_batch_size", "8"]) == 0
-    options = ["--output_dir", str(folder / "two"), "--per_device_train_batch_size", "4", "--use_cpu", "true"]
-    output = run_in_two_processes(["-m", "training", *command, *options], timeout=300, env={"OMP_NUM_THREADS": "1"})
-    return folder / "one", folder / "two", output
+    return ["train", "sanet.yaml", "--data_dir", str(tones), *tiny_options, *options, "--optim", "sgd"]
+
+
+@pytest.fixture(scope="module")
+def runs(command, tmp_path_factory) -> tuple[Path, Path, str]:
+    """Folders of a training by one process and by two, and what the latter printed."""
+    one, two = (tmp_path_factory.mktemp("processes") / name for name in ("one", "two"))
+    assert main([*command, "--output_dir", str(one), "--per_device_train_batch_size", "8"]) == 0
+    return one, two, run_in_processes(["-m", "training", *command, "--output_dir", str(two)], timeout=300)
 
 
 def test_weights_and_metrics_are_those_of_one_process(runs):
@@ -53,3 +58,169 @@ def test_every_clip_counts_once(runs):
 def test_one_process_prints(runs):
     """The table of each epoch, and that of the splits."""
     assert runs[2].count("The model is in") == 1 and runs[2].count("macro F1") == 2
+
+
+def test_predictions_are_those_of_one_process(runs, tones, tmp_path):
+    (tmp_path / "bad.wav").write_text("no audio")
+    command = [str(runs[0]), str(tones / "test"), str(tmp_path / "bad.wav"), "--output"]
+    assert main(["predict", *command, str(tmp_path / "one.csv")]) == 1
+    process = start_processes(["-m", "training", "predict", *command, str(tmp_path / "two.csv"), "--device", "cpu"])
+    output, errors = wait_for(process, timeout=300)
+    assert process.returncode == 1 and output.count("Classified 8 of 9 files") == 1
+    assert errors.count("bad.wav: neither soundfile nor FFmpeg can read it") == 1
+    one, two = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two, atol=1e-5)
+
+    # Only what an earlier run did not finish.
+    rows = (tmp_path / "two.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "two.csv").write_text("".join(rows[:5]))
+    process = start_processes(["-m", "training", "predict", *command, str(tmp_path / "two.csv"), "--resume"])
+    output, errors = wait_for(process, timeout=300)
+    assert "Classified 4 of 5 files" in output, output + errors
+    pd.testing.assert_frame_equal(one, pd.read_csv(tmp_path / "two.csv"), atol=1e-5)
+
+
+def test_embeddings_are_those_of_one_process(runs, tones, tmp_path):
+    command = ["embed", str(runs[0]), str(tones / "test"), "--output"]
+    assert main([*command, str(tmp_path / "one.parquet")]) == 0
+    output = run_in_processes(["-m", "training", *command, str(tmp_path / "two.parquet")], timeout=300)
+    assert output.count("holds the embeddings of 8 files") == 1
+    tables = [pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "two")]
+    for column in tables[0]:
+        if column == "embedding":
+            np.testing.assert_allclose(*(np.stack(table[column]) for table in tables), atol=1e-5)
+        else:
+            assert list(tables[0][column]) == list(tables[1][column])
+
+
+def test_evaluation_is_that_of_one_process(runs, tones, tmp_path):
+    command = ["evaluate", str(runs[0]), "--data_dir", str(tones), "--batch_size", "3", "--output"]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    output = run_in_processes(["-m", "training", *command, str(tmp_path / "two")], timeout=300)
+    assert output.count("macro F1") == 1 and output.count("The report is") == 1
+    tables = [pd.read_csv(tmp_path / name / "predictions/test.csv") for name in ("one", "two")]
+    pd.testing.assert_frame_equal(*tables, atol=1e-5)
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
+
+
+def test_a_comparison_takes_one_process(runs, tones, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    command = [
+        "compare",
+        str(runs[0]),
+        str(runs[1]),
+        "--data_dir",
+        str(tones),
+        "--output",
+        str(tmp_path / "comparison"),
+    ]
+    assert main(command) == 2 and not (tmp_path / "comparison").exists()
+    assert "run it as one process" in capsys.readouterr().err
+
+
+def check_same_weights(run: Path, other: Path, tolerance: float) -> None:
+    weights, others = load_file(run / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, atol=tolerance, rtol=10 * tolerance)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--gradient_checkpointing", "true"], ["--torch_compile", "true", "--torch_compile_backend", "aot_eager"]],
+    ids=["gradient_checkpointing", "torch_compile"],
+)
+def test_options_that_change_no_weights(runs, command, tmp_path, options):
+    run_in_processes(["-m", "training", *command, "--output_dir", str(tmp_path / "run"), *options], timeout=300)
+    check_same_weights(tmp_path / "run", runs[1], tolerance=1e-5)
+
+
+# accelerate shards on GPUs alone, though PyTorch does on CPUs too.
+SHARD_ON_CPUS = """
+import sys
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+
+set_device = PartialState.set_device
+
+def set_device_of_cpus(state):
+    set_device(state)
+    if state.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type = DistributedType.MULTI_GPU
+
+PartialState.set_device = set_device_of_cpus
+
+from torch.distributed.fsdp import FSDPModule
+from training.cli import main
+from training.trainer import AudioClassificationTrainer
+
+training_step = AudioClassificationTrainer.training_step
+
+def check_training_step(self, model, *args, **kwargs):
+    assert isinstance(model, FSDPModule)
+    assert all(isinstance(layer, FSDPModule) for layer in model.sanet.layers)
+    return training_step(self, model, *args, **kwargs)
+
+AudioClassificationTrainer.training_step = check_training_step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_sharded_training(runs, command, tmp_path):
+    """FSDP2 gives the same weights, goes on from its checkpoints, and leaves a model like any other."""
+    (tmp_path / "script.py").write_text(SHARD_ON_CPUS)
+    sharded = [str(tmp_path / "script.py"), *command, "--fsdp", "true", "--output_dir"]
+    run_in_processes([*sharded, str(tmp_path / "run")], timeout=300)
+    check_same_weights(tmp_path / "run", runs[1], tolerance=1e-5)
+    assert json.loads((tmp_path / "run/config.json").read_text()) == json.loads((runs[1] / "config.json").read_text())
+    assert {path.name for path in (tmp_path / "run").glob("*.py")} == {path.name for path in runs[1].glob("*.py")}
+
+    # PyTorch does not load the state of an optimizer that has none, as plain SGD.
+    sharded += [str(tmp_path / "adam"), "--optim", "adamw_torch"]
+    run_in_processes(sharded, timeout=300)
+    expected = load_file(tmp_path / "adam/model.safetensors")
+    shutil.rmtree(tmp_path / "adam/checkpoint-12")
+    (tmp_path / "adam/all_results.json").unlink()
+    run_in_processes(sharded, timeout=300)
+    weights = load_file(tmp_path / "adam/model.safetensors")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_sharding_needs_gpus(command, tmp_path):
+    process = start_processes(["-m", "training", *command, "--fsdp", "true", "--output_dir", str(tmp_path / "run")])
+    _, errors = wait_for(process, timeout=300)
+    assert process.returncode != 0 and "--fsdp divides the weights between several GPUs" in errors
+
+
+KILL_ONE = """
+import os, signal, sys
+from pathlib import Path
+from training.cli import main
+from training.trainer import AudioClassificationTrainer
+
+training_step = AudioClassificationTrainer.training_step
+
+def kill_at_step(self, *args, **kwargs):
+    if self.state.global_step == 6 and self.args.process_index == 1:
+        Path(sys.argv[0]).with_name("killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return training_step(self, *args, **kwargs)
+
+AudioClassificationTrainer.training_step = kill_at_step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_lost_process_ends_the_run_which_goes_on(runs, command, tmp_path):
+    (tmp_path / "script.py").write_text(KILL_ONE)
+    process = start_processes([str(tmp_path / "script.py"), *command, "--output_dir", str(tmp_path / "run")])
+    while not (tmp_path / "killed").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    # In a minute, or the test fails.
+    _, errors = wait_for(process, timeout=60)
+    assert process.returncode != 0 and "Signal 9 (SIGKILL)" in errors
+    assert (tmp_path / "run/checkpoint-4").is_dir() and not (tmp_path / "run/all_results.json").exists()
+    run_in_processes(["-m", "training", *command, "--output_dir", str(tmp_path / "run")], timeout=300)
+    check_same_weights(tmp_path / "run", runs[1], tolerance=1e-6)

@@ -5,6 +5,7 @@
 import io
 import json
 import tarfile
+from itertools import cycle, islice
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ from training.features import StreamedClips
 from training.sources import DataError
 from training.train import train
 
+from .processes import run_in_processes
 from .tiny_models import SIZES
-from .two_processes import run_in_two_processes
 
 
 RATE = 16000
@@ -96,16 +97,29 @@ def test_order_is_by_seed_and_epoch(parquet):
     assert len({tuple(order(*at)) for at in ((0, 0), (0, 1), (1, 0))}) == 3
 
 
-def test_stretches_are_random(tmp_path):
+def write_ramps(folder, num_recordings: int) -> None:
     ramp = io.BytesIO()
     soundfile.write(ramp, np.linspace(0, 0.9, RATE * 2), RATE, format="FLAC")
-    Dataset.from_list([{"audio": {"bytes": ramp.getvalue(), "path": "a.flac"}, "label": "a"}] * 8).cast_column(
-        "audio", Audio(decode=False)
-    ).to_parquet(tmp_path / "train.parquet")
-    clips = StreamedClips(open_stream(tmp_path), PLAIN, {"a": 0}, 0.5)
-    items = list(clips)
+    rows = [{"audio": {"bytes": ramp.getvalue(), "path": "a.flac"}, "label": "a"}] * num_recordings
+    Dataset.from_list(rows).cast_column("audio", Audio(decode=False)).to_parquet(folder / "train.parquet")
+
+
+def test_stretches_are_random(tmp_path):
+    write_ramps(tmp_path, 8)
+    items = list(StreamedClips(open_stream(tmp_path), PLAIN, {"a": 0}, 0.5))
     assert {len(item["input_values"]) for item in items} == {RATE // 2}
     assert len({float(item["input_values"][0]) for item in items}) == 8
+
+
+def test_processes_draw_differently(tmp_path):
+    write_ramps(tmp_path, 8)
+
+    def draw(index: int) -> list[float]:
+        clips = StreamedClips(open_stream(tmp_path), PLAIN, {"a": 0}, 0.5, process_index=index, num_processes=2)
+        return [float(item["input_values"][0]) for item in clips]
+
+    assert draw(0) == draw(0) and draw(1) == draw(1)
+    assert len({*draw(0), *draw(1)}) == 8
 
 
 def write_damaged(folder, num_bad: int) -> None:
@@ -192,91 +206,127 @@ def test_streaming_needs_a_data_set(command, tones):
 
 # --- several processes
 
-NUM_RECORDINGS, BATCH_SIZE = 23, 5
-# Takes two epochs of batches from the trainer's own loader, and writes numbers and lengths of the clips in each.
-RANK_SCRIPT = """
+
+def write_shards(folder, sizes: dict[str, list[int]]) -> None:
+    """Parquet files of these numbers of recordings, which are numbered from 1 in each split."""
+    features = Features(audio=Audio(sampling_rate=RATE, decode=False), label=ClassLabel(names=["even", "odd"]))
+    for split, of_shard in sizes.items():
+        numbers = iter(range(1, sum(of_shard) + 1))
+        for shard, size in enumerate(of_shard):
+            rows = [row(number) for number in islice(numbers, size)]
+            path = folder / f"{split}-{shard:05d}-of-{len(of_shard):05d}.parquet"
+            Dataset.from_list(rows, features=features).to_parquet(path)
+
+
+@pytest.mark.parametrize("num_workers", range(4))
+@pytest.mark.parametrize("num_processes", range(1, 4))
+@pytest.mark.parametrize("num_shards", [1, 3, 4])
+def test_every_recording_once_in_any_number_of_processes(tmp_path, num_shards, num_processes, num_workers):
+    sizes = [5, 1, 4, 3][:num_shards]
+    write_shards(tmp_path, {"train": sizes})
+    numbers = []
+    for index in range(num_processes):
+        part = {"process_index": index, "num_processes": num_processes}
+        clips = StreamedClips(open_stream(tmp_path), PLAIN, {"even": 0, "odd": 1}, 1, buffer_size=4, **part)
+        numbers += numbers_of(clips, num_workers, epoch=1)
+    assert sorted(numbers) == [*range(1, sum(sizes) + 1)]
+
+
+SIZES_OF_SHARDS, BATCH_SIZE = [12, 2, 8, 1], 3
+# Takes two epochs of batches as the trainer does, and writes the numbers of the clips in each.
+PROCESS_SCRIPT = """
 import json, sys
 from pathlib import Path
-import torch
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
 from training.arguments import AudioTrainingArguments, DataArguments
 from training.data import load_recordings
 from training.features import StreamedClips, TrainingClips
 from training.sources import stream_training_split
-from training.train import _make_trainer
+from training.train import _make_clips, _make_trainer
 
 folder, output, sizes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 extractor = SANetFeatureExtractor(max_length=16000, do_normalize=False)
-model = SANetForAudioClassification(SANetConfig(num_labels=2, **sizes))
-data = (extractor, {"even": 0, "odd": 1}, 1)
+labels = {"id2label": {0: "even", 1: "odd"}, "label2id": {"even": 0, "odd": 1}}
+model = SANetForAudioClassification(SANetConfig(**labels, **sizes))
 for kind in ("streamed", "whole"):
-    arguments = DataArguments(dataset_name=folder, streaming=kind == "streamed")
-    if kind == "streamed":
-        clips = StreamedClips(stream_training_split(arguments), *data, buffer_size=5)
-    else:
-        clips = TrainingClips(load_recordings(arguments)["train"], *data)
-    for num_workers in (0, 1):
-        training = AudioTrainingArguments(
+    for num_workers in (0, 2):
+        arguments = AudioTrainingArguments(
             output_dir=str(output / "run"), use_cpu=True, bf16=False, max_steps=10,
             per_device_train_batch_size=BATCH_SIZE, dataloader_num_workers=num_workers,
             train_sampling_strategy="random", save_strategy="no", report_to="none",
         )
-        loader = _make_trainer(model, extractor, {"train": clips}, training).get_train_dataloader()
-        epochs = []
+        data = DataArguments(dataset_name=folder, streaming=kind == "streamed", shuffle_buffer_size=5)
+        splits = ("validation", "test") if data.streaming else ("train", "validation", "test")
+        stream = stream_training_split(data) if data.streaming else None
+        recordings = load_recordings(data, splits=splits)
+        clips = _make_clips(stream, recordings, model, extractor, data, (None, None), arguments)
+        trainer = _make_trainer(model, extractor, clips, arguments)
+        loader, epochs = trainer.get_train_dataloader(), []
         for epoch in range(2):
             loader.set_epoch(epoch)
-            batches = []
-            for batch in loader:
-                waveforms = batch["input_values"]
-                numbers = (100 * waveforms[:, 0]).round().int().tolist()
-                assert batch["labels"].tolist() == [number % 2 for number in numbers]
-                mask = batch.get("attention_mask", torch.ones(waveforms.shape))
-                batches.append(list(zip(numbers, mask.sum(1).int().tolist())))
+            batches, iterator = [], iter(loader)
+            while taken := trainer.get_batch_samples(iterator, 1, arguments.device)[0]:
+                numbers = (100 * taken[0]["input_values"][:, 0]).round().int().tolist()
+                assert taken[0]["labels"].tolist() == [number % 2 for number in numbers]
+                batches.append(numbers)
             epochs.append(batches)
-        rank = training.process_index
-        (output / f"{kind}_{num_workers}_{rank}.json").write_text(json.dumps(epochs))
+        (output / f"{kind}_{num_workers}_{arguments.process_index}.json").write_text(json.dumps(epochs))
 """.replace("BATCH_SIZE", str(BATCH_SIZE))
 
 
-def length_of(number: int) -> int:
-    return 4000 + 400 * number
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """Folder of what each of two processes saw."""
-    folder = tmp_path_factory.mktemp("ranks")
+@pytest.fixture(scope="module", params=[2, 3])
+def batches_of_processes(tmp_path_factory, request):
+    """The number of processes, and the batches of each in two epochs of a kind of data set, by number of workers."""
+    folder = tmp_path_factory.mktemp("processes")
     (folder / "data").mkdir()
-    features = Features(audio=Audio(sampling_rate=RATE, decode=False), label=ClassLabel(names=["even", "odd"]))
-    numbers = range(1, NUM_RECORDINGS + 1)
-    parts = {"train": np.array_split(numbers, NUM_SHARDS), "validation": [[30, 31]], "test": [[40, 41]]}
-    for split, shards in parts.items():
-        for shard, part in enumerate(shards):
-            rows = [{**row(n), "audio": {"bytes": encode(n, length_of(n)), "path": f"{n}.flac"}} for n in part]
-            path = folder / "data" / f"{split}-{shard:05d}-of-{len(shards):05d}.parquet"
-            Dataset.from_list(rows, features=features).to_parquet(path)
-    (folder / "script.py").write_text(RANK_SCRIPT)
+    write_shards(folder / "data", {"train": SIZES_OF_SHARDS, "validation": [2], "test": [2]})
+    (folder / "script.py").write_text(PROCESS_SCRIPT)
     arguments = [str(folder / "script.py"), str(folder / "data"), str(folder), json.dumps(SIZES["sanet"])]
-    run_in_two_processes(arguments, timeout=600)
-    return folder
+    run_in_processes(arguments, timeout=600, num_processes=request.param)
+
+    def read(kind: str, num_workers: int) -> list[list[list[list[int]]]]:
+        """By epoch, process and step."""
+        names = [f"{kind}_{num_workers}_{index}.json" for index in range(request.param)]
+        return [*zip(*(json.loads((folder / name).read_text()) for name in names))]
+
+    return request.param, read
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("kind", ["streamed", "whole"])
-def test_processes_share_the_recordings(ranks, kind, num_workers):
-    of_rank = [json.loads((ranks / f"{kind}_{num_workers}_{rank}.json").read_text()) for rank in range(2)]
+def flatten(batches: list[list[int]]) -> list[int]:
+    return [number for batch in batches for number in batch]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_processes_share_a_stream(batches_of_processes, num_workers):
+    _, read = batches_of_processes
     orders = []
-    for epochs in zip(*of_rank):
-        assert len(epochs[0]) == len(epochs[1]) == -(-NUM_RECORDINGS // (2 * BATCH_SIZE))
-        # The clips of each step, of one process after the other.
-        steps = [[clip for batch in step for clip in batch] for step in zip(*epochs)]
-        assert all(length == length_of(number) for step in steps for number, length in step)
-        numbers = [[number for number, _ in step] for step in steps]
-        assert all(len(batch) == BATCH_SIZE for rank in epochs for batch in rank[:-1])
-        assert len(epochs[0][-1]) == len(epochs[1][-1])
-        orders.append([number for step in numbers for number in step])
-        # No loss and no overlap, but that the last step is filled up with the first clips, to as many in each process.
-        once, filling = orders[-1][:NUM_RECORDINGS], orders[-1][NUM_RECORDINGS:]
-        assert sorted(once) == [*range(1, NUM_RECORDINGS + 1)]
-        assert filling == once[: len(filling)] and len(numbers[-1]) <= 2 * BATCH_SIZE
+    for of_process in read("streamed", num_workers):
+        assert len({len(batches) for batches in of_process}) == 1, "a process would wait for the others forever"
+        own = []
+        for batches in of_process:
+            numbers = flatten(batches)
+            count = next((at for at in range(1, len(numbers)) if numbers[at] in numbers[:at]), len(numbers))
+            # Those with fewer batches go through theirs again and again.
+            assert numbers == [*islice(cycle(numbers[:count]), len(numbers))]
+            own += numbers[:count]
+        assert sorted(own) == [*range(1, sum(SIZES_OF_SHARDS) + 1)]
+        orders.append([flatten(batches) for batches in of_process])
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_processes_share_recordings(batches_of_processes, num_workers):
+    num_processes, read = batches_of_processes
+    num_recordings = sum(SIZES_OF_SHARDS)
+    orders = []
+    for of_process in read("whole", num_workers):
+        assert len({len(batches) for batches in of_process}) == 1
+        assert len(of_process[0]) == -(-num_recordings // (num_processes * BATCH_SIZE))
+        # The clips of each step, of one process after the other; the last step is filled up with the first clips.
+        order = flatten([flatten(step) for step in zip(*of_process)])
+        assert sorted(order[:num_recordings]) == [*range(1, num_recordings + 1)]
+        assert order[num_recordings:] == order[: len(order) - num_recordings]
+        orders.append(order)
     assert orders[0] != orders[1]
