@@ -42,6 +42,10 @@ class Case(NamedTuple):
     longest: float | None = None
     needs: str = ""  # a program to make it with, or "user" for one who is not root
 
+    @property
+    def is_long(self) -> bool:
+        return (self.longest or 0) > 3600
+
     def is_possible(self) -> bool:
         if self.needs == "user":
             return os.geteuid() != 0
@@ -51,10 +55,10 @@ class Case(NamedTuple):
         return folder / os.fsdecode(self.name)
 
 
-def write_corpus(folder: Path) -> dict[Path, Case]:
-    """Write all files that can be made here; gives their cases."""
+def write_corpus(folder: Path, is_long: bool = False) -> dict[Path, Case]:
+    """Write the files that can be made here, those that last for hours or the others; gives their cases."""
     folder.mkdir(parents=True, exist_ok=True)
-    cases = {case.path(folder): case for case in CASES if case.is_possible()}
+    cases = {case.path(folder): case for case in CASES if case.is_possible() and case.is_long == is_long}
     for path, case in cases.items():
         case.make(path)
     return cases
@@ -413,4 +417,5 @@ CASES = tuple(_cases())
 
 
 if __name__ == "__main__":
-    write_corpus(Path(sys.argv[1]))
+    for is_long in (False, True):
+        write_corpus(Path(sys.argv[1]), is_long)
