@@ -19,15 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchaudio.functional  # noqa: F401 (like others, not to count against the files)
-import torchcodec  # noqa: F401
 
-import training.predict
-import training.prepare
-import training.train
+# These and others are imported so as not to count against the files.
+import torchaudio.functional  # noqa: F401
+import torchcodec.decoders  # noqa: F401
+
 from sanet_hf.audio import load_audio
 from sanet_hf.audio_blocks import stream_audio
-from training.cli import main as run_command
 from training.recordings import read_recording
 
 
@@ -74,7 +72,16 @@ def read(reader: str, seconds: str) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main(megabytes: str, what: str, *arguments: str) -> int:
     torch.set_num_threads(1)
-    limit_memory(int(sys.argv[1]) * 2**20)
-    sys.exit(read(*sys.argv[3:]) if sys.argv[2] == "read" else run_command(sys.argv[3:]))
+    if what == "sanet":
+        import training.predict
+        import training.prepare
+        import training.train  # noqa: F401
+        from training.cli import main as run
+    limit_memory(int(megabytes) * 2**20)
+    return read(*arguments) if what == "read" else run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
