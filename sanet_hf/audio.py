@@ -103,7 +103,7 @@ def _load(source: Path | bytes, sampling_rate: int, name: str, start: int, lengt
         reason = explain_error(error)
     if reason:
         decoder = open_with_ffmpeg(source, name, reason)
-        original_rate = decoder.metadata.sample_rate
+        original_rate = decoder.metadata.sample_rate or 0
         frames = _frames_around(start, length, original_rate, sampling_rate)
         waveform = _decode_frames(decoder, name, original_rate, *frames)
     check_sampling_rate(original_rate, name)

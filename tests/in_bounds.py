@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -54,17 +55,22 @@ def stop(*_) -> None:
     raise OutOfTime
 
 
+def count_samples(blocks: Iterable[np.ndarray]) -> int:
+    count = 0
+    for block in blocks:
+        assert block.dtype == np.float32 and block.ndim == 1 and np.isfinite(block).all()
+        count += len(block)
+    return count
+
+
 def read(reader: str, seconds: str) -> int:
     signal.signal(signal.SIGALRM, stop)
     for name in sys.stdin.buffer.read().split(b"\0"):
         path = os.fsdecode(name)
-        result, count = {"path": path}, 0
+        result = {"path": path}
         signal.alarm(int(seconds))
         try:
-            for block in READERS[reader](path):
-                assert block.dtype == np.float32 and block.ndim == 1 and np.isfinite(block).all()
-                count += len(block)
-            result["seconds"] = count / RATE
+            result["seconds"] = count_samples(READERS[reader](path)) / RATE
         except BaseException as error:
             result |= {"type": type(error).__name__, "error": str(error)}
         signal.alarm(0)

@@ -195,7 +195,7 @@ def test_commands_on_ten_hours(long_recordings, trained, tiny_options, tmp_path)
     assert len(long) == 2 and (long["skipped"] == "silent throughout").all()
     result = train(folder, tmp_path / "run", tiny_options)
     assert result.returncode == 0 and b"2 recordings are silent, and used all the same" in result.stderr, result.stderr
-    result = run(["sanet", "predict", trained, folder, "--output", tmp_path / "rows.csv", "--parts", "none"], 2 * GIB)
+    result = run(["sanet", "predict", trained, folder, "--output", tmp_path / "rows.csv", "--files_only"], 2 * GIB)
     assert result.returncode == 0, result.stderr
     check_predicted(folder, cases, tmp_path / "rows.csv")
     rows = pandas.read_csv(tmp_path / "rows.csv")
