@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 600
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup ffmpeg demo test test-slow lint benchmark format clean
+.PHONY: help setup ffmpeg demo test test-slow fuzz lint benchmark format clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +36,12 @@ test: setup lint  ## Check the style and run the tests that take less than 20 s 
 
 test-slow: setup  ## Run the others
 	$(BIN)/python -m pytest -m slow
+
+fuzz: setup  ## Fuzz the reading of audio and the feature extractor for FUZZ_SECONDS; finds are kept in build/fuzz
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[fuzz]"
+	mkdir -p build/fuzz
+	$(BIN)/python tests/fuzz/fuzz_audio.py -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=4096 \
+		-print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/corpus
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,6 +5,10 @@
 import io
 import math
 import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,16 @@ MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 1_000_000  # Hz
 # torchaudio's kernel has an entry for each pair of input and output phase: 70 thousand from 44,100 Hz to 16,000 Hz,
 # but 700 million from 44,099 Hz. FFmpeg resamples by such ratios in little memory.
 MAX_RESAMPLING_KERNEL = 2_000_000
+# Samples of all channels that are decoded at once.
+DECODING_BLOCK = 2**22
+# What FFmpeg takes for a recording but is none: lists of files and streams, of which it reads whatever they name,
+# waits for pipes or opens ports; and programs of game consoles, a hundred bytes of which play for ever.
+LIST_MARKS = re.compile(
+    rb"ffconcat version|#EXTM3U|dash:profile|<CompositionPlaylist|# VobSub index|(^|\n)\r?c=IN IP", re.IGNORECASE
+)
+GAME_MUSIC = (b"ZXAY", b"GBS\x01", b"GYMX", b"HESM", b"KSCC", b"KSSX", b"NESM", b"NSFE", b"SAP\r", b"SNES", b"Vgm ")
+# Bytes by which FFmpeg tells a format.
+PROBED_BYTES = 2**20
 # Zero crossings of torchaudio's sinc on each side, and the part of the lower Nyquist frequency that it keeps.
 LOWPASS_FILTER_WIDTH, ROLLOFF = 6, 0.99
 
@@ -56,7 +70,7 @@ def load_audio(
 
     Raises:
         AudioError: There is no such file, it is not audio, it is damaged, it holds no samples (from `start` on), or
-            NaN or Inf, or its sampling rate is beyond any recording's.
+            NaN or Inf, its sampling rate is beyond any recording's, or it is longer than memory allows.
     """
     if isinstance(source, bytes):
         name = name or "recording"
@@ -67,23 +81,39 @@ def load_audio(
         name = name or str(source)
         check_file(source, name)
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        return _load(source, sampling_rate, name, start, length)
+    except (MemoryError, RuntimeError) as error:
+        # What torch has for want of memory.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise AudioError(
+            f"{name}: too long to be read whole into the memory that is left; read stretches of it (start, length)."
+        ) from error
+
+
+def _load(source: Path | bytes, sampling_rate: int, name: str, start: int, length: int | None) -> np.ndarray:
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else encode_name(source)) as file:
             original_rate = file.samplerate
             frames = _frames_around(start, length, original_rate, sampling_rate)
-            waveform = _read_frames(file, *frames).T
+            waveform = _read_frames(file, *frames)
+            # Of an Ogg file without its end, or a WAV file whose header was never finished, it reads nothing.
+            reason = "" if len(waveform) or file.frames else "the file holds no samples"
     except (soundfile.LibsndfileError, TypeError) as error:
-        # A TypeError is what soundfile has for files called *.raw.
-        decoder = open_with_ffmpeg(source, name, str(error))
-        original_rate = decoder.metadata.sample_rate
+        reason = explain_error(error)
+    if reason:
+        decoder = open_with_ffmpeg(source, name, reason)
+        original_rate = decoder.metadata.sample_rate or 0
         frames = _frames_around(start, length, original_rate, sampling_rate)
-        waveform = _decode_frames(decoder, name, *frames)
+        waveform = _decode_frames(decoder, name, original_rate, *frames)
     check_sampling_rate(original_rate, name)
     skipped = start - frames[0] * sampling_rate // original_rate
     if is_odd_ratio(original_rate, sampling_rate):
         decoder = open_with_ffmpeg(source, name, f"{original_rate} Hz is an odd sampling rate", sampling_rate)
-        waveform, original_rate, skipped = _decode_frames(decoder, name, 0, None), sampling_rate, start
-    with np.errstate(over="ignore", invalid="ignore"):
-        waveform = waveform[0] if len(waveform) == 1 else waveform.mean(0)
+        # A second more, so that the end of the stretch is not that of the filter.
+        stop = None if length is None else start + length + sampling_rate
+        waveform = _decode_frames(decoder, name, sampling_rate, 0, stop)
+        original_rate, skipped = sampling_rate, start
     if original_rate != sampling_rate and len(waveform):
         # Imported late: it takes a second that files at the right rate need not wait for.
         from torchaudio.functional import resample
@@ -134,15 +164,43 @@ def _frames_around(start: int, length: int | None, original_rate: int, sampling_
 
 
 def _read_frames(file: soundfile.SoundFile, first: int, stop: int | None) -> np.ndarray:
-    """Frames of shape (frames, channels); none where the file ends before them."""
+    """
+    The mean of the channels, of shape (frames,); none where the file ends before them. It is read in blocks: what
+    headers say of the length can be anything.
+    """
+    # Frames of MP3 need those before them, for want of which libmpg123 prints errors after a seek.
+    position = 0 if file.format == "MP3" else first
     if first >= file.frames:
-        return np.zeros((0, file.channels), dtype=np.float32)
-    if file.format == "MP3":
-        # Its frames need those before them, for want of which libmpg123 prints errors after a seek.
-        return file.read(-1 if stop is None else stop, dtype="float32", always_2d=True)[first:]
-    if first:
-        file.seek(first)
-    return file.read(-1 if stop is None else stop - first, dtype="float32", always_2d=True)
+        return np.zeros(0, np.float32)
+    if position:
+        file.seek(position)
+    blocks, block_length = [], max(1, DECODING_BLOCK // file.channels)
+    while stop is None or position < stop:
+        count = block_length if stop is None else min(block_length, stop - position)
+        block = file.read(count, dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        blocks.append(mean_of_channels(block[max(0, first - position) :]))
+        position += len(block)
+    if len(blocks) == 1:
+        return blocks[0]
+    return np.concatenate([np.zeros(0, np.float32), *blocks])
+
+
+def mean_of_channels(block: np.ndarray) -> np.ndarray:
+    """The mean of the channels of (samples, channels); what overflows is infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+
+
+def encode_name(path: Path) -> bytes | str:
+    """What soundfile opens: it encodes a name itself, but not one that is no UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
+def explain_error(error: Exception) -> str:
+    """What soundfile says, without the name of the file. A TypeError is what it has for files called *.raw."""
+    return getattr(error, "error_string", str(error))
 
 
 def to_text(name: str) -> str:
@@ -183,22 +241,64 @@ def open_with_ffmpeg(source: Path | bytes, name: str, reason: str, sampling_rate
             f"{name}: {reason} What soundfile does not read needs FFmpeg's shared libraries, which torchcodec does "
             "not find here; install FFmpeg (Debian: apt-get install ffmpeg)."
         ) from error
+    check_content(source, name)
     try:
-        # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path.
-        return AudioDecoder(source if isinstance(source, bytes) else source.absolute(), sample_rate=sampling_rate)
+        if isinstance(source, bytes):
+            return AudioDecoder(source, sample_rate=sampling_rate)
+        with _name_in_utf8(source) as path:
+            return AudioDecoder(path, sample_rate=sampling_rate)
     except (RuntimeError, ValueError) as error:
         raise AudioError(f"{name}: neither soundfile nor FFmpeg can read it as audio ({reason})") from error
 
 
-def _decode_frames(decoder, name: str, first: int, stop: int | None) -> np.ndarray:
-    """Frames of shape (channels, frames)."""
+def check_content(source: Path | bytes, name: str) -> None:
+    """Raise an [`AudioError`] for what FFmpeg must not open: see [`LIST_MARKS`]."""
+    try:
+        if isinstance(source, bytes):
+            start = source[:PROBED_BYTES]
+        else:
+            with open(source, "rb") as file:
+                start = file.read(PROBED_BYTES)
+    except OSError as error:
+        raise AudioError(f"{name}: {error.strerror}.") from error
+    if LIST_MARKS.search(start):
+        raise AudioError(f"{name}: this is a list of other files or streams, not a recording.")
+    # FFmpeg looks behind ID3 tags.
+    while start.startswith(b"ID3") and len(start) >= 10:
+        start = start[10 + sum((byte & 0x7F) << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0))) :]
+    if start.startswith(GAME_MUSIC):
+        raise AudioError(f"{name}: this is music for a game console, without an end, not a recording.")
+
+
+@contextmanager
+def _name_in_utf8(path: Path) -> Iterator[Path]:
+    """The path, or, where it is no UTF-8, which torchcodec does not take, a link to it."""
+    # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path.
+    path = path.absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, "recording")
+            link.symlink_to(path)
+            yield link
+    else:
+        yield path
+
+
+def _decode_frames(decoder, name: str, rate: int, first: int, stop: int | None) -> np.ndarray:
+    """The mean of the channels, of shape (frames,), of frames that come at `rate` Hz."""
     try:
         if first == 0 and stop is None:
-            return decoder.get_all_samples().data.numpy()
-        rate, begin = decoder.metadata.sample_rate, decoder.metadata.begin_stream_seconds_from_header or 0.0
+            return mean_of_channels(decoder.get_all_samples().data.numpy().T)
+        begin = decoder.metadata.begin_stream_seconds_from_header or 0.0
         # A second earlier: asked for the last few frames alone, FFmpeg finds none.
         earlier = max(0, first - rate)
         times = [None if frame is None else begin + frame / rate for frame in (earlier, stop)]
-        return decoder.get_samples_played_in_range(*times).data.numpy()[:, first - earlier :]
+        return mean_of_channels(decoder.get_samples_played_in_range(*times).data.numpy().T[first - earlier :])
     except (RuntimeError, ValueError) as error:
-        raise AudioError(f"{name}: FFmpeg cannot decode it ({str(error).splitlines()[0]}).") from error
+        if "No audio frames were decoded" in str(error):
+            return np.zeros(0, np.float32)
+        # torchcodec begins with the place in its source.
+        message = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])
+        raise AudioError(f"{name}: FFmpeg cannot decode it ({message}).") from error

@@ -3,7 +3,6 @@
 """Audio files of any length, decoded and resampled block by block: memory does not grow with their duration."""
 
 import math
-import os
 import shutil
 import subprocess
 import tempfile
@@ -16,18 +15,20 @@ import soundfile
 import torch
 
 from .audio import (
+    DECODING_BLOCK,
     LOWPASS_FILTER_WIDTH,
     ROLLOFF,
     AudioError,
     check_file,
     check_sampling_rate,
+    encode_name,
+    explain_error,
     is_odd_ratio,
+    mean_of_channels,
     open_with_ffmpeg,
 )
 
 
-# Samples of all channels that are decoded at once.
-DECODING_BLOCK = 2**22
 # Samples that are resampled at once.
 RESAMPLING_BLOCK = 2**20
 
@@ -62,13 +63,12 @@ def stream_audio(path: str | Path, sampling_rate: int) -> Iterator[np.ndarray]:
         file = open_with_soundfile(path)
         reason = f"{file.sampling_rate} Hz is an odd sampling rate"
         if not is_odd_ratio(file.sampling_rate, sampling_rate):
-            reason = "no samples"
+            reason = "the file holds no samples"
             for block in _to_mono(file, name, sampling_rate):
                 count += len(block)
                 yield block
     except (soundfile.LibsndfileError, TypeError) as error:
-        # A TypeError is what soundfile has for files called *.raw.
-        reason = getattr(error, "error_string", str(error))
+        reason = explain_error(error)
         if count:
             raise AudioError(f"{name}: damaged after {count / sampling_rate:.1f} s ({reason})") from error
     # Of an Ogg file without its end soundfile reads nothing.
@@ -95,8 +95,7 @@ def average_channels(block: np.ndarray, name: str) -> np.ndarray:
     Raises:
         AudioError: It holds NaN or Inf.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+    mono = mean_of_channels(block)
     if not np.isfinite(mono).all():
         raise AudioError(f"{name}: the file holds NaN or Inf.")
     return mono
@@ -109,8 +108,7 @@ def open_with_soundfile(path: Path) -> AudioBlocks:
     Raises:
         soundfile.LibsndfileError, TypeError: It is none of those, or damaged; also while it is read.
     """
-    # soundfile encodes a name itself, but not one that is no UTF-8.
-    name = os.fsencode(path) if os.name == "posix" else str(path)
+    name = encode_name(path)
 
     def read() -> Iterator[np.ndarray]:
         with soundfile.SoundFile(name) as file:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feature extractor of SANet: loudness, cropping and padding of waveforms."""
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from transformers import BatchFeature
@@ -108,11 +110,15 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
             arrays where clips are not padded to one length.
 
         Raises:
-            ValueError: A clip is empty, not mono, not numbers, holds NaN or Inf, or has another sampling rate.
+            ValueError: A clip is empty, not mono, not numbers, holds NaN or Inf, or has another sampling rate; or a
+                length is no positive whole number.
         """
         self._check_sampling_rate(sampling_rate)
         clips = [self._as_mono(clip, index) for index, clip in enumerate(self._as_batch(raw_speech))]
         max_length = self.max_length if max_length is None else max_length
+        for name, length in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if length is not None and not (isinstance(length, Integral) and length > 0):
+                raise ValueError(f"{name}={length!r} must be a whole number of samples, 1 or more.")
         if max_length is None and padding == PaddingStrategy.MAX_LENGTH:
             padding = False
         strategy = self._get_padding_strategies(padding, max_length)
@@ -186,7 +192,7 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
             clip = (clip.float() if clip.dtype == torch.bfloat16 else clip).numpy()
         try:
             clip = np.asarray(clip)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"Clip {index} is not one row of samples: {error}") from error
         if clip.dtype.kind not in "fi":
             hint = " (unsigned PCM: subtract the offset first)" if clip.dtype.kind == "u" else ""
@@ -200,11 +206,13 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
             )
         if clip.size == 0:
             raise ValueError(f"Clip {index} is empty: give at least one sample.")
-        return clip.astype(np.float32, copy=False)
+        # What overflows is found where the loudness is measured.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return clip.astype(np.float32, copy=False)
 
     def _gain(self, clip: np.ndarray, index: int) -> float:
         """Factor that brings the clip to the target loudness."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             energy = float(np.dot(clip, clip))
         if not np.isfinite(energy):
             num_bad = np.count_nonzero(~np.isfinite(clip))

@@ -46,12 +46,30 @@ def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) ->
         elif os.path.isdir(name):
             yield from _files_in(name)
         elif glob.has_magic(name) and not os.path.exists(name):
-            paths = [path for path in sorted(glob.glob(name, recursive=True)) if not os.path.isdir(path)]
+            paths = [path for path in sorted(_find(name)) if not os.path.isdir(path)]
             if not paths:
                 raise ValueError(f"{name}: no file matches.")
             yield from paths
         else:
             yield name
+
+
+def _find(pattern: str) -> set[str]:
+    """
+    What `glob.glob` finds, but without following links to folders in place of `**`: through two that lead back to
+    where they lie, it would go every way there is.
+    """
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return set(glob.glob(pattern, recursive=True))
+    place = parts.index("**")
+    found = set()
+    for start in glob.glob("/".join([*parts[:place], ""])) if place else [""]:
+        for parent, folders, _ in os.walk(start or "."):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            parent = os.path.join(parent, "").removeprefix("" if start else "./")
+            found |= _find(glob.escape(parent) + ("/".join(parts[place + 1 :]) or "*"))
+    return found
 
 
 def _files_in(folder: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from sanet_hf.audio import SUFFIXES as KNOWN_SUFFIXES
-from sanet_hf.audio import AudioError, check_file, check_sampling_rate, is_odd_ratio, to_text
+from sanet_hf.audio import AudioError, check_file, check_sampling_rate, explain_error, is_odd_ratio, to_text
 from sanet_hf.audio_blocks import (
     AudioBlocks,
     average_channels,
@@ -133,13 +133,12 @@ def read_recording(path: Path, sampling_rate: int = 16000, temporary_folder: Pat
     try:
         recording = _read(open_with_soundfile(path), name, sampling_rate, temporary_folder)
     except (soundfile.LibsndfileError, TypeError) as error:
-        # A TypeError is what soundfile has for files called *.raw.
-        reason = getattr(error, "error_string", str(error))
+        reason = explain_error(error)
     else:
         # Of an Ogg file without its end soundfile reads nothing.
         if len(recording.waveform):
             return recording
-        reason = "no samples"
+        reason = "the file holds no samples"
     recording = _read(open_blocks_with_ffmpeg(path, name, reason), name, sampling_rate, temporary_folder)
     if not len(recording.waveform):
         raise AudioError(f"{name}: the file holds no samples.")

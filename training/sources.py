@@ -18,6 +18,8 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Iterable
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from transformers.utils import logging
 
+from sanet_hf.audio import to_text
+
 from .arguments import DataArguments
 
 
@@ -90,7 +92,10 @@ def find_split_folders(data_dir: Path) -> dict[Path, str]:
 
 
 def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
-    files = {split: [Path(os.path.abspath(path)) for path in paths] for split, paths in files.items() if paths}
+    files = {
+        split: [Path(os.path.abspath(path)) for path in paths if _is_utf8(path)] for split, paths in files.items()
+    }
+    files = {split: paths for split, paths in files.items() if paths}
     if not files:
         raise DataError(f"{data_dir} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
     # Not datasets' audiofolder, which takes names for globs and URLs: "[x]" it would not find, nor anything with "::".
@@ -104,6 +109,16 @@ def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
         keys = (f"{path.parent.name}/{path.name}" for path in paths)
         recordings[split] = _with_names(dataset.cast_column("audio", Audio(decode=False)), map(str, paths), keys)
     return recordings
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether Arrow can hold a file's name; if not, a warning names it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        logger.warning(f"Left out: {to_text(str(path))}: its name is not UTF-8; rename it.")
+        return False
+    return True
 
 
 def _files_of_classes(folder: Path) -> list[Path]:

@@ -261,3 +261,20 @@ def test_round_trip(tmp_path):
     extractor = SANetFeatureExtractor(max_length=123, target_rms=0.2)
     extractor.save_pretrained(tmp_path)
     assert SANetFeatureExtractor.from_pretrained(tmp_path).to_dict() == extractor.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("clips", "options", "message"),
+    [
+        (np.ones(9), {"max_length": 0}, "max_length=0 must be"),
+        (np.ones(9), {"max_length": 2.5}, "max_length=2.5 must be"),
+        (np.ones(9), {"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 must be"),
+        (np.ones(9), {"pad_to_multiple_of": -1}, "pad_to_multiple_of=-1 must be"),
+        ([[torch.ones(2, dtype=torch.bfloat16)] * 2] * 2, {}, "Clip 0 is not one row of samples"),
+        (np.full(9, 1e300), {}, "NaN or Inf in 9"),
+    ],
+)
+def test_what_fuzzing_found(clips, options, message, recwarn):
+    with pytest.raises(ValueError, match=message):
+        SANetFeatureExtractor()(clips, sampling_rate=16000, **options)
+    assert not recwarn.list

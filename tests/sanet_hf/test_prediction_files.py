@@ -52,6 +52,20 @@ def test_files_folders_patterns_and_lists(folder):
     assert list(find_audio_files(["-"], (folder / "list.txt").open())) == files
 
 
+def test_patterns_of_any_depth(folder):
+    everything = ["[c].wav", "a.wav", "b/2.mp3", "b/deep/1.FLAC", "b/ü b.m4a", "notes.txt"]
+    for pattern in ("**", "**/*", "./**", "**/**/*", f"{folder}/**/", f"{folder}/**/*"):
+        assert [os.path.relpath(name) for name in find_audio_files([pattern])] == everything
+    assert list(find_audio_files(["b/**/1.*", "**/deep/*", "*/**/*.mp3"])) == [*["b/deep/1.FLAC"] * 2, "b/2.mp3"]
+
+
+def test_patterns_do_not_go_in_circles(folder):
+    for name in ("b/here", "b/there", "b/deep/up"):
+        os.symlink(folder / "b", name)
+    assert list(find_audio_files(["**/*.FLAC"])) == list(find_audio_files(["b"]))[-1:] == ["b/deep/1.FLAC"]
+    assert list(find_audio_files(["b/here/*.mp3"])) == ["b/here/2.mp3"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("*.ogg", "no file matches"), ("@none.txt", "the list cannot be read"), (".git/y", "holds no audio files")],
