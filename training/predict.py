@@ -69,9 +69,7 @@ def predict_files(
     model = _optimize(model)
     # Wrong options must not cost the file of an earlier run.
     predict(model, feature_extractor, [], **options)
-    if overwrite and output is not None:
-        Path(output).unlink(missing_ok=True)
-    file = None if output is None else PredictionFile(output, columns, resume)
+    file = None if output is None else PredictionFile(output, columns, resume, overwrite)
     seen: list[str] = []
 
     def remaining() -> Iterator[str]:

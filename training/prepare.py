@@ -12,7 +12,6 @@ run goes on from there. `data/.prepare.lock` keeps a second run out.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -44,6 +43,7 @@ from .cutting import (
 )
 from .data import HELD_OUT_PARTS, SPLIT_PARTS, make_groups, split_by_hash
 from .model_card import format_duration
+from .output import is_full
 from .parallel import count_cores, map_unordered
 from .recordings import SourceFile, list_files, read_recording, store
 from .sources import DataError
@@ -142,7 +142,7 @@ def prepare(
                 _remove_output(output_dir)
             manifest, num_finished_before = _prepare(source_dir, tasks, num_workers or count_cores())
     except OSError as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         raise OSError(
             error.errno,
@@ -281,7 +281,8 @@ def _read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, d
     path = output_dir / PROGRESS
     if not path.exists():
         return False, {}
-    first, *lines = path.read_text(encoding="utf-8").split("\n")
+    # The last line may be cut off within a character.
+    first, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     try:
         written = json.loads(first)
     except ValueError:
@@ -294,7 +295,6 @@ def _read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, d
         )
     finished = {}
     for line in lines:
-        # That at which a run was killed may be cut off.
         with contextlib.suppress(ValueError, TypeError):
             entry = _Finished(**json.loads(line))
             finished[entry.source] = entry
@@ -385,7 +385,7 @@ def prepare_file(task: _Task) -> list[dict[str, Any]]:
         if task.options.denoise:
             cleaned = store(denoise(waveform), task.output_dir / TEMPORARY)
     except Exception as error:  # Whatever is the matter with one recording, the others are to be prepared.
-        if isinstance(error, OSError) and _is_full(error):
+        if is_full(error):
             raise
         reason = str(error).removeprefix(f"{to_text(str(task.file.path))}: ")
         if not isinstance(error, AudioError):
@@ -502,7 +502,3 @@ def _facts(manifest: pandas.DataFrame, options: PrepareOptions) -> dict[str, str
         "Noise reduction": f"noisereduce {version('noisereduce')}, non-stationary" if options.denoise else "none",
         "Groups": options.group_pattern or "each recording for itself",
     }
-
-
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
