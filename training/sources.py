@@ -58,7 +58,7 @@ def read_source(arguments: DataArguments) -> DatasetDict:
             recordings = _read_folder(Path(arguments.data_dir))
     except UnicodeEncodeError as error:
         name = error.object.encode("utf-8", "backslashreplace").decode()
-        raise DataError(f"{name}: a name that is no UTF-8. Rename it, or train on what sanet prepare makes.") from error
+        raise DataError(f"{name}: a name that is no UTF-8. Rename it, or train on what sanet prepare makes") from error
     is_multi_label = arguments.problem_type == "multi_label_classification"
     return DatasetDict(
         {split: _label_as_text(dataset, split, is_multi_label) for split, dataset in recordings.items()}
