@@ -4,6 +4,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas
@@ -54,12 +55,25 @@ def write_embeddings(table: pandas.DataFrame, path: str | Path) -> None:
         ValueError: The suffix is none of [`FORMATS`].
     """
     check_embedding_file(path)
-    if Path(path).suffix == ".parquet":
-        table.to_parquet(path, index=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # What was there stays until the new file is whole.
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            _write(table, file, path.suffix)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(table: pandas.DataFrame, file: BinaryIO, suffix: str) -> None:
+    if suffix == ".parquet":
+        table.to_parquet(file, index=False)
         return
     columns = {name: np.array(table[name].tolist(), dtype=np.str_) for name in ("path", "label", "prediction")}
     columns["score"] = table["score"].to_numpy(np.float32)
-    np.savez(path, **columns, embedding=np.stack(table["embedding"].tolist()))
+    np.savez(file, **columns, embedding=np.stack(table["embedding"].tolist()))
 
 
 def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pca", seed: int = 0) -> None:

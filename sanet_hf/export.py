@@ -8,6 +8,7 @@ Each file is compared with the model that it was made of before it gets its name
 
 import copy
 import importlib.util
+import io
 import json
 import logging
 import shutil
@@ -122,7 +123,10 @@ def export_program(model: PreTrainedModel, feature_extractor: FeatureExtractionM
     metadata = _metadata(model, feature_extractor)
     metadata["min_length"] = shortest_clip(model, feature_extractor, program=True)
     with staged(output_dir) as folder:
-        torch.export.save(program, folder / PROGRAM_FILE, extra_files={"metadata.json": json.dumps(metadata)})
+        # By way of memory: PyTorch's own writer ends the process where the disk gets full.
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
+        (folder / PROGRAM_FILE).write_bytes(content.getbuffer())
         with _quiet():
             loaded = torch.export.load(folder / PROGRAM_FILE).module()
         difference = _compare(

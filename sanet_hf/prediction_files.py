@@ -4,6 +4,7 @@
 
 import csv
 import glob
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ Row = dict[str, Any]
 
 def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) -> Iterator[str]:
     """
-    Paths of the audio files that are asked for, in order.
+    Paths of the audio files that are asked for, in order, each once.
 
     Args:
         inputs: Files; folders, of which all audio files are taken, however deep, in the order of their names; patterns
@@ -34,15 +35,23 @@ def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) ->
     Raises:
         ValueError: A folder holds no audio files, a pattern finds nothing, or a list cannot be read.
     """
+    seen = set()
+    for path in _find_audio_files(inputs, stdin):
+        if path not in seen:
+            seen.add(path)
+            yield path
+
+
+def _find_audio_files(inputs: Iterable[str | Path], stdin: Iterable[str] = ()) -> Iterator[str]:
     for name in map(str, inputs):
         if name == "-":
-            yield from find_audio_files([line.rstrip("\r\n") for line in stdin if line.strip()])
+            yield from _find_audio_files(line.rstrip("\r\n") for line in stdin if line.strip())
         elif name.startswith("@") and not os.path.exists(name):
             try:
-                lines = Path(name[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+                lines = Path(name[1:]).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
             except OSError as error:
                 raise ValueError(f"{name}: the list cannot be read ({error.strerror}).") from error
-            yield from find_audio_files([line for line in lines if line.strip()])
+            yield from _find_audio_files(line for line in lines if line.strip())
         elif os.path.isdir(name):
             yield from _files_in(name)
         elif glob.has_magic(name) and not os.path.exists(name):
@@ -144,30 +153,37 @@ class PredictionFile:
         path: The file.
         columns: As [`column_names`] gives them.
         resume: Keep what an earlier run wrote, but for files with an error and a file that it had not finished.
+        overwrite: Begin anew where there is an earlier file.
 
     Attributes:
         finished: Files of the earlier run that need not be classified again.
 
     Raises:
-        ValueError: The suffix is none of [`FORMATS`], the file exists without `resume`, or has other columns.
+        ValueError: The suffix is none of [`FORMATS`], the file exists without `resume` and `overwrite`, or has other
+            columns.
     """
 
-    def __init__(self, path: str | Path, columns: Sequence[str], resume: bool = False):
+    def __init__(self, path: str | Path, columns: Sequence[str], resume: bool = False, overwrite: bool = False):
         self.path, self.columns = Path(path), list(columns)
         if self.path.suffix not in FORMATS:
             raise ValueError(f"{path}: the output must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
         self._rows_path = self.path
         if self.path.suffix == ".parquet":
             self._rows_path = self.path.with_name(f"{self.path.name}.partial.jsonl")
+        if overwrite:
+            for file in (self.path, self._rows_path):
+                file.unlink(missing_ok=True)
         earlier = [file for file in (self.path, self._rows_path) if file.exists()]
         if earlier and not resume:
             raise ValueError(
                 f"{earlier[0]} exists: --resume adds what is missing, --overwrite begins anew; or choose another file."
             )
-        rows = [row for file in dict.fromkeys(earlier) for row in self._read(file)]
+        # Rows beside a Parquet file hold its own, too.
+        rows = self._read(earlier[-1]) if earlier else []
         # The row of a file, which has no start, comes after those of its parts.
         self.finished = {row["path"] for row in rows if row["start"] in ("", None) and row["error"] in ("", None)}
         self._is_resumed = bool(rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._write([row for row in rows if row["path"] in self.finished])
         self._file = open(self._rows_path, "a", newline="", encoding="utf-8")
 
@@ -201,14 +217,14 @@ class PredictionFile:
                 table = pandas.read_parquet(path)
                 columns, rows = list(table), table.astype(object).where(table.notna(), None).to_dict("records")
             else:
-                text = path.read_text(encoding="utf-8")
-                # A run that was killed can leave half a line.
-                lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+                # A run that was killed can leave half a line, or half a row: names can have several lines.
+                text = path.read_bytes().rpartition(b"\n")[0].decode()
                 if path.suffix == ".csv":
-                    reader = csv.DictReader(lines)
-                    columns, rows = list(reader.fieldnames or self.columns), list(reader)
+                    reader = csv.DictReader(io.StringIO(text, newline=""))
+                    columns = list(reader.fieldnames or self.columns)
+                    rows = [row for row in reader if None not in row.values()]
                 else:
-                    rows = [json.loads(line) for line in lines]
+                    rows = [json.loads(line) for line in text.split("\n") if line]
                     columns = list(rows[0]) if rows else self.columns
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be gone on with ({error}): choose another file.") from error

@@ -9,9 +9,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .output import writing_to
 from .parser import make_parser
 
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import FeatureExtractionMixin, PreTrainedModel
 
 METRIC_TITLES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC", "ece": "ECE"}
+# Commands whose output is a file.
+WITH_FILES = ("predict", "embed", "explain")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[:1] == ["train"]:
             return _train(argv[1:])
         arguments = make_parser(with_data_options=argv[:1] in (["evaluate"], ["compare"])).parse_args(argv)
-        return COMMANDS[arguments.command](arguments)
+        output = getattr(arguments, "output", getattr(arguments, "output_dir", None))
+        with nullcontext() if output is None else writing_to(output, arguments.command not in WITH_FILES):
+            return COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
@@ -60,7 +66,8 @@ def _train(argv: Sequence[str]) -> int:
     disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        metrics = train(model_arguments, data_arguments, training_arguments)
+        with nullcontext() if was_finished else writing_to(output_dir):
+            metrics = train(model_arguments, data_arguments, training_arguments)
     except Terminated as error:
         print(f"\n{error}", file=sys.stderr)
         return 128 + signal.SIGTERM

@@ -21,6 +21,8 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import Bbox
 from scipy.stats import binomtest
 
+from sanet_hf.export import staged
+
 from .model_card import format_duration
 from .report import render_page
 
@@ -40,13 +42,12 @@ UNKNOWN = "–"
 
 def write_comparison(result: Mapping[str, Any], output_dir: str | Path) -> None:
     """Write what [`compare.compare`] returns as `comparison.json`, `.md`, `.html` and `.png`."""
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-    (output_dir / "comparison.json").write_text(text + "\n", encoding="utf-8")
-    (output_dir / "comparison.md").write_text(to_markdown(result), encoding="utf-8")
-    (output_dir / "comparison.html").write_text(to_html(result), encoding="utf-8")
-    plot(result, LIGHT, output_dir / "comparison.png", dpi=200)
+    with staged(output_dir) as folder:
+        (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "comparison.md").write_text(to_markdown(result), encoding="utf-8")
+        (folder / "comparison.html").write_text(to_html(result), encoding="utf-8")
+        plot(result, LIGHT, folder / "comparison.png", dpi=200)
 
 
 def describe(result: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -5,12 +5,15 @@
 import hashlib
 import itertools
 import math
+import os
 import wave
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from sanet_hf.audio import to_text
 
 from .data import SILENCE
 
@@ -24,6 +27,7 @@ MIN_PAUSE = 0.3  # seconds
 MAX_SECONDS = 86_400  # more than 37 hours do not fit into a WAV file
 SNR_RANGE = (-20.0, 100.0)  # dB
 CLIPPED = 0.99  # amplitude, just below the highest value of 8 bits
+MAX_NAME = 180  # bytes of a source's name in those of its clips; file systems allow 255 in all
 
 
 def cut_evenly(length: int, max_length: int) -> list[tuple[int, int]]:
@@ -90,6 +94,22 @@ def denoise(waveform: np.ndarray) -> Iterator[np.ndarray]:
         # Without any noise, as in digital silence, it divides by zero.
         block = reduced if np.isfinite(reduced).all() else block
         yield block[DENOISING_CONTEXT : DENOISING_CONTEXT + min(length, len(waveform) - start)]
+
+
+def clip_stem(name: str) -> str:
+    """
+    What the clips of a file are called, before their number: its name with "_" for the dot of the extension.
+
+    No two files share it. In names that are long or hold characters that not every file system or glob takes, those
+    are replaced and a hash is added.
+    """
+    stem, dot, extension = name.rpartition(".")
+    plain = f"{stem}_{extension}" if dot and stem else name
+    clean = "".join(c if c.isprintable() and c not in '*?[]{}<>|:"\\/' else "_" for c in to_text(plain))
+    if clean == plain and len(clean.encode()) <= MAX_NAME:
+        return clean
+    short = clean.encode()[:MAX_NAME].decode("utf-8", "ignore")
+    return f"{short}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def write_clip(file: BinaryIO, waveform: np.ndarray, cleaned: np.ndarray, gain: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import yaml
 from datasets import Dataset
 from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer, TrainingArguments
 
+from sanet_hf.export import staged
 from sanet_hf.loading import load_classifier
 
 from .arguments import override_data_arguments
@@ -85,22 +86,23 @@ def read_options(name: str | Path) -> dict:
 
 
 def write_evaluation(evaluated: EvaluatedModel, output_dir: str | Path) -> None:
-    """Write `metrics.json`, `predictions/<split>.csv` and `report.html`."""
-    output_dir, evaluation = Path(output_dir), evaluated.evaluation
-    write_predictions(evaluation, output_dir / "predictions" / f"{evaluation.split}.csv")
-    (output_dir / "metrics.json").write_text(json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True))
-    write_report(
-        output_dir / "report.html",
-        title=f"{evaluated.name}: {evaluation.split}",
-        facts={"Model": evaluated.name, "Parameters": f"{evaluated.model.num_parameters():,}"},
-        evaluations={evaluation.split: evaluation},
-        durations={evaluation.split: np.array(evaluated.recordings["seconds"])},
-        log_history=[],
-        load_clip=lambda _, index: load_recording(
-            evaluated.recordings[index], evaluated.feature_extractor.sampling_rate
-        ),
-        sampling_rate=evaluated.feature_extractor.sampling_rate,
-    )
+    """Write `metrics.json`, `predictions/<split>.csv` and `report.html` to a new folder."""
+    evaluation = evaluated.evaluation
+    with staged(output_dir) as folder:
+        write_predictions(evaluation, folder / "predictions" / f"{evaluation.split}.csv")
+        (folder / "metrics.json").write_text(json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True))
+        write_report(
+            folder / "report.html",
+            title=f"{evaluated.name}: {evaluation.split}",
+            facts={"Model": evaluated.name, "Parameters": f"{evaluated.model.num_parameters():,}"},
+            evaluations={evaluation.split: evaluation},
+            durations={evaluation.split: np.array(evaluated.recordings["seconds"])},
+            log_history=[],
+            load_clip=lambda _, index: load_recording(
+                evaluated.recordings[index], evaluated.feature_extractor.sampling_rate
+            ),
+            sampling_rate=evaluated.feature_extractor.sampling_rate,
+        )
 
 
 def compare_models(

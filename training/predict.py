@@ -78,9 +78,7 @@ def predict_files(
     classify([])
     file = None
     if output is not None and state.is_main_process:
-        if overwrite:
-            Path(output).unlink(missing_ok=True)
-        file = PredictionFile(output, columns, resume)
+        file = PredictionFile(output, columns, resume, overwrite)
     finished = share(set() if file is None else file.finished)
     seen: list[str] = []
 

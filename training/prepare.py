@@ -12,8 +12,6 @@ run goes on from there. `data/.prepare.lock` keeps a second run out.
 """
 
 import contextlib
-import errno
-import hashlib
 import json
 import os
 import re
@@ -35,6 +33,7 @@ from sanet_hf.audio import AudioError, to_text
 from .cutting import (
     MAX_SECONDS,
     SAMPLING_RATE,
+    clip_stem,
     cut_evenly,
     denoise,
     find_speech,
@@ -44,13 +43,14 @@ from .cutting import (
 )
 from .data import HELD_OUT_PARTS, SPLIT_PARTS, make_groups, split_by_hash
 from .model_card import format_duration
+from .output import is_full
 from .parallel import count_cores, map_unordered
-from .recordings import SourceFile, list_files, read_recording, store
+from .recordings import METADATA, SourceFile, list_files, read_recording, store
 from .sources import DataError
 
 
 FOLDERS = {"clip": "denoised_clips", "segment": "speech_segments"}
-MANIFEST, REPORT, METADATA = "manifest.parquet", "report.html", "metadata.csv"
+MANIFEST, REPORT = "manifest.parquet", "report.html"
 PROGRESS, TEMPORARY, LOCK = ".prepare.jsonl", ".prepare_tmp", ".prepare.lock"
 FORMAT_VERSION = 1  # raise it whenever the same options give other clips
 # Columns of the manifest: times in seconds, amplitudes as parts of full scale, SNR in dB.
@@ -61,7 +61,6 @@ COLUMNS = {
     **dict.fromkeys(("original_rate", "channels"), "Int64"),
     **dict.fromkeys(("resampling", "warning", "skipped"), "string"),
 }
-MAX_NAME = 180  # bytes of a source's name in those of its clips; file systems allow 255 in all
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def prepare(
                 _remove_output(output_dir)
             manifest, num_finished_before = _prepare(source_dir, tasks, num_workers or count_cores())
     except OSError as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         raise OSError(
             error.errno,
@@ -281,7 +280,8 @@ def _read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, d
     path = output_dir / PROGRESS
     if not path.exists():
         return False, {}
-    first, *lines = path.read_text(encoding="utf-8").split("\n")
+    # The last line may be cut off within a character.
+    first, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     try:
         written = json.loads(first)
     except ValueError:
@@ -294,11 +294,17 @@ def _read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, d
         )
     finished = {}
     for line in lines:
-        # That at which a run was killed may be cut off.
         with contextlib.suppress(ValueError, TypeError):
             entry = _Finished(**json.loads(line))
-            finished[entry.source] = entry
+            # Files that are no clips, as of a list that came from elsewhere, are nothing to remove.
+            if all(_is_clip(row["file"]) for row in entry.rows if "file" in row):
+                finished[entry.source] = entry
     return bool(written.get("finished")), finished
+
+
+def _is_clip(file: str) -> bool:
+    folder, *others = Path(file).parts
+    return folder in FOLDERS.values() and ".." not in others
 
 
 def _drop_changed(
@@ -385,7 +391,7 @@ def prepare_file(task: _Task) -> list[dict[str, Any]]:
         if task.options.denoise:
             cleaned = store(denoise(waveform), task.output_dir / TEMPORARY)
     except Exception as error:  # Whatever is the matter with one recording, the others are to be prepared.
-        if isinstance(error, OSError) and _is_full(error):
+        if is_full(error):
             raise
         reason = str(error).removeprefix(f"{to_text(str(task.file.path))}: ")
         if not isinstance(error, AudioError):
@@ -430,22 +436,6 @@ def _write_pieces(
             yield row | measured
 
 
-def clip_stem(name: str) -> str:
-    """
-    What the clips of a file are called, before their number: its name with "_" for the dot of the extension.
-
-    No two files share it. In names that are long or hold characters that not every file system or glob takes, those
-    are replaced and a hash is added.
-    """
-    stem, dot, extension = name.rpartition(".")
-    plain = f"{stem}_{extension}" if dot and stem else name
-    clean = "".join(c if c.isprintable() and c not in '*?[]{}<>|:"\\/' else "_" for c in to_text(plain))
-    if clean == plain and len(clean.encode()) <= MAX_NAME:
-        return clean
-    short = clean.encode()[:MAX_NAME].decode("utf-8", "ignore")
-    return f"{short}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
-
-
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name when it is whole; the folders for it are made."""
@@ -481,7 +471,7 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
     for folder in FOLDERS.values():
         for path in (output_dir / folder).rglob("*"):
             is_ours = path.name == METADATA or re.search(r"_\d{4,}\.wav$", path.name)
-            if is_ours and path.relative_to(output_dir).as_posix() not in wanted:
+            if is_ours and path.is_file() and path.relative_to(output_dir).as_posix() not in wanted:
                 path.unlink()
     with write_atomically(output_dir / MANIFEST) as file:
         manifest.to_parquet(file, index=False)
@@ -502,7 +492,3 @@ def _facts(manifest: pandas.DataFrame, options: PrepareOptions) -> dict[str, str
         "Noise reduction": f"noisereduce {version('noisereduce')}, non-stationary" if options.denoise else "none",
         "Groups": options.group_pattern or "each recording for itself",
     }
-
-
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)

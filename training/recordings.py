@@ -25,6 +25,8 @@ from .sources import AUDIO_SUFFIXES, DataError, find_split_folders, visible_fold
 
 
 SUFFIXES = AUDIO_SUFFIXES | KNOWN_SUFFIXES
+METADATA = "metadata.csv"  # the list of a split's clips, which lies beside its class folders
+MAX_NAME = 255  # bytes, of file systems
 # Waveforms of more bytes, 17 minutes at 16 kHz, lie in a temporary file instead of in memory.
 MAX_BYTES_IN_MEMORY = 2**26
 # A mixdown with less than this part of the power that unrelated channels would leave cancels itself.
@@ -79,11 +81,25 @@ def list_files(folder: Path) -> list[SourceFile]:
         files += [SourceFile(path, "", "", "a folder beside those of the splits") for path in others]
     if not any(file.label for file in files):
         raise DataError(f"{folder} holds no class folders with files: put each class's recordings in {folder}/CLASS/.")
+    texts = set()
+    for index, file in enumerate(files):
+        text = to_text(str(file.path))
+        if text in texts:
+            files[index] = file._replace(error="written as text, its name is another file's")
+        texts.add(text)
     return files
 
 
 def _files_of_class(folder: Path, split: str) -> Iterator[SourceFile]:
     label = to_text(folder.name)
+    reason = None
+    if label == METADATA:
+        reason = f"a class folder called {METADATA}, as the list of clips is"
+    elif len(label.encode()) > MAX_NAME:
+        reason = "a class folder with too long a name"
+    if reason is not None:
+        yield SourceFile(folder, split, "", reason)
+        return
     try:
         entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     except OSError as error:

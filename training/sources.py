@@ -51,12 +51,16 @@ def read_source(arguments: DataArguments) -> DatasetDict:
     Raises:
         DataError: The source cannot be read.
     """
-    if arguments.manifest:
-        recordings = _read_manifest(Path(arguments.manifest))
-    elif arguments.dataset_name:
-        recordings = _read_hub(arguments)
-    else:
-        recordings = _read_folder(Path(arguments.data_dir))
+    try:
+        if arguments.manifest:
+            recordings = _read_manifest(Path(arguments.manifest))
+        elif arguments.dataset_name:
+            recordings = _read_hub(arguments)
+        else:
+            recordings = _read_folder(Path(arguments.data_dir))
+    except UnicodeEncodeError as error:
+        name = error.object.encode("utf-8", "backslashreplace").decode()
+        raise DataError(f"{name}: a name that is no UTF-8. Rename it, or train on what sanet prepare makes") from error
     is_multi_label = arguments.problem_type == "multi_label_classification"
     return DatasetDict(
         {split: _label_as_text(dataset, split, is_multi_label) for split, dataset in recordings.items()}

@@ -5,6 +5,7 @@
 import csv
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -50,6 +51,7 @@ def test_files_folders_patterns_and_lists(folder):
     files = ["a.wav", "b/deep/1.FLAC", "b/2.mp3"]
     assert list(find_audio_files(["@list.txt"])) == files
     assert list(find_audio_files(["-"], (folder / "list.txt").open())) == files
+    assert list(find_audio_files(["b/deep", "@list.txt", "a.wav"])) == ["b/deep/1.FLAC", "a.wav", "b/2.mp3"]
 
 
 def test_patterns_of_any_depth(folder):
@@ -137,6 +139,58 @@ def test_what_is_missing_is_added_in_its_place(tmp_path, suffix):
     assert file.finished == {"a.wav", "b,\n.wav", "c.wav", "d.wav"}
     file.close(["a.wav", "b,\n.wav", "c.wav", "d.wav"])
     assert read(path) == expected and [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_run_killed_at_any_byte(tmp_path, suffix):
+    """Within characters, quoted lines and line ends, of which Unicode has more than files of rows."""
+    names = ["a\u2028\x85\x0c.wav", 'b,\n\r\n"ü🎵\n\n.wav', "ü.wav"]
+    path = tmp_path / f"a{suffix}"
+
+    def write(names: list[str], resume: bool = False) -> PredictionFile:
+        file = PredictionFile(path, column_names(1), resume)
+        for name in names:
+            if name not in file.finished:
+                file.add(to_rows(make_prediction(name, (1, 0, 0), (0, 1, 0))))
+        return file
+
+    write(names).close(names)
+    whole = path.read_bytes()
+    first = whole.index(b"a\xe2")
+    for end in range(first, len(whole)):
+        path.write_bytes(whole[:end])
+        write(names, resume=True).close(names)
+        assert path.read_bytes() == whole, end
+
+
+def test_killed_between_parquet_and_its_rows(tmp_path, monkeypatch):
+    """The file was written, but the rows that it was made of not yet removed."""
+    path, names = tmp_path / "a.parquet", ["a.wav", "b.wav"]
+    file = PredictionFile(path, column_names(1))
+    for name in names:
+        file.add(to_rows(make_prediction(name, (1, 0, 0))))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+        file.close(names)
+    assert path.exists() and path.with_name("a.parquet.partial.jsonl").exists()
+    PredictionFile(path, column_names(1), resume=True).close(names)
+    assert read(path) == [("a.wav", "cat"), ("b.wav", "cat")] and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_overwriting(tmp_path, suffix):
+    """What a run that was killed left, too; nothing of another kind."""
+    path = tmp_path / f"a{suffix}"
+    for number in range(3):
+        file = PredictionFile(path, column_names(1), overwrite=True)
+        file.add(to_rows(make_prediction(f"{number}.wav", (1, 0, 0))))
+        # The second is killed.
+        file.close(None if number == 1 else [])
+    assert read(path) == [("2.wav", "cat")]
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="the output must end in"):
+        PredictionFile(tmp_path / "notes.txt", column_names(1), overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_types_of_parquet(tmp_path):

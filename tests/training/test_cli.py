@@ -106,7 +106,7 @@ def test_predict_a_long_file(trained, make_tone, tmp_path, capsys):
     assert plt.imread(tmp_path / "plot.png").std() > 0
     assert main(["predict", str(trained), str(tmp_path / "long.wav"), "--segments"]) == 0
     assert "0.00 to 2.00 s" in capsys.readouterr().out
-    (tmp_path / "two.txt").write_text(f"{tmp_path / 'long.wav'}\n" * 2)
+    (tmp_path / "two.txt").write_text(f"{tmp_path / 'long.wav'}\n{tmp_path / '300.wav'}\n")
     for argv, message in (
         ([f"@{tmp_path / 'two.txt'}", "--plot", "a.png"], "--plot draws one file"),
         ([str(tmp_path / "long.wav"), "--plot", "a.txt"], "a picture must end in .png"),

@@ -437,7 +437,7 @@ def test_a_line_cut_off_and_a_clip_that_is_gone_are_made_good(tmp_path):
     prepare(folder, output, options, num_workers=1)
     before = contents(output)
     progress = output / ".prepare.jsonl"
-    progress.write_text(progress.read_text()[:-20])
+    progress.write_bytes(progress.read_bytes()[:-20] + "ü".encode()[:1])
     next(output.rglob("0_wav_0000.wav")).unlink()
     (output / "denoised_clips" / "train" / "a" / "gone_wav_0000.wav").write_bytes(b"left by a killed run")
     assert prepare(folder, output, options, num_workers=1).num_finished_before == 2

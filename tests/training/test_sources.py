@@ -50,6 +50,15 @@ def clips(tmp_path, make_tone) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("place", ["a/\udcff.wav", "\udcff/a.wav"])
+def test_names_that_are_no_text(clips, place):
+    path = clips / "folder" / place
+    path.parent.mkdir(parents=True)
+    (clips / "clips" / "0.wav").rename(path)
+    with pytest.raises(DataError, match=r"\\udcff.* is no UTF-8\. Rename it"):
+        read_source(DataArguments(data_dir=str(clips / "folder")))
+
+
 def write_manifest(folder: Path, suffix: str, rows: list[dict]) -> str:
     path = folder / f"manifest{suffix}"
     if suffix == ".csv":

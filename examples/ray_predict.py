@@ -1,0 +1,191 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Bulk prediction with Ray Data, where one machine is too small: the rows of `sanet predict`, as a folder of Parquet.
+
+    python examples/ray_predict.py runs/sanet calls/ --output predictions
+    python examples/ray_predict.py runs/sanet @list.txt --output predictions --num_actors 16 --gpus_per_actor 1
+    python examples/ray_predict.py runs/sanet clips/*.parquet --output predictions --audio_column audio
+
+It runs on the cores of this machine, or on the cluster that `RAY_ADDRESS` names: all machines must have sanet_hf
+installed and see the same files. The same command goes on after an interruption. Needs `pip install "sanet-hf[ray]"`.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas
+import pyarrow
+from pyarrow import parquet
+
+from sanet_hf import SANetPreTrainedModel
+from sanet_hf.audio import to_text
+from sanet_hf.inference import predict
+from sanet_hf.loading import load_classifier
+from sanet_hf.optimization import optimize_for_inference
+from sanet_hf.prediction_files import column_names, find_audio_files, to_rows, to_table
+
+
+# Before Ray is imported, which reads it once: nobody is told that this runs.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+class Predictor:
+    """
+    A model in a process of its own, to which Ray gives batches of files.
+
+    Args:
+        model: Folder, or name of a model on the Hub.
+        top_k, parts: As [`to_rows`] has them.
+        batch_size: Windows that are classified at once.
+        audio_column: Of tables with the content of files; by default a batch has their paths.
+        finished: Names of an earlier run, which are left out.
+    """
+
+    def __init__(
+        self, model: str, top_k: int, parts: str, batch_size: int | None, audio_column: str | None, finished: set[str]
+    ):
+        self.model, self.feature_extractor = load_classifier(model)
+        if isinstance(self.model, SANetPreTrainedModel):
+            self.model = optimize_for_inference(self.model)
+        self.top_k, self.parts, self.batch_size = min(top_k, self.model.config.num_labels), parts, batch_size
+        self.audio_column, self.finished = audio_column, finished
+
+    def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
+        """Rows of a batch's files, which has the column `path`, of bytes, or the audio column."""
+        if self.audio_column is None:
+            paths = [os.fsdecode(path) for path in batch["path"].to_pylist()]
+            return self._predict(paths, paths)
+        files = [audio for audio in batch[self.audio_column].to_pylist() if audio["path"] not in self.finished]
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [os.path.join(folder, str(index)) for index in range(len(files))]
+            for path, audio in zip(paths, files):
+                Path(path).write_bytes(audio["bytes"] or b"")
+            return self._predict(paths, [audio["path"] for audio in files])
+
+    def _predict(self, paths: Sequence[str], names: Sequence[str]) -> pyarrow.Table:
+        rows = []
+        predictions = predict(self.model, self.feature_extractor, paths, batch_size=self.batch_size)
+        for name, prediction in zip(names, predictions):
+            prediction.path = name
+            rows += to_rows(prediction, self.top_k, self.parts)
+        table = to_table(rows, column_names(self.top_k))
+        # An empty column would have no type of its own.
+        kinds = {"string": pyarrow.string(), "Float64": pyarrow.float64()}
+        types = {name: kinds[str(kind)] for name, kind in table.dtypes.items()}
+        return pyarrow.Table.from_pandas(table, pyarrow.schema(types), preserve_index=False)
+
+
+def predict_with_ray(
+    model: str,
+    inputs: Iterable[str],
+    output: Path,
+    *,
+    audio_column: str | None = None,
+    top_k: int = 1,
+    parts: str = "windows",
+    batch_size: int | None = None,
+    files_per_task: int = 64,
+    num_actors: int = 1,
+    cpus_per_actor: float = 1,
+    gpus_per_actor: float = 0,
+) -> tuple[int, int]:
+    """
+    Classify files on a Ray cluster. A task whose process dies is done again by another; its rows are written once.
+
+    Args:
+        model: Folder, or name of a model on the Hub.
+        inputs: As [`find_audio_files`] takes them, or, with `audio_column`, Parquet files.
+        output: Folder for Parquet files; files that it has rows of, be it with an error, are left out.
+        audio_column: Column of the Parquet files with structs of `bytes` and `path`, as `datasets` writes them.
+        top_k, parts: As [`to_rows`] has them.
+        batch_size: Windows that are classified at once.
+        files_per_task: Files that a process is given at once.
+        num_actors, cpus_per_actor, gpus_per_actor: Processes, and what each has; a GPU can be shared.
+
+    Returns:
+        Files that there are rows of, and those among them that could not be classified.
+
+    Raises:
+        ValueError: Inputs or the model do not fit.
+        OSError: There is no such Parquet file.
+    """
+    import ray
+
+    load_classifier(model, "cpu")  # a mistake is found here, and not by every process
+    finished = read_finished(output)
+    ray.init(include_dashboard=False, ignore_reinit_error=True)
+    if audio_column is None:
+        # Bytes, since not all names are text.
+        paths = [os.fsencode(path) for path in find_audio_files(list(inputs)) if to_text(path) not in finished]
+        num_blocks = -(-len(paths) // files_per_task)
+        dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=max(1, num_blocks))
+        is_done = not paths
+    else:
+        dataset, is_done = ray.data.read_parquet(list(inputs), columns=[audio_column]), False
+        # For several processes, whatever the row groups are.
+        dataset = dataset.repartition(target_num_rows_per_block=files_per_task)
+    if not is_done:
+        dataset.map_batches(
+            Predictor,
+            batch_size=files_per_task,
+            batch_format="pyarrow",
+            fn_constructor_args=(model, top_k, parts, batch_size, audio_column, finished if audio_column else set()),
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_cpus=cpus_per_actor,
+            num_gpus=gpus_per_actor,
+        ).write_parquet(str(output.resolve()), mode="append")
+    table = read_files(output)
+    return len(table), int(table["error"].notna().sum())
+
+
+def read_finished(output: Path) -> set[str]:
+    """Names of the files that an earlier run wrote; what it was killed amid writing is removed."""
+    for path in output.glob("*.parquet"):
+        try:
+            parquet.read_metadata(path)
+        except pyarrow.ArrowInvalid:
+            path.unlink()
+    return set(read_files(output)["path"])
+
+
+def read_files(output: Path) -> pandas.DataFrame:
+    """`path` and `error` of each file, without the rows of its parts."""
+    paths = sorted(output.glob("*.parquet"))
+    tables = [pandas.read_parquet(path, columns=["path", "start", "error"]) for path in paths]
+    table = pandas.concat(tables) if tables else pandas.DataFrame(columns=["path", "start", "error"])
+    return table[table["start"].isna()]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 is success, 1 says that a file could not be classified, 2 misuse."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder, or name of a model on the Hub")
+    parser.add_argument("inputs", nargs="+", help="files, folders, patterns, @list.txt; or Parquet files")
+    parser.add_argument("--output", type=Path, required=True, help="folder for Parquet files")
+    parser.add_argument("--audio_column", help="column of Parquet files with structs of bytes and path")
+    parser.add_argument("--top_k", type=int, default=1, help="classes that a row names (default: 1)")
+    parts = ["windows", "segments", "none"]
+    parser.add_argument("--parts", choices=parts, default="windows", help="rows of long files (default: windows)")
+    parser.add_argument("--batch_size", type=int, help="windows classified at once (default: 32 on a GPU, else 8)")
+    parser.add_argument("--files_per_task", type=int, default=64, help="files a process is given (default: 64)")
+    actors = "processes with a model (default: 1); leave a core free for what reads and writes"
+    parser.add_argument("--num_actors", type=int, default=1, help=actors)
+    parser.add_argument("--cpus_per_actor", type=float, default=1, help="cores of each (default: 1)")
+    parser.add_argument("--gpus_per_actor", type=float, default=0, help="GPUs of each, such as 0.5 (default: 0)")
+    arguments = vars(parser.parse_args(argv))
+    try:
+        num_files, num_errors = predict_with_ray(**arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{arguments['output']} has rows of {num_files} files, {num_errors} of which could not be classified.")
+    return 1 if num_errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
