@@ -34,12 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv or bool(os.environ.get("SANET_DEBUG"))
     argv = [argument for argument in argv if argument != "--debug"]
     try:
-        if argv[:1] == ["train"]:
-            return _train(argv[1:])
-        arguments = make_parser(with_data_options=argv[:1] in (["evaluate"], ["compare"])).parse_args(argv)
-        output = getattr(arguments, "output", getattr(arguments, "output_dir", None))
-        with nullcontext() if output is None else writing_to(output, arguments.command not in WITH_FILES):
-            return COMMANDS[arguments.command](arguments)
+        code = _run(argv)
+        _leave_processes()
+        return code
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
@@ -49,6 +46,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sanet: error: {error}", file=sys.stderr)
         misuse = isinstance(error, (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError))
         return 2 if misuse else 1
+
+
+def _run(argv: Sequence[str]) -> int:
+    if argv[:1] == ["train"]:
+        return _train(argv[1:])
+    arguments = make_parser(with_data_options=argv[:1] in (["evaluate"], ["compare"])).parse_args(argv)
+    output = getattr(arguments, "output", getattr(arguments, "output_dir", None))
+    with nullcontext() if output is None else writing_to(output, arguments.command not in WITH_FILES):
+        return COMMANDS[arguments.command](arguments)
+
+
+def _leave_processes() -> None:
+    if _num_processes() > 1:
+        from torch import distributed
+
+        # Left open, its connections can abort a process that has done its work.
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _train(argv: Sequence[str]) -> int:

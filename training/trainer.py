@@ -68,7 +68,8 @@ class AudioClassificationTrainer(Trainer):
                 # As one process with all of the batch would.
                 module.synchronize = self.args.world_size > 1
         self._repeated: Iterator[dict[str, torch.Tensor]] = iter(())
-        if self.args.world_size > 1:
+        self._cpu_group = None
+        if distributed.is_initialized() and distributed.get_backend() != "gloo":
             # What is agreed on by it does not wait for GPUs.
             self._cpu_group = distributed.new_group(backend="gloo")
         self._indices: torch.Tensor | None = None

@@ -50,15 +50,6 @@ def clips(tmp_path, make_tone) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("place", ["a/\udcff.wav", "\udcff/a.wav"])
-def test_names_that_are_no_text(clips, place):
-    path = clips / "folder" / place
-    path.parent.mkdir(parents=True)
-    (clips / "clips" / "0.wav").rename(path)
-    with pytest.raises(DataError, match=r"\\udcff.* is no UTF-8\. Rename it"):
-        read_source(DataArguments(data_dir=str(clips / "folder")))
-
-
 def write_manifest(folder: Path, suffix: str, rows: list[dict]) -> str:
     path = folder / f"manifest{suffix}"
     if suffix == ".csv":
@@ -67,6 +58,27 @@ def write_manifest(folder: Path, suffix: str, rows: list[dict]) -> str:
         lines = [json.dumps(row) for row in rows]
     path.write_text("\n".join(lines) + "\n")
     return str(path)
+
+
+@pytest.mark.parametrize("place", ["a/\udcff.wav", "\udcff/a.wav"])
+def test_names_that_are_no_text_are_left_out(clips, place, caplog):
+    path = clips / "folder" / place
+    path.parent.mkdir(parents=True)
+    (clips / "clips" / "0.wav").rename(path)
+    (clips / "folder" / "b").mkdir()
+    (clips / "clips" / "1.wav").rename(clips / "folder" / "b" / "1.wav")
+    with caplog.at_level("WARNING"):
+        recordings = read_source(DataArguments(data_dir=str(clips / "folder")))
+    assert [Path(file).name for file in recordings["unsplit"]["file"]] == ["1.wav"]
+    assert "xff" in caplog.text and "its name is not UTF-8; rename it" in caplog.text
+
+
+def test_manifest_in_a_folder_whose_name_is_no_text(clips):
+    folder = clips / "\udcff"
+    folder.mkdir()
+    manifest = write_manifest(folder, ".csv", [{"file": "../clips/0.wav", "label": "a"}])
+    with pytest.raises(DataError, match=r"\\udcff.* is no UTF-8\. Rename it"):
+        read_source(DataArguments(manifest=manifest))
 
 
 def rows_of(labels: list, splits: list[str] | None = None) -> list[dict]:

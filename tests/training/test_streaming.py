@@ -10,13 +10,16 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 import soundfile
+import torch
 from datasets import Audio, ClassLabel, Dataset, Features, Value, load_dataset
 from torch.utils.data import DataLoader
 from transformers import Wav2Vec2FeatureExtractor
 
-from training.arguments import UsageError, parse_train_arguments
+from sanet_hf import SANetFeatureExtractor
+from training.arguments import DataArguments, UsageError, parse_train_arguments
 from training.cli import main
-from training.features import StreamedClips
+from training.data import load_recordings
+from training.features import StreamedClips, TrainingClips
 from training.sources import DataError
 from training.train import train
 
@@ -233,10 +236,12 @@ def test_every_recording_once_in_any_number_of_processes(tmp_path, num_shards, n
 
 
 SIZES_OF_SHARDS, BATCH_SIZE = [12, 2, 8, 1], 3
-# Takes two epochs of batches as the trainer does, and writes the numbers of the clips in each.
+# Takes two epochs of batches as the trainer does, and writes the numbers of the recordings in each, or, of clips that
+# are joined at random, their indices and a number that tells the waveforms apart.
 PROCESS_SCRIPT = """
 import json, sys
 from pathlib import Path
+import torch
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
 from training.arguments import AudioTrainingArguments, DataArguments
 from training.data import load_recordings
@@ -248,14 +253,15 @@ folder, output, sizes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 extractor = SANetFeatureExtractor(max_length=16000, do_normalize=False)
 labels = {"id2label": {0: "even", 1: "odd"}, "label2id": {"even": 0, "odd": 1}}
 model = SANetForAudioClassification(SANetConfig(**labels, **sizes))
-for kind in ("streamed", "whole"):
+for kind in ("streamed", "whole", "joined"):
     for num_workers in (0, 2):
         arguments = AudioTrainingArguments(
             output_dir=str(output / "run"), use_cpu=True, bf16=False, max_steps=10,
             per_device_train_batch_size=BATCH_SIZE, dataloader_num_workers=num_workers,
             train_sampling_strategy="random", save_strategy="no", report_to="none",
         )
-        data = DataArguments(dataset_name=folder, streaming=kind == "streamed", shuffle_buffer_size=5)
+        data = DataArguments(dataset_name=folder, max_length_seconds=1, shuffle_buffer_size=5)
+        data.streaming, data.samples_per_class = kind == "streamed", 7 if kind == "joined" else None
         splits = ("validation", "test") if data.streaming else ("train", "validation", "test")
         stream = stream_training_split(data) if data.streaming else None
         recordings = load_recordings(data, splits=splits)
@@ -266,22 +272,33 @@ for kind in ("streamed", "whole"):
             loader.set_epoch(epoch)
             batches, iterator = [], iter(loader)
             while taken := trainer.get_batch_samples(iterator, 1, arguments.device)[0]:
-                numbers = (100 * taken[0]["input_values"][:, 0]).round().int().tolist()
-                assert taken[0]["labels"].tolist() == [number % 2 for number in numbers]
+                waveforms = taken[0]["input_values"]
+                numbers = (100 * waveforms[:, 0]).round().int().tolist()
+                if kind == "joined":
+                    marks = waveforms @ torch.linspace(0, 1, waveforms.shape[1])
+                    numbers = [*zip(taken[0]["index"].tolist(), marks.tolist())]
+                else:
+                    assert taken[0]["labels"].tolist() == [number % 2 for number in numbers]
                 batches.append(numbers)
             epochs.append(batches)
         (output / f"{kind}_{num_workers}_{arguments.process_index}.json").write_text(json.dumps(epochs))
+torch.distributed.destroy_process_group()
 """.replace("BATCH_SIZE", str(BATCH_SIZE))
 
 
+@pytest.fixture(scope="module")
+def data_of_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_shards(folder, {"train": SIZES_OF_SHARDS, "validation": [2], "test": [2]})
+    return folder
+
+
 @pytest.fixture(scope="module", params=[2, 3])
-def batches_of_processes(tmp_path_factory, request):
+def batches_of_processes(data_of_processes, tmp_path_factory, request):
     """The number of processes, and the batches of each in two epochs of a kind of data set, by number of workers."""
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "data").mkdir()
-    write_shards(folder / "data", {"train": SIZES_OF_SHARDS, "validation": [2], "test": [2]})
     (folder / "script.py").write_text(PROCESS_SCRIPT)
-    arguments = [str(folder / "script.py"), str(folder / "data"), str(folder), json.dumps(SIZES["sanet"])]
+    arguments = [str(folder / "script.py"), str(data_of_processes), str(folder), json.dumps(SIZES["sanet"])]
     run_in_processes(arguments, timeout=600, num_processes=request.param)
 
     def read(kind: str, num_workers: int) -> list[list[list[list[int]]]]:
@@ -330,3 +347,19 @@ def test_processes_share_recordings(batches_of_processes, num_workers):
         assert order[num_recordings:] == order[: len(order) - num_recordings]
         orders.append(order)
     assert orders[0] != orders[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_processes_join_clips_of_their_own(batches_of_processes, data_of_processes, num_workers):
+    """Clips differ, but for what chance draws twice, and are those of one process."""
+    recordings = load_recordings(DataArguments(dataset_name=str(data_of_processes)))["train"]
+    extractor = SANetFeatureExtractor(max_length=RATE, do_normalize=False)
+    clips = TrainingClips(recordings, extractor, {"even": 0, "odd": 1}, 1, samples_per_class=7, seed=42)
+    waveforms = torch.tensor(np.stack([clips[index]["input_values"] for index in range(2 * len(clips))]))
+    expected = (waveforms @ torch.linspace(0, 1, RATE)).tolist()
+    assert len({round(mark, 3) for mark in expected}) > 0.7 * len(expected)
+    _, read = batches_of_processes
+    marks = [mark for epoch in read("joined", num_workers) for batches in epoch for mark in flatten(batches)]
+    assert {index for index, _ in marks} == {*range(len(expected))}
+    assert all(mark == pytest.approx(expected[index], rel=1e-4) for index, mark in marks)
