@@ -15,7 +15,8 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas
@@ -117,30 +118,45 @@ def predict_with_ray(
     import ray
 
     load_classifier(model, "cpu")  # a mistake is found here, and not by every process
-    finished = read_finished(output)
-    ray.init(include_dashboard=False, ignore_reinit_error=True)
+    finished, paths = read_finished(output), []
     if audio_column is None:
         # Bytes, since not all names are text.
         paths = [os.fsencode(path) for path in find_audio_files(list(inputs)) if to_text(path) not in finished]
-        num_blocks = -(-len(paths) // files_per_task)
-        dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=max(1, num_blocks))
-        is_done = not paths
-    else:
-        dataset, is_done = ray.data.read_parquet(list(inputs), columns=[audio_column]), False
-        # For several processes, whatever the row groups are.
-        dataset = dataset.repartition(target_num_rows_per_block=files_per_task)
-    if not is_done:
-        dataset.map_batches(
-            Predictor,
-            batch_size=files_per_task,
-            batch_format="pyarrow",
-            fn_constructor_args=(model, top_k, parts, batch_size, audio_column, finished if audio_column else set()),
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            num_cpus=cpus_per_actor,
-            num_gpus=gpus_per_actor,
-        ).write_parquet(str(output.resolve()), mode="append")
+    if paths or audio_column is not None:
+        with _ray_running():
+            if audio_column is None:
+                num_blocks = -(-len(paths) // files_per_task)
+                dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=num_blocks)
+            else:
+                dataset = ray.data.read_parquet(list(inputs), columns=[audio_column])
+                # For several processes, whatever the row groups are.
+                dataset = dataset.repartition(target_num_rows_per_block=files_per_task)
+            left_out = finished if audio_column else set()
+            dataset.map_batches(
+                Predictor,
+                batch_size=files_per_task,
+                batch_format="pyarrow",
+                fn_constructor_args=(model, top_k, parts, batch_size, audio_column, left_out),
+                compute=ray.data.ActorPoolStrategy(size=num_actors),
+                num_cpus=cpus_per_actor,
+                num_gpus=gpus_per_actor,
+            ).write_parquet(str(output.resolve()), mode="append")
     table = read_files(output)
     return len(table), int(table["error"].notna().sum())
+
+
+@contextmanager
+def _ray_running() -> Iterator[None]:
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def read_finished(output: Path) -> set[str]:

@@ -58,7 +58,7 @@ def test_patterns_of_any_depth(folder):
     everything = ["[c].wav", "a.wav", "b/2.mp3", "b/deep/1.FLAC", "b/ü b.m4a", "notes.txt"]
     for pattern in ("**", "**/*", "./**", "**/**/*", f"{folder}/**/", f"{folder}/**/*"):
         assert [os.path.relpath(name) for name in find_audio_files([pattern])] == everything
-    assert list(find_audio_files(["b/**/1.*", "**/deep/*", "*/**/*.mp3"])) == [*["b/deep/1.FLAC"] * 2, "b/2.mp3"]
+    assert list(find_audio_files(["b/**/1.*", "**/deep/*", "*/**/*.mp3"])) == ["b/deep/1.FLAC", "b/2.mp3"]
 
 
 def test_patterns_do_not_go_in_circles(folder):
