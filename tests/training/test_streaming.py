@@ -21,7 +21,7 @@ from training.arguments import DataArguments, UsageError, parse_train_arguments
 from training.cli import main
 from training.data import load_recordings
 from training.features import StreamedClips, TrainingClips
-from training.sources import DataError
+from training.sources import DataError, stream_training_split
 from training.train import train
 
 from .processes import run_in_processes
@@ -239,6 +239,19 @@ def test_every_recording_once_in_any_number_of_processes(tmp_path, num_processes
         clips = StreamedClips(open_stream(tmp_path), PLAIN, {"even": 0, "odd": 1}, 1, buffer_size=4, **part)
         numbers += numbers_of(clips, num_workers, epoch=1)
     assert sorted(numbers) == [*range(1, sum(sizes) + 1)]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_every_recording_of_tars_once(tars, num_processes):
+    arguments = DataArguments(
+        dataset_name=str(tars), audio_column_name="flac", label_column_name="txt", streaming=True
+    )
+    numbers = []
+    for index in range(num_processes):
+        part = {"process_index": index, "num_processes": num_processes}
+        clips = StreamedClips(stream_training_split(arguments), PLAIN, {"even": 0, "odd": 1}, 1, **part)
+        numbers += numbers_of(clips)
+    assert sorted(numbers) == [*range(NUM_SHARDS * PER_SHARD)]
 
 
 SIZES_OF_SHARDS, BATCH_SIZE = [12, 2, 8, 1], 3
