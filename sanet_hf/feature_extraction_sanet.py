@@ -142,16 +142,16 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
             padded_lengths = -(-padded_lengths // pad_to_multiple_of) * pad_to_multiple_of
 
         return_attention_mask = self.return_attention_mask if return_attention_mask is None else return_attention_mask
-        input_values = _rows(padded_lengths, np.float32)
+        input_values = _rows(lengths, padded_lengths, np.float32)
         for row, clip, gain in zip(input_values, clips, gains):
             np.multiply(clip, np.float32(gain), out=row[: len(clip)])
-            row[len(clip) :] = self.padding_value
+            if self.padding_value != 0:
+                row[len(clip) :] = self.padding_value
         features = {"input_values": input_values}
         if return_attention_mask:
-            features["attention_mask"] = _rows(padded_lengths, np.int32)
+            features["attention_mask"] = _rows(lengths, padded_lengths, np.int32)
             for row, length in zip(features["attention_mask"], lengths):
                 row[:length] = 1
-                row[length:] = 0
         return BatchFeature(features, tensor_type=return_tensors)
 
     def _check_sampling_rate(self, sampling_rate: int | None) -> None:
@@ -237,11 +237,15 @@ def _crop(clip: np.ndarray, max_length: int, generator: np.random.Generator | No
     return clip[start : start + max_length]
 
 
-def _rows(lengths: np.ndarray, dtype: type) -> np.ndarray | list[np.ndarray]:
-    """Room for a row of each length: one array where all are equal, else a list."""
-    if (lengths == lengths[0]).all():
-        return np.empty((len(lengths), lengths[0]), dtype=dtype)
-    return [np.empty(length, dtype=dtype) for length in lengths]
+def _rows(lengths: np.ndarray, padded_lengths: np.ndarray, dtype: type) -> np.ndarray | list[np.ndarray]:
+    """
+    A row of each padded length, zero where there is padding: one array where all are equal, else a list. Zeros that
+    are not written to need no memory of the system.
+    """
+    make = np.zeros if (lengths < padded_lengths).any() else np.empty
+    if (padded_lengths == padded_lengths[0]).all():
+        return make((len(padded_lengths), padded_lengths[0]), dtype=dtype)
+    return [make(length, dtype=dtype) for length in padded_lengths]
 
 
 __all__ = ["SANetFeatureExtractor"]
