@@ -76,10 +76,18 @@ def _weight_gradient(
     inputs = spectra_of(inputs.unfold(1, FFT_SIZE, step))
     gradient = nn.functional.pad(gradient, (0, 0, 0, num_blocks * step - gradient.shape[1]))
     gradient = spectra_of(gradient.unfold(1, step, step))
-    lags = torch.fft.irfft(torch.bmm(gradient.mH, inputs), n=FFT_SIZE, dim=0)[:num_lags]
+    with torch.autocast("cpu", enabled=False):
+        products = torch.bmm(gradient.mT, inputs).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+    real = products[:, :, 0, :, 0] + products[:, :, 1, :, 1]
+    imaginary = products[:, :, 0, :, 1] - products[:, :, 1, :, 0]
+    lags = torch.fft.irfft(torch.complex(real, imaginary), n=FFT_SIZE, dim=0)[:num_lags]
     return lags.view(num_lags, -1, stride, in_channels).permute(1, 3, 0, 2).flatten(2)
 
 
 def spectra_of(blocks: torch.Tensor) -> torch.Tensor:
-    """(batch, blocks, channels, frames) to (frequencies, batch * blocks, channels)."""
-    return torch.fft.rfft(blocks.float(), n=FFT_SIZE).permute(3, 0, 1, 2).flatten(1, 2)
+    """
+    (batch, blocks, channels, frames) to (frequencies, batch * blocks, 2 * channels): real and imaginary parts by
+    turns, since PyTorch computes products of complex matrices one by one.
+    """
+    spectra = torch.fft.rfft(blocks.float(), n=FFT_SIZE).permute(3, 0, 1, 2).flatten(1, 2)
+    return torch.view_as_real(spectra.contiguous()).flatten(2)

@@ -3,26 +3,36 @@
 """A trained SANet made faster for inference."""
 
 import copy
+import ctypes
+import itertools
+import sys
+import types
 from typing import TypeVar
 
 import torch
 from torch import nn
+from transformers.utils import can_return_tuple
 
-from .fft_convolution import FFT_MIN_FRAMES, FFT_SIZE, spectra_of, suits_fft
 from .modeling_sanet import (
     SANetAttentionLayer,
     SANetBatchNorm,
     SANetConv1d,
     SANetDownsample,
     SANetForAudioClassification,
+    SANetModel,
+    SANetModelOutput,
     SANetPreTrainedModel,
     SANetResidualLayer,
     SANetUpsample,
 )
+from .optimized_layers import optimized_conv, optimized_linear
 
 
-# Features from which on a linear layer goes through oneDNN.
-ONEDNN_MIN_FEATURES = 64
+# Values of the first layer that a part of a batch has at most.
+PART_SIZE = 2**21
+
+# Of malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 SANet = TypeVar("SANet", bound=SANetPreTrainedModel)
 
@@ -30,8 +40,8 @@ SANet = TypeVar("SANet", bound=SANetPreTrainedModel)
 def optimize_for_inference(model: SANet) -> SANet:
     """
     A copy of a SANet that gives the same outputs (in float32 to 1e-4) in less time: BatchNorm is folded into the
-    convolutions and linear layers before it, and on a CPU in float32 long kernels are computed by FFT and linear
-    layers by oneDNN.
+    convolutions and linear layers before it; on a CPU a large batch goes through the network in parts, and in float32
+    long kernels are computed by FFT, short ones over many channels by Winograd's algorithm, linear layers by oneDNN.
 
     For any use of a trained model in PyTorch. It takes and gives what the model does, hidden states included, on its
     device and in its number format, but cannot be trained or saved: save the model itself. Move the model to its
@@ -46,6 +56,8 @@ def optimize_for_inference(model: SANet) -> SANet:
     if not isinstance(model, SANetPreTrainedModel):
         raise TypeError(f"optimize_for_inference takes a SANet, not {type(model).__name__}.")
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    if model.device.type == "cpu":
+        model.base_model.forward = types.MethodType(_forward_in_parts, model.base_model)
     is_cpu_float32 = model.device.type == "cpu" and model.dtype == torch.float32
     for layer in model.base_model.layers:
         if isinstance(layer, SANetResidualLayer):
@@ -53,8 +65,8 @@ def optimize_for_inference(model: SANet) -> SANet:
             _fold(layer, "conv2", "norm2")
             if layer.shortcut is not None:
                 _fold(layer, "shortcut", "shortcut_norm")
-            if is_cpu_float32 and FFTConv1d.suits(layer.conv2):
-                layer.conv2 = FFTConv1d(layer.conv2)
+            if is_cpu_float32:
+                layer.conv2 = optimized_conv(layer.conv2)
         elif isinstance(layer, SANetAttentionLayer):
             _fold(layer, "downsample", "downsample_norm")
             _fold(layer, "upsample", "upsample_norm")
@@ -67,67 +79,56 @@ def optimize_for_inference(model: SANet) -> SANet:
             elif not isinstance(layer, nn.Dropout):
                 layers.append(layer)
         model.classifier = nn.Sequential(*layers)
-    if is_cpu_float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    for layer in model.modules():
+        if isinstance(layer, SANetConv1d):
+            # Channels-last in memory, as the convolution takes it: else it is copied for every batch.
+            weight = layer.weight.transpose(1, 2).contiguous().transpose(1, 2)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+    if is_cpu_float32:
         for parent in list(model.modules()):
             for name, child in parent.named_children():
-                if type(child) is nn.Linear and min(child.in_features, child.out_features) >= ONEDNN_MIN_FEATURES:
-                    setattr(parent, name, OneDNNLinear(child))
+                if type(child) is nn.Linear:
+                    setattr(parent, name, optimized_linear(child))
     return model
 
 
-class FFTConv1d(SANetConv1d):
+def keep_freed_memory() -> None:
     """
-    [`SANetConv1d`] of stride 1 by overlap-save: blocks of `FFT_SIZE` frames, whose spectra are multiplied with the
-    kernel's.
+    From now on blocks of memory of up to 32 MiB that this process frees stay with it, up to 1 GiB, where else they go
+    back to the system, to be asked for again, page by page, with the next batch.
+
+    For a process that classifies on a CPU; with the GNU C library, else it does nothing. `sanet predict` calls it.
+
+    Source: mallopt(3).
     """
-
-    def __init__(self, conv: SANetConv1d):
-        super().__init__(
-            conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], device="meta"
-        )
-        self.weight, self.bias = conv.weight, conv.bias
-        # Conjugate, since a convolution layer is a correlation: (frequencies, in, out), kept as real numbers because
-        # Module.to(dtype) would make real ones of complex ones.
-        spectrum = torch.fft.rfft(conv.weight, n=FFT_SIZE).conj().permute(2, 1, 0)
-        self.register_buffer("spectrum", torch.view_as_real(spectrum.resolve_conj()).contiguous(), persistent=False)
-
-    @staticmethod
-    def suits(conv: SANetConv1d) -> bool:
-        return suits_fft(conv.weight, conv.groups) and conv.stride[0] == 1
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        batch_size, num_frames, _ = hidden_states.shape
-        kernel_size, padding = self.kernel_size[0], self.padding[0]
-        num_frames += 2 * padding - kernel_size + 1
-        # Autocast gives other formats, and compilers and exporters know convolutions better.
-        if torch.compiler.is_compiling() or num_frames < FFT_MIN_FRAMES or hidden_states.dtype != torch.float32:
-            return super().forward(hidden_states)
-        step = FFT_SIZE - kernel_size + 1
-        num_blocks = -(-num_frames // step)
-        after = num_blocks * step + kernel_size - 1 - hidden_states.shape[1] - padding
-        blocks = nn.functional.pad(hidden_states, (0, 0, padding, after)).unfold(1, FFT_SIZE, step)
-        blocks = torch.fft.irfft(
-            torch.bmm(spectra_of(blocks), torch.view_as_complex(self.spectrum)), n=FFT_SIZE, dim=0
-        )[:step]
-        blocks = blocks.view(step, batch_size, num_blocks, -1).permute(1, 2, 0, 3).flatten(1, 2)[:, :num_frames]
-        return blocks if self.bias is None else blocks + self.bias
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**25)
+        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
-class OneDNNLinear(nn.Linear):
-    """
-    `nn.Linear` through oneDNN, as torch.compile has it on a CPU: PyTorch takes MKL in float32, which has half the
-    speed on processors other than Intel's.
-    """
+@can_return_tuple
+def _forward_in_parts(
+    model: SANetModel, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+) -> SANetModelOutput:
+    """As many clips at once as caches and the memory allocator hold: four of 4 s by default."""
+    clip_size = model.config.conv_dim[0] * input_values.shape[-1] // model.config.conv_stride[0]
+    part_size = max(1, PART_SIZE // max(1, clip_size))
+    # What has no shape of a batch is refused by the model.
+    is_batch = input_values.dim() > 1 and (attention_mask is None or len(attention_mask) == len(input_values))
+    if torch.compiler.is_compiling() or not is_batch or len(input_values) <= part_size:
+        return SANetModel.forward(model, input_values, attention_mask, **kwargs)
+    masks = itertools.repeat(None) if attention_mask is None else attention_mask.split(part_size)
+    parts = [SANetModel.forward(model, *part, **kwargs) for part in zip(input_values.split(part_size), masks)]
+    return SANetModelOutput(**{name: _concatenate([part[name] for part in parts]) for name in parts[0]})
 
-    def __init__(self, linear: nn.Linear):
-        super().__init__(linear.in_features, linear.out_features, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        is_plain = hidden_states.device.type == "cpu" and hidden_states.dtype == torch.float32
-        if not is_plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-            return super().forward(hidden_states)
-        return torch.ops.mkldnn._linear_pointwise(hidden_states, self.weight, self.bias, "none", [], "")
+def _concatenate(
+    parts: list[torch.Tensor] | list[tuple[torch.Tensor, ...]],
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
+    return torch.cat(parts)
 
 
 class _FrameLinear(nn.Module):

@@ -3,6 +3,8 @@
 """`optimize_for_inference`: the same outputs, from the same inputs."""
 
 import copy
+import platform
+import resource
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sanet_hf import SANetFeatureExtractor
+from sanet_hf import SANetFeatureExtractor, optimization
 from sanet_hf.export import export_onnx
 from sanet_hf.modeling_sanet import SANetConv1d
-from sanet_hf.optimization import FFT_MIN_FRAMES, FFTConv1d, OneDNNLinear, optimize_for_inference
+from sanet_hf.optimization import keep_freed_memory, optimize_for_inference
+from sanet_hf.optimized_layers import FFT_MIN_FRAMES, WINOGRAD_KERNEL_SIZES, FFTConv1d, OneDNNLinear, WinogradConv1d
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def test_parity(parity, optimized, make_waveforms, length):
         outputs = optimized(make_waveforms(4, length), output_hidden_states=True)
     torch.testing.assert_close(outputs.logits, parity[0][f"{length}.eval.logits"], atol=5e-5, rtol=0)
     names = {type(module).__name__ for module in optimized.modules()}
-    assert "SANetBatchNorm" not in names and {"FFTConv1d", "OneDNNLinear"} <= names
+    assert "SANetBatchNorm" not in names and {"FFTConv1d", "WinogradConv1d", "OneDNNLinear"} <= names
 
 
 @given(lengths=st.lists(st.integers(1, 64000), min_size=1, max_size=3))
@@ -73,6 +76,30 @@ def test_base_model_and_the_model_itself(full_size_model, make_waveforms):
     assert all(parameter.requires_grad for parameter in full_size_model.parameters())
 
 
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_batches_in_parts(make_model, monkeypatch, with_mask):
+    """Three clips, two at a time, give what they give at once."""
+    model = copy.deepcopy(optimize_for_inference(make_model(attn_implementation="eager")))
+    waveforms = torch.randn(3, 4000)
+    mask = (torch.arange(4000) < torch.tensor([[4000], [3000], [10]])).int() if with_mask else None
+    options = {"output_hidden_states": True, "output_attentions": True}
+    sizes = []
+    model.sanet.layers[0].register_forward_pre_hook(lambda layer, inputs: sizes.append(len(inputs[0])))
+    for one in (model, model.sanet):
+        sizes.clear()
+        with torch.no_grad():
+            expected = one(waveforms, mask, **options)
+            with monkeypatch.context() as context:
+                clip_size = model.config.conv_dim[0] * 4000 // model.config.conv_stride[0]
+                context.setattr(optimization, "PART_SIZE", 2 * clip_size)
+                outputs = one(waveforms, mask, **options)
+                as_tuple = one(waveforms, mask, return_dict=False, **options)
+        assert sizes == [3, 2, 1, 2, 1] and outputs.keys() == expected.keys()
+        for name in expected:
+            torch.testing.assert_close(outputs[name], expected[name], atol=1e-4, rtol=0)
+        assert isinstance(as_tuple, tuple) and len(as_tuple) == len(outputs)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"use_squeeze_excitation": False}, {"conv_groups": 2, "num_channels": 2}, {"classifier_hidden_sizes": ()}],
@@ -99,6 +126,17 @@ def test_compile_in_one_graph(optimized, make_waveforms):
         torch.testing.assert_close(compiled(waveforms).logits, optimized(waveforms).logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("shape, mask_shape", [((200000,), None), ((9, 64000), (1, 64000))])
+def test_inputs_that_do_not_fit(full_size_model, optimized, shape, mask_shape):
+    """Named as the model names them, not a part of them."""
+    arguments = torch.zeros(shape), None if mask_shape is None else torch.ones(mask_shape)
+    with pytest.raises(ValueError) as expected:
+        full_size_model(*arguments)
+    with pytest.raises(ValueError) as raised:
+        optimized(*arguments)
+    assert str(raised.value) == str(expected.value)
+
+
 def test_other_models_are_refused():
     with pytest.raises(TypeError, match="takes a SANet, not Linear"):
         optimize_for_inference(nn.Linear(1, 1))
@@ -116,3 +154,25 @@ def test_onednn_linear():
     linear = nn.Linear(70, 90).requires_grad_(False)
     hidden_states = torch.randn(2, 5, 70)
     torch.testing.assert_close(OneDNNLinear(linear)(hidden_states), linear(hidden_states), atol=1e-5, rtol=0)
+
+
+@given(num_frames=st.integers(1, 100), kernel_size=st.sampled_from(WINOGRAD_KERNEL_SIZES), padding=st.integers(0, 4))
+def test_winograd_convolution(num_frames, kernel_size, padding):
+    conv = SANetConv1d(3, 5, kernel_size, padding=max(padding, kernel_size - num_frames)).requires_grad_(False)
+    hidden_states = torch.randn(2, num_frames, 3)
+    torch.testing.assert_close(WinogradConv1d(conv)(hidden_states), conv(hidden_states), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is for the GNU C library")
+def test_keep_freed_memory():
+    """Blocks of 16 MiB, of which each would need 4,096 pages, come from memory that was freed before."""
+
+    def page_faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(2**22) + torch.ones(2**22)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    keep_freed_memory()
+    page_faults()
+    assert page_faults() < 4096
