@@ -32,9 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     timing.add_model_options(parser, variants.ALL, batch_sizes=[1, 8, 64], durations=[1.0, 4.0])
     timing.add_options(parser)
+    arguments = timing.parse(parser)
     # As `sanet predict` does, for all variants alike: what one leaves free would else change the speed of the next.
     keep_freed_memory()
-    timing.run("inference", timing.parse(parser), variants.make_variant, make_clips, count_flops)
+    timing.run("inference", arguments, variants.make_variant, make_clips, count_flops)
 
 
 if __name__ == "__main__":

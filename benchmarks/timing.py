@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sanet_hf.optimized_layers import has_onednn_linear, onednn_linear
 from training.measure import describe_machine, synchronize
 
 
@@ -53,8 +54,8 @@ def matrix_product_rate(dtype: torch.dtype, device: torch.device, size: int | No
 
     def multiply() -> None:
         # On processors other than Intel's, PyTorch's own product in float32 (MKL) has half the rate of oneDNN's.
-        if device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-            torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+        if device.type == "cpu" and has_onednn_linear():
+            onednn_linear(left, right, None)
         else:
             left @ right
 

@@ -56,9 +56,10 @@ def optimize_for_inference(model: SANet) -> SANet:
     if not isinstance(model, SANetPreTrainedModel):
         raise TypeError(f"optimize_for_inference takes a SANet, not {type(model).__name__}.")
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    if model.device.type == "cpu":
+    is_cpu = model.device.type == "cpu"
+    is_cpu_float32 = is_cpu and model.dtype == torch.float32
+    if is_cpu:
         model.base_model.forward = types.MethodType(_forward_in_parts, model.base_model)
-    is_cpu_float32 = model.device.type == "cpu" and model.dtype == torch.float32
     for layer in model.base_model.layers:
         if isinstance(layer, SANetResidualLayer):
             _fold(layer, "conv1", "norm1")

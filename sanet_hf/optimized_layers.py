@@ -30,14 +30,14 @@ def optimized_conv(conv: SANetConv1d) -> SANetConv1d:
     if suits_fft(conv.weight, conv.groups):
         return FFTConv1d(conv)
     is_wide = min(conv.in_channels, conv.out_channels) >= WINOGRAD_MIN_CHANNELS
-    is_winograd = is_wide and conv.kernel_size[0] in WINOGRAD_KERNEL_SIZES and _has_onednn_linear()
+    is_winograd = is_wide and conv.kernel_size[0] in WINOGRAD_KERNEL_SIZES and has_onednn_linear()
     return WinogradConv1d(conv) if is_winograd else conv
 
 
 def optimized_linear(linear: nn.Linear) -> nn.Linear:
     """The linear layer itself, or a faster one with its weights."""
     is_large = min(linear.in_features, linear.out_features) >= ONEDNN_MIN_FEATURES
-    return OneDNNLinear(linear) if is_large and _has_onednn_linear() else linear
+    return OneDNNLinear(linear) if is_large and has_onednn_linear() else linear
 
 
 class _OptimizedConv1d(SANetConv1d):
@@ -122,7 +122,7 @@ class WinogradConv1d(_OptimizedConv1d):
         # What the values at the point 1 have in addition, every frame has.
         biases = [self.bias if point == 1 else None for point in (*WINOGRAD_POINTS, torch.inf)]
         values = torch.stack(
-            [_onednn_linear(*inputs) for inputs in zip(values, self.transformed_weight, biases, strict=True)]
+            [onednn_linear(*inputs) for inputs in zip(values, self.transformed_weight, biases, strict=True)]
         )
         frames = (self.output_transform @ values.flatten(1)).unflatten(1, (-1, self.out_channels))
         return _joined(frames, tiles, num_frames)
@@ -141,14 +141,16 @@ class OneDNNLinear(nn.Linear):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if not _is_plain_float32(hidden_states):
             return super().forward(hidden_states)
-        return _onednn_linear(hidden_states, self.weight, self.bias)
+        return onednn_linear(hidden_states, self.weight, self.bias)
 
 
-def _has_onednn_linear() -> bool:
+def has_onednn_linear() -> bool:
+    """Whether this PyTorch has what [`onednn_linear`] calls."""
     return hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _onednn_linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def onednn_linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`nn.functional.linear` by oneDNN, on a CPU."""
     return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, bias, "none", [], "")
 
 
