@@ -98,7 +98,8 @@ def keep_freed_memory() -> None:
     From now on blocks of memory of up to 32 MiB that this process frees stay with it, up to 1 GiB, where else they go
     back to the system, to be asked for again, page by page, with the next batch.
 
-    For a process that classifies on a CPU; with the GNU C library, else it does nothing. `sanet predict` calls it.
+    For a process that classifies or trains on a CPU; with the GNU C library, else it does nothing. `sanet predict` and
+    `sanet train` call it.
 
     Source: mallopt(3).
     """

@@ -23,6 +23,8 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 from transformers.utils import logging
 
+from sanet_hf.optimization import keep_freed_memory
+
 from .arguments import (
     DATA_SOURCES,
     AudioTrainingArguments,
@@ -91,6 +93,8 @@ def train(
         return json.loads((output_dir / RESULTS_FILE).read_text())
 
     set_seed(training_arguments.seed)
+    if training_arguments.device.type == "cpu":
+        keep_freed_memory()
     # First, since a mistake in them is found at once.
     augmentations = [
         make_augmentation(parse_augmentations(transforms), SAMPLING_RATE)

@@ -4,6 +4,7 @@
 
 import math
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -211,6 +212,11 @@ class AudioClassificationTrainer(Trainer):
     def create_model_card(self, *args, **kwargs):
         """The card is written by [`write_model_card`]; `Trainer` would write over it."""
 
+    def _get_dataloader(self, *args, **kwargs):
+        loader = super()._get_dataloader(*args, **kwargs)
+        loader.base_dataloader.worker_init_fn = partial(_ignore_sigterm, loader.base_dataloader.worker_init_fn)
+        return loader
+
     def get_train_dataloader(self):
         if not isinstance(self.train_dataset, StreamedClips):
             return super().get_train_dataloader()
@@ -222,6 +228,7 @@ class AudioClassificationTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=partial(_ignore_sigterm, None),
         )
         # Each process reads its part already: accelerate is to divide nothing.
         return prepare_data_loader(
@@ -266,6 +273,13 @@ class AudioClassificationTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset):
         # In the order of the data set, which predictions are matched with; it is by length already.
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+def _ignore_sigterm(initialize: Callable[[int], None] | None, worker_id: int) -> None:
+    """In a worker of a `DataLoader`: schedulers send SIGTERM to all processes, and the main one still saves."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if initialize is not None:
+        initialize(worker_id)
 
 
 class WeightAverage(TrainerCallback):

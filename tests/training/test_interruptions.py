@@ -8,7 +8,9 @@ import random
 import re
 import shutil
 import signal
-from multiprocessing import get_context
+import subprocess
+import time
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,13 @@ class SignalAtStep(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step + 1 == self.step:
-            os.kill(os.getpid(), self.number)
+            # As schedulers do, to the workers that read clips too.
+            workers = active_children()
+            processes = [*(worker.pid for worker in workers), os.getpid()]
+            subprocess.run(["kill", f"-{int(self.number)}", *map(str, processes)], check=True)
+            if workers:
+                time.sleep(1)
+                assert all(worker.is_alive() for worker in workers)
 
 
 def kill_while_writing(number: int) -> None:
@@ -180,6 +188,14 @@ def test_terminated_trainings_save_a_checkpoint(command, expected, tmp_path, ste
     assert not (folder / "all_results.json").exists()
     assert run(command, log) == 0
     check_same(folder, expected, in_whole_epochs=False)
+
+
+def test_workers_outlive_sigterm(command, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log.txt"
+    command = [*command, "--output_dir", str(folder), "--dataloader_num_workers", "1"]
+    command += ["--dataloader_persistent_workers", "true"]
+    assert run(command, log, step=12, number=signal.SIGTERM) == 143, log.read_text()[-3000:]
+    assert Path(find_last_checkpoint(folder)).name == "checkpoint-12"
 
 
 def test_half_written_checkpoints_are_passed_over(command, tmp_path, caplog):
