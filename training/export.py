@@ -15,6 +15,8 @@ from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import logging
 
+from sanet_hf.architectures import extract_features
+from sanet_hf.errors import DataError, UsageError
 from sanet_hf.export import (
     EXAMPLE,
     INT8_FILE,
@@ -29,16 +31,14 @@ from sanet_hf.export import (
     shortest_clip,
     staged,
 )
-from sanet_hf.inference import extract_features
-from sanet_hf.loading import load_classifier
-
-from .arguments import DATA_SOURCES, UsageError, override_data_arguments
-from .data import load_recordings, longest_first
-from .evaluate import read_options
-from .evaluation import average_windows
-from .features import EvaluationClips, collate
-from .measure import make_noise
-from .sources import DataError
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.training.arguments import DATA_SOURCES, override_data_arguments
+from sanet_hf.training.data.batches import collate
+from sanet_hf.training.data.clips import EvaluationClips
+from sanet_hf.training.data.load import load_recordings, longest_first
+from sanet_hf.training.evaluation.costs import make_noise
+from sanet_hf.training.evaluation.evaluate import average_windows
+from sanet_hf.training.run_folder import read_options
 
 
 logger = logging.get_logger(__name__)
