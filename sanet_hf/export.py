@@ -31,6 +31,7 @@ from sanet_hf.architectures import (
     hears_padding,
     is_padding_neutral,
 )
+from sanet_hf.errors import UsageError
 from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
 
 
@@ -67,7 +68,7 @@ def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixi
         The largest difference of a logit from the model's own, in float32 on the CPU.
 
     Raises:
-        ValueError: onnx is not installed, the architecture cannot be exported, or a logit differs by more than
+        UsageError: onnx is not installed, the architecture cannot be exported, or a logit differs by more than
             `TOLERANCE`.
     """
     require_onnx()
@@ -156,7 +157,7 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
         features: Batches of clips as the model takes them, such as some hundred of the training recordings.
 
     Raises:
-        ValueError: onnx is not installed, there is no such file, it is over 2 GB, or there are no batches.
+        UsageError: onnx is not installed, there is no such file, it is over 2 GB, or there are no batches.
     """
     require_onnx()
     import onnx
@@ -165,9 +166,9 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
 
     source = Path(output_dir) / ONNX_FILE
     if not source.is_file():
-        raise ValueError(f"{source}: there is no such file. Export the model first.")
+        raise UsageError(f"{source}: there is no such file. Export the model first.")
     if source.with_name(f"{ONNX_FILE}.data").exists():
-        raise ValueError(f"{source} is over 2 GB, too large to be quantized.")
+        raise UsageError(f"{source} is over 2 GB, too large to be quantized.")
     session = load_onnx(source)
     names = [node.name for node in session.get_inputs()]
     inputs = (onnx_inputs(names, batch) for batch in features)
@@ -202,11 +203,11 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
 def require_onnx() -> None:
     """
     Raises:
-        ValueError: What ONNX needs is not installed.
+        UsageError: What ONNX needs is not installed.
     """
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f'ONNX needs {", ".join(missing)}: pip install "sanet-hf[onnx]"')
+        raise UsageError(f'ONNX needs {", ".join(missing)}: pip install "sanet-hf[onnx]"')
 
 
 def load_onnx(path: str | Path) -> "onnxruntime.InferenceSession":
@@ -345,7 +346,7 @@ def _compare(
         features = _features(feature_extractor, np.clip(lengths, shortest, longest), seed=index)
         difference = (run(features) - model(**features).logits).abs().max().item()
         if not difference <= TOLERANCE:
-            raise ValueError(
+            raise UsageError(
                 f"The exported {model.config.model_type} differs from PyTorch's by {difference:.1e} in a logit, more "
                 f"than {TOLERANCE:g}, on clips of {', '.join(map(str, lengths))} samples: it is not written."
             )
@@ -381,4 +382,4 @@ def _export_errors(model: PreTrainedModel, exporter: str) -> Iterator[None]:
             yield
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{exporter} cannot export a model of type {model.config.model_type!r}: {reason}") from error
+        raise UsageError(f"{exporter} cannot export a model of type {model.config.model_type!r}: {reason}") from error

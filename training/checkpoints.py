@@ -15,12 +15,14 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from sanet_hf.errors import TrainingTerminated
+
 
 logger = logging.get_logger(__name__)
 
 
-class Terminated(Exception):
-    """A training was ended by SIGTERM, and what it needs to go on was saved."""
+class Terminated(TrainingTerminated):
+    """The name that [`TrainingTerminated`] had."""
 
 
 def find_last_checkpoint(output_dir: Path) -> str | None:

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
 
+import math
 from collections.abc import Collection, Sequence
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -51,6 +53,8 @@ def make_model(
         "label2id": {label: index for index, label in enumerate(labels)},
         "problem_type": problem_type,
     }
+    if not 0 < max_length_seconds < math.inf:
+        raise UsageError(f"--max_length_seconds {max_length_seconds:g} must be positive and finite.")
     if arguments.model_name_or_path:
         if arguments.config_overrides:
             raise UsageError("--config_overrides is for a model from scratch: a checkpoint brings its own sizes.")
@@ -91,8 +95,12 @@ def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrain
     try:
         config = config_class(**overrides, **label_maps)
         model = AutoModelForAudioClassification.from_config(config)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UsageError(f"--config_overrides: {error}") from error
+    except Exception as error:
+        # Architectures fail in many ways on values that they do not expect.
+        if not overrides:
+            raise
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, (LookupError, ArithmeticError)) else error
+        raise UsageError(f"--config_overrides: {reason}") from error
     extractor_class = FEATURE_EXTRACTOR_MAPPING[config_class]
     sizes = {}
     if isinstance(model, WhisperForAudioClassification):
@@ -106,7 +114,7 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     option = f"--model_name_or_path {name}"
     try:
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError, StrictDataclassError) as error:
         raise UsageError(f"{option}: neither a folder with a model nor one on the Hub that can be reached.") from error
     if type(config) not in AutoModelForAudioClassification._model_mapping:
         raise UsageError(f"{option}: a model of type {config.model_type!r} is no audio classifier.")
@@ -128,7 +136,7 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
         model = AutoModelForAudioClassification.from_pretrained(
             name, config=config, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, UnpicklingError) as error:
         raise UsageError(f"{option}: the model cannot be loaded ({str(error).splitlines()[0]}).") from error
     if not keeps_head:
         # Layers of the old head whose shapes fit were loaded too.
@@ -153,8 +161,6 @@ def _check_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMi
                 f"({limit / feature_extractor.sampling_rate:g} s). From scratch it takes longer ones with "
                 f'--config_overrides "max_position_embeddings={positions}".'
             )
-    elif seconds <= 0:
-        raise UsageError(f"--max_length_seconds {seconds:g} must be positive.")
 
 
 def _freeze(model: PreTrainedModel, part: str) -> None:

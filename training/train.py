@@ -43,6 +43,7 @@ from sanet_hf.training.run_folder import (
     OPTIONS_FILE,
     RESULTS_FILE,
     _find_checkpoint,
+    _read,
     is_finished,
 )
 from sanet_hf.training.trainer import (
@@ -85,7 +86,7 @@ def train(
     }
     checkpoint = _find_checkpoint(output_dir, options, training_arguments)
     if is_finished(output_dir) and checkpoint is None:
-        return json.loads((output_dir / RESULTS_FILE).read_text())
+        return _read(output_dir / RESULTS_FILE)
 
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
@@ -235,18 +236,22 @@ def _make_trainer(
     with warnings.catch_warnings():
         # Trainer has no label smoothing for several classes a clip; make_loss has.
         warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
-        trainer = AudioClassificationTrainer(
-            train_loss=make_loss(is_multi_label, arguments.label_smoothing_factor, class_weights),
-            eval_loss=make_loss(is_multi_label),
-            model=model,
-            args=arguments,
-            data_collator=partial(collate, feature_extractor=feature_extractor, length=length),
-            train_dataset=clips["train"],
-            eval_dataset=clips.get("validation"),
-            processing_class=feature_extractor,
-            compute_metrics=make_compute_metrics(is_multi_label),
-            callbacks=[TrainingClock(), CheckpointOnSIGTERM()],
-        )
+        try:
+            trainer = AudioClassificationTrainer(
+                train_loss=make_loss(is_multi_label, arguments.label_smoothing_factor, class_weights),
+                eval_loss=make_loss(is_multi_label),
+                model=model,
+                args=arguments,
+                data_collator=partial(collate, feature_extractor=feature_extractor, length=length),
+                train_dataset=clips["train"],
+                eval_dataset=clips.get("validation"),
+                processing_class=feature_extractor,
+                compute_metrics=make_compute_metrics(is_multi_label),
+                callbacks=[TrainingClock(), CheckpointOnSIGTERM()],
+            )
+        except (ImportError, RuntimeError, ValueError) as error:
+            # Trainer checks options such as --report_to, and the packages for them, here.
+            raise UsageError(f"The training options cannot be used: {error}") from error
     if arguments.fsdp and trainer.accelerator.distributed_type != DistributedType.FSDP:
         raise UsageError("--fsdp divides the weights between several GPUs, each with a process; here it would not.")
     if arguments.early_stopping_patience is not None:

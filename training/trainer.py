@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers' `Trainer` with what training audio classifiers on small data needs."""
 
+import errno
 import math
 import shutil
 import signal
@@ -135,8 +136,9 @@ class AudioClassificationTrainer(Trainer):
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise OSError(
+                getattr(error, "errno", None) or errno.EIO,
                 f"{folder} cannot be written: {error}. Earlier checkpoints stay. With more space, or fewer of them "
-                "(--save_total_limit 1), the same command goes on from the last one."
+                "(--save_total_limit 1), the same command goes on from the last one.",
             ) from error
 
     def create_optimizer(self, model=None):

@@ -13,6 +13,7 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.architectures import class_scores, extract_features, find_window_seconds
+from sanet_hf.errors import UsageError
 
 
 DECIMALS = 9
@@ -91,14 +92,14 @@ def explain(
         batch_size: Clips that are classified at once; by default 32 on a GPU and else 8.
 
     Raises:
-        ValueError: The model has no such class, or a duration is not positive.
+        UsageError: The model has no such class, or a duration is not positive.
     """
     for name, seconds in (("occlusion_seconds", occlusion_seconds), ("hop_seconds", hop_seconds)):
         if seconds is not None and not 0 < seconds < math.inf:
-            raise ValueError(f"{name}={seconds:g} must be positive and finite.")
+            raise UsageError(f"{name}={seconds:g} must be positive and finite.")
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if label is not None and label not in labels:
-        raise ValueError(_unknown_label(label, labels))
+        raise UsageError(_unknown_label(label, labels))
     rate = feature_extractor.sampling_rate
     window = round(find_window_seconds(model, feature_extractor) * rate)
     first = max(0, (len(waveform) - window) // 2)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 
 from sanet_hf.audio.stream import stream_audio
+from sanet_hf.errors import AudioError, DataError, UsageError
 from sanet_hf.inference.explanation import Explanation, as_dict
 from sanet_hf.inference.windows import Prediction, merge_windows
 from sanet_hf.utils.formatting import format_time
@@ -41,7 +42,7 @@ def plot_timeline(prediction: Prediction, path: str | Path) -> None:
 
     check_picture(path)
     if prediction.error is not None:
-        raise ValueError(f"{prediction.path}: {prediction.error}")
+        raise AudioError(f"{prediction.path}: {prediction.error}")
     scores = np.stack([window.scores for window in prediction.windows])
     segments = merge_windows(prediction)
     peaks = scores.max(axis=0)
@@ -140,7 +141,7 @@ def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pc
 
     check_picture(path)
     if len(table) < 3:
-        raise ValueError(f"A map of {len(table)} files would show nothing: it takes three or more.")
+        raise DataError(f"A map of {len(table)} files would show nothing: it takes three or more.")
     embeddings = np.stack(table["embedding"].tolist())
     if method == "pca":
         pca = PCA(2, random_state=seed)
@@ -212,9 +213,9 @@ def write_explanation(explanation: Explanation, path: str | Path, name: str = ""
 
 
 def check_suffix(path: Path) -> None:
-    """Raise a ValueError for a file that [`write_explanation`] does not write."""
+    """Raise a UsageError for a file that [`write_explanation`] does not write."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: an explanation is written as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+        raise UsageError(f"{path}: an explanation is written as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
 
 
 def plot_explanation(explanation: Explanation, path: str | Path, name: str = "") -> None:

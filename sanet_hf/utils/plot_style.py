@@ -4,6 +4,8 @@
 
 from pathlib import Path
 
+from sanet_hf.errors import UsageError
+
 
 PICTURES = (".png", ".jpg", ".svg", ".pdf")
 # Of Okabe and Ito, which those who do not see all colours can tell apart; then grey.
@@ -12,6 +14,6 @@ OTHER_COLOR = "#999999"
 
 
 def check_picture(path: str | Path) -> None:
-    """Raise a ValueError for a file whose suffix is not that of a picture."""
+    """Raise a UsageError for a file whose suffix is not that of a picture."""
     if Path(path).suffix.lower() not in PICTURES:
-        raise ValueError(f"{path}: a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}.")
+        raise UsageError(f"{path}: a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}.")
