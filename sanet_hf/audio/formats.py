@@ -15,6 +15,8 @@ SUFFIXES = frozenset(
 # Rates beyond these stand in damaged headers.
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 1_000_000  # Hz
 
+SILENCE = 1e-4  # amplitude below which a recording counts as silent, -80 dB of full scale
+
 # What FFmpeg takes for a recording but is none: lists of files and streams, of which it reads whatever they name,
 # waits for pipes or opens ports; and programs of game consoles, a hundred bytes of which play for ever.
 LIST_MARKS = re.compile(

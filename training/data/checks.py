@@ -13,6 +13,7 @@ from datasets import DatasetDict, List
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from sanet_hf.audio.formats import SILENCE
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.data.clips import load_recording
 
@@ -20,7 +21,6 @@ from sanet_hf.training.data.clips import load_recording
 logger = logging.get_logger(__name__)
 
 
-SILENCE = 1e-4  # largest amplitude, -80 dB of full scale
 NUM_SHOWN = 20  # recordings that a message lists
 CHECKED_AT_ONCE = 2**24  # samples of a recording that lie in memory; 17 minutes at 16 kHz
 

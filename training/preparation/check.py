@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from sanet_hf.audio.formats import SILENCE
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.baseline import fit_baseline
-from sanet_hf.training.data.checks import SILENCE
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
 from sanet_hf.training.data.sources import AUDIO_SUFFIXES
 from sanet_hf.training.data.splits import SPLITS, make_groups

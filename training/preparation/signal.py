@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sanet_hf.training.data.checks import SILENCE
+from sanet_hf.audio.formats import SILENCE
 
 
 SAMPLING_RATE = 16000  # Hz
