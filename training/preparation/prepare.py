@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,7 @@ from sanet_hf.training.preparation.progress import (
 from sanet_hf.training.preparation.signal import SAMPLING_RATE, denoise, is_silent, largest_amplitude, write_clip
 from sanet_hf.training.preparation.source_files import METADATA, SourceFile, list_files, read_recording, store
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
+from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import is_full, to_text
 from sanet_hf.utils.formatting import format_duration
 
@@ -160,9 +160,7 @@ def _check_options(options: PrepareOptions) -> None:
 
 
 def _check_packages(options: PrepareOptions) -> None:
-    for name, is_needed in (("noisereduce", options.denoise), ("silero_vad", True), ("soxr", True)):
-        if is_needed and find_spec(name) is None:
-            raise DataError(f'sanet prepare needs {name.replace("_", "-")}: pip install "sanet-hf[prepare]"')
+    require([*(["noisereduce"] if options.denoise else []), "silero_vad", "soxr"], "prepare")
 
 
 def divide(files: Sequence[SourceFile], group_pattern: str | None) -> list[SourceFile]:
