@@ -28,10 +28,10 @@ from .compare import Candidate, compare
 from .data import load_recording, load_recordings, longest_first
 from .evaluation import Evaluation, evaluate_splits, write_predictions
 from .features import collate
+from .losses import make_loss
 from .measure import model_bytes
 from .report import write_report
 from .train import OPTIONS_FILE, RESULTS_FILE
-from .trainer import make_loss
 
 
 @dataclass

@@ -14,8 +14,8 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedConfig, Trainer
 
 from .features import EvaluationClips
+from .losses import make_loss
 from .metrics import THRESHOLD, PerClassMetrics, compute_metrics
-from .trainer import make_loss
 
 
 @dataclass

@@ -35,21 +35,17 @@ from .arguments import (
     parse_augmentations,
 )
 from .augmentation import Augmentation, make_augmentation
-from .checkpoints import CheckpointOnSIGTERM, Terminated, find_last_checkpoint
+from .callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
+from .checkpoints import Terminated, find_last_checkpoint
 from .data import load_recording, load_recordings, longest_first
 from .evaluation import Evaluation, evaluate_splits, make_compute_metrics, write_predictions
 from .features import EvaluationClips, StreamedClips, TrainingClips, collate, label_names, stream_label_names
+from .losses import balanced_class_weights, make_loss
 from .model_card import format_duration, write_model_card
 from .models import make_model
 from .report import write_report
 from .sources import DataError, stream_training_split
-from .trainer import (
-    AudioClassificationTrainer,
-    EvaluationTable,
-    TrainingClock,
-    balanced_class_weights,
-    make_loss,
-)
+from .trainer import AudioClassificationTrainer
 
 
 logger = logging.get_logger(__name__)

@@ -5,28 +5,25 @@
 import math
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import distributed, nn
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import ProgressCallback, Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import get_length_grouped_indices
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sanet_hf.modeling_sanet import SANetBatchNorm
 
+from .callbacks import WeightAverage
 from .features import StreamedClips, TrainingClips, mixup
 from .models import head_parameter_names
+from .sampling import EpochSampler, draw_balanced, draw_like_lengths, shuffle
 from .sources import DataError
 
 
@@ -262,9 +259,9 @@ class AudioClassificationTrainer(Trainer):
             draw = partial(draw_balanced, self.train_dataset.class_matrix)
         elif self.args.train_sampling_strategy == "group_by_length":
             batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            draw = partial(_draw_like_lengths, self.train_dataset.seconds, batch_size)
+            draw = partial(draw_like_lengths, self.train_dataset.seconds, batch_size)
         elif self.args.train_sampling_strategy == "random":
-            draw = partial(_shuffle, len(self.train_dataset))
+            draw = partial(shuffle, len(self.train_dataset))
         else:
             sampler = super()._get_train_sampler(train_dataset)
             draw = lambda generator: list(sampler)  # noqa: E731
@@ -280,210 +277,3 @@ def _ignore_sigterm(initialize: Callable[[int], None] | None, worker_id: int) ->
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if initialize is not None:
         initialize(worker_id)
-
-
-class WeightAverage(TrainerCallback):
-    """
-    Mean of the weights at the ends of the last epochs of a training.
-
-    Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018.
-
-    Args:
-        num_epochs: Epochs that count; with 1 there is no mean. Until they begin there is none either.
-        estimate_batch_norm: Sets the statistics that the model's BatchNorm layers have with its weights.
-    """
-
-    def __init__(self, num_epochs: int, estimate_batch_norm: Callable[[], None]):
-        self.num_epochs = num_epochs
-        self.estimate_batch_norm = estimate_batch_norm
-        self.weights: dict[str, torch.Tensor] | None = None
-        self._is_estimated = False
-
-    def resume(self, weights: dict[str, torch.Tensor]) -> None:
-        """Go on from a mean that a checkpoint holds."""
-        self.weights, self._is_estimated = _copy(weights), False
-
-    def on_epoch_end(self, args, state, control, model=None, **kwargs):
-        number = round(state.epoch) - max(0, state.num_train_epochs - self.num_epochs)
-        if self.num_epochs == 1 or number < 1:
-            return
-        if self.weights is None:
-            self.weights = _copy(model.state_dict())
-        for name, weight in model.state_dict().items():
-            if weight.is_floating_point():
-                self.weights[name].lerp_(weight, 1 / number)
-            else:
-                self.weights[name].copy_(weight)
-        self._is_estimated = False
-
-    def on_train_end(self, args, state, control, model=None, **kwargs):
-        # Otherwise the model is that of the best checkpoint, which is an average already.
-        if self.weights is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
-            self._load(model)
-        self.weights = None
-
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[dict[str, torch.Tensor] | None]:
-        """The model with the mean as its weights; gives a copy of its own, or None where there is no mean."""
-        if self.weights is None:
-            yield None
-            return
-        training_weights = _copy(model.state_dict())
-        self._load(model)
-        try:
-            yield training_weights
-        finally:
-            model.load_state_dict(training_weights)
-
-    def _load(self, model: nn.Module) -> None:
-        model.load_state_dict(self.weights)
-        if not self._is_estimated:
-            self.estimate_batch_norm()
-            self.weights, self._is_estimated = _copy(model.state_dict()), True
-
-
-class EpochSampler(Sampler[int]):
-    """
-    Draws the clips of each epoch anew, as `epoch * num_clips + clip`, so that a data set knows the epoch too.
-
-    Args:
-        num_clips: Clips to draw from.
-        draw: Clips of an epoch, drawn with a generator.
-        seed: With the epoch, decides what is drawn.
-    """
-
-    def __init__(self, num_clips: int, draw: Callable[[torch.Generator], Sequence[int]], seed: int):
-        self.num_clips, self.draw, self.seed = num_clips, draw, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_clips
-
-    def __iter__(self) -> Iterator[int]:
-        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(state[0]))
-        yield from (self.epoch * self.num_clips + clip for clip in self.draw(generator))
-
-
-def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator) -> list[int]:
-    """
-    As many clips as there are, with replacement, each class equally often. Clips of several classes are drawn as often
-    as their rarest; those of none as often as the most frequent.
-
-    Args:
-        class_matrix: 0/1 of shape (clips, classes).
-    """
-    counts = np.maximum(class_matrix.sum(axis=0), 1)
-    weights = (class_matrix / counts).max(axis=1)
-    weights[weights == 0] = 1 / counts.max()
-    weights = torch.as_tensor(weights, dtype=torch.float64)
-    return torch.multinomial(weights, len(weights), replacement=True, generator=generator).tolist()
-
-
-def _draw_like_lengths(seconds: Sequence[float], batch_size: int, generator: torch.Generator) -> list[int]:
-    return get_length_grouped_indices(seconds, batch_size, generator=generator)
-
-
-def _shuffle(num_clips: int, generator: torch.Generator) -> list[int]:
-    return torch.randperm(num_clips, generator=generator).tolist()
-
-
-def _copy(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in weights.items()}
-
-
-def make_loss(
-    is_multi_label: bool, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None
-) -> Callable[..., torch.Tensor]:
-    """
-    `compute_loss_func` of a `Trainer`, the same for every architecture: cross-entropy over classes, or binary
-    cross-entropy of each class where multi-label.
-
-    Args:
-        is_multi_label: Labels are 0/1 of shape (batch, classes), not indices.
-        label_smoothing: Part of the target that is spread evenly.
-        class_weights: Shape (classes,): weight of a class's clips, or, where multi-label, of its positives.
-    """
-
-    def compute_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
-        logits = outputs["logits"].float()
-        weights = None if class_weights is None else class_weights.to(logits.device)
-        if is_multi_label:
-            targets = labels * (1 - label_smoothing) + label_smoothing / 2
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
-            num_items = labels.numel() if num_items_in_batch is None else num_items_in_batch
-        else:
-            # Not PyTorch's mean, which divides by the sum of the weights: a batch of one would lose them.
-            loss = nn.functional.cross_entropy(
-                logits, labels, weight=weights, label_smoothing=label_smoothing, reduction="sum"
-            )
-            num_items = len(labels) if num_items_in_batch is None else num_items_in_batch
-        return loss / num_items
-
-    return compute_loss
-
-
-def balanced_class_weights(class_matrix: np.ndarray, is_multi_label: bool) -> torch.Tensor:
-    """
-    Weights that give every class the same sum over the training clips, or, where multi-label, the positives of a class
-    the weight of its negatives.
-
-    Args:
-        class_matrix: 0/1 of shape (clips, classes).
-    """
-    positives = np.maximum(class_matrix.sum(axis=0), 1)
-    if is_multi_label:
-        weights = np.maximum(len(class_matrix) - positives, 1) / positives
-    else:
-        weights = len(class_matrix) / (class_matrix.shape[1] * positives)
-    return torch.as_tensor(weights, dtype=torch.float32)
-
-
-class EvaluationTable(ProgressCallback):
-    """A progress bar of the steps and a line of results for each evaluation."""
-
-    COLUMNS = (("mAP", "mAP"), ("accuracy", "accuracy"), ("macro_f1", "macro F1"))
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        self.columns = None
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Without the dictionaries that the base class prints."""
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        super().on_evaluate(args, state, control, **kwargs)
-        if not state.is_world_process_zero or self.training_bar is None or "eval_loss" not in metrics:
-            return
-        if self.columns is None:
-            self.columns = [(f"eval_{name}", title) for name, title in self.COLUMNS if f"eval_{name}" in metrics]
-            titles = "".join(f"{title:>10}" for _, title in self.columns)
-            self.training_bar.write(f"{'epoch':>8}{'loss':>10}{'validation loss':>18}{titles}")
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        loss = f"{losses[-1]:.4f}" if losses else "-"
-        values = "".join(f"{metrics[name]:10.3f}" for name, _ in self.columns)
-        self.training_bar.write(f"{state.epoch:8.1f}{loss:>10}{metrics['eval_loss']:18.4f}{values}")
-
-
-class TrainingClock(TrainerCallback, ExportableState):
-    """Seconds of training, over all resumptions; `Trainer` itself counts from the last one."""
-
-    def __init__(self, seconds: float = 0.0):
-        self.seconds = seconds
-        self.started: float | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.started = time.monotonic()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.seconds, self.started = self.total(), None
-
-    def total(self) -> float:
-        return self.seconds + (0.0 if self.started is None else time.monotonic() - self.started)
-
-    def state(self) -> dict:
-        return {"args": {"seconds": self.total()}, "attributes": {}}

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from training import checkpoints
+from training.callbacks import CheckpointOnSIGTERM
 from training.checkpoints import find_last_checkpoint
 from training.cli import main
 from training.trainer import AudioClassificationTrainer
@@ -282,7 +282,7 @@ def test_a_recording_that_vanishes(tones, command, tmp_path, monkeypatch, capsys
         if state.global_step == 12:
             victim.unlink(missing_ok=True)
 
-    monkeypatch.setattr(checkpoints.CheckpointOnSIGTERM, "on_step_begin", remove)
+    monkeypatch.setattr(CheckpointOnSIGTERM, "on_step_begin", remove)
     command = [*command, "--data_dir", str(data), "--output_dir", str(folder)]
     assert main(command) in (1, 2)
     _, _, error = capsys.readouterr().err.rpartition("sanet: error: ")

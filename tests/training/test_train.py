@@ -16,10 +16,10 @@ from sanet_hf.audio import load_audio
 from sanet_hf.inference import predict
 from sanet_hf.loading import load_classifier
 from training.arguments import UsageError, parse_train_arguments
+from training.callbacks import TrainingClock
 from training.cli import main
 from training.sources import SPLITS
 from training.train import train
-from training.trainer import TrainingClock
 
 
 def test_learns_and_reports(trained):

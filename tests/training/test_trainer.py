@@ -17,20 +17,16 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForAudioClassification, TrainerState
 
+import training.callbacks
 import training.trainer
 from training.arguments import AudioTrainingArguments, UsageError, parse_train_arguments
+from training.callbacks import TrainingClock, WeightAverage
 from training.cli import main
 from training.features import mixup
+from training.losses import balanced_class_weights, make_loss
+from training.sampling import EpochSampler, draw_balanced
 from training.train import train
-from training.trainer import (
-    AudioClassificationTrainer,
-    EpochSampler,
-    TrainingClock,
-    WeightAverage,
-    balanced_class_weights,
-    draw_balanced,
-    make_loss,
-)
+from training.trainer import AudioClassificationTrainer
 
 from .tiny_models import MODEL_TYPES, make_config
 
@@ -281,7 +277,7 @@ def test_one_learning_rate_without_the_option(tmp_path):
 
 def test_clock_adds_up_over_resumptions(monkeypatch):
     now = SimpleNamespace(value=100.0)
-    monkeypatch.setattr(training.trainer, "time", SimpleNamespace(monotonic=lambda: now.value))
+    monkeypatch.setattr(training.callbacks, "time", SimpleNamespace(monotonic=lambda: now.value))
     clock = TrainingClock()
     assert clock.total() == 0
     clock.on_train_begin(None, None, None)

@@ -1,0 +1,60 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Order of the clips in training."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+
+class EpochSampler(Sampler[int]):
+    """
+    Draws the clips of each epoch anew, as `epoch * num_clips + clip`, so that a data set knows the epoch too.
+
+    Args:
+        num_clips: Clips to draw from.
+        draw: Clips of an epoch, drawn with a generator.
+        seed: With the epoch, decides what is drawn.
+    """
+
+    def __init__(self, num_clips: int, draw: Callable[[torch.Generator], Sequence[int]], seed: int):
+        self.num_clips, self.draw, self.seed = num_clips, draw, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __iter__(self) -> Iterator[int]:
+        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        yield from (self.epoch * self.num_clips + clip for clip in self.draw(generator))
+
+
+def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator) -> list[int]:
+    """
+    As many clips as there are, with replacement, each class equally often. Clips of several classes are drawn as often
+    as their rarest; those of none as often as the most frequent.
+
+    Args:
+        class_matrix: 0/1 of shape (clips, classes).
+    """
+    counts = np.maximum(class_matrix.sum(axis=0), 1)
+    weights = (class_matrix / counts).max(axis=1)
+    weights[weights == 0] = 1 / counts.max()
+    weights = torch.as_tensor(weights, dtype=torch.float64)
+    return torch.multinomial(weights, len(weights), replacement=True, generator=generator).tolist()
+
+
+def draw_like_lengths(seconds: Sequence[float], batch_size: int, generator: torch.Generator) -> list[int]:
+    return get_length_grouped_indices(seconds, batch_size, generator=generator)
+
+
+def shuffle(num_clips: int, generator: torch.Generator) -> list[int]:
+    return torch.randperm(num_clips, generator=generator).tolist()
