@@ -7,11 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import safetensors.torch
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.optim.swa_utils import AveragedModel
 from transformers import ProgressCallback, TrainerCallback
+
+# Not among the names that transformers exports, but documented: what a checkpoint keeps of a callback.
 from transformers.trainer_callback import ExportableState
+
+
+# In a checkpoint whose model is an average: the weights that training resumes from.
+TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
 
 
 class WeightAverage(TrainerCallback):
@@ -22,45 +31,47 @@ class WeightAverage(TrainerCallback):
 
     Args:
         num_epochs: Epochs that count; with 1 there is no mean. Until they begin there is none either.
-        estimate_batch_norm: Sets the statistics that the model's BatchNorm layers have with its weights.
+        estimate_batch_norm: Sets the statistics of the model's BatchNorm layers to those that fit its weights.
     """
 
     def __init__(self, num_epochs: int, estimate_batch_norm: Callable[[], None]):
         self.num_epochs = num_epochs
         self.estimate_batch_norm = estimate_batch_norm
-        self.weights: dict[str, torch.Tensor] | None = None
+        self.checkpoint: str | Path | None = None  # that the training resumes from
+        self.average: AveragedModel | None = None
         self._is_estimated = False
 
-    def resume(self, weights: dict[str, torch.Tensor]) -> None:
-        """Go on from a mean that a checkpoint holds."""
-        self.weights, self._is_estimated = _copy(weights), False
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # Trainer has loaded the checkpoint's model, which is the mean.
+        path = None if self.checkpoint is None else Path(self.checkpoint, TRAINING_WEIGHTS_FILE)
+        if path is not None and path.is_file():
+            self.average, self._is_estimated = AveragedModel(model), False
+            model.load_state_dict(safetensors.torch.load_file(path))
 
     def on_epoch_end(self, args, state, control, model=None, **kwargs):
         number = round(state.epoch) - max(0, state.num_train_epochs - self.num_epochs)
         if self.num_epochs == 1 or number < 1:
             return
-        if self.weights is None:
-            self.weights = _copy(model.state_dict())
-        for name, weight in model.state_dict().items():
-            if weight.is_floating_point():
-                self.weights[name].lerp_(weight, 1 / number)
-            else:
-                self.weights[name].copy_(weight)
+        if self.average is None:
+            self.average = AveragedModel(model)
+        # A checkpoint has the mean, but not how many weights it is of.
+        self.average.n_averaged.fill_(number - 1)
+        self.average.update_parameters(model)
         self._is_estimated = False
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         # Otherwise the model is that of the best checkpoint, which is an average already.
-        if self.weights is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
+        if self.average is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._load(model)
-        self.weights = None
+        self.average = None
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[dict[str, torch.Tensor] | None]:
-        """The model with the mean as its weights; gives a copy of its own, or None where there is no mean."""
-        if self.weights is None:
+        """Give the model the mean as its weights; yield a copy of its own, or None where there is no mean."""
+        if self.average is None:
             yield None
             return
-        training_weights = _copy(model.state_dict())
+        training_weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
         self._load(model)
         try:
             yield training_weights
@@ -68,23 +79,29 @@ class WeightAverage(TrainerCallback):
             model.load_state_dict(training_weights)
 
     def _load(self, model: nn.Module) -> None:
-        model.load_state_dict(self.weights)
+        model.load_state_dict(self.average.module.state_dict())
         if not self._is_estimated:
             self.estimate_batch_norm()
-            self.weights, self._is_estimated = _copy(model.state_dict()), True
+            self.average.module.load_state_dict(model.state_dict())
+            self._is_estimated = True
 
 
 class CheckpointOnSIGTERM(TrainerCallback):
     """
     Ends a training after the step during which SIGTERM came, with a checkpoint. `Trainer.train` then returns as if it
     were done; `is_terminated` tells.
+
+    `TrainingArguments.enable_jit_checkpoint` does less: its checkpoint of an epoch's last step lacks the evaluation
+    that belongs to it, and processes that train together do not agree on a step.
     """
 
     def __init__(self):
         self.is_terminated = False
         self._previous = None
+        self._cpu_group = None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self._cpu_group = new_cpu_group()
         # Python gives signals to the main thread alone.
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._on_signal)
@@ -95,14 +112,17 @@ class CheckpointOnSIGTERM(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if args.world_size > 1:
             # Each process has a signal of its own, perhaps in another step.
-            flag = torch.tensor([self.is_terminated], dtype=torch.int32, device=args.device)
-            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            flag = torch.tensor([self.is_terminated], dtype=torch.int32)
+            distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self._cpu_group)
             self.is_terminated = bool(flag)
         if self.is_terminated:
             # The mean loss of an epoch's first part is not in a checkpoint.
             control.should_log = control.should_training_stop = True
             # At the end of an epoch the evaluation and what else belongs to it come first.
             control.should_save = not _is_whole(state.epoch)
+            if args.save_total_limit == 1:
+                # At its end, Trainer would delete this checkpoint if it is not the best.
+                args.save_total_limit = 2
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.is_terminated:
@@ -165,5 +185,8 @@ def _is_whole(epoch: float) -> bool:
     return abs(epoch - round(epoch)) < 1e-9
 
 
-def _copy(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in weights.items()}
+def new_cpu_group() -> distributed.ProcessGroup | None:
+    """A group of all processes that exchanges numbers without waiting for GPUs; None where the default one does."""
+    if not distributed.is_initialized() or distributed.get_backend() == "gloo":
+        return None
+    return distributed.new_group(backend="gloo")

@@ -1,45 +1,49 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a training that was interrupted: which one is whole."""
+"""Checkpoints of a training that was interrupted: which one is complete."""
 
 import json
 import zipfile
 from pathlib import Path
 
 import safetensors
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
 
 
+# Names that transformers' Trainer gives.
+PREFIX = "checkpoint-"
+STATE_FILE = "trainer_state.json"
+
+
 class Terminated(Exception):
-    """A training was ended by SIGTERM, and what it needs to go on was saved."""
+    """A training was ended by SIGTERM, after a checkpoint was saved."""
 
 
 def find_last_checkpoint(output_dir: Path) -> str | None:
-    """The checkpoint of the latest step that was written to its end; a warning names those that were not."""
+    """Return the complete checkpoint of the latest step; a warning names those that are incomplete."""
     found = {}
-    for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+    for path in output_dir.glob(f"{PREFIX}*"):
+        step = path.name.removeprefix(PREFIX)
         if path.is_dir() and step.isdecimal():
             found[int(step)] = path
     for _, path in sorted(found.items(), reverse=True):
-        fault = _find_fault(path)
+        fault = find_fault(path)
         if fault is None:
             return str(path)
-        logger.warning(f"{path} is passed over, since it was not written to its end: {fault}")
+        logger.warning(f"Skipping incomplete checkpoint {path}: {fault}")
     return None
 
 
-def _find_fault(path: Path) -> str | None:
+def find_fault(path: Path) -> str | None:
+    """Why a checkpoint is incomplete; None if it is complete."""
     # Trainer writes its state last.
     try:
-        json.loads((path / TRAINER_STATE_NAME).read_text())
+        json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return f"{TRAINER_STATE_NAME}: {error}"
+        return f"{STATE_FILE}: {error}"
     for file in path.glob("*.safetensors"):
         try:
             with safetensors.safe_open(file, "pt"):

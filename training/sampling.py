@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
-from transformers.trainer_pt_utils import get_length_grouped_indices
+from torch.utils.data import Sampler, WeightedRandomSampler
 
 
 class EpochSampler(Sampler[int]):
@@ -48,13 +47,28 @@ def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator) -> list[
     counts = np.maximum(class_matrix.sum(axis=0), 1)
     weights = (class_matrix / counts).max(axis=1)
     weights[weights == 0] = 1 / counts.max()
-    weights = torch.as_tensor(weights, dtype=torch.float64)
-    return torch.multinomial(weights, len(weights), replacement=True, generator=generator).tolist()
+    return list(WeightedRandomSampler(weights, len(weights), generator=generator))
 
 
-def draw_like_lengths(seconds: Sequence[float], batch_size: int, generator: torch.Generator) -> list[int]:
-    return get_length_grouped_indices(seconds, batch_size, generator=generator)
+def group_by_length(seconds: Sequence[float], batch_size: int, generator: torch.Generator) -> list[int]:
+    """
+    Every clip once, in an order in which batches hold clips of similar length: the clips are shuffled, and up to 50
+    batches in a row sorted by length. The longest clip comes first, so that a lack of memory shows at once.
+
+    Source: `transformers.trainer_pt_utils.get_length_grouped_indices`, whose order this is.
+
+    Args:
+        seconds: Length of each clip.
+        batch_size: Clips of a batch.
+    """
+    size = batch_size * max(1, min(len(seconds) // (batch_size * 4), 50))
+    order = shuffle(len(seconds), generator)
+    parts = [sorted(order[i : i + size], key=lambda clip: -seconds[clip]) for i in range(0, len(order), size)]
+    longest = max(parts, key=lambda part: seconds[part[0]])
+    parts[0][0], longest[0] = longest[0], parts[0][0]
+    return [clip for part in parts for clip in part]
 
 
 def shuffle(num_clips: int, generator: torch.Generator) -> list[int]:
+    """Every clip once, in random order."""
     return torch.randperm(num_clips, generator=generator).tolist()
