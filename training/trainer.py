@@ -8,6 +8,7 @@ Only public methods of `Trainer` are overridden, since the private ones change b
 
 import inspect
 import math
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,8 @@ from .sources import DataError
 
 STEPS_BETWEEN_CHECKS = 16  # of the loss on a GPU
 BATCH_NORM_BATCHES = 64  # that statistics for averaged weights are estimated from, at most
+# Tables of positions and single learned vectors, as transformers' audio models name them.
+NOT_DECAYED = re.compile(r"position|pos_embed|rel_attn_embed|distance_embedding|(cls|dist|distillation)_token$")
 
 
 class AudioClassificationTrainer(Trainer):
@@ -126,6 +129,17 @@ class AudioClassificationTrainer(Trainer):
         )
 
     # Optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """
+        Names of the parameters with weight decay: those with more than one dimension that are no position table.
+        `Trainer` goes by the names of normalisation layers instead, and knows half of SANet's.
+
+        Source: `timm.optim.param_groups_weight_decay`.
+        """
+        return [
+            name for name, parameter in model.named_parameters() if parameter.ndim > 1 and not NOT_DECAYED.search(name)
+        ]
 
     def create_optimizer(self, *args):
         # Some versions of Trainer give the model that it has wrapped.

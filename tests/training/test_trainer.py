@@ -279,6 +279,32 @@ def test_head_learning_rate(model_type, frozen, tmp_path):
     assert {name for name in head if name.endswith("bias")}.isdisjoint(decayed)
 
 
+# Although they have several dimensions: tables of positions, and single vectors.
+NOT_DECAYED = {
+    "sanet": {"sanet.layers.3.position_embedding.weight"},
+    "wav2vec2": set(),
+    "hubert": set(),
+    "ast": {
+        "audio_spectrogram_transformer.embeddings.cls_token",
+        "audio_spectrogram_transformer.embeddings.distillation_token",
+        "audio_spectrogram_transformer.embeddings.position_embeddings",
+    },
+    "whisper": {"encoder.embed_positions.weight"},
+}
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_only_weights_of_several_dimensions_are_decayed(model_type, tmp_path):
+    model = AutoModelForAudioClassification.from_config(make_config(model_type))
+    decayed = set(make_trainer(model, tmp_path).get_decay_parameter_names(model))
+    of_several = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    assert decayed < {name for name, _ in model.named_parameters()}
+    assert of_several - decayed == NOT_DECAYED[model_type] and decayed <= of_several
+    norms = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    gains = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, norms)}
+    assert gains and gains.isdisjoint(decayed)
+
+
 def test_factories_of_optimizers_keep_their_groups(tmp_path, monkeypatch):
     """Some bring groups with settings of their own, of which the head's part has them too."""
     model = AutoModelForAudioClassification.from_config(make_config("wav2vec2"))
@@ -349,6 +375,7 @@ def test_the_trainer_calls_what_is_overridden(command, monkeypatch):
         "create_optimizer",
         "evaluate",
         "get_batch_samples",
+        "get_decay_parameter_names",
         "get_eval_dataloader",
         "get_test_dataloader",
         "get_train_dataloader",
