@@ -18,12 +18,12 @@ import numpy as np
 import torch
 import yaml
 from datasets import Dataset
-from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer, TrainingArguments
+from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer
 
 from sanet_hf.export import staged
 from sanet_hf.loading import load_classifier
 
-from .arguments import override_data_arguments
+from .arguments import AudioTrainingArguments, override_data_arguments
 from .compare import Candidate, compare
 from .data import load_recording, load_recordings, longest_first
 from .evaluation import Evaluation, evaluate_splits, write_predictions
@@ -146,11 +146,11 @@ def compare_models(
         batch_size=batch_size,
         num_rounds=num_rounds,
     )
-    return (Path(output_dir) / "comparison.md").read_text()
+    return (Path(output_dir) / "comparison.md").read_text(encoding="utf-8")
 
 
 def _make_trainer(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, batch_size: int) -> Trainer:
-    arguments = TrainingArguments(
+    arguments = AudioTrainingArguments(
         output_dir=tempfile.gettempdir(),
         per_device_eval_batch_size=batch_size,
         remove_unused_columns=False,
@@ -168,4 +168,4 @@ def _make_trainer(model: PreTrainedModel, feature_extractor: FeatureExtractionMi
 
 def _read(path: Path) -> dict:
     # JSON is YAML.
-    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}

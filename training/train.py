@@ -225,6 +225,10 @@ def _make_trainer(
         raise UsageError(f"--averaged_epochs {arguments.averaged_epochs} must be at least 1.")
     if arguments.averaged_epochs > 1 and (arguments.fsdp or arguments.deepspeed):
         raise UsageError("--averaged_epochs needs all weights in one place, which --fsdp and --deepspeed divide.")
+    if arguments.enable_jit_checkpoint:
+        raise UsageError(
+            "Leave out --enable_jit_checkpoint: SIGTERM always saves a checkpoint, and both would write it."
+        )
     is_multi_label = model.config.problem_type == "multi_label_classification"
     class_weights = (
         balanced_class_weights(clips["train"].class_matrix, is_multi_label)
@@ -233,9 +237,6 @@ def _make_trainer(
     )
     # Compiled is for one length.
     length = clips["train"].max_length if arguments.torch_compile else None
-    if arguments.save_total_limit == 1:
-        # Besides the best checkpoint, Trainer would delete the last one at the end, from which an ended run goes on.
-        arguments.save_total_limit = 2
     # The items are made from columns that the model knows nothing of.
     arguments.remove_unused_columns = False
     with warnings.catch_warnings():

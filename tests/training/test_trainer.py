@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from transformers import AutoModelForAudioClassification, Trainer, TrainerState
+from transformers import AutoModelForAudioClassification, Trainer, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 import training.callbacks
@@ -390,6 +390,30 @@ def test_the_trainer_calls_what_is_overridden(command, monkeypatch):
     assert names - calls == {"create_model_card"}
 
 
+def test_one_process_uses_one_gpu(tmp_path, monkeypatch):
+    """`Trainer` would give each GPU a copy of the model, whose BatchNorm sees a part of the batch."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda arguments: 2))
+    model = AutoModelForAudioClassification.from_config(make_config("sanet"))
+    batch = {"input_values": torch.randn(4000), "labels": 0}
+
+    def wrapped_by(trainer_class: type, arguments: TrainingArguments, **options) -> nn.Module:
+        """What evaluates a batch."""
+        trainer = trainer_class(model=model, args=arguments, eval_dataset=[batch, batch], **options)
+        seen = []
+        compute_loss = trainer.compute_loss
+        trainer.compute_loss = lambda model, *args, **kwargs: (
+            seen.append(model),
+            compute_loss(model, *args, **kwargs),
+        )[1]
+        trainer.evaluate()
+        return seen[0]
+
+    options = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "per_device_eval_batch_size": 1}
+    assert isinstance(wrapped_by(Trainer, TrainingArguments(**options)), nn.DataParallel)
+    losses = {"train_loss": make_loss(False), "eval_loss": make_loss(False)}
+    assert wrapped_by(AudioClassificationTrainer, AudioTrainingArguments(**options), **losses) is model
+
+
 # Clock
 
 
@@ -667,6 +691,40 @@ def test_clips_are_drawn_anew_each_epoch(command, uneven, monkeypatch, options, 
     else:
         # Clips of `high` come first: 4 of 20, but about half of what is drawn.
         assert 0.3 < np.mean([index < 4 for indices in clips for index in indices]) < 0.7
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "loss", "ece", "eval_loss"])
+def test_the_best_epoch_is_kept(command, tmp_path, metric):
+    """Whether high values are good or low ones."""
+    options = ["--metric_for_best_model", metric, "--num_train_epochs", "5", "--save_total_limit", "1"]
+    assert main([*command, *options, "--learning_rate", "3e-2"]) == 0
+    values = [
+        entry[f"eval_{metric.removeprefix('eval_')}"] for entry in history_of(tmp_path / "run") if "eval_loss" in entry
+    ]
+    best = max(values) if metric == "macro_f1" else min(values)
+    assert len(values) == 5 and min(values) < max(values)
+    state = TrainerState.load_from_json(str(tmp_path / "run/trainer_state.json"))
+    assert state.best_metric == best
+    (checkpoint,) = checkpoints_of(tmp_path / "run")
+    assert checkpoint.name == f"checkpoint-{8 * (values.index(best) + 1)}"
+    kept = weights_of(tmp_path / "run")
+    assert all(torch.equal(kept[name], weight) for name, weight in weights_of(checkpoint).items())
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_as_many_checkpoints_stay_as_asked_for(command, tmp_path, limit):
+    """The best one among them."""
+    options = ["--num_train_epochs", "5", "--metric_for_best_model", "loss", "--learning_rate", "3e-2"]
+    assert main([*command, *options, "--save_total_limit", str(limit)]) == 0
+    kept = [path.name for path in checkpoints_of(tmp_path / "run")]
+    state = TrainerState.load_from_json(str(tmp_path / "run/trainer_state.json"))
+    best = f"checkpoint-{state.best_global_step}"
+    assert len(kept) == limit and best in kept and (limit == 1 or "checkpoint-40" in kept)
+
+
+def test_two_handlers_of_sigterm_are_refused(command):
+    with pytest.raises(UsageError, match="Leave out --enable_jit_checkpoint"):
+        train(*parse_train_arguments([*command[1:], "--enable_jit_checkpoint", "true"]))
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(command, tmp_path):
