@@ -635,8 +635,14 @@ class SANetModel(SANetPreTrainedModel):
                 f"{tuple(attention_mask.shape)}."
             )
         limit = config.max_input_samples
-        # Not is_exporting(): torch.compile takes that for true in every graph.
-        exporting = torch.compiler._is_exporting_flag
+        # Before PyTorch 2.14, is_exporting() is true in torch.compile, too. After it, the private flag may disappear.
+        exporting = getattr(torch.compiler, "_is_exporting_flag", None)
+        if exporting is None:
+            exporting = (
+                torch.compiler.is_exporting()
+                if hasattr(torch.compiler, "is_exporting")
+                else torch.compiler.is_compiling()
+            )
         if limit is not None and not exporting and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "
