@@ -413,9 +413,8 @@ class SANetAttention(nn.Module):
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        # Not get_interface(), which transformers 5.0 lacks.
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention_forward)
         output, probabilities = attention(
             self,
             query,
@@ -635,14 +634,10 @@ class SANetModel(SANetPreTrainedModel):
                 f"{tuple(attention_mask.shape)}."
             )
         limit = config.max_input_samples
-        # Before PyTorch 2.14, is_exporting() is true in torch.compile, too. After it, the private flag may disappear.
+        # Before PyTorch 2.14, is_exporting() is true inside torch.compile as well. Later the private flag may disappear.
         exporting = getattr(torch.compiler, "_is_exporting_flag", None)
         if exporting is None:
-            exporting = (
-                torch.compiler.is_exporting()
-                if hasattr(torch.compiler, "is_exporting")
-                else torch.compiler.is_compiling()
-            )
+            exporting = torch.compiler.is_exporting()
         if limit is not None and not exporting and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "
