@@ -151,11 +151,11 @@ def _metric_info(metric: type, references) -> evaluate.MetricInfo:
 # Title and meaning of each metric, in the order in which they are shown.
 METRICS = {
     "mAP": ("mAP", "mean over classes of the average precision; 1 is perfect"),
-    "accuracy": ("Accuracy", "part of the clips that are right"),
-    "macro_f1": ("Macro F1", "F1 averaged over classes, rare and frequent ones alike"),
-    "top_3_accuracy": ("Top-3 accuracy", "part of the clips whose class is among the three most probable"),
-    "auroc": ("AUROC", "how well each class is told from the rest; 0.5 is chance, 1 perfect"),
-    "ece": ("ECE", "expected calibration error: mean distance between probability and being right; 0 is perfect"),
+    "accuracy": ("Accuracy", "fraction of the clips that are classified correctly"),
+    "macro_f1": ("Macro F1", "F1 averaged over classes; rare and frequent classes count the same"),
+    "top_3_accuracy": ("Top-3 accuracy", "fraction of the clips whose class is among the three most probable"),
+    "auroc": ("AUROC", "how well each class is separated from the others; 0.5 is chance, 1 is perfect"),
+    "ece": ("ECE", "expected calibration error: mean distance between probability and accuracy; 0 is perfect"),
 }
 # What the Hub calls the metrics that go into its index.
 METRIC_TYPES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "f1"}

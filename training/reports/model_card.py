@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a trained classifier: what the Hub reads of it, and what people do."""
+"""The model card of a trained classifier: metadata for the Hub, and values for the text in `model_card.md`."""
 
 import json
 import re
@@ -31,30 +31,36 @@ def write_model_card(
     base_model: str | None,
     hyperparameters: Mapping[str, object],
     training_seconds: float | None,
+    machine: str | None = None,
+    precision: str | None = None,
+    tested_versions: Mapping[str, tuple[str, str]] | None = None,
 ) -> None:
     """
-    Write `output_dir/README.md`: metadata for the Hub, and what the model is, how to use it, its results, training and
+    Write `output_dir/README.md`: metadata for the Hub, a description of the model, its use, results, training and
     limitations.
 
     Args:
-        output_dir: The model's folder; its name is the model's.
+        output_dir: Folder of the model. The model has the folder's name.
         model, feature_extractor: As they are saved there.
         evaluations: By split, any of `train`, `validation` and `test`.
-        dataset_name: What the training data are called.
+        dataset_name: Name of the training data.
         dataset_id: Their id on the Hub, if they are there.
         base_model: Hub id or folder of the model that was fine-tuned; `None` if it was trained from scratch.
-        hyperparameters: Names and values of the options of training.
-        training_seconds: How long training took.
+        hyperparameters: Names and values of the training options.
+        training_seconds: Duration of the training.
+        machine: Name of the processor or GPU of the training.
+        precision: Number format of the training.
+        tested_versions: By library, the oldest and the newest version that the saved code was tested with.
     """
     output_dir = Path(output_dir)
     evaluations = in_order(evaluations)
     name = output_dir.resolve().name
-    # A folder in the metadata would be refused by the Hub.
+    # The Hub refuses a folder in the metadata.
     dataset_id = dataset_id if dataset_id and _is_hub_id(dataset_id) else None
     base_id = base_model if base_model and _is_hub_id(base_model) else None
     is_sanet = model.config.model_type == "sanet"
     max_seconds = None
-    # What `max_length` means for other feature extractors differs from one to the next.
+    # The meaning of `max_length` differs between other feature extractors.
     if is_sanet and feature_extractor.max_length is not None:
         max_seconds = f"{feature_extractor.max_length / feature_extractor.sampling_rate:.4g} s"
     card = ModelCard.from_template(
@@ -78,6 +84,11 @@ def write_model_card(
         sampling_rate=feature_extractor.sampling_rate,
         max_seconds=max_seconds,
         training_time=None if training_seconds is None else format_duration(training_seconds),
+        machine=machine,
+        precision=precision,
+        tested_versions=", ".join(
+            f"{library} {oldest}–{newest}" for library, (oldest, newest) in (tested_versions or {}).items()
+        ),
         hyperparameters=[[option, str(value)] for option, value in hyperparameters.items()],
         evaluations=evaluations,
         **_results(evaluations),
@@ -94,7 +105,7 @@ def make_card_data(
     dataset_id: str | None,
     base_id: str | None,
 ) -> ModelCardData:
-    """Metadata of the card, with the results of the test split or, without one, of the validation split."""
+    """Return the metadata, with the results of the test split or, if there is none, of the validation split."""
     evaluation = evaluations.get("test", evaluations.get("validation"))
     results = None
     if evaluation is not None:
@@ -127,7 +138,7 @@ def make_card_data(
 
 
 def _results(evaluations: Mapping[str, Evaluation]) -> dict[str, object]:
-    """Values of the template that depend on the results."""
+    """Return the values of the template that depend on the results."""
     if not evaluations:
         return {}
     shown = [metric for metric in METRICS if any(metric in e.metrics for e in evaluations.values())]
@@ -147,6 +158,7 @@ def _results(evaluations: Mapping[str, Evaluation]) -> dict[str, object]:
             for split, evaluation in evaluations.items()
         },
         "last_split": last_split,
+        "num_clips": len(last.files),
         "low": low,
         "high": high,
         "few": FEW_CLIPS,
@@ -155,7 +167,7 @@ def _results(evaluations: Mapping[str, Evaluation]) -> dict[str, object]:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Whether a name of a model is an id on the Hub rather than a folder."""
+    """Return whether a name is an id on the Hub, and not a folder."""
     if Path(name).exists():
         return False
     try:
@@ -166,7 +178,7 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Markdown table; text on the left, numbers on the right, floats with three digits, a dash for `None`."""
+    """Return a Markdown table: text on the left, numbers on the right, floats with three digits, a dash for `None`."""
     rows = list(rows)
     alignments = [":--" if any(isinstance(value, str) for value in column) else "--:" for column in zip(*rows)]
     cells = [
@@ -180,11 +192,11 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text on one line that Markdown shows as it is."""
+    """Return text on one line that Markdown shows unchanged."""
     return re.sub(r"[\\`*\[\]<>|~$&#]|\b_|_\b", r"\\\g<0>", " ".join(text.split()))
 
 
 def _enumerate(names: Sequence[str]) -> str:
-    """Up to `MAX_CLASSES` names, and how many there are beyond them."""
+    """Return up to `MAX_CLASSES` names, and the number of the others."""
     more = f" and {len(names) - MAX_CLASSES} more" if len(names) > MAX_CLASSES else ""
     return ", ".join(map(_escape, names[:MAX_CLASSES])) + more
