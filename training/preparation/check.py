@@ -111,7 +111,7 @@ def measure_file(file: SourceFile) -> Measured:
     gain = RMS / np.sqrt(power) if power > 0 else 1.0
     count, total, squares = 0, np.zeros(NUM_MELS), np.zeros(NUM_MELS)
     for block in blocks:
-        mel = log_mel(block * np.float32(gain))
+        mel = log_mel(block * np.float32(gain), SAMPLING_RATE)
         count, total, squares = count + len(mel), total + mel.sum(0), squares + np.square(mel).sum(0)
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))

@@ -144,7 +144,7 @@ def draw_spectrograms(clips: pandas.DataFrame, output_dir: Path) -> list[Spectro
 
 @matplotlib.rc_context(STYLE)
 def _draw(waveform: np.ndarray) -> str:
-    decibels = log_mel(waveform).T * (10 / np.log(10))
+    decibels = log_mel(waveform, SAMPLING_RATE).T * (10 / np.log(10))
     figure = Figure(figsize=(4.4, 1.8), dpi=150)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
