@@ -50,13 +50,13 @@ def wheel(tmp_path_factory) -> Path:
 def test_wheel_holds_both_packages_the_configs_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {
-        f"{package}/{path.name}" for package in ("sanet_hf", "training") for path in (ROOT / package).glob("*.py")
+        str(path.relative_to(ROOT)) for package in ("sanet_hf", "training") for path in (ROOT / package).rglob("*.py")
     }
     expected |= {f"training/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     expected |= {
-        f"{package}/templates/{path.name}"
+        str(path.relative_to(ROOT))
         for package in ("sanet_hf", "training")
-        for path in (ROOT / package / "templates").glob("*.*")
+        for path in (ROOT / package).rglob("templates/*.*")
     }
     assert names == expected
 

@@ -336,7 +336,7 @@ def _app(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from .export import export
+    from sanet_hf.export.command import export
 
     _check_new_folder(arguments.output)
     if arguments.quantize and arguments.format != "onnx":

@@ -17,7 +17,7 @@ import soundfile
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor
 
-from sanet_hf import SANetFeatureExtractor, export
+from sanet_hf import SANetFeatureExtractor
 from sanet_hf.export import (
     EXAMPLE,
     export_onnx,
@@ -27,6 +27,7 @@ from sanet_hf.export import (
     run_onnx,
     staged,
 )
+from sanet_hf.export import exporters as export
 from sanet_hf.inference import extract_features, hears_padding, predict
 from sanet_hf.loading import load_classifier
 

@@ -15,7 +15,17 @@ from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import logging
 
-from sanet_hf.export import (
+from training.arguments import DATA_SOURCES, UsageError, override_data_arguments
+from training.data import load_recordings, longest_first
+from training.evaluate import read_options
+from training.evaluation import average_windows
+from training.features import EvaluationClips, collate
+from training.measure import make_noise
+from training.sources import DataError
+
+from ..inference import extract_features
+from ..loading import load_classifier
+from .exporters import (
     EXAMPLE,
     INT8_FILE,
     ONNX_FILE,
@@ -29,16 +39,6 @@ from sanet_hf.export import (
     shortest_clip,
     staged,
 )
-from sanet_hf.inference import extract_features
-from sanet_hf.loading import load_classifier
-
-from .arguments import DATA_SOURCES, UsageError, override_data_arguments
-from .data import load_recordings, longest_first
-from .evaluate import read_options
-from .evaluation import average_windows
-from .features import EvaluationClips, collate
-from .measure import make_noise
-from .sources import DataError
 
 
 logger = logging.get_logger(__name__)

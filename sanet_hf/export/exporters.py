@@ -24,8 +24,8 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from .feature_extraction_sanet import SANetFeatureExtractor
-from .inference import MIN_SECONDS, extract_features, find_window_seconds, hears_padding, is_padding_neutral
+from ..feature_extraction_sanet import SANetFeatureExtractor
+from ..inference import MIN_SECONDS, extract_features, find_window_seconds, hears_padding, is_padding_neutral
 
 
 if TYPE_CHECKING:
