@@ -34,8 +34,8 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_sanet import SANetConfig
-from .fft_convolution import FFT_MIN_FRAMES, Conv2dWithFFTWeightGradient, suits_fft
+from sanet_hf.configuration_sanet import SANetConfig
+from sanet_hf.fft_convolution import FFT_MIN_FRAMES, Conv2dWithFFTWeightGradient, suits_fft
 
 
 @dataclass

@@ -2,13 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
 
-import math
 from collections.abc import Collection, Sequence
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
@@ -17,24 +15,19 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     FeatureExtractionMixin,
-    PreTrainedConfig,
     PreTrainedModel,
     WhisperForAudioClassification,
 )
 from transformers.utils import logging
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor
-from sanet_hf.inference import AST_FRAME, AST_HOP, backbone
-
-from .arguments import ModelArguments, UsageError, parse_config_overrides
+from sanet_hf.architectures import MODEL_TYPE_ALIASES, _fit_length, _fitting_heads, backbone
+from sanet_hf.errors import UsageError
+from sanet_hf.training.arguments import ModelArguments
+from sanet_hf.training.config_files import parse_config_overrides
 
 
 logger = logging.get_logger(__name__)
-
-MODEL_TYPE_ALIASES = {"ast": "audio-spectrogram-transformer"}
-WHISPER_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "return_attention_mask")
-# Names in configurations: size of the hidden states, and the attention heads that must divide it.
-HEADS_OF_SIZE = {"hidden_size": "num_attention_heads", "d_model": "encoder_attention_heads"}
 
 
 def make_model(
@@ -80,12 +73,6 @@ def make_model(
     return model, feature_extractor
 
 
-def head_parameter_names(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters that are not the backbone's."""
-    inner = {id(parameter) for parameter in backbone(model).parameters()}
-    return {name for name, parameter in model.named_parameters() if id(parameter) not in inner}
-
-
 def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     model_type = MODEL_TYPE_ALIASES.get(arguments.model_type, arguments.model_type)
     if (
@@ -113,18 +100,6 @@ def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrain
     elif isinstance(model, ASTForAudioClassification):
         sizes = {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
     return model, extractor_class(**sizes)
-
-
-def _fitting_heads(default: PreTrainedConfig, overrides: dict) -> dict[str, int]:
-    """The most attention heads, up to the default, that divide a size that was given without them."""
-    fitting = {}
-    for size, name in HEADS_OF_SIZE.items():
-        heads = getattr(default, name, None)
-        if isinstance(overrides.get(size), int) and name not in overrides and isinstance(heads, int):
-            fitting[name] = max(n for n in range(1, heads + 1) if overrides[size] % n == 0)
-            if fitting[name] != heads:
-                logger.warning(f"{name}={fitting[name]} instead of {heads}, which does not divide {size}.")
-    return fitting
 
 
 def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
@@ -164,51 +139,6 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
         for weights, parameter in fresh.named_parameters(recurse=False):
             setattr(model, weights, parameter)
     return model, feature_extractor
-
-
-def _fit_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:
-    """Fit the positions of architectures that take one length only to clips of `seconds`."""
-    if isinstance(model, ASTForAudioClassification):
-        frames = 1 + math.floor((seconds - AST_FRAME) / AST_HOP)
-        embeddings = model.audio_spectrogram_transformer.embeddings
-        config = model.config
-        frames = max(frames, config.patch_size)
-        if frames >= config.max_length:
-            return
-        old_shape = embeddings.get_shape(config)
-        config.max_length = feature_extractor.max_length = frames
-        embeddings.position_embeddings = nn.Parameter(
-            interpolate_positions(embeddings.position_embeddings.detach(), old_shape, embeddings.get_shape(config))
-        )
-    elif isinstance(model, WhisperForAudioClassification):
-        # Its sinusoidal positions do not depend on how many there are.
-        chunk_length = math.ceil(seconds)
-        if chunk_length >= feature_extractor.chunk_length:
-            return
-        sizes = {name: value for name, value in feature_extractor.to_dict().items() if name in WHISPER_SIZES}
-        feature_extractor.__init__(**{**sizes, "chunk_length": chunk_length})
-        positions = feature_extractor.nb_max_frames // (model.encoder.conv1.stride[0] * model.encoder.conv2.stride[0])
-        table = model.encoder.embed_positions
-        model.encoder.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].detach().clone())
-        model.config.max_source_positions = model.encoder.max_source_positions = positions
-
-
-def interpolate_positions(positions: torch.Tensor, old_shape: tuple[int, int], shape: tuple[int, int]) -> torch.Tensor:
-    """
-    Position embeddings of AST for another number of patches, interpolated bilinearly as in Gong et al., AST: Audio
-    Spectrogram Transformer, Interspeech 2021.
-
-    Args:
-        positions: Shape (1, 2 + patches, channels): those of two extra tokens, then of the patches, time innermost.
-        old_shape, shape: Patches along frequency and time.
-
-    Returns:
-        Shape (1, 2 + new patches, channels).
-    """
-    tokens, patches = positions[:, :2], positions[:, 2:]
-    grid = patches.reshape(1, *old_shape, -1).permute(0, 3, 1, 2)
-    grid = nn.functional.interpolate(grid, size=tuple(shape), mode="bilinear", align_corners=False)
-    return torch.cat([tokens, grid.flatten(2).transpose(1, 2)], dim=1)
 
 
 def _check_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:

@@ -23,11 +23,11 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from sanet_hf.architectures import head_parameter_names
+from sanet_hf.errors import DataError
 from sanet_hf.modeling_sanet import SANetBatchNorm
-
-from .features import StreamedClips, TrainingClips, mixup
-from .models import head_parameter_names
-from .sources import DataError
+from sanet_hf.training.data.batches import mixup
+from sanet_hf.training.data.clips import StreamedClips, TrainingClips
 
 
 # In a checkpoint whose model is an average: the weights that training goes on from.

@@ -15,17 +15,9 @@ from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import logging
 
-from training.arguments import DATA_SOURCES, UsageError, override_data_arguments
-from training.data import load_recordings, longest_first
-from training.evaluate import read_options
-from training.evaluation import average_windows
-from training.features import EvaluationClips, collate
-from training.measure import make_noise
-from training.sources import DataError
-
-from ..inference import extract_features
-from ..loading import load_classifier
-from .exporters import (
+from sanet_hf.architectures import extract_features
+from sanet_hf.errors import DataError, UsageError
+from sanet_hf.export.exporters import (
     EXAMPLE,
     INT8_FILE,
     ONNX_FILE,
@@ -39,6 +31,14 @@ from .exporters import (
     shortest_clip,
     staged,
 )
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.training.arguments import DATA_SOURCES, override_data_arguments
+from sanet_hf.training.data.batches import collate
+from sanet_hf.training.data.clips import EvaluationClips
+from sanet_hf.training.data.load import load_recordings, longest_first
+from sanet_hf.training.evaluation.costs import make_noise
+from sanet_hf.training.evaluation.evaluate import average_windows
+from sanet_hf.training.run_folder import read_options
 
 
 logger = logging.get_logger(__name__)

@@ -24,8 +24,14 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from ..feature_extraction_sanet import SANetFeatureExtractor
-from ..inference import MIN_SECONDS, extract_features, find_window_seconds, hears_padding, is_padding_neutral
+from sanet_hf.architectures import (
+    MIN_SECONDS,
+    extract_features,
+    find_window_seconds,
+    hears_padding,
+    is_padding_neutral,
+)
+from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
 
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sanet_hf.audio import AudioError, load_audio
+from sanet_hf.audio.decode import load_audio
+from sanet_hf.errors import AudioError
 
 
 RATE = 16000

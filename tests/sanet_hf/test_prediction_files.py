@@ -11,8 +11,9 @@ import numpy as np
 import pandas
 import pytest
 
-from sanet_hf.inference import Prediction, Window
-from sanet_hf.prediction_files import PredictionFile, column_names, find_audio_files, to_rows
+from sanet_hf.audio.find import find_audio_files
+from sanet_hf.inference.outputs import PredictionFile, column_names, to_rows
+from sanet_hf.inference.windows import Prediction, Window
 
 
 LABELS = ("cat", "dog", "owl")

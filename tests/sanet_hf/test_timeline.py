@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from sanet_hf.inference import Prediction, Window
-from sanet_hf.timeline import format_time, plot_timeline, read_envelope
+from sanet_hf.inference.plots import plot_timeline, read_envelope
+from sanet_hf.inference.windows import Prediction, Window
+from sanet_hf.utils.formatting import format_time
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from sanet_hf.audio import SUFFIXES, to_text
-from training.recordings import SUFFIXES as PREPARED_SUFFIXES
-from training.sources import AUDIO_SUFFIXES
+from sanet_hf.audio.formats import SUFFIXES
+from sanet_hf.training.data.sources import AUDIO_SUFFIXES
+from sanet_hf.training.preparation.source_files import SUFFIXES as PREPARED_SUFFIXES
+from sanet_hf.utils.files import to_text
 
 from ..hostile_audio import HOURS, Case, write_corpus
 

@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
-from training.evaluation import Evaluation, make_compute_metrics, softmax_or_sigmoid, write_predictions
-from training.metrics import PerClassMetrics, calibration, compute_metrics, expected_calibration_error
+from sanet_hf.training.evaluation.evaluate import make_compute_metrics
+from sanet_hf.training.evaluation.metrics import (
+    PerClassMetrics,
+    calibration,
+    compute_metrics,
+    expected_calibration_error,
+)
+from sanet_hf.training.evaluation.results import Evaluation, softmax_or_sigmoid, write_predictions
 
 
 def certain(predicted: list[int], num_classes: int) -> np.ndarray:

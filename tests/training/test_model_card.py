@@ -11,8 +11,9 @@ from huggingface_hub import ModelCard
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
-from training.evaluation import Evaluation
-from training.model_card import accuracy_interval, format_duration, write_model_card
+from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval
+from sanet_hf.training.reports.model_card import write_model_card
+from sanet_hf.utils.formatting import format_duration
 
 from .tiny_models import make_config
 

@@ -26,19 +26,21 @@ from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sanet_hf import audio_blocks
-from sanet_hf.audio import AudioError, load_audio
-from training import prepare as prepare_module
-from training import recordings as recordings_module
-from training.arguments import DataArguments
-from training.check import check, fit_baseline
-from training.cli import main
-from training.data import load_recordings
-from training.parallel import map_unordered
-from training.prepare import PrepareOptions, clip_stem, make_manifest, prepare
-from training.prepare_report import count_reasons
-from training.recordings import list_files, read_recording, store
-from training.sources import DataError
+from sanet_hf.audio import stream as audio_blocks
+from sanet_hf.audio.decode import load_audio
+from sanet_hf.cli.main import main
+from sanet_hf.errors import AudioError, DataError
+from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.baseline import fit_baseline
+from sanet_hf.training.data.load import load_recordings
+from sanet_hf.training.preparation import prepare as prepare_module
+from sanet_hf.training.preparation import source_files as recordings_module
+from sanet_hf.training.preparation.check import check
+from sanet_hf.training.preparation.prepare import clip_stem, make_manifest, prepare
+from sanet_hf.training.preparation.progress import PrepareOptions
+from sanet_hf.training.preparation.source_files import list_files, read_recording, store
+from sanet_hf.training.preparation.worker_pool import map_unordered
+from sanet_hf.training.reports.preparation import count_reasons
 
 
 RATE = 16000

@@ -15,10 +15,12 @@ from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.arguments import DataArguments
-from training.cli import main
-from training.data import SPLIT_PARTS, load_recordings, split_by_hash
-from training.sources import DataError, read_source
+from sanet_hf.cli.main import main
+from sanet_hf.errors import DataError
+from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.load import load_recordings
+from sanet_hf.training.data.sources import read_source
+from sanet_hf.training.data.splits import SPLIT_PARTS, split_by_hash
 
 
 MULTI_LABEL = {"problem_type": "multi_label_classification"}
@@ -572,7 +574,7 @@ def test_data_set_that_came_as_a_script(tmp_path, make_tone, monkeypatch):
     for label in "ab":
         for index in range(4):
             make_tone(tmp_path / "train" / label / f"{index}.wav", 440, seed=ord(label) + index)
-    monkeypatch.setattr("training.sources.load_dataset", load_dataset)
+    monkeypatch.setattr("sanet_hf.training.data.sources.load_dataset", load_dataset)
     recordings = load_recordings(DataArguments(dataset_name="superb", dataset_config_name="ks"))
     assert calls == [("superb", "ks", None), ("superb", "ks", "refs/convert/parquet")]
     assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 6, "validation": 2}

@@ -17,12 +17,14 @@ from torch.utils.data import DataLoader
 from transformers import Wav2Vec2FeatureExtractor
 
 from sanet_hf import SANetFeatureExtractor
-from training.arguments import DataArguments, UsageError, parse_train_arguments
-from training.cli import main
-from training.data import load_recordings
-from training.features import StreamedClips, TrainingClips
-from training.sources import DataError, stream_training_split
-from training.train import train
+from sanet_hf.cli.main import main
+from sanet_hf.cli.train_options import parse_train_arguments
+from sanet_hf.errors import DataError, UsageError
+from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.clips import StreamedClips, TrainingClips
+from sanet_hf.training.data.load import load_recordings
+from sanet_hf.training.data.sources import stream_training_split
+from sanet_hf.training.train import train
 
 from .processes import run_in_processes
 from .tiny_models import SIZES

@@ -17,12 +17,14 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForAudioClassification, TrainerState
 
-import training.trainer
-from training.arguments import AudioTrainingArguments, UsageError, parse_train_arguments
-from training.cli import main
-from training.features import mixup
-from training.train import train
-from training.trainer import (
+from sanet_hf.cli.main import main
+from sanet_hf.cli.train_options import parse_train_arguments
+from sanet_hf.errors import UsageError
+from sanet_hf.training import trainer as trainer_module
+from sanet_hf.training.arguments import AudioTrainingArguments
+from sanet_hf.training.data.batches import mixup
+from sanet_hf.training.train import train
+from sanet_hf.training.trainer import (
     AudioClassificationTrainer,
     EpochSampler,
     TrainingClock,
@@ -281,7 +283,7 @@ def test_one_learning_rate_without_the_option(tmp_path):
 
 def test_clock_adds_up_over_resumptions(monkeypatch):
     now = SimpleNamespace(value=100.0)
-    monkeypatch.setattr(training.trainer, "time", SimpleNamespace(monotonic=lambda: now.value))
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: now.value))
     clock = TrainingClock()
     assert clock.total() == 0
     clock.on_train_begin(None, None, None)
@@ -377,7 +379,7 @@ def test_statistics_are_the_mean_of_those_of_batches(rank, monkeypatch):
             drawn.append(index)
             return {"values": torch.tensor([float(index)])}
 
-    monkeypatch.setattr(training.trainer, "BATCH_NORM_BATCHES", 2)
+    monkeypatch.setattr(trainer_module, "BATCH_NORM_BATCHES", 2)
     monkeypatch.setattr(nn.functional, "dropout", lambda values, *_: values + 0 * torch.rand(1))
     model = Normalization().eval()
     trainer = SimpleNamespace(
@@ -531,7 +533,7 @@ def test_clips_are_drawn_anew_each_epoch(command, uneven, monkeypatch, options, 
             epochs.append(list(super().__iter__()))
             return iter(epochs[-1])
 
-    monkeypatch.setattr(training.trainer, "EpochSampler", Spy)
+    monkeypatch.setattr(trainer_module, "EpochSampler", Spy)
     assert main([*command, "--data_dir", str(uneven), *options, "--num_train_epochs", "3"]) == 0
     assert [{index // 20 for index in indices} for indices in epochs] == [{0}, {1}, {2}]
     clips = [[index % 20 for index in indices] for indices in epochs]
