@@ -1,36 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trained classifiers as files that run without this package."""
+"""Export of classifiers to files that run without this package."""
 
-from .exporters import (
-    EXAMPLE,
-    INT8_FILE,
-    ONNX_FILE,
-    PROGRAM_FILE,
-    export_onnx,
-    export_program,
-    load_onnx,
-    onnx_inputs,
-    quantize_onnx,
-    require_onnx,
-    run_onnx,
-    shortest_clip,
-    staged,
-)
+from sanet_hf.export.exporters import export_onnx, export_program, load_onnx, onnx_inputs, run_onnx
+from sanet_hf.export.quantize import quantize_onnx
 
 
-__all__ = [
-    "EXAMPLE",
-    "INT8_FILE",
-    "ONNX_FILE",
-    "PROGRAM_FILE",
-    "export_onnx",
-    "export_program",
-    "load_onnx",
-    "onnx_inputs",
-    "quantize_onnx",
-    "require_onnx",
-    "run_onnx",
-    "shortest_clip",
-    "staged",
-]
+__all__ = ["export_onnx", "export_program", "load_onnx", "onnx_inputs", "quantize_onnx", "run_onnx"]

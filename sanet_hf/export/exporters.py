@@ -1,9 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Classifiers as files that run without this package: ONNX, in float32 or int8, and programs of `torch.export`.
+Export classifiers to ONNX and `torch.export`.
 
-Each file is compared with the model that it was made of before it gets its name.
+Each file is compared with the PyTorch model before it gets its name.
 """
 
 import copy
@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME
 
 from sanet_hf.architectures import (
     MIN_SECONDS,
@@ -31,19 +30,18 @@ from sanet_hf.architectures import (
     hears_padding,
     is_padding_neutral,
 )
+from sanet_hf.errors import ExportError, UsageError
 from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
+from sanet_hf.utils.files import atomic_directory
 
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
 
-ONNX_FILE, INT8_FILE, PROGRAM_FILE = "model.onnx", "model_int8.onnx", "model.pt2"
-EXAMPLE = Path(__file__).parent / "templates" / "classify.py"
-# Largest difference of a logit from the model's own.
+ONNX_FILE, PROGRAM_FILE = "model.onnx", "model.pt2"
+CLASSIFY_SCRIPT = Path(__file__).parent / "templates" / "classify.py"
+# Largest difference of a logit from PyTorch's.
 TOLERANCE = 1e-4
-# Operators of ONNX with weights.
-QUANTIZED = ["Conv", "Gemm", "MatMul"]
 # Batches of clips that are compared, and the longest of the clips.
 NUM_BATCHES = 8
 MAX_SECONDS = 4
@@ -51,29 +49,31 @@ MAX_SECONDS = 4
 
 def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, output_dir: str | Path) -> float:
     """
-    Write `model.onnx`, which takes what the feature extractor gives, in batches of any size and, as far as the
-    architecture allows, length; `config.json`; `preprocessor_config.json`; and, for SANet, `classify.py`, an example.
+    Write `model.onnx`, `config.json`, `preprocessor_config.json` and, for SANet, the example `classify.py`.
 
-    The weights are in the file itself, or beside it where they are over 2 GB. Its metadata hold, each as JSON,
-    `labels`, `problem_type`, `model_type`, the feature extractor's settings, such as `sampling_rate` in Hz, and, in
-    samples, `min_length`, to which shorter clips are padded, and `window_length`, in windows of which longer ones are
-    classified.
+    The inputs of `model.onnx` are those of the model: batches of any size and, where the architecture allows it, of
+    any length. The weights are in the file itself, or beside it if they are over 2 GB. Its metadata hold, each as
+    JSON, `labels`, `problem_type`, `model_type` and the feature extractor's settings, such as `sampling_rate` in Hz.
+    They also hold, in samples, `min_length`, to which shorter clips must be padded, and `window_length`, the length
+    of the windows in which longer clips are classified.
 
     Args:
-        model, feature_extractor: As [`load_classifier`] gives them.
-        output_dir: Folder for the files; nothing comes into it if something fails.
+        model, feature_extractor: As [`load_classifier`] returns them.
+        output_dir: Folder for the files. Nothing is written to it if the export fails.
 
     Returns:
-        The largest difference of a logit from the model's own, in float32 on the CPU.
+        The largest difference of a logit from the model's, in float32 on the CPU.
 
     Raises:
-        ValueError: onnx is not installed, the architecture cannot be exported, or a logit differs by more than
-            `TOLERANCE`.
+        UsageError: A package for ONNX is not installed.
+        ExportError: The architecture cannot be exported, or a logit differs by more than `TOLERANCE`.
     """
     require_onnx()
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    metadata = {name: json.dumps(value) for name, value in _metadata(model, feature_extractor).items()}
+    min_length = shortest_clip(model, feature_extractor)
     example, dynamic_shapes = _example(model, feature_extractor)
+    # Not transformers' OnnxExporter, which came with 5.13, changed what it returns until 5.20, and writes neither
+    # metadata nor names of axes.
     with _export_errors(model, "torch.onnx"):
         program = torch.onnx.export(
             model,
@@ -84,36 +84,35 @@ def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixi
             dynamo=True,
             verbose=False,
         )
-    # What the exporter notes of each node holds paths of this machine.
+    # The exporter's notes on each node hold paths of this machine.
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
-    program.model.metadata_props.update(metadata)
-    with staged(output_dir) as folder:
+    metadata = _metadata(model, feature_extractor, min_length)
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
+    with atomic_directory(output_dir) as folder:
         program.save(folder / ONNX_FILE)
         del program
         session = load_onnx(folder / ONNX_FILE)
         difference = _compare(
-            model,
-            feature_extractor,
-            lambda features: torch.from_numpy(run_onnx(session, features)),
-            shortest_clip(model, feature_extractor),
+            model, feature_extractor, lambda features: torch.from_numpy(run_onnx(session, features)), min_length
         )
         _write_settings(model, feature_extractor, folder)
         if isinstance(feature_extractor, SANetFeatureExtractor):
-            shutil.copyfile(EXAMPLE, folder / EXAMPLE.name)
+            shutil.copyfile(CLASSIFY_SCRIPT, folder / CLASSIFY_SCRIPT.name)
     return difference
 
 
 def export_program(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, output_dir: str | Path) -> float:
     """
-    Write `model.pt2`, a program that `torch.export.load` takes, `config.json` and `preprocessor_config.json`.
+    Write `model.pt2`, a program for `torch.export.load`, `config.json` and `preprocessor_config.json`.
 
-    The file holds the metadata of [`export_onnx`] as the extra file `metadata.json`. Its `min_length` is more than 1
-    for SANet, too.
+    The extra file `metadata.json` in the program holds the metadata of [`export_onnx`]. Its `min_length` is more than
+    1 for SANet as well.
 
-    Args, returns and raises as [`export_onnx`].
+    See [`export_onnx`] for arguments, return value and errors.
     """
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    min_length = shortest_clip(model, feature_extractor, program=True)
     example, dynamic_shapes = _example(model, feature_extractor)
     with _export_errors(model, "torch.export"):
         program = torch.export.export(
@@ -126,91 +125,31 @@ def export_program(model: PreTrainedModel, feature_extractor: FeatureExtractionM
     # They hold paths of this machine.
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
-    metadata = _metadata(model, feature_extractor)
-    metadata["min_length"] = shortest_clip(model, feature_extractor, program=True)
-    with staged(output_dir) as folder:
-        # By way of memory: PyTorch's own writer ends the process where the disk gets full.
+    metadata = _metadata(model, feature_extractor, min_length)
+    with atomic_directory(output_dir) as folder:
+        # In memory first: PyTorch's own writer ends the process when the disk gets full.
         content = io.BytesIO()
         torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
         (folder / PROGRAM_FILE).write_bytes(content.getbuffer())
-        with _quiet():
+        with quiet():
             loaded = torch.export.load(folder / PROGRAM_FILE).module()
-        difference = _compare(
-            model, feature_extractor, lambda features: loaded(**features).logits, metadata["min_length"]
-        )
+        difference = _compare(model, feature_extractor, lambda features: loaded(**features).logits, min_length)
         _write_settings(model, feature_extractor, folder)
     return difference
-
-
-def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.Tensor | np.ndarray]]) -> None:
-    """
-    Write `model_int8.onnx` beside the `model.onnx` of [`export_onnx`]: convolutions and products with weights in
-    8-bit integers, weights scaled for each channel, activations by the smallest and largest value in `features`.
-
-    What loses the most by 8 bits and costs little stays in float32: products of two activations, such as attention
-    and the pooling's variance, and what the waveform or spectrogram meets first. Weights have 7 bits, since sums of
-    products of 8 overflow on x86 processors without VNNI.
-
-    Args:
-        output_dir: Folder with `model.onnx`.
-        features: Batches of clips as the model takes them, such as some hundred of the training recordings.
-
-    Raises:
-        ValueError: onnx is not installed, there is no such file, it is over 2 GB, or there are no batches.
-    """
-    require_onnx()
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    source = Path(output_dir) / ONNX_FILE
-    if not source.is_file():
-        raise ValueError(f"{source}: there is no such file. Export the model first.")
-    if source.with_name(f"{ONNX_FILE}.data").exists():
-        raise ValueError(f"{source} is over 2 GB, too large to be quantized.")
-    session = load_onnx(source)
-    names = [node.name for node in session.get_inputs()]
-    inputs = (onnx_inputs(names, batch) for batch in features)
-
-    class Reader(CalibrationDataReader):
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(inputs, None)
-
-    with staged(output_dir) as folder, _quiet():
-        # Folds constants, so that weights are found. Symbolic shapes of dynamo's graphs are known already, and
-        # onnxruntime's inference of them breaks on SANet's (1.32).
-        quant_pre_process(source, folder / "preprocessed.onnx", skip_symbolic_shape=True)
-        quantize_static(
-            folder / "preprocessed.onnx",
-            folder / INT8_FILE,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
-            op_types_to_quantize=QUANTIZED,
-            nodes_to_exclude=_kept_in_float(onnx.load(folder / "preprocessed.onnx").graph),
-        )
-        (folder / "preprocessed.onnx").unlink()
-        quantized = onnx.load(folder / INT8_FILE)
-        del quantized.metadata_props[:]
-        onnx.helper.set_model_props(quantized, session.get_modelmeta().custom_metadata_map)
-        onnx.save(quantized, folder / INT8_FILE)
 
 
 def require_onnx() -> None:
     """
     Raises:
-        ValueError: What ONNX needs is not installed.
+        UsageError: A package for ONNX is not installed.
     """
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f'ONNX needs {", ".join(missing)}: pip install "sanet-hf[onnx]"')
+        raise UsageError(f"ONNX export needs {', '.join(missing)}: pip install 'sanet-hf[onnx]'.")
 
 
 def load_onnx(path: str | Path) -> "onnxruntime.InferenceSession":
-    """A session on the CPU, with as many threads as PyTorch has."""
+    """Load an ONNX file for the CPU, with as many threads as PyTorch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -219,12 +158,12 @@ def load_onnx(path: str | Path) -> "onnxruntime.InferenceSession":
 
 
 def run_onnx(session: "onnxruntime.InferenceSession", features: Mapping[str, torch.Tensor | np.ndarray]) -> np.ndarray:
-    """Logits, float32 of shape (batch, labels)."""
+    """Return logits, float32 of shape (batch, labels)."""
     return session.run(["logits"], onnx_inputs([node.name for node in session.get_inputs()], features))[0]
 
 
 def onnx_inputs(names: Sequence[str], features: Mapping[str, torch.Tensor | np.ndarray]) -> dict[str, np.ndarray]:
-    """What a graph with inputs of these names takes of a feature extractor's batch, with a mask if it had none."""
+    """Return the inputs of these names from a feature extractor's batch, with a mask of ones if it has no mask."""
     inputs = {name: np.asarray(features[name]) for name in names if name in features}
     if "attention_mask" in names and "attention_mask" not in inputs:
         inputs["attention_mask"] = np.ones(inputs["input_values"].shape, dtype=np.int32)
@@ -232,33 +171,46 @@ def onnx_inputs(names: Sequence[str], features: Mapping[str, torch.Tensor | np.n
 
 
 def shortest_clip(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, program: bool = False) -> int:
-    """Samples that shorter clips are padded to for a model, or for the program that `torch.export` makes of it."""
+    """Return the samples to which shorter clips must be padded, for a model or for its program of `torch.export`."""
     if not isinstance(feature_extractor, SANetFeatureExtractor):
         return round(MIN_SECONDS * feature_extractor.sampling_rate)
-    # torch.export takes a size of 1, here the merged frames of an attention block, for a constant.
+    # torch.export makes a constant of a size of 1, here the merged frames of an attention block.
     return model.config.total_stride + 1 if program else 1
 
 
+def window_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> int:
+    """Return the samples of the longest clip that the model supports."""
+    return round(find_window_seconds(model, feature_extractor) * feature_extractor.sampling_rate)
+
+
+def make_noise_features(
+    feature_extractor: FeatureExtractionMixin, lengths: Iterable[int], seed: int = 0
+) -> BatchFeature:
+    """Return the features of clips of noise with these numbers of samples, padded to the longest of them."""
+    rng = np.random.default_rng(seed)
+    clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in lengths]
+    if hears_padding(feature_extractor):
+        return feature_extractor(
+            clips, sampling_rate=feature_extractor.sampling_rate, padding="longest", return_tensors="pt"
+        )
+    return extract_features(feature_extractor, clips)
+
+
 @contextmanager
-def staged(output_dir: str | Path) -> Iterator[Path]:
-    """A folder whose files come into `output_dir` in the end, or not at all if something fails."""
-    output_dir = Path(output_dir)
-    is_new = not output_dir.exists()
-    output_dir.mkdir(parents=True, exist_ok=True)
-    # Inside: beside it may be another file system, or a folder that cannot be written to.
-    folder = Path(tempfile.mkdtemp(prefix="unfinished-", dir=output_dir))
+def quiet() -> Iterator[None]:
+    """Hide the exporters' warnings, which are for their developers. Errors are raised all the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        yield folder
-        for path in sorted(folder.iterdir()):
-            path.replace(output_dir / path.name)
-        folder.rmdir()
-    except BaseException:
-        shutil.rmtree(output_dir if is_new else folder, ignore_errors=True)
-        raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
-def _metadata(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> dict[str, object]:
-    """What a program needs to know of the model; see [`export_onnx`]."""
+def _metadata(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, min_length: int) -> dict[str, object]:
+    """Return what a program must know of the model; see [`export_onnx`]."""
     config = model.config
     settings = {
         name: value
@@ -270,51 +222,18 @@ def _metadata(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin)
         "labels": [config.id2label[index] for index in range(config.num_labels)],
         "problem_type": config.problem_type,
         "model_type": config.model_type,
-        "min_length": shortest_clip(model, feature_extractor),
-        "window_length": _window_length(model, feature_extractor),
+        "min_length": min_length,
+        "window_length": window_length(model, feature_extractor),
     }
-
-
-def _kept_in_float(graph: "onnx.GraphProto") -> list[str]:
-    """Names of the nodes of the kinds in `QUANTIZED` that lose too much by it; see [`quantize_onnx`]."""
-    weights = {initializer.name for initializer in graph.initializer}
-    # Inputs, and what is made of them before the first product.
-    raw = {value.name for value in graph.input}
-    kept = []
-    for node in graph.node:
-        if node.op_type in QUANTIZED:
-            # Of products of two activations, the option MatMulConstBOnly says the same, but onnxruntime 1.32 does not
-            # follow it in this format.
-            if node.input[1] not in weights or node.input[0] in raw:
-                kept.append(node.name)
-        elif raw.issuperset(set(node.input) - weights - {""}):
-            raw.update(node.output)
-    return kept
-
-
-def _features(feature_extractor: FeatureExtractionMixin, lengths: Iterable[int], seed: int) -> BatchFeature:
-    """A batch of noise of these numbers of samples, padded to the longest also where the model hears padding."""
-    rng = np.random.default_rng(seed)
-    clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in lengths]
-    if hears_padding(feature_extractor):
-        return feature_extractor(
-            clips, sampling_rate=feature_extractor.sampling_rate, padding="longest", return_tensors="pt"
-        )
-    return extract_features(feature_extractor, clips)
-
-
-def _window_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> int:
-    """Samples of the longest clip that the model takes."""
-    return round(find_window_seconds(model, feature_extractor) * feature_extractor.sampling_rate)
 
 
 def _example(
     model: PreTrainedModel, feature_extractor: FeatureExtractionMixin
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, str]]]:
-    """Features of two clips, the second padded, and the axes of each that are free: those that follow the length."""
-    longest = min(_window_length(model, feature_extractor), feature_extractor.sampling_rate)
-    example = _features(feature_extractor, [longest, longest * 3 // 4], seed=0)
-    shorter = _features(feature_extractor, [longest // 2, longest // 4], seed=0)
+    """Return features of two clips, the second padded, and the names of the axes of each that vary."""
+    longest = min(window_length(model, feature_extractor), feature_extractor.sampling_rate)
+    example = make_noise_features(feature_extractor, [longest, longest * 3 // 4])
+    shorter = make_noise_features(feature_extractor, [longest // 2, longest // 4])
     dynamic_shapes = {}
     for name, value in example.items():
         dynamic_shapes[name] = {0: "batch"}
@@ -331,54 +250,41 @@ def _compare(
     run: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
     shortest: int,
 ) -> float:
-    """The largest difference of a logit between the model and `run`, on batches of clips of random lengths."""
+    """Return the largest difference of a logit between the model and `run`, on batches of clips of random lengths."""
     rng = np.random.default_rng(0)
-    longest = min(_window_length(model, feature_extractor), MAX_SECONDS * feature_extractor.sampling_rate)
+    longest = min(window_length(model, feature_extractor), MAX_SECONDS * feature_extractor.sampling_rate)
     largest = 0.0
     for index in range(NUM_BATCHES):
-        # Log-uniform, so that some are short; the shortest and the longest are there in any case.
+        # Log-uniform, so that some are short. The shortest and the longest are always included.
         lengths = np.exp(rng.uniform(np.log(shortest), np.log(longest), size=1 + index % 4)).astype(int)
         lengths[0] = {0: shortest, 1: longest}.get(index, lengths[0])
         if not is_padding_neutral(feature_extractor):
-            # As such clips are classified; onnxruntime is off by 2e-4 in silence that is not masked (wav2vec2).
+            # As such clips are classified. In silence without a mask onnxruntime is off by 2e-4 (wav2vec2).
             lengths[:] = lengths[0]
-        features = _features(feature_extractor, np.clip(lengths, shortest, longest), seed=index)
+        features = make_noise_features(feature_extractor, np.clip(lengths, shortest, longest), seed=index)
         difference = (run(features) - model(**features).logits).abs().max().item()
         if not difference <= TOLERANCE:
-            raise ValueError(
+            raise ExportError(
                 f"The exported {model.config.model_type} differs from PyTorch's by {difference:.1e} in a logit, more "
-                f"than {TOLERANCE:g}, on clips of {', '.join(map(str, lengths))} samples: it is not written."
+                f"than {TOLERANCE:g}, on clips of {', '.join(map(str, lengths))} samples. It is not written."
             )
         largest = max(largest, difference)
     return largest
 
 
 def _write_settings(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, folder: Path) -> None:
-    """`config.json` and `preprocessor_config.json`, without the code that checkpoints carry beside their weights."""
-    for name, settings in ((CONFIG_NAME, model.config), ("preprocessor_config.json", feature_extractor)):
+    """Write `config.json` and `preprocessor_config.json`, without references to the code in checkpoints."""
+    for name, settings in ((CONFIG_NAME, model.config), (FEATURE_EXTRACTOR_NAME, feature_extractor)):
         values = {key: value for key, value in json.loads(settings.to_json_string()).items() if key != "auto_map"}
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' notes to their developers from the user; errors are raised all the same."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
 def _export_errors(model: PreTrainedModel, exporter: str) -> Iterator[None]:
-    """An exporter's failure as a ValueError that names the architecture."""
+    """Raise an exporter's failure as an ExportError that names the architecture."""
     try:
-        with _quiet():
+        with quiet():
             yield
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{exporter} cannot export a model of type {model.config.model_type!r}: {reason}") from error
+        raise ExportError(f"{exporter} cannot export a model of type {model.config.model_type!r}: {reason}") from error

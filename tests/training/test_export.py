@@ -81,7 +81,7 @@ def test_calibration_on_another_folder(trained, tones, tmp_path, monkeypatch, ca
     monkeypatch.setattr("sanet_hf.export.command.export_onnx", fake_export)
     used = []
     monkeypatch.setattr("sanet_hf.export.command.quantize_onnx", lambda folder, batches: used.extend(batches))
-    monkeypatch.setattr("sanet_hf.export.command._compare_files", lambda *arguments: [])
+    monkeypatch.setattr("sanet_hf.export.command.compare_files", lambda *arguments: "")
     command = ["export", str(trained), str(tmp_path / "out"), "--quantize", "int8", "--calibration_dir", str(folder)]
     with caplog.at_level(logging.WARNING):
         assert main([*command, "--split", "all"]) == 0
