@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pandas
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
-from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from transformers.utils import logging
 

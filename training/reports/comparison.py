@@ -21,8 +21,8 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import Bbox
 from scipy.stats import binomtest
 
-from sanet_hf.export import staged
 from sanet_hf.training.reports.html import render_page
+from sanet_hf.utils.files import atomic_directory
 from sanet_hf.utils.formatting import format_duration
 
 
@@ -42,7 +42,7 @@ UNKNOWN = "–"
 def write_comparison(result: Mapping[str, Any], output_dir: str | Path) -> None:
     """Write what [`compare.compare`] returns as `comparison.json`, `.md`, `.html` and `.png`."""
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-    with staged(output_dir) as folder:
+    with atomic_directory(output_dir) as folder:
         (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
         (folder / "comparison.md").write_text(to_markdown(result), encoding="utf-8")
         (folder / "comparison.html").write_text(to_html(result), encoding="utf-8")
