@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.audio.formats import SUFFIXES, is_audio_file
+from sanet_hf.audio.levels import envelope
 from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError
 
@@ -99,6 +100,16 @@ def test_every_suffix_that_commands_look_for(tmp_path, suffix):
         expected = 220 if suffix == ".wve" else 440
         spectrum = np.abs(np.fft.rfft(waveform[2000:6000]))
         assert np.argmax(spectrum) * RATE / 4000 == pytest.approx(expected, abs=4)
+
+
+@pytest.mark.parametrize("edges", [[], [1], [4999], [5000, 5001], [79, 80, 81, 9990]])
+def test_envelope(edges):
+    waveform = np.zeros(10_001, np.float32)
+    waveform[3000], waveform[7000], waveform[-1] = 0.5, -0.25, 0.125
+    low, high = envelope(np.split(waveform, edges), 80)
+    assert len(low) == len(high) == 126
+    assert {index: high[index] for index in np.flatnonzero(high)} == {37: 0.5, 125: 0.125}
+    assert {index: low[index] for index in np.flatnonzero(low)} == {87: -0.25, 125: 0.125}
 
 
 def test_channels_are_averaged(tmp_path):

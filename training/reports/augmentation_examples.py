@@ -14,6 +14,7 @@ from sanet_hf.audio.decode import load_audio
 from sanet_hf.errors import UsageError
 from sanet_hf.training.config_files import find_config, parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation, seeded
+from sanet_hf.utils.plot_style import style
 
 
 SAMPLING_RATE = 16000  # Hz
@@ -83,21 +84,21 @@ def _applied(augment: Augmentation) -> list[str]:
 
 def _plot(examples: Mapping[str, tuple[np.ndarray, str]], path: Path) -> None:
     # Imported late, since other commands do not draw.
-    import matplotlib.pyplot as plt
+    import matplotlib
+    from matplotlib.figure import Figure
 
     seconds = max(len(waveform) for waveform, _ in examples.values()) / SAMPLING_RATE
     rows = -(-len(examples) // 3)
-    figure, axes = plt.subplots(
-        rows, 3, figsize=(13, 2.4 * rows), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(examples) :]:
-        axis.set_visible(False)
-    for axis, (name, (waveform, text)) in zip(axes.flat, examples.items()):
-        waveform = np.pad(waveform, (0, max(0, 512 - len(waveform))))
-        axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=SAMPLING_RATE, vmin=-130, vmax=-30, cmap="magma")
-        axis.set_title(f"{name}: {text}", fontsize=8, wrap=True)
-        axis.set_xlim(0, seconds)
-    figure.supxlabel("seconds")
-    figure.supylabel("Hz")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with matplotlib.rc_context(style()):
+        figure = Figure(figsize=(13, 2.4 * rows), layout="constrained")
+        axes = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+        for axis in axes.flat[len(examples) :]:
+            axis.set_visible(False)
+        for axis, (name, (waveform, text)) in zip(axes.flat, examples.items()):
+            waveform = np.pad(waveform, (0, max(0, 512 - len(waveform))))
+            axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=SAMPLING_RATE, vmin=-130, vmax=-30, cmap="magma")
+            axis.set_title(f"{name}: {text}", wrap=True)
+            axis.set_xlim(0, seconds)
+        figure.supxlabel("seconds")
+        figure.supylabel("Hz")
+        figure.savefig(path)
