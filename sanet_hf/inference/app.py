@@ -87,7 +87,7 @@ def make_app(
     longer than the model takes the segments of one label, played where one clicks. Serve it with [`launch_app`].
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         examples: Audio files to choose from.
         max_megabytes, max_seconds: Of a recording; what is more gets a message that says so.
 
@@ -177,7 +177,7 @@ def classify_recording(
     Classify a file within limits.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         path: Audio file.
         max_megabytes, max_seconds: As [`make_app`] has them.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 
-from sanet_hf.architectures import class_scores, extract_features, find_window_seconds
+from sanet_hf.architectures import architecture_of, class_scores, extract_features, find_window_seconds
 
 
 DECIMALS = 9
@@ -34,7 +34,7 @@ class Explanation:
         score_drops: Score of the class minus the score without that part, of shape (parts,): positive where the part
             spoke for the class, negative where it spoke against.
         pooling_weights: How much each frame counted in SANet's pooling, of shape (frames,), sum 1; `None` for other
-            architectures. A model that [`~sanet_hf.inference.hears_padding`] has frames of the silence after the clip
+            architectures. A model that [`hears_padding`] has frames of the silence after the clip
             too, as do its attentions.
         pooling_edges: When each of these frames begins, and the last one ends, of shape (frames + 1,).
         attentions: How much each frame (rows) attends to each (columns) in every attention block of SANet, as the mean
@@ -80,9 +80,9 @@ def explain(
     the clip stays the same. Models that take spectrograms get that of the waveform with silence.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them, of any architecture.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them, of any architecture.
         waveform: Clip of shape (samples,) at the feature extractor's sampling rate. Of one longer than
-            [`~sanet_hf.inference.find_window_seconds`], the middle is explained, as a clip of its own.
+            [`find_window_seconds`], the middle is explained, as a clip of its own.
         label: Class to explain; by default the one with the highest score.
         occlusion_seconds: Duration of each silenced part; by default 0.25 s, but at least 1/64 and at most 1/8 of the
             clip.
@@ -111,7 +111,7 @@ def explain(
 
     features = extract([waveform])
     weights = {}
-    if model.config.model_type == "sanet":
+    if architecture_of(model).has_pooling_weights:
         with _eager_attention(model):
             outputs = model(**features, output_attentions=True)
         num_samples = features["input_values"].shape[-1]
@@ -157,11 +157,11 @@ def weigh_frames(
     SANet.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         waveform: Clip of shape (samples,) at the feature extractor's sampling rate, no longer than
-            [`~sanet_hf.inference.find_window_seconds`].
+            [`find_window_seconds`].
     """
-    if model.config.model_type != "sanet":
+    if not architecture_of(model).has_pooling_weights:
         return None
     features = extract_features(feature_extractor, [waveform]).to(model.device, model.dtype)
     num_samples = features["input_values"].shape[-1]

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
@@ -46,7 +47,7 @@ def load_classifier(
         if Path(name).is_dir():
             reason = f"the folder holds no model that transformers can load ({_first_lines(error)})"
         raise ValueError(f"{name}: {reason}.") from error
-    if type(config) not in AutoModelForAudioClassification._model_mapping:
+    if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         raise ValueError(f"{name}: a model of type {config.model_type!r} is no audio classifier.")
     try:
         model, info = AutoModelForAudioClassification.from_pretrained(

@@ -15,15 +15,14 @@ from threading import Event
 import numpy as np
 import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from sanet_hf.architectures import (
-    _captured,
-    _pool,
+    backbone_outputs,
     class_scores,
     extract_features,
     find_window_seconds,
     is_padding_neutral,
+    pool,
 )
 from sanet_hf.audio.stream import resample_blocks, stream_audio
 from sanet_hf.errors import AudioError
@@ -63,7 +62,7 @@ def predict(
     device's memory does not suffice for a batch, smaller ones follow.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         sources: Audio files; arrays of shape (samples,) at the feature extractor's sampling rate; or mappings with
             `array` and `sampling_rate`. What cannot be read gives a prediction with an error.
         window_seconds: Length of a window; by default what [`find_window_seconds`] says.
@@ -266,7 +265,7 @@ def classify_waveforms(
     time of the last hidden states.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
         return_embeddings: Whether to return embeddings.
 
@@ -274,10 +273,9 @@ def classify_waveforms(
         float32 of shape (clips, classes), and None or float32 of shape (clips, features).
     """
     features = extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
-    captured: list[ModelOutput] = []
-    with _captured(model, captured) if return_embeddings else nullcontext():
+    with backbone_outputs(model) if return_embeddings else nullcontext() as outputs:
         scores = class_scores(model, model(**features).logits)
     embeddings = None
     if return_embeddings:
-        embeddings = _pool(model, captured[0], features.get("attention_mask")).float().cpu().numpy()
+        embeddings = pool(model, outputs[0], features.get("attention_mask")).float().cpu().numpy()
     return scores, embeddings

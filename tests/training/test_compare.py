@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`training.compare`: its statistics against plain computations, its measurements, and the files that it writes."""
+"""Comparison of models: statistics against plain computations, measurements, and files."""
 
 import copy
 import json

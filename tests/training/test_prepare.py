@@ -321,11 +321,11 @@ def test_report(prepared):
 # in the background of a shell inherit that Ctrl-C is ignored.
 SLOW_COMMAND = """
 import signal, sys, time
-import training.prepare
-from training.cli import main
+from sanet_hf.training.preparation import prepare, progress
+from sanet_hf.cli.main import main
 
-to_line = training.prepare._to_line
-training.prepare._to_line = lambda value: (time.sleep(0.5), to_line(value))[1]
+to_line = progress._to_line
+prepare._to_line = lambda value: (time.sleep(0.5), to_line(value))[1]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
 """
@@ -361,17 +361,17 @@ def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
 # Stops within the lock until a file is there.
 WAITING_COMMAND = """
 import pathlib, sys, time
-import training.prepare
-from training.cli import main
+from sanet_hf.training.preparation import prepare, progress
+from sanet_hf.cli.main import main
 
-go, work = pathlib.Path(sys.argv.pop(1)), training.prepare._work
+go, work = pathlib.Path(sys.argv.pop(1)), prepare._work
 
 def wait_and_work(*arguments):
     while not go.exists():
         time.sleep(0.01)
     work(*arguments)
 
-training.prepare._work = wait_and_work
+prepare._work = wait_and_work
 sys.exit(main())
 """
 

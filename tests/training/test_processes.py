@@ -152,8 +152,8 @@ def set_device_of_cpus(state):
 PartialState.set_device = set_device_of_cpus
 
 from torch.distributed.fsdp import FSDPModule
-from training.cli import main
-from training.trainer import AudioClassificationTrainer
+from sanet_hf.cli.main import main
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 training_step = AudioClassificationTrainer.training_step
 
@@ -196,8 +196,8 @@ def test_sharding_needs_gpus(command, tmp_path):
 KILL_ONE = """
 import os, signal, sys
 from pathlib import Path
-from training.cli import main
-from training.trainer import AudioClassificationTrainer
+from sanet_hf.cli.main import main
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 training_step = AudioClassificationTrainer.training_step
 

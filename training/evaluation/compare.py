@@ -38,7 +38,7 @@ class Candidate:
         feature_extractor: The model's own.
         evaluation: Its predictions of the split.
         training_seconds: Duration of its training; `None` where that is not known.
-        disk_bytes: Size of its files, see [`measure.model_bytes`]; `None` where that is not known.
+        disk_bytes: Size of its files, see [`costs.model_bytes`]; `None` where that is not known.
         path: Folder that the model was loaded from.
     """
 
