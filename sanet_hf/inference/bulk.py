@@ -104,7 +104,7 @@ def predict_files(
             if prediction.error is not None:
                 _report(prediction, strict, state)
             elif plot is not None and state.is_main_process:
-                plot_timeline(prediction, plot)
+                plot_timeline(prediction, plot, feature_extractor.sampling_rate)
         is_complete = True
     finally:
         if file is not None:

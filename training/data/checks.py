@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 from datasets import DatasetDict, List
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.data.clips import load_recording
 
@@ -20,7 +20,6 @@ from sanet_hf.training.data.clips import load_recording
 logger = logging.get_logger(__name__)
 
 
-SILENCE = 1e-4  # largest amplitude, -80 dB of full scale
 NUM_SHOWN = 20  # recordings that a message lists
 CHECKED_AT_ONCE = 2**24  # samples of a recording that lie in memory; 17 minutes at 16 kHz
 
@@ -64,7 +63,7 @@ def _check(row: Mapping, sampling_rate: int) -> _Check:
             is_whole = len(stretch) < CHECKED_AT_ONCE
             count += len(stretch) - known
             digest.update(stretch[known:])
-            largest = max(largest, float(np.abs(stretch).max()))
+            largest = max(largest, largest_amplitude(stretch))
     except AudioError as error:
         return _Check(error=str(error))
     return _Check(seconds=count / sampling_rate, digest=digest.digest(), is_silent=largest < SILENCE)

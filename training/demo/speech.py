@@ -11,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterator
 from pathlib import Path
+from sanet_hf.training.data.splits import SPLITS
 from scipy.signal import resample_poly
 from tqdm import tqdm
 import contextlib
@@ -36,7 +37,6 @@ VOICES: dict[str, str] = {
     "whisper": "whisper",
     "zac": "zac",
 }
-SPLITS = ("train", "validation", "test")
 SAMPLING_RATE = 16_000  # Hz
 MIN_DURATION = 1.2  # seconds
 MAX_DURATION = 3.5  # seconds

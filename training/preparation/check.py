@@ -12,15 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from sanet_hf.audio.levels import CLIPPED, SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.baseline import fit_baseline
-from sanet_hf.training.data.checks import SILENCE
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
-from sanet_hf.training.data.sources import AUDIO_SUFFIXES
 from sanet_hf.training.data.splits import SPLITS, make_groups
 from sanet_hf.training.evaluation.results import FEW_CLIPS
 from sanet_hf.training.preparation.progress import FOLDERS, PROGRESS
-from sanet_hf.training.preparation.signal import CLIPPED, SAMPLING_RATE, largest_amplitude
+from sanet_hf.training.preparation.signal import SAMPLING_RATE
 from sanet_hf.training.preparation.source_files import SourceFile, list_files, read_recording
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
 from sanet_hf.utils.files import to_text
@@ -152,12 +151,6 @@ def find_faults(files: Sequence[SourceFile], measured: Mapping[SourceFile, Measu
     if errors:
         causes = [f"{file}: {error}" for file, error in errors.items()]
         findings.append(f"{len(errors)} of {len(files)} files cannot be used:{_list(causes)}")
-    unknown = [name(file) for file in usable if file.path.suffix.lower() not in AUDIO_SUFFIXES]
-    if unknown:
-        findings.append(
-            f"{len(unknown)} files have an extension that sanet train does not read, but sanet prepare does:"
-            f"{_list(unknown)}"
-        )
     findings += _find_small_classes(usable, {file.label for file in files if file.label})
     findings += _find_duplicates({name(file): (file, m) for file, m in usable.items() if m.peak >= SILENCE})
     for text, names in (

@@ -24,6 +24,7 @@ import numpy as np
 import pandas
 from tqdm.auto import tqdm
 
+from sanet_hf.audio.levels import is_silent, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.data.splits import HELD_OUT_PARTS, SPLIT_PARTS, make_groups, split_by_hash
 from sanet_hf.training.preparation.cutting import MAX_SECONDS, clip_stem, cut_evenly, find_speech
@@ -49,7 +50,7 @@ from sanet_hf.training.preparation.progress import (
     _write_progress,
     write_atomically,
 )
-from sanet_hf.training.preparation.signal import SAMPLING_RATE, denoise, is_silent, largest_amplitude, write_clip
+from sanet_hf.training.preparation.signal import SAMPLING_RATE, denoise, write_clip
 from sanet_hf.training.preparation.source_files import METADATA, SourceFile, list_files, read_recording, store
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
 from sanet_hf.utils.files import is_full, to_text

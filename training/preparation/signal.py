@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sanet_hf.training.data.checks import SILENCE
+from sanet_hf.audio.levels import CLIPPED, largest_amplitude
 
 
 SAMPLING_RATE = 16000  # Hz
@@ -19,7 +19,6 @@ DENOISING_BLOCK, DENOISING_CONTEXT = 600_000, 30_000
 BLOCK = 2**20  # samples that are written at once
 
 SNR_RANGE = (-20.0, 100.0)  # dB
-CLIPPED = 0.99  # amplitude, just below the highest value of 8 bits
 
 
 def denoise(waveform: np.ndarray) -> Iterator[np.ndarray]:
@@ -92,13 +91,3 @@ def estimate_snr(waveform: np.ndarray) -> float | None:
     noise = max(float(np.quantile(powers, 0.1)), 1e-10)
     signal = max(float(powers.mean()) - noise, 1e-10)
     return float(np.clip(10 * math.log10(signal / noise), *SNR_RANGE))
-
-
-def largest_amplitude(waveform: np.ndarray) -> float:
-    """Of a waveform of shape (samples,), without a copy of it."""
-    return max(float(waveform.max()), -float(waveform.min()))
-
-
-def is_silent(waveform: np.ndarray) -> bool:
-    """Whether a waveform of shape (samples,) stays below -80 dB of full scale."""
-    return largest_amplitude(waveform) < SILENCE

@@ -14,6 +14,7 @@ from sanet_hf.audio.decode import load_audio
 from sanet_hf.errors import UsageError
 from sanet_hf.training.config_files import find_config, parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation, seeded
+from sanet_hf.utils.plot_style import style
 
 
 def write_examples(file: Path, output_dir: Path, config: str, num_examples: int = 8, seed: int = 0) -> None:
@@ -80,22 +81,22 @@ def _applied(augment: Augmentation) -> list[str]:
 
 
 def _plot(examples: Mapping[str, tuple[np.ndarray, str]], sampling_rate: int, path: Path) -> None:
-    # Imported late, because other commands do not plot.
-    import matplotlib.pyplot as plt
+    # Imported late, since other commands do not draw.
+    import matplotlib
+    from matplotlib.figure import Figure
 
     seconds = max(len(waveform) for waveform, _ in examples.values()) / sampling_rate
     rows = -(-len(examples) // 3)
-    figure, axes = plt.subplots(
-        rows, 3, figsize=(13, 2.4 * rows), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(examples) :]:
-        axis.set_visible(False)
-    for axis, (name, (waveform, text)) in zip(axes.flat, examples.items()):
-        waveform = np.pad(waveform, (0, max(0, 512 - len(waveform))))
-        axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=sampling_rate, vmin=-130, vmax=-30, cmap="magma")
-        axis.set_title(f"{name}: {text}", fontsize=8, wrap=True)
-        axis.set_xlim(0, seconds)
-    figure.supxlabel("seconds")
-    figure.supylabel("Hz")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with matplotlib.rc_context(style()):
+        figure = Figure(figsize=(13, 2.4 * rows), layout="constrained")
+        axes = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+        for axis in axes.flat[len(examples) :]:
+            axis.set_visible(False)
+        for axis, (name, (waveform, text)) in zip(axes.flat, examples.items()):
+            waveform = np.pad(waveform, (0, max(0, 512 - len(waveform))))
+            axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=sampling_rate, vmin=-130, vmax=-30, cmap="magma")
+            axis.set_title(f"{name}: {text}", wrap=True)
+            axis.set_xlim(0, seconds)
+        figure.supxlabel("seconds")
+        figure.supylabel("Hz")
+        figure.savefig(path)

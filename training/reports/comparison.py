@@ -12,7 +12,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.path import Path as Line
@@ -21,16 +20,13 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import Bbox
 from scipy.stats import binomtest
 
-from sanet_hf.training.reports.html import render_page
+from sanet_hf.training.reports.html import COLORS, SVG_OPTIONS, embed_svg, render_page
 from sanet_hf.utils.files import atomic_directory
 from sanet_hf.utils.formatting import format_duration
+from sanet_hf.utils.plot_style import LIGHT, style
 
 
 METRIC_TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "mAP": "mAP"}
-# The plot's colours: in the PNG, and in the SVG as stand-ins for variables of the page's style sheet, which change
-# between light and dark.
-LIGHT = {"text": "#1b1f24", "muted": "#5c6570", "line": "#dfe3e8", "first": "#2a6fdb"}
-STAND_INS = {name: f"#0{i}0{i}0{i}" for i, name in enumerate(LIGHT, 1)}
 # In square points: of the model with the most parameters, and the smallest that can be seen.
 MARKER_AREA, MIN_MARKER_AREA = 900, 20
 # Where texts may stand: so many points off the edge of their point, in these directions.
@@ -167,19 +163,14 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 def to_html(result: Mapping[str, Any]) -> str:
     """The same as one page that needs no other file and no network."""
     buffer = io.StringIO()
-    plot(result, STAND_INS, buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg role="img" \1>', svg[svg.index("<svg") :], count=1)
-    # What describes the file names its licence and format by addresses.
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for name, color in STAND_INS.items():
-        svg = svg.replace(color, f"var(--{name})")
+    plot(result, COLORS, buffer, **SVG_OPTIONS)
+    metric = METRIC_TITLES[result["metric"]]
     return render_page(
         "comparison.html",
         result=result,
         table=make_table(result),
-        metric=METRIC_TITLES[result["metric"]],
-        svg=Markup(svg),
+        metric=metric,
+        svg=embed_svg(buffer.getvalue(), f"{metric} and time per clip"),
     )
 
 
@@ -189,22 +180,9 @@ def plot(result: Mapping[str, Any], colors: Mapping[str, str], file, **options) 
 
     Args:
         result: What [`compare.compare`] returns.
-        colors: Of `text`, `muted` text, `line`s and the `first` series.
+        colors: As [`style`] takes them.
         file, options: As `Figure.savefig` takes them.
     """
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "sanet-hf",
-        "font.size": 11,
-        "text.color": colors["text"],
-        "axes.labelcolor": colors["muted"],
-        "axes.edgecolor": colors["line"],
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "grid.color": colors["line"],
-        "grid.linewidth": 0.6,
-    }
     rows, metric = result["candidates"], result["metric"]
     times = [1e3 * row["latency_median"] for row in rows]
     lows, values, highs = ([100 * row["metrics"][metric][name] for row in rows] for name in ("low", "value", "high"))
@@ -215,7 +193,7 @@ def plot(result: Mapping[str, Any], colors: Mapping[str, str], file, **options) 
     margin = max(1.0, 0.15 * (max(highs) - min(lows)))
     bottom, top = min(lows) - margin, max(highs) + margin
     ticks = [tick for tick in MaxNLocator("auto", steps=[1, 2, 5, 10]).tick_values(bottom, top) if 0 <= tick <= 100]
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context({**style(colors), "font.size": 11}):
         figure = Figure(figsize=(9, 5.2), layout="constrained")
         axes = figure.subplots()
         axes.set(xscale="log", xlim=(min(times) / factor, factor * max(times)), yticks=ticks, ylim=(bottom, top))
@@ -225,7 +203,7 @@ def plot(result: Mapping[str, Any], colors: Mapping[str, str], file, **options) 
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid()
-        axes.tick_params(which="both", length=0, labelcolor=colors["muted"])
+        axes.tick_params(which="both", length=0)
         axes.vlines(times, lows, highs, color=colors["first"], linewidth=1.5)
         axes.scatter(times, values, areas, color=colors["first"], linewidth=0, alpha=0.75)
         texts = [
