@@ -29,7 +29,7 @@ ffmpeg:
 		else echo "Install FFmpeg with its shared libraries, then run make again." >&2; exit 1; fi; }
 
 demo: setup  ## Make a small speech data set, train SANet on it, test it and classify clips
-	$(BIN)/python -m training.demo
+	$(BIN)/python -m sanet_hf.training.demo
 
 test: setup lint  ## Check the style and run the tests that take less than 20 s each
 	$(BIN)/python -m pytest -m "not slow"

@@ -25,9 +25,10 @@ import yaml
 from torch.utils.data import DataLoader, Dataset
 
 from sanet_hf import SANetFeatureExtractor
-from training.arguments import find_config, parse_augmentations
-from training.augmentation import Augmentation, make_augmentation, seeded
-from training.features import TrainingClips, collate
+from sanet_hf.training.config_files import find_config, parse_augmentations
+from sanet_hf.training.data.augmentation import Augmentation, make_augmentation, seeded
+from sanet_hf.training.data.batches import collate
+from sanet_hf.training.data.clips import TrainingClips
 
 from . import timing
 

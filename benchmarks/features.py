@@ -14,8 +14,8 @@ import torch
 from transformers import Wav2Vec2FeatureExtractor
 
 from sanet_hf import SANetFeatureExtractor
-from sanet_hf.inference import extract_features
-from training.measure import make_noise
+from sanet_hf.architectures import extract_features
+from sanet_hf.training.evaluation.costs import make_noise
 
 from . import timing
 

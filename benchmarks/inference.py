@@ -14,7 +14,7 @@ import torch
 
 from sanet_hf import SANetFeatureExtractor
 from sanet_hf.optimization import keep_freed_memory
-from training.measure import make_noise
+from sanet_hf.training.evaluation.costs import make_noise
 
 from . import timing, variants
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from training.measure import peak_memory
+from sanet_hf.training.evaluation.costs import peak_memory
 
 from . import inference, timing, training, variants
 

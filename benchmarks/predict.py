@@ -17,9 +17,9 @@ import numpy as np
 import soundfile
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
-from sanet_hf.inference import predict
-from sanet_hf.loading import load_classifier
-from training.measure import peak_memory
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.prediction import predict
+from sanet_hf.training.evaluation.costs import peak_memory
 
 
 SAMPLING_RATE = 44100  # Hz, stereo

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sanet_hf.optimized_layers import has_onednn_linear, onednn_linear
-from training.measure import describe_machine, synchronize
+from sanet_hf.training.evaluation.costs import describe_machine, synchronize
 
 
 # Columns that say what was measured; the others say what came out.

@@ -30,11 +30,11 @@ from transformers import (
 )
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
+from sanet_hf.architectures import extract_features
 from sanet_hf.export import export_onnx, load_onnx, onnx_inputs, run_onnx
-from sanet_hf.inference import extract_features
 from sanet_hf.optimization import optimize_for_inference
-from training.arguments import find_config, parse_config_overrides
-from training.measure import count_flops
+from sanet_hf.training.config_files import find_config, parse_config_overrides
+from sanet_hf.training.evaluation.costs import count_flops
 
 from .original import OriginalSANet
 

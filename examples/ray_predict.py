@@ -24,11 +24,12 @@ import pyarrow
 from pyarrow import parquet
 
 from sanet_hf import SANetPreTrainedModel
-from sanet_hf.audio import to_text
-from sanet_hf.inference import predict
-from sanet_hf.loading import load_classifier
+from sanet_hf.audio.find import find_audio_files
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.outputs import column_names, to_rows, to_table
+from sanet_hf.inference.prediction import predict
 from sanet_hf.optimization import optimize_for_inference
-from sanet_hf.prediction_files import column_names, find_audio_files, to_rows, to_table
+from sanet_hf.utils.files import to_text
 
 
 # Before Ray is imported, which reads it once: nobody is told that this runs.

@@ -4,10 +4,10 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
-from .configuration_sanet import SANetConfig
-from .conversion import convert_original_checkpoint
-from .feature_extraction_sanet import SANetFeatureExtractor
-from .modeling_sanet import SANetForAudioClassification, SANetModel, SANetPreTrainedModel
+from sanet_hf.configuration_sanet import SANetConfig
+from sanet_hf.convert import convert_original_checkpoint
+from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
+from sanet_hf.modeling_sanet import SANetForAudioClassification, SANetModel, SANetPreTrainedModel
 
 
 AutoConfig.register(SANetConfig.model_type, SANetConfig, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from .modeling_sanet import (
+from sanet_hf.modeling_sanet import (
     SANetAttentionLayer,
     SANetBatchNorm,
     SANetConv1d,
@@ -25,7 +25,7 @@ from .modeling_sanet import (
     SANetResidualLayer,
     SANetUpsample,
 )
-from .optimized_layers import optimized_conv, optimized_linear
+from sanet_hf.optimized_layers import optimized_conv, optimized_linear
 
 
 # Values of the first layer that a part of a batch has at most.

@@ -25,9 +25,9 @@ import torch
 import torchaudio.functional  # noqa: F401
 import torchcodec.decoders  # noqa: F401
 
-from sanet_hf.audio import load_audio
-from sanet_hf.audio_blocks import stream_audio
-from training.recordings import read_recording
+from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.stream import stream_audio
+from sanet_hf.training.preparation.source_files import read_recording
 
 
 RATE = 16000
@@ -81,10 +81,7 @@ def read(reader: str, seconds: str) -> int:
 def main(megabytes: str, what: str, *arguments: str) -> int:
     torch.set_num_threads(1)
     if what == "sanet":
-        import training.predict
-        import training.prepare
-        import training.train  # noqa: F401
-        from training.cli import main as run
+        from sanet_hf.cli.main import main as run
     limit_memory(int(megabytes) * 2**20)
     return read(*arguments) if what == "read" else run(arguments)
 

@@ -47,17 +47,15 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-def test_wheel_holds_both_packages_the_configs_and_nothing_else(wheel):
+def test_wheel_holds_one_package_with_the_configs_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {
-        f"{package}/{path.name}" for package in ("sanet_hf", "training") for path in (ROOT / package).glob("*.py")
-    }
-    expected |= {f"training/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
-    expected |= {
-        f"{package}/templates/{path.name}"
-        for package in ("sanet_hf", "training")
-        for path in (ROOT / package / "templates").glob("*.*")
-    }
+    expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sanet_hf").rglob("*.py")}
+    for folder, suffixes, installed in (
+        ("training", (".py", ".html"), "sanet_hf/training"),
+        ("configs", (".yaml",), "sanet_hf/training/configs"),
+    ):
+        paths = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
+        expected |= {f"{installed}/{path.relative_to(ROOT / folder).as_posix()}" for path in paths}
     assert names == expected
 
 
@@ -65,7 +63,7 @@ def test_licence_and_command_are_in_the_metadata(wheel):
     archive = zipfile.ZipFile(wheel)
     metadata = {name.split(".dist-info/")[1]: name for name in archive.namelist() if ".dist-info/" in name}
     assert "licenses/LICENSE" in metadata
-    assert "sanet = training.cli:main" in archive.read(metadata["entry_points.txt"]).decode()
+    assert "sanet = sanet_hf.cli.main:main" in archive.read(metadata["entry_points.txt"]).decode()
 
 
 def test_command_finds_its_configs_without_a_checkout(wheel, tmp_path):
@@ -76,8 +74,8 @@ def test_command_finds_its_configs_without_a_checkout(wheel, tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.path[:] = [p for p in sys.path if p != sys.argv[1]]; "
         "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]; sys.argv.pop(1); "
-        "import sanet_hf, training; assert 'site' in sanet_hf.__file__ and 'site' in training.__file__; "
-        "from training.cli import main; sys.exit(main(sys.argv[1:]))"
+        "import sanet_hf.training; assert 'site' in sanet_hf.__file__ and 'site' in sanet_hf.training.__file__; "
+        "from sanet_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     argv = ["train", "sanet.yaml", "--data_dir", "nowhere", "--output_dir", "out"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

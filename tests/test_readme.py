@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sanet_hf import SANetConfig
-from training.arguments import parse_train_arguments
-from training.parser import make_parser
+from sanet_hf.cli.main import make_parser
+from sanet_hf.cli.train_options import parse_train_arguments
 
 
 ROOT = Path(__file__).parents[1]

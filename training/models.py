@@ -2,39 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
 
-import math
 from collections.abc import Collection, Sequence
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
-    ASTForAudioClassification,
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     FeatureExtractionMixin,
-    PreTrainedConfig,
     PreTrainedModel,
-    WhisperForAudioClassification,
 )
 from transformers.utils import logging
 
-from sanet_hf import SANetConfig, SANetFeatureExtractor
-from sanet_hf.inference import AST_FRAME, AST_HOP, backbone
-
-from .arguments import ModelArguments, UsageError, parse_config_overrides
+from sanet_hf.architectures import MODEL_TYPE_ALIASES, architecture_of, backbone, fitting_heads
+from sanet_hf.errors import UsageError
+from sanet_hf.training.arguments import ModelArguments
+from sanet_hf.training.config_files import parse_config_overrides
 
 
 logger = logging.get_logger(__name__)
-
-MODEL_TYPE_ALIASES = {"ast": "audio-spectrogram-transformer"}
-WHISPER_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "return_attention_mask")
-# Names in configurations: size of the hidden states, and the attention heads that must divide it.
-HEADS_OF_SIZE = {"hidden_size": "num_attention_heads", "d_model": "encoder_attention_heads"}
 
 
 def make_model(
@@ -64,35 +55,19 @@ def make_model(
         model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, label_maps)
     else:
         model, feature_extractor = _from_scratch(arguments, label_maps)
-        if isinstance(feature_extractor, SANetFeatureExtractor):
-            feature_extractor.return_attention_mask = arguments.padding == "longest"
-        elif arguments.padding != "longest":
-            raise UsageError(f"--padding {arguments.padding} is for SANet; {arguments.model_type} pads as it must.")
+        architecture_of(model).set_padding(feature_extractor, arguments.padding)
+    architecture = architecture_of(model)
     if arguments.position_embeddings == "interpolate":
-        _fit_length(model, feature_extractor, max_length_seconds)
-    if isinstance(model.config, SANetConfig):
-        feature_extractor.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
-    else:
-        # Not transformers' own: `find_window_seconds` looks for it.
-        feature_extractor.max_length_seconds = max_length_seconds
-    _check_length(model, feature_extractor, max_length_seconds)
+        architecture.fit_positions(model, feature_extractor, max_length_seconds)
+    architecture.set_max_length(model, feature_extractor, max_length_seconds)
     _freeze(model, arguments.freeze)
     return model, feature_extractor
 
 
-def head_parameter_names(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters that are not the backbone's."""
-    inner = {id(parameter) for parameter in backbone(model).parameters()}
-    return {name for name, parameter in model.named_parameters() if id(parameter) not in inner}
-
-
 def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     model_type = MODEL_TYPE_ALIASES.get(arguments.model_type, arguments.model_type)
-    if (
-        model_type not in CONFIG_MAPPING
-        or CONFIG_MAPPING[model_type] not in AutoModelForAudioClassification._model_mapping
-    ):
-        known = sorted(config.model_type for config in AutoModelForAudioClassification._model_mapping)
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
+        known = sorted(config.model_type for config in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)
         raise UsageError(f"--model_type {model_type}: no audio classifier; there are {', '.join(known)}.")
     config_class = CONFIG_MAPPING[model_type]
     overrides = parse_config_overrides(arguments.config_overrides)
@@ -100,31 +75,14 @@ def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrain
     for name in overrides:
         if not hasattr(known, name):
             raise UsageError(f"--config_overrides: {config_class.__name__} has no {name!r}.")
-    overrides.update(_fitting_heads(known, overrides))
+    overrides.update(fitting_heads(known, overrides))
     try:
         config = config_class(**overrides, **label_maps)
         model = AutoModelForAudioClassification.from_config(config)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise UsageError(f"--config_overrides: {error}") from error
     extractor_class = FEATURE_EXTRACTOR_MAPPING[config_class]
-    sizes = {}
-    if isinstance(model, WhisperForAudioClassification):
-        sizes = {"feature_size": config.num_mel_bins}
-    elif isinstance(model, ASTForAudioClassification):
-        sizes = {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
-    return model, extractor_class(**sizes)
-
-
-def _fitting_heads(default: PreTrainedConfig, overrides: dict) -> dict[str, int]:
-    """The most attention heads, up to the default, that divide a size that was given without them."""
-    fitting = {}
-    for size, name in HEADS_OF_SIZE.items():
-        heads = getattr(default, name, None)
-        if isinstance(overrides.get(size), int) and name not in overrides and isinstance(heads, int):
-            fitting[name] = max(n for n in range(1, heads + 1) if overrides[size] % n == 0)
-            if fitting[name] != heads:
-                logger.warning(f"{name}={fitting[name]} instead of {heads}, which does not divide {size}.")
-    return fitting
+    return model, extractor_class(**architecture_of(config).feature_extractor_options(config))
 
 
 def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
@@ -133,10 +91,10 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UsageError(f"{option}: neither a folder with a model nor one on the Hub that can be reached.") from error
-    if type(config) not in AutoModelForAudioClassification._model_mapping:
+    if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         raise UsageError(f"{option}: a model of type {config.model_type!r} is no audio classifier.")
     # wav2vec2 and its kin call it ...ForSequenceClassification.
-    classifier = AutoModelForAudioClassification._model_mapping[type(config)].__name__
+    classifier = MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING[type(config)].__name__
     has_head = classifier in (config.architectures or [])
     keeps_head = has_head and set(config.label2id) == set(label_maps["label2id"])
     if keeps_head:
@@ -166,67 +124,6 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     return model, feature_extractor
 
 
-def _fit_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:
-    """Fit the positions of architectures that take one length only to clips of `seconds`."""
-    if isinstance(model, ASTForAudioClassification):
-        frames = 1 + math.floor((seconds - AST_FRAME) / AST_HOP)
-        embeddings = model.audio_spectrogram_transformer.embeddings
-        config = model.config
-        frames = max(frames, config.patch_size)
-        if frames >= config.max_length:
-            return
-        old_shape = embeddings.get_shape(config)
-        config.max_length = feature_extractor.max_length = frames
-        embeddings.position_embeddings = nn.Parameter(
-            interpolate_positions(embeddings.position_embeddings.detach(), old_shape, embeddings.get_shape(config))
-        )
-    elif isinstance(model, WhisperForAudioClassification):
-        # Its sinusoidal positions do not depend on how many there are.
-        chunk_length = math.ceil(seconds)
-        if chunk_length >= feature_extractor.chunk_length:
-            return
-        sizes = {name: value for name, value in feature_extractor.to_dict().items() if name in WHISPER_SIZES}
-        feature_extractor.__init__(**{**sizes, "chunk_length": chunk_length})
-        positions = feature_extractor.nb_max_frames // (model.encoder.conv1.stride[0] * model.encoder.conv2.stride[0])
-        table = model.encoder.embed_positions
-        model.encoder.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].detach().clone())
-        model.config.max_source_positions = model.encoder.max_source_positions = positions
-
-
-def interpolate_positions(positions: torch.Tensor, old_shape: tuple[int, int], shape: tuple[int, int]) -> torch.Tensor:
-    """
-    Position embeddings of AST for another number of patches, interpolated bilinearly as in Gong et al., AST: Audio
-    Spectrogram Transformer, Interspeech 2021.
-
-    Args:
-        positions: Shape (1, 2 + patches, channels): those of two extra tokens, then of the patches, time innermost.
-        old_shape, shape: Patches along frequency and time.
-
-    Returns:
-        Shape (1, 2 + new patches, channels).
-    """
-    tokens, patches = positions[:, :2], positions[:, 2:]
-    grid = patches.reshape(1, *old_shape, -1).permute(0, 3, 1, 2)
-    grid = nn.functional.interpolate(grid, size=tuple(shape), mode="bilinear", align_corners=False)
-    return torch.cat([tokens, grid.flatten(2).transpose(1, 2)], dim=1)
-
-
-def _check_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:
-    config = model.config
-    if isinstance(config, SANetConfig):
-        limit = config.max_input_samples
-        samples = feature_extractor.max_length
-        if samples < 1 or (limit is not None and samples > limit):
-            positions = -(-samples * config.max_position_embeddings // limit)
-            raise UsageError(
-                f"--max_length_seconds {seconds:g}: the model takes clips of 1 to {limit} samples "
-                f"({limit / feature_extractor.sampling_rate:g} s). From scratch it takes longer ones with "
-                f'--config_overrides "max_position_embeddings={positions}".'
-            )
-    elif seconds <= 0:
-        raise UsageError(f"--max_length_seconds {seconds:g} must be positive.")
-
-
 def _freeze(model: PreTrainedModel, part: str) -> None:
     if part == "feature_encoder":
         if not hasattr(model, "freeze_feature_encoder"):
@@ -235,10 +132,8 @@ def _freeze(model: PreTrainedModel, part: str) -> None:
                 "Choose none or backbone."
             )
         model.freeze_feature_encoder()
-    elif part == "backbone" and isinstance(model.config, SANetConfig):
-        model.freeze_base_model()  # with its batch statistics
     elif part == "backbone":
-        backbone(model).requires_grad_(False)
+        architecture_of(model).freeze_backbone(model)
 
 
 def _shorten(labels: Collection[str], limit: int = 5) -> str:

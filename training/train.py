@@ -9,7 +9,6 @@ Training of an audio classifier on recordings with transformers' `Trainer`.
 """
 
 import json
-import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,42 +20,39 @@ import yaml
 from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
-from transformers.utils import logging
 
+from sanet_hf.errors import DataError, UsageError
 from sanet_hf.optimization import keep_freed_memory
-
-from .arguments import (
-    DATA_SOURCES,
-    AudioTrainingArguments,
-    DataArguments,
-    ModelArguments,
-    UsageError,
-    changed_options,
-    parse_augmentations,
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
+from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
+from sanet_hf.training.checkpoints import Terminated
+from sanet_hf.training.config_files import parse_augmentations
+from sanet_hf.training.data.augmentation import Augmentation, make_augmentation
+from sanet_hf.training.data.batches import collate
+from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips, load_recording
+from sanet_hf.training.data.labels import label_names, stream_label_names
+from sanet_hf.training.data.load import load_recordings, longest_first
+from sanet_hf.training.data.sources import stream_training_split
+from sanet_hf.training.evaluation.costs import describe_machine
+from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
+from sanet_hf.training.evaluation.results import Evaluation, write_predictions
+from sanet_hf.training.losses import balanced_class_weights, make_loss
+from sanet_hf.training.models import make_model
+from sanet_hf.training.reports.model_card import write_model_card
+from sanet_hf.training.reports.run import write_report
+from sanet_hf.training.run_folder import (
+    LOCAL_OPTIONS,
+    METRIC_PREFIXES,
+    OPTIONS_FILE,
+    RESULTS_FILE,
+    _find_checkpoint,
+    is_finished,
 )
-from .augmentation import Augmentation, make_augmentation
-from .callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
-from .checkpoints import Terminated, find_last_checkpoint
-from .data import load_recording, load_recordings, longest_first
-from .evaluation import Evaluation, evaluate_splits, make_compute_metrics, write_predictions
-from .features import EvaluationClips, StreamedClips, TrainingClips, collate, label_names, stream_label_names
-from .losses import balanced_class_weights, make_loss
-from .model_card import format_duration, write_model_card
-from .models import make_model
-from .report import write_report
-from .sources import DataError, stream_training_split
-from .trainer import AudioClassificationTrainer
+from sanet_hf.training.trainer import AudioClassificationTrainer
+from sanet_hf.utils.formatting import format_duration
 
-
-logger = logging.get_logger(__name__)
 
 SAMPLING_RATE = 16000  # Hz, of all the models that transformers has
-OPTIONS_FILE = "train_options.yaml"
-# Written last: a run that has it is finished.
-RESULTS_FILE = "all_results.json"
-# Options that say where things lie here, and are nobody else's business.
-LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
-METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
 
 
 def train(
@@ -143,6 +139,8 @@ def train(
             base_model=model_arguments.model_name_or_path,
             hyperparameters={name: value for name, value in options.items() if name not in LOCAL_OPTIONS},
             training_seconds=metrics["train_runtime"],
+            machine=describe_machine(training_arguments.device)["device"],
+            precision=_precision(training_arguments),
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.
@@ -150,11 +148,6 @@ def train(
     if trainer.is_world_process_zero():
         _write_results(trainer, recordings, evaluations, source, model_arguments.model_name_or_path, metrics)
     return metrics
-
-
-def is_finished(output_dir: str | Path) -> bool:
-    """Whether a run trained and was evaluated to the end."""
-    return (Path(output_dir) / RESULTS_FILE).is_file()
 
 
 def _check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:
@@ -311,50 +304,6 @@ def _write_results(
     temporary = output_dir / f"{RESULTS_FILE}.tmp"
     temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True))
     temporary.replace(output_dir / RESULTS_FILE)
-
-
-def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
-    """The checkpoint to go on from; refuses to go on with a run that other options describe."""
-    resume = arguments.resume_from_checkpoint
-    if arguments.overwrite_output_dir:
-        _delete_run(output_dir)
-        return None
-    if resume and resume.lower() not in ("true", "false"):
-        if not Path(resume).is_dir():
-            raise UsageError(f"--resume_from_checkpoint {resume}: there is no such folder.")
-        return resume
-    checkpoint = find_last_checkpoint(output_dir)
-    if resume and resume.lower() == "true":
-        if checkpoint is None:
-            raise UsageError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint to go on from.")
-        return checkpoint
-    anew = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
-    options_file = output_dir / OPTIONS_FILE
-    if not options_file.is_file() and (checkpoint is not None or (output_dir / "config.json").exists()):
-        raise UsageError(f"{output_dir} already holds a model. {anew}")
-    if checkpoint is None and not is_finished(output_dir):
-        return None
-    old = yaml.safe_load(options_file.read_text()) or {}
-    for name in sorted({*old, *options}):
-        if old.get(name) != _as_yaml(options.get(name)):
-            raise UsageError(
-                f"{output_dir} holds a run with {name}={old.get(name, 'its default')}, not "
-                f"{options.get(name, 'its default')}. {anew} To go on all the same: --resume_from_checkpoint true."
-            )
-    return None if is_finished(output_dir) else checkpoint
-
-
-def _as_yaml(value: object) -> object:
-    return yaml.safe_load(yaml.safe_dump(value))
-
-
-def _delete_run(output_dir: Path) -> None:
-    """Delete what tells a run to go on; the rest is written over at its end."""
-    for path in output_dir.glob("checkpoint-*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-    for name in (OPTIONS_FILE, RESULTS_FILE):
-        (output_dir / name).unlink(missing_ok=True)
 
 
 def _precision(arguments: AudioTrainingArguments) -> str:

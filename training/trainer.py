@@ -24,15 +24,14 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
+from sanet_hf.architectures import head_parameter_names
+from sanet_hf.errors import DataError, UsageError
 from sanet_hf.modeling_sanet import SANetBatchNorm
-
-from .arguments import UsageError
-from .callbacks import TRAINING_WEIGHTS_FILE, WeightAverage, new_cpu_group
-from .checkpoints import find_fault, find_last_checkpoint
-from .features import StreamedClips, TrainingClips, mixup
-from .models import head_parameter_names
-from .sampling import EpochSampler, draw_balanced, group_by_length, shuffle
-from .sources import DataError
+from sanet_hf.training.callbacks import TRAINING_WEIGHTS_FILE, WeightAverage, new_cpu_group
+from sanet_hf.training.checkpoints import find_fault, find_last_checkpoint
+from sanet_hf.training.data.batches import mixup
+from sanet_hf.training.data.clips import StreamedClips, TrainingClips
+from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length, shuffle
 
 
 STEPS_BETWEEN_CHECKS = 16  # of the loss on a GPU

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from sanet_hf.app import launch_app, make_app
-from sanet_hf.loading import load_classifier
+from sanet_hf.inference.app import launch_app, make_app
+from sanet_hf.inference.loading import load_classifier
 
 
 if "SANET_MODEL" not in os.environ:

@@ -13,12 +13,7 @@ import torch
 from hypothesis import settings
 from safetensors import safe_open
 
-from sanet_hf import (
-    SANetConfig,
-    SANetFeatureExtractor,
-    SANetForAudioClassification,
-    convert_original_checkpoint,
-)
+from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification, convert_original_checkpoint
 
 
 DATA = Path(__file__).parents[1] / "data"

@@ -14,11 +14,11 @@ import yaml
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
 from sanet_hf import SANetFeatureExtractor
-from sanet_hf.app import classify_recording, draw_recording, launch_app, make_app
-from sanet_hf.audio import AudioError
-from sanet_hf.explanation import explain, weigh_frames
-from sanet_hf.inference import merge_windows
-from sanet_hf.loading import load_classifier
+from sanet_hf.errors import AudioError
+from sanet_hf.inference.app import classify_recording, draw_recording, launch_app, make_app
+from sanet_hf.inference.explanation import explain, weigh_frames
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.windows import merge_windows
 
 
 SPACE = Path(__file__).parents[2] / "examples/space"
@@ -217,7 +217,7 @@ def test_page_says_what_is_too_large(page, tmp_path):
 def test_space_shows_the_model_that_is_set(classifier, monkeypatch):
     pytest.importorskip("gradio", reason="needs gradio: pip install sanet-hf[app]")
     launched = []
-    monkeypatch.setattr("sanet_hf.app.launch_app", launched.append)
+    monkeypatch.setattr("sanet_hf.inference.app.launch_app", launched.append)
     monkeypatch.setenv("SANET_MODEL", classifier[0].name_or_path)
     runpy.run_path(str(SPACE / "app.py"))
     assert launched[0].title == "animals"

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchaudio.functional import resample
 
-from sanet_hf import audio_blocks
-from sanet_hf.audio import AudioError, load_audio
-from sanet_hf.audio_blocks import resample_blocks, stream_audio
+from sanet_hf.audio import stream as audio_blocks
+from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.stream import resample_blocks, stream_audio
+from sanet_hf.errors import AudioError
 
 
 RATE = 16000

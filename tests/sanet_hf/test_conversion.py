@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sanet_hf import SANetConfig, SANetForAudioClassification, convert_original_checkpoint
-from sanet_hf.conversion import _rename
+from sanet_hf.convert import _rename
 
 
 def same_weights(one, other) -> bool:

@@ -7,8 +7,9 @@ import numpy as np
 import pandas
 import pytest
 
-from sanet_hf.embedding import make_embedding_table, plot_embeddings, write_embeddings
-from sanet_hf.inference import Prediction
+from sanet_hf.inference.embeddings import make_embedding_table, write_embeddings
+from sanet_hf.inference.plots import plot_embeddings
+from sanet_hf.inference.windows import Prediction
 
 
 LABELS = tuple("abcdefghij")

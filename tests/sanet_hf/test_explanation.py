@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from sanet_hf import SANetFeatureExtractor
-from sanet_hf.explanation import as_dict, explain, write_explanation
-from sanet_hf.inference import extract_features, find_window_seconds, predict
+from sanet_hf.architectures import extract_features, find_window_seconds
+from sanet_hf.inference.explanation import as_dict, explain
+from sanet_hf.inference.plots import write_explanation
+from sanet_hf.inference.prediction import predict
 
 
 RATE = 16000

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sanet_hf import SANetConfig, convert_original_checkpoint
 from sanet_hf.configuration_sanet import MAX_LABELS
-from sanet_hf.loading import load_classifier
+from sanet_hf.inference.loading import load_classifier
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,12 @@ from transformers import (
     pipeline,
 )
 
-from sanet_hf import SANetFeatureExtractor, SANetForAudioClassification, inference
-from sanet_hf.inference import (
-    Prediction,
-    Window,
-    cut_windows,
-    find_window_seconds,
-    merge_windows,
-    predict,
-    window_starts,
-)
-from sanet_hf.loading import load_classifier
+from sanet_hf import SANetFeatureExtractor, SANetForAudioClassification
+from sanet_hf.architectures import find_window_seconds
+from sanet_hf.inference import prediction as inference
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.prediction import predict
+from sanet_hf.inference.windows import Prediction, Window, cut_windows, merge_windows, window_starts
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from training.cli import main
-from training.demo_speech import make_speech_dataset
+from sanet_hf.cli.main import main
+from sanet_hf.training.demo.speech import make_speech_dataset
 
 
 TINY_NETWORK = (

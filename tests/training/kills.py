@@ -17,12 +17,19 @@ from pathlib import Path
 import pandas
 import torch
 
-from training.cli import main
+from sanet_hf.cli.main import main
 
 
 # Modules that every process needs, loaded once.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["training.predict", "training.prepare", "training.parser", "sanet_hf.loading"])
+PROCESSES.set_forkserver_preload(
+    [
+        "sanet_hf.inference.bulk",
+        "sanet_hf.training.preparation.prepare",
+        "sanet_hf.cli.main",
+        "sanet_hf.inference.loading",
+    ]
+)
 
 
 @dataclass

@@ -24,7 +24,7 @@ from transformers import (
     pipeline,
 )
 
-from training.cli import main
+from sanet_hf.cli.main import main
 
 from .tiny_models import overrides, save_checkpoint
 

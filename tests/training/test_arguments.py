@@ -6,14 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from training.arguments import (
-    UsageError,
-    changed_options,
-    find_config,
-    parse_augmentations,
-    parse_config_overrides,
-    parse_train_arguments,
-)
+from sanet_hf.cli.train_options import parse_train_arguments
+from sanet_hf.errors import UsageError
+from sanet_hf.training.arguments import changed_options
+from sanet_hf.training.config_files import find_config, parse_augmentations, parse_config_overrides
 
 
 REQUIRED = ["--data_dir", "data", "--output_dir", "out"]

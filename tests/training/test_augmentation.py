@@ -9,9 +9,9 @@ import pytest
 import soundfile
 import yaml
 
-import training.augmentation
-from training.arguments import shipped_configs
-from training.augmentation import make_augmentation, seeded, simulated_rooms
+from sanet_hf.training.config_files import shipped_configs
+from sanet_hf.training.data import augmentation
+from sanet_hf.training.data.augmentation import make_augmentation, seeded, simulated_rooms
 
 
 RATE = 16000
@@ -22,8 +22,8 @@ NOISE = (0.1 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32
 def cache(tmp_path_factory, monkeypatch):
     """Three rooms in a cache that is used once."""
     folder = tmp_path_factory.mktemp("assets")
-    monkeypatch.setattr(training.augmentation, "NUM_ROOMS", 3)
-    monkeypatch.setattr(training.augmentation, "cached_assets_path", lambda *names: _made(folder.joinpath(*names)))
+    monkeypatch.setattr(augmentation, "NUM_ROOMS", 3)
+    monkeypatch.setattr(augmentation, "cached_assets_path", lambda *names: _made(folder.joinpath(*names)))
     return folder
 
 
@@ -144,7 +144,7 @@ def test_offered_telephone_has_its_band(apply_offered):
 
 
 def test_codec_without_its_package(monkeypatch):
-    monkeypatch.setattr(training.augmentation, "find_spec", lambda name: None)
+    monkeypatch.setattr(augmentation, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"Mp3Compression needs fast-mp3-augment: pip install .*sanet-hf\[prepare\]"):
         make_augmentation([{"Mp3Compression": {"p": 1}}], RATE)
 

@@ -18,13 +18,12 @@ import torch
 from transformers import AutoModelForAudioClassification, BertConfig
 
 from sanet_hf import SANetConfig, SANetForAudioClassification
-from sanet_hf.app import MAX_MEGABYTES, MAX_SECONDS
-from training.cli import main
-from training.parser import make_parser
+from sanet_hf.cli.main import main, make_parser
+from sanet_hf.inference.app import MAX_MEGABYTES, MAX_SECONDS
 
 
 def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "training", *map(str, argv)]
+    command = [sys.executable, "-m", "sanet_hf", *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
@@ -136,7 +135,7 @@ def test_predict_what_is_missing(trained, tones, tmp_path, capsys):
 
 def test_predict_from_a_pipe(trained, tones):
     clips = [str(path) for path in sorted((tones / "test").rglob("*.wav"))[:2]]
-    command = [sys.executable, "-m", "training", "predict", str(trained), "-", "--device", "cpu"]
+    command = [sys.executable, "-m", "sanet_hf", "predict", str(trained), "-", "--device", "cpu"]
     result = subprocess.run(command, input="\n".join(clips), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert [line.split()[2] for line in result.stdout.splitlines()[1:]] == clips

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`training.compare`: its statistics against plain computations, its measurements, and the files that it writes."""
+"""Comparison of models: statistics against plain computations, measurements, and files."""
 
 import copy
 import json
@@ -22,22 +22,27 @@ from transformers import (
 )
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
-from training import compare as compare_module
-from training.compare import (
-    Candidate,
+from sanet_hf.training.evaluation import compare as compare_module
+from sanet_hf.training.evaluation.compare import Candidate, compare, unique_names
+from sanet_hf.training.evaluation.costs import (
+    count_flops,
+    make_inputs,
+    make_noise,
+    measure_memory,
+    measure_speed,
+    model_bytes,
+)
+from sanet_hf.training.evaluation.results import Evaluation
+from sanet_hf.training.evaluation.statistics import (
     bootstrap,
-    compare,
     difference,
     interval,
     mcnemar,
     resample,
     resampled_f1,
     resampled_map,
-    unique_names,
 )
-from training.comparison_report import describe_difference, recommend, to_markdown
-from training.evaluation import Evaluation
-from training.measure import count_flops, make_inputs, make_noise, measure_memory, measure_speed, model_bytes
+from sanet_hf.training.reports.comparison import describe_difference, recommend, to_markdown
 
 
 LABELS = ["a", "b", "c"]

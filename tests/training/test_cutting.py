@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sanet_hf.audio import load_audio
-from training.cutting import cut_evenly, denoise, estimate_snr, find_speech
+from sanet_hf.audio.decode import load_audio
+from sanet_hf.training.preparation.cutting import cut_evenly, find_speech
+from sanet_hf.training.preparation.signal import denoise, estimate_snr
 
 
 RATE = 16000

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from sanet_hf import SANetFeatureExtractor
-from training.arguments import DataArguments
-from training.data import load_recordings as load
-from training.features import EvaluationClips, TrainingClips, collate
-from training.sources import DataError
+from sanet_hf.errors import DataError
+from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.batches import collate
+from sanet_hf.training.data.clips import EvaluationClips, TrainingClips
+from sanet_hf.training.data.load import load_recordings as load
 
 
 def load_recordings(data_dir, **options):

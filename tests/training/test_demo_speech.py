@@ -13,8 +13,8 @@ espeakng_loader = pytest.importorskip(
     "espeakng_loader", reason='making the speech demo set needs pip install "sanet-hf[demo]"'
 )
 
-from training import demo_speech  # noqa: E402
-from training.demo_speech import make_speech_dataset  # noqa: E402
+from sanet_hf.training.demo import speech as demo_speech  # noqa: E402
+from sanet_hf.training.demo.speech import make_speech_dataset  # noqa: E402
 
 
 NUM_CLIPS = {"num_train": 2, "num_validation": 1, "num_test": 1}

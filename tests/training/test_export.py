@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from sanet_hf.architectures import extract_features
+from sanet_hf.cli.main import main
 from sanet_hf.export import export_onnx, export_program, load_onnx, quantize_onnx, run_onnx
-from sanet_hf.inference import extract_features
-from training.cli import main
 
 from .tiny_models import save_checkpoint
 
@@ -29,7 +29,7 @@ pytest.importorskip("onnxruntime")
 def exported(trained, tmp_path_factory):
     """The folder that `sanet export --quantize int8` made of a trained model, and what it printed."""
     output_dir = tmp_path_factory.mktemp("exports") / "exported"
-    command = [sys.executable, "-m", "training", "export", trained, output_dir, "--quantize", "int8"]
+    command = [sys.executable, "-m", "sanet_hf", "export", trained, output_dir, "--quantize", "int8"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return output_dir, result
@@ -78,10 +78,10 @@ def test_calibration_on_another_folder(trained, tones, tmp_path, monkeypatch, ca
         shutil.copy(folder / "low/low_test_0.wav", folder / f"low/{index}.wav")
     (folder / "high/damaged.wav").write_text("this is no audio")
     # An export that was made before: this is about the recordings.
-    monkeypatch.setattr("training.export.export_onnx", fake_export)
+    monkeypatch.setattr("sanet_hf.export.command.export_onnx", fake_export)
     used = []
-    monkeypatch.setattr("training.export.quantize_onnx", lambda folder, batches: used.extend(batches))
-    monkeypatch.setattr("training.export._compare_files", lambda *arguments: [])
+    monkeypatch.setattr("sanet_hf.export.command.quantize_onnx", lambda folder, batches: used.extend(batches))
+    monkeypatch.setattr("sanet_hf.export.command.compare_files", lambda *arguments: "")
     command = ["export", str(trained), str(tmp_path / "out"), "--quantize", "int8", "--calibration_dir", str(folder)]
     with caplog.at_level(logging.WARNING):
         assert main([*command, "--split", "all"]) == 0

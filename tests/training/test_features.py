@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from sanet_hf import SANetFeatureExtractor
-from training.augmentation import make_augmentation
-from training.features import EvaluationClips, TrainingClips
-from training.sources import DataError
+from sanet_hf.errors import DataError
+from sanet_hf.training.data.augmentation import make_augmentation
+from sanet_hf.training.data.clips import EvaluationClips, TrainingClips
 
 
 RATE = 16000

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from training import cli, evaluate, train
-from training.cli import main
-from training.trainer import AudioClassificationTrainer
+from sanet_hf.cli import main as cli
+from sanet_hf.cli.main import main
+from sanet_hf.training import train
+from sanet_hf.training.evaluation import saved_models as evaluate
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 from .kills import PROCESSES, contents, start
 from .tiny_models import save_checkpoint

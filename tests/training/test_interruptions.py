@@ -18,16 +18,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from training.callbacks import CheckpointOnSIGTERM
-from training.checkpoints import find_last_checkpoint
-from training.cli import main
-from training.trainer import AudioClassificationTrainer
+from sanet_hf.cli.main import main
+from sanet_hf.training.callbacks import CheckpointOnSIGTERM
+from sanet_hf.training.checkpoints import find_last_checkpoint
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 
 NUM_KILLS = 24
 # Modules that every child process needs, loaded once.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["training.train", "training.parser", "transformers.trainer", "datasets"])
+PROCESSES.set_forkserver_preload(["sanet_hf.training.train", "sanet_hf.cli.main", "transformers.trainer", "datasets"])
 
 
 class SignalAtStep(TrainerCallback):

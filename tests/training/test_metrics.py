@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
-from training.evaluation import Evaluation, make_compute_metrics, softmax_or_sigmoid, write_predictions
-from training.metrics import PerClassMetrics, calibration, compute_metrics, expected_calibration_error
+from sanet_hf.training.evaluation.evaluate import make_compute_metrics
+from sanet_hf.training.evaluation.metrics import (
+    PerClassMetrics,
+    calibration,
+    compute_metrics,
+    expected_calibration_error,
+)
+from sanet_hf.training.evaluation.results import Evaluation, softmax_or_sigmoid, write_predictions
 
 
 def certain(predicted: list[int], num_classes: int) -> np.ndarray:
@@ -42,6 +48,16 @@ def test_several_classes_a_clip():
     assert metrics["auroc"] == pytest.approx((1 + 0.5) / 2)
     assert metrics["accuracy"] == pytest.approx(2 / 3)
     assert metrics["macro_f1"] == pytest.approx((1 + 0.8 + 0) / 3)
+
+
+def test_classes_without_contrast():
+    """Class 0 has no clip, class 1 all of them: mAP takes class 1 alone, AUROC neither; then one class is left."""
+    probabilities = np.array([[0.9, 0.9, 0.1], [0.8, 0.7, 0.6]])
+    metrics = compute_metrics(probabilities[:, :2], np.array([[0, 1], [0, 1]]))
+    assert (metrics["mAP"], metrics["auroc"]) == (1, 0.5)
+    metrics = compute_metrics(probabilities, np.array([[0, 1, 0], [0, 1, 1]]))
+    assert (metrics["mAP"], metrics["auroc"]) == (1, 1)
+    assert compute_metrics(probabilities, np.zeros((2, 3), int))["mAP"] == 0
 
 
 def test_per_class():

@@ -17,9 +17,10 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from sanet_hf.inference import backbone, extract_features
-from training.arguments import ModelArguments, UsageError
-from training.models import head_parameter_names, interpolate_positions, make_model
+from sanet_hf.architectures import backbone, extract_features, head_parameter_names, interpolate_positions
+from sanet_hf.errors import UsageError
+from sanet_hf.training.arguments import ModelArguments
+from sanet_hf.training.models import make_model
 
 from .tiny_models import MODEL_TYPES, overrides, save_checkpoint
 

@@ -19,9 +19,9 @@ from datasets import Audio, Dataset
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from training import prepare as prepare_module
-from training.cli import main
-from training.cutting import cut_evenly
+from sanet_hf.cli.main import main
+from sanet_hf.training.preparation import prepare as prepare_module
+from sanet_hf.training.preparation.cutting import cut_evenly
 
 from .conftest import write_tone
 from .tiny_models import save_checkpoint
@@ -260,7 +260,7 @@ def test_uploads(labelled, tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="needs gradio: pip install sanet-hf[app]")
     import httpx
 
-    from sanet_hf.app import launch_app, make_app
+    from sanet_hf.inference.app import launch_app, make_app
 
     cache = tmp_path / "deep" / "cache"
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.cli import main
+from sanet_hf.cli.main import main
 
 from .processes import run_in_processes, start_processes, wait_for
 
@@ -33,7 +33,7 @@ def runs(command, tmp_path_factory) -> tuple[Path, Path, str]:
     """Folders of a training by one process and by two, and what the latter printed."""
     one, two = (tmp_path_factory.mktemp("processes") / name for name in ("one", "two"))
     assert main([*command, "--output_dir", str(one), "--per_device_train_batch_size", "8"]) == 0
-    return one, two, run_in_processes(["-m", "training", *command, "--output_dir", str(two)], timeout=300)
+    return one, two, run_in_processes(["-m", "sanet_hf", *command, "--output_dir", str(two)], timeout=300)
 
 
 def test_weights_and_metrics_are_those_of_one_process(runs):
@@ -64,7 +64,7 @@ def test_predictions_are_those_of_one_process(runs, tones, tmp_path):
     (tmp_path / "bad.wav").write_text("no audio")
     command = [str(runs[0]), str(tones / "test"), str(tmp_path / "bad.wav"), "--output"]
     assert main(["predict", *command, str(tmp_path / "one.csv")]) == 1
-    process = start_processes(["-m", "training", "predict", *command, str(tmp_path / "two.csv"), "--device", "cpu"])
+    process = start_processes(["-m", "sanet_hf", "predict", *command, str(tmp_path / "two.csv"), "--device", "cpu"])
     output, errors = wait_for(process, timeout=300)
     assert process.returncode == 1 and output.count("Classified 8 of 9 files") == 1
     assert errors.count("bad.wav: neither soundfile nor FFmpeg can read it") == 1
@@ -74,7 +74,7 @@ def test_predictions_are_those_of_one_process(runs, tones, tmp_path):
     # Only what an earlier run did not finish.
     rows = (tmp_path / "two.csv").read_text().splitlines(keepends=True)
     (tmp_path / "two.csv").write_text("".join(rows[:5]))
-    process = start_processes(["-m", "training", "predict", *command, str(tmp_path / "two.csv"), "--resume"])
+    process = start_processes(["-m", "sanet_hf", "predict", *command, str(tmp_path / "two.csv"), "--resume"])
     output, errors = wait_for(process, timeout=300)
     assert "Classified 4 of 5 files" in output, output + errors
     pd.testing.assert_frame_equal(one, pd.read_csv(tmp_path / "two.csv"), atol=1e-5)
@@ -83,7 +83,7 @@ def test_predictions_are_those_of_one_process(runs, tones, tmp_path):
 def test_embeddings_are_those_of_one_process(runs, tones, tmp_path):
     command = ["embed", str(runs[0]), str(tones / "test"), "--output"]
     assert main([*command, str(tmp_path / "one.parquet")]) == 0
-    output = run_in_processes(["-m", "training", *command, str(tmp_path / "two.parquet")], timeout=300)
+    output = run_in_processes(["-m", "sanet_hf", *command, str(tmp_path / "two.parquet")], timeout=300)
     assert output.count("holds the embeddings of 8 files") == 1
     tables = [pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "two")]
     for column in tables[0]:
@@ -96,7 +96,7 @@ def test_embeddings_are_those_of_one_process(runs, tones, tmp_path):
 def test_evaluation_is_that_of_one_process(runs, tones, tmp_path):
     command = ["evaluate", str(runs[0]), "--data_dir", str(tones), "--batch_size", "3", "--output"]
     assert main([*command, str(tmp_path / "one")]) == 0
-    output = run_in_processes(["-m", "training", *command, str(tmp_path / "two")], timeout=300)
+    output = run_in_processes(["-m", "sanet_hf", *command, str(tmp_path / "two")], timeout=300)
     assert output.count("macro F1") == 1 and output.count("The report is") == 1
     tables = [pd.read_csv(tmp_path / name / "predictions/test.csv") for name in ("one", "two")]
     pd.testing.assert_frame_equal(*tables, atol=1e-5)
@@ -132,7 +132,7 @@ def check_same_weights(run: Path, other: Path, tolerance: float) -> None:
     ids=["gradient_checkpointing", "torch_compile"],
 )
 def test_options_that_change_no_weights(runs, command, tmp_path, options):
-    run_in_processes(["-m", "training", *command, "--output_dir", str(tmp_path / "run"), *options], timeout=300)
+    run_in_processes(["-m", "sanet_hf", *command, "--output_dir", str(tmp_path / "run"), *options], timeout=300)
     check_same_weights(tmp_path / "run", runs[1], tolerance=1e-5)
 
 
@@ -152,8 +152,8 @@ def set_device_of_cpus(state):
 PartialState.set_device = set_device_of_cpus
 
 from torch.distributed.fsdp import FSDPModule
-from training.cli import main
-from training.trainer import AudioClassificationTrainer
+from sanet_hf.cli.main import main
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 training_step = AudioClassificationTrainer.training_step
 
@@ -188,7 +188,7 @@ def test_sharded_training(runs, command, tmp_path):
 
 
 def test_sharding_needs_gpus(command, tmp_path):
-    process = start_processes(["-m", "training", *command, "--fsdp", "true", "--output_dir", str(tmp_path / "run")])
+    process = start_processes(["-m", "sanet_hf", *command, "--fsdp", "true", "--output_dir", str(tmp_path / "run")])
     _, errors = wait_for(process, timeout=300)
     assert process.returncode != 0 and "--fsdp divides the weights between several GPUs" in errors
 
@@ -196,8 +196,8 @@ def test_sharding_needs_gpus(command, tmp_path):
 KILL_ONE = """
 import os, signal, sys
 from pathlib import Path
-from training.cli import main
-from training.trainer import AudioClassificationTrainer
+from sanet_hf.cli.main import main
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 training_step = AudioClassificationTrainer.training_step
 
@@ -222,5 +222,5 @@ def test_a_lost_process_ends_the_run_which_goes_on(runs, command, tmp_path):
     _, errors = wait_for(process, timeout=60)
     assert process.returncode != 0 and "Signal 9 (SIGKILL)" in errors
     assert (tmp_path / "run/checkpoint-4").is_dir() and not (tmp_path / "run/all_results.json").exists()
-    run_in_processes(["-m", "training", *command, "--output_dir", str(tmp_path / "run")], timeout=300)
+    run_in_processes(["-m", "sanet_hf", *command, "--output_dir", str(tmp_path / "run")], timeout=300)
     check_same_weights(tmp_path / "run", runs[1], tolerance=1e-6)

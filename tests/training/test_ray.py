@@ -12,7 +12,7 @@ import pandas
 import pytest
 from datasets import Audio, Dataset
 
-from training.cli import main
+from sanet_hf.cli.main import main
 
 from .conftest import write_tone
 from .tiny_models import save_checkpoint

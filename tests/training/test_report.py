@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from training.evaluation import Evaluation
-from training.report import (
-    count_confusions,
-    encode_audio,
-    list_confusions,
-    list_mistakes,
-    plot_durations,
-    plot_history,
-    write_report,
-)
+from sanet_hf.training.evaluation.results import Evaluation
+from sanet_hf.training.reports.html import encode_audio, plot_durations
+from sanet_hf.training.reports.run import count_confusions, list_confusions, list_mistakes, plot_history, write_report
 
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -4,6 +4,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,14 +13,15 @@ import torch
 import yaml
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, TrainerCallback, pipeline
 
-from sanet_hf.audio import load_audio
-from sanet_hf.inference import predict
-from sanet_hf.loading import load_classifier
-from training.arguments import UsageError, parse_train_arguments
-from training.callbacks import TrainingClock
-from training.cli import main
-from training.sources import SPLITS
-from training.train import train
+from sanet_hf.audio.decode import load_audio
+from sanet_hf.cli.main import main
+from sanet_hf.cli.train_options import parse_train_arguments
+from sanet_hf.errors import UsageError
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.prediction import predict
+from sanet_hf.training.callbacks import TrainingClock
+from sanet_hf.training.data.splits import SPLITS
+from sanet_hf.training.train import train
 
 
 def test_learns_and_reports(trained):
@@ -84,6 +86,7 @@ def test_what_a_run_leaves(trained, tones):
     assert all(row["label"] == row["prediction"] == Path(row["file"]).parent.name for row in rows)
     assert all(0.5 < float(row[f"probability_{row['label']}"]) <= 1 for row in rows)
     assert yaml.safe_load((trained / "train_options.yaml").read_text())["num_train_epochs"] == 12
+    assert re.search(r"^Trained on: \S.*, in (bfloat16|float32)\.$", (trained / "README.md").read_text(), re.MULTILINE)
 
 
 def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):
@@ -131,7 +134,7 @@ def test_a_run_that_never_began_is_no_obstacle(tones, tiny_options, tmp_path):
     """Options that were refused, or stopped before the first checkpoint, do not bind the next try."""
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.train.AudioClassificationTrainer.train", lambda *args, **kwargs: 1 / 0)
+        patch.setattr("sanet_hf.training.train.AudioClassificationTrainer.train", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(*parse_train_arguments([*command, "--learning_rate", "7"]))
     assert (tmp_path / "run/train_options.yaml").exists()

@@ -18,16 +18,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForAudioClassification, Trainer, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-import training.callbacks
-import training.trainer
-from training.arguments import AudioTrainingArguments, UsageError, parse_train_arguments
-from training.callbacks import TrainingClock, WeightAverage
-from training.cli import main
-from training.features import mixup
-from training.losses import balanced_class_weights, make_loss
-from training.sampling import EpochSampler, draw_balanced, group_by_length
-from training.train import train
-from training.trainer import AudioClassificationTrainer
+from sanet_hf.cli.main import main
+from sanet_hf.cli.train_options import parse_train_arguments
+from sanet_hf.errors import UsageError
+from sanet_hf.training import callbacks as callbacks_module
+from sanet_hf.training import trainer as trainer_module
+from sanet_hf.training.arguments import AudioTrainingArguments
+from sanet_hf.training.callbacks import TrainingClock, WeightAverage
+from sanet_hf.training.data.batches import mixup
+from sanet_hf.training.losses import balanced_class_weights, make_loss
+from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length
+from sanet_hf.training.train import train
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 from .tiny_models import MODEL_TYPES, make_config
 
@@ -419,7 +421,7 @@ def test_one_process_uses_one_gpu(tmp_path, monkeypatch):
 
 def test_clock_adds_up_over_resumptions(monkeypatch):
     now = SimpleNamespace(value=100.0)
-    monkeypatch.setattr(training.callbacks, "time", SimpleNamespace(monotonic=lambda: now.value))
+    monkeypatch.setattr(callbacks_module, "time", SimpleNamespace(monotonic=lambda: now.value))
     clock = TrainingClock()
     assert clock.total() == 0
     clock.on_train_begin(None, None, None)
@@ -521,7 +523,7 @@ def test_statistics_are_the_mean_of_those_of_batches(rank, monkeypatch):
             drawn.append(index)
             return {"values": torch.tensor([float(index)])}
 
-    monkeypatch.setattr(training.trainer, "BATCH_NORM_BATCHES", 2)
+    monkeypatch.setattr(trainer_module, "BATCH_NORM_BATCHES", 2)
     monkeypatch.setattr(nn.functional, "dropout", lambda values, *_: values + 0 * torch.rand(1))
     model = Normalization().eval()
     trainer = SimpleNamespace(
@@ -681,7 +683,7 @@ def test_clips_are_drawn_anew_each_epoch(command, uneven, monkeypatch, options, 
             epochs.append(list(super().__iter__()))
             return iter(epochs[-1])
 
-    monkeypatch.setattr(training.trainer, "EpochSampler", Spy)
+    monkeypatch.setattr(trainer_module, "EpochSampler", Spy)
     assert main([*command, "--data_dir", str(uneven), *options, "--num_train_epochs", "3"]) == 0
     assert [{index // 20 for index in indices} for indices in epochs] == [{0}, {1}, {2}]
     clips = [[index % 20 for index in indices] for indices in epochs]

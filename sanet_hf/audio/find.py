@@ -1,0 +1,83 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Find audio files by name, folder, pattern or list."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from sanet_hf.audio.formats import SUFFIXES
+
+
+def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) -> Iterator[str]:
+    """
+    Yield the paths of the audio files that `inputs` name, in order, each once.
+
+    Args:
+        inputs: Any of: files; folders, for all audio files in them and their subfolders, sorted by name; patterns such
+            as `calls/**/*.mp3`; `@list.txt`, a file with one of those per line; `-` for `stdin`.
+        stdin: Lines with one file, folder or pattern each.
+
+    Raises:
+        ValueError: A folder holds no audio files, no file matches a pattern, or a list cannot be read.
+    """
+    seen = set()
+    for path in _find_audio_files(inputs, stdin):
+        if path not in seen:
+            seen.add(path)
+            yield path
+
+
+def _find_audio_files(inputs: Iterable[str | Path], stdin: Iterable[str] = ()) -> Iterator[str]:
+    for name in map(str, inputs):
+        if name == "-":
+            yield from _find_audio_files(line.rstrip("\r\n") for line in stdin if line.strip())
+        elif name.startswith("@") and not os.path.exists(name):
+            try:
+                lines = Path(name[1:]).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+            except OSError as error:
+                raise ValueError(f"{name}: the list cannot be read ({error.strerror}).") from error
+            yield from _find_audio_files(line for line in lines if line.strip())
+        elif os.path.isdir(name):
+            yield from _files_in(name)
+        elif glob.has_magic(name) and not os.path.exists(name):
+            paths = [path for path in sorted(_find(name)) if not os.path.isdir(path)]
+            if not paths:
+                raise ValueError(f"{name}: no file matches.")
+            yield from paths
+        else:
+            yield name
+
+
+def _find(pattern: str) -> set[str]:
+    """
+    Return what `glob.glob` finds, but do not follow links to folders in place of `**`: with two links back to their
+    own folder, the number of paths grows exponentially.
+
+    `pathlib` does not follow them either. But it matches hidden files, drops `./` from paths (which `--resume`
+    compares), and its `**` at the end of a pattern depends on the version of Python.
+    """
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return set(glob.glob(pattern, recursive=True))
+    place = parts.index("**")
+    found = set()
+    for start in glob.glob("/".join([*parts[:place], ""])) if place else [""]:
+        for parent, folders, _ in os.walk(start or "."):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            parent = os.path.join(parent, "").removeprefix("" if start else "./")
+            found |= _find(glob.escape(parent) + ("/".join(parts[place + 1 :]) or "*"))
+    return found
+
+
+def _files_in(folder: str) -> Iterator[str]:
+    is_empty = True
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                is_empty = False
+                yield os.path.join(parent, name)
+    if is_empty:
+        raise ValueError(f"{folder} holds no audio files ({', '.join(sorted(SUFFIXES))}).")

@@ -1,0 +1,182 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of `sanet train`: dataclasses as flags, overridden by YAML files."""
+
+import dataclasses
+import difflib
+import itertools
+import json
+from argparse import SUPPRESS
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from sanet_hf.errors import UsageError
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, check_data_source
+from sanet_hf.training.config_files import find_config, shipped_configs
+
+
+ARGUMENT_CLASSES = (ModelArguments, DataArguments, AudioTrainingArguments)
+
+# Options of TrainingArguments that the short help lists.
+COMMON_TRAINING_OPTIONS = {
+    "output_dir",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "label_smoothing_factor",
+    "metric_for_best_model",
+    "save_total_limit",
+    "resume_from_checkpoint",
+    "dataloader_num_workers",
+    "report_to",
+    "push_to_hub",
+    "torch_compile",
+    "use_cpu",
+    "seed",
+}
+RARE_OPTIONS = (
+    {f.name for f in dataclasses.fields(TrainingArguments)} | {"restore_callback_states_from_checkpoint"}
+) - COMMON_TRAINING_OPTIONS
+
+
+def make_parser(all_options: bool = False) -> HfArgumentParser:
+    """Parser of `sanet train`; its help leaves out the rarer options of `TrainingArguments` unless asked for all."""
+    parser = HfArgumentParser(
+        ARGUMENT_CLASSES,
+        prog="sanet train",
+        usage="sanet train CONFIG [CONFIG ...] --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
+        description="Train an audio classifier on a folder of recordings.",
+        epilog="Every option can stand in CONFIG under its own name; a later CONFIG overrides an earlier one, and a "
+        "flag both; config_overrides are merged, name by name. CONFIG is a YAML file or the name of one that comes "
+        f"with sanet-hf: {', '.join(path.name for path in shipped_configs())}. --help_all lists all options of "
+        "transformers' TrainingArguments.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    # HfArgumentParser adds one flat list, each option in two spellings.
+    for action in parser._actions:
+        rare = action.dest in RARE_OPTIONS
+        if (rare or "--no_" in "".join(action.option_strings)) and not all_options:
+            action.help = SUPPRESS
+        action.option_strings = action.option_strings[:1]
+        if action.choices is None:
+            action.metavar = getattr(action.type, "__name__", "value").removeprefix("string_to_").upper()
+    parser.add_argument("-h", "--help", action="help", help="Show this help.")
+    parser.add_argument("--help_all", action="store_true", help="Show all options.")
+    return parser
+
+
+def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, AudioTrainingArguments]:
+    """
+    Options of `sanet train` from its command line.
+
+    Raises:
+        UsageError: An option does not exist, has a wrong type, is missing, or the YAML file cannot be read.
+        SystemExit: Help was asked for.
+    """
+    parser = make_parser(all_options="--help_all" in argv)
+    parser.error = _raise_usage_error
+    if "--help_all" in argv:
+        parser.print_help()
+        raise SystemExit(0)
+    names = sorted({f.name for arguments in ARGUMENT_CLASSES for f in dataclasses.fields(arguments) if f.init})
+    configs = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
+    flags = [flag for config in configs for flag in _yaml_as_flags(find_config(config), names)]
+    flags += argv[len(configs) :]
+    namespace, unknown = parser.parse_known_args(flags)
+    if unknown:
+        raise UsageError(
+            f"{unknown[0]} is no option of sanet train.{_suggest(unknown[0].lstrip('-').split('=')[0], names, '--')}"
+        )
+    values = vars(namespace)
+    if values["output_dir"] is None:
+        raise UsageError("--output_dir is missing: the folder for the trained model.")
+    model_arguments, data_arguments = (
+        arguments(**{f.name: values[f.name] for f in dataclasses.fields(arguments)})
+        for arguments in (ModelArguments, DataArguments)
+    )
+    check_data_source(data_arguments)
+    training_values = {f.name: values[f.name] for f in dataclasses.fields(AudioTrainingArguments) if f.init}
+    # A flag of it alone stands for true, which YAML and `--fsdp true` give as text.
+    if str(values["fsdp"]).lower() in ("true", "false"):
+        training_values["fsdp"] = str(values["fsdp"]).lower() == "true"
+    # TrainingArguments takes bf16 on a CPU only if told that there is nothing else.
+    training_values["use_cpu"] = values["use_cpu"] or not torch.accelerator.is_available()
+    if values["precision"] == "auto" and not values["fp16"]:
+        training_values["bf16"] = has_fast_bfloat16(training_values["use_cpu"])
+    elif values["precision"] != "auto":
+        training_values["bf16"] = values["precision"] == "bf16"
+    if values["metric_for_best_model"] is None:
+        is_multi_label = data_arguments.problem_type == "multi_label_classification"
+        training_values["metric_for_best_model"] = "mAP" if is_multi_label else "macro_f1"
+    try:
+        training_arguments = AudioTrainingArguments(**training_values)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"The training options do not go together: {error}") from error
+    return model_arguments, data_arguments, training_arguments
+
+
+def make_data_parser() -> HfArgumentParser:
+    """Options of the data, for the parser of another command to inherit; those that are not given are left out."""
+    parser = HfArgumentParser(DataArguments, add_help=False)
+    parser._action_groups[1].title = "recordings: by default as in the training run"
+    for action in parser._actions:
+        action.option_strings = action.option_strings[:1]
+        action.default = SUPPRESS
+    return parser
+
+
+def has_fast_bfloat16(use_cpu: bool = False) -> bool:
+    """Whether the device that trains computes bfloat16 in hardware."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.mps.is_available() and not use_cpu:
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def _yaml_as_flags(path: Path, names: Sequence[str]) -> list[str]:
+    """The options of a YAML file as if given on the command line, so that both are checked alike."""
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(options, dict):
+        raise UsageError(f"{path} must hold options as 'name: value', one a line.")
+    for name in options:
+        if name not in names:
+            raise UsageError(f"{path}: {name!r} is no option.{_suggest(str(name), names)}")
+    return _as_flags(options)
+
+
+def _as_flags(options: Mapping[str, object]) -> list[str]:
+    flags = []
+    for name, value in options.items():
+        if isinstance(value, dict) or name.startswith("augmentations"):
+            value = value if value is None or isinstance(value, str) else json.dumps(value)
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{name}={value}")
+    return flags
+
+
+def _suggest(name: str, names: Sequence[str], prefix: str = "") -> str:
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {prefix}{nearest[0]}?" if nearest else ""
+
+
+def _raise_usage_error(message: str) -> None:
+    raise UsageError(f"{message[0].upper()}{message[1:]}.")

@@ -1,0 +1,342 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A page in the browser that classifies what one uploads or records: `sanet app`, or a Hugging Face Space."""
+
+import os
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from sanet_hf.architectures import find_window_seconds
+from sanet_hf.audio.levels import envelope, largest_amplitude
+from sanet_hf.audio.stream import stream_audio
+from sanet_hf.errors import AudioError
+from sanet_hf.inference.explanation import weigh_frames
+from sanet_hf.inference.prediction import predict
+from sanet_hf.inference.windows import Prediction, Segment, merge_windows
+from sanet_hf.utils.formatting import format_time
+from sanet_hf.utils.plot_style import BLUE, COLORS, OTHER_COLOR, VERMILION
+
+
+if TYPE_CHECKING:
+    import gradio
+
+MAX_MEGABYTES = 100.0
+MAX_SECONDS = 1800.0
+MAX_BARS = 8
+MAX_LISTED_CLASSES = 20
+# How often old uploads are looked for, and how old they may become, in seconds.
+DELETE_UPLOADS = (60, 3600)
+MEGABYTE = 2**20  # as gradio counts in its message
+WIDTH, HEIGHT = 1000, 200  # of the picture, in its own units; it is stretched to the page
+
+CSS = """
+.picture { cursor: pointer; position: relative; }
+.picture svg { display: block; width: 100%; height: 140px; border: 1px solid var(--border-color-primary); }
+.wave { fill: var(--body-text-color); opacity: 0.6; }
+.weights { fill: BLUE; opacity: 0.45; }
+.playhead { position: absolute; top: 0; left: 0; width: 2px; height: 142px; background: VERMILION; display: none; }
+.times { display: flex; justify-content: space-between; font-size: 0.85em; }
+.note { margin: 0.5em 0; font-size: 0.9em; }
+.segments { max-height: 21em; overflow-y: auto; }
+.segments button { display: flex; gap: 0.8em; align-items: center; width: 100%; margin: 0; padding: 0.35em 0.2em;
+  font: inherit; font-size: 0.95em; text-align: left; background: none; border: none; border-radius: 0;
+  border-bottom: 1px solid var(--border-color-primary); }
+.segments button:hover { background: var(--background-fill-secondary); }
+.segments .time { min-width: 7.5em; font-variant-numeric: tabular-nums; }
+.segments .label { flex: 1; overflow-wrap: anywhere; }
+.segments i { flex: none; width: 0.9em; height: 0.9em; }
+.error { padding: 0.8em; border: 2px solid VERMILION; border-radius: 4px; overflow-wrap: anywhere; }
+""".replace("BLUE", BLUE).replace("VERMILION", VERMILION)
+# The player is gradio's. Its events do not bubble, but are seen on the way down.
+JAVASCRIPT = """
+const player = () => document.querySelector('#recording audio');
+const duration = (picture) => Number(picture.dataset.seconds);
+element.addEventListener('click', (event) => {
+  const picture = event.target.closest('.picture'), segment = event.target.closest('[data-start]');
+  if (!player() || !(picture || segment)) return;
+  const box = (picture || segment).getBoundingClientRect();
+  const fraction = (event.clientX - box.left) / box.width;
+  player().currentTime = segment ? Number(segment.dataset.start) : fraction * duration(picture);
+  player().play();
+});
+document.addEventListener('timeupdate', (event) => {
+  const picture = element.querySelector('.picture');
+  if (!picture || event.target !== player()) return;
+  const playhead = picture.querySelector('.playhead');
+  playhead.style.display = 'block';
+  playhead.style.left = `${Math.min(100, 100 * event.target.currentTime / duration(picture))}%`;
+}, true);
+"""
+
+
+def make_app(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    examples: Sequence[str | Path] = (),
+    *,
+    max_megabytes: float = MAX_MEGABYTES,
+    max_seconds: float = MAX_SECONDS,
+) -> "gradio.Blocks":
+    """
+    A page that classifies a recording: its classes as bars, its waveform with SANet's pooling weights, and of one
+    longer than the model takes the segments of one label, played where one clicks. Serve it with [`launch_app`].
+
+    Args:
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
+        examples: Audio files to choose from.
+        max_megabytes, max_seconds: Of a recording; what is more gets a message that says so.
+
+    Raises:
+        ValueError: gradio is not installed, a limit is not positive, or the model is a regression, without classes.
+    """
+    # Read when gradio is imported; Blocks is told too.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError as error:
+        raise ValueError('the app needs gradio: pip install "sanet-hf[app]"') from error
+    if model.config.problem_type == "regression":
+        raise ValueError("The app shows scores of classes; this model is a regression.")
+    for name, limit in (("max_megabytes", max_megabytes), ("max_seconds", max_seconds)):
+        if not limit > 0:
+            raise ValueError(f"{name}={limit:g} must be positive.")
+
+    def show(path: str | None) -> tuple["gradio.Label", str]:
+        label = scores = None
+        html = ""
+        if path is not None:
+            try:
+                prediction, waveform = classify_recording(
+                    model, feature_extractor, path, max_megabytes=max_megabytes, max_seconds=max_seconds
+                )
+                scores = dict(zip(prediction.labels, prediction.scores.tolist()))
+                html = draw_recording(prediction, waveform, _weights(model, feature_extractor, prediction, waveform))
+            except AudioError as error:
+                html = f'<div class="error" role="alert"><b>This cannot be classified.</b> {escape(str(error))}</div>'
+        label = gradio.Label(scores, visible=scores is not None)
+        return label, html
+
+    title = _title(model)
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=DELETE_UPLOADS) as app:
+        gradio.HTML(_introduction(model, feature_extractor, title, max_megabytes, max_seconds))
+        with gradio.Row():
+            with gradio.Column():
+                recording = gradio.Audio(
+                    sources=["upload", "microphone"],
+                    type="filepath",
+                    label="Recording",
+                    elem_id="recording",
+                    editable=False,
+                    buttons=[],
+                    # The browser's own player, which JAVASCRIPT can move; the waveform is drawn below.
+                    waveform_options=gradio.WaveformOptions(show_recording_waveform=False),
+                )
+                if examples:
+                    # Served from where they lie: a copy would be deleted like an upload.
+                    paths = [str(Path(path).resolve()) for path in examples]
+                    gradio.set_static_paths(paths)
+                    gradio.Examples(paths, recording, cache_examples=False)
+            with gradio.Column():
+                scores = gradio.Label(num_top_classes=MAX_BARS, label="Scores", visible=False)
+        picture = gradio.HTML(css_template=CSS, js_on_load=JAVASCRIPT, elem_id="picture")
+        recording.change(show, recording, [scores, picture], api_visibility="private")
+    # What gradio refuses before it is stored; see launch_app.
+    app.max_megabytes = max_megabytes
+    return app
+
+
+def launch_app(app: "gradio.Blocks", **options) -> tuple:
+    """
+    Serve what [`make_app`] made: without a public link, and with nothing kept in the browser or sent to others.
+
+    Args:
+        app: As [`make_app`] gives it.
+        options: As gradio's `launch` has them; by default only this machine can open the page.
+
+    Returns:
+        What `launch` returns: the FastAPI app, its address here, and None.
+    """
+    private = {"share": False, "run_history": False, "ssr_mode": False, "mcp_server": False, "footer_links": []}
+    return app.launch(max_file_size=round(app.max_megabytes * MEGABYTE), **private | {"show_error": True} | options)
+
+
+def classify_recording(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    path: str | Path,
+    *,
+    max_megabytes: float = MAX_MEGABYTES,
+    max_seconds: float = MAX_SECONDS,
+) -> tuple[Prediction, np.ndarray]:
+    """
+    Classify a file within limits.
+
+    Args:
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
+        path: Audio file.
+        max_megabytes, max_seconds: As [`make_app`] has them.
+
+    Returns:
+        The prediction, and the waveform of shape (samples,) at the feature extractor's sampling rate.
+
+    Raises:
+        AudioError: The file is too large or too long, or cannot be read; the message does not name its folder.
+    """
+    path = Path(path)
+    try:
+        waveform = _read_within_limits(path, feature_extractor.sampling_rate, max_megabytes, max_seconds)
+        (prediction,) = predict(model, feature_extractor, [waveform])
+    except AudioError as error:
+        raise AudioError(str(error).replace(str(path), path.name)) from error
+    if prediction.error is not None:
+        raise AudioError(f"{path.name}: {prediction.error}")
+    return prediction, waveform
+
+
+def _read_within_limits(path: Path, sampling_rate: int, max_megabytes: float, max_seconds: float) -> np.ndarray:
+    megabytes = path.stat().st_size / MEGABYTE
+    if megabytes > max_megabytes:
+        raise AudioError(
+            f"{path}: the file has {megabytes:.3g} MB; the limit is {max_megabytes:g} MB. Cut it, or save it as FLAC "
+            "or MP3."
+        )
+    # Stopped at the limit, since a header may say anything and a small file hold days.
+    blocks, count = [], 0
+    for block in stream_audio(path, sampling_rate):
+        blocks.append(block)
+        count += len(block)
+        if count > max_seconds * sampling_rate:
+            raise AudioError(
+                f"{path}: the recording is longer than the limit of {format_time(max_seconds)} (min:s). Cut it into "
+                "shorter ones, or classify it with the command sanet predict, which takes any length."
+            )
+    return np.concatenate(blocks)
+
+
+def _weights(
+    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, prediction: Prediction, waveform: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    is_one_window = len(prediction.windows) == 1
+    return weigh_frames(model, feature_extractor, waveform) if is_one_window else None
+
+
+def draw_recording(
+    prediction: Prediction, waveform: np.ndarray, weights: tuple[np.ndarray, np.ndarray] | None = None
+) -> str:
+    """
+    HTML of a recording: the waveform, before colours for the labels where it was classified in several windows, and
+    those as a list; or behind pooling weights.
+
+    Args:
+        prediction: Of one recording, without an error.
+        waveform: Of shape (samples,).
+        weights: As [`~sanet_hf.explanation.weigh_frames`] gives them.
+    """
+    duration = prediction.duration
+    shapes, notes, rows = [_draw_waveform(waveform)], [], ""
+    if len(prediction.windows) > 1:
+        segments = merge_windows(prediction)
+        colors = _colors(segments)
+        shapes = [_draw_segment(segment, duration, colors[segment.label]) for segment in segments] + shapes
+        rows = "".join(_draw_row(segment, colors[segment.label]) for segment in segments)
+        rows = f'<div class="segments">{rows}</div>'
+        notes = [f"Classified in {len(prediction.windows)} windows; the scores are their mean."]
+    elif weights is not None:
+        shapes.append(_draw_weights(*weights, duration))
+        highest = weights[0].max() * len(weights[0])
+        notes = [
+            "Blue: how much each moment counted in SANet’s pooling, on average 1 and at most "
+            f"{highest:.3g}; what the network weighed, not yet what decided."
+        ]
+        # Of models that hear padding.
+        silent = weights[0][weights[1][:-1] >= duration].sum()
+        if silent:
+            notes.append(f"{100 * silent:.0f} % of all weight is on the silence after the recording.")
+    notes.append("Click to play from there.")
+    return (
+        f'<div class="picture" data-seconds="{duration:.6f}"><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'preserveAspectRatio="none" role="img" aria-label="Waveform">{"".join(shapes)}</svg>'
+        f'<div class="playhead"></div></div><div class="times">{_draw_times(duration)}</div>'
+        f'<p class="note">{" ".join(notes)}</p>{rows}'
+    )
+
+
+def _draw_waveform(waveform: np.ndarray) -> str:
+    length = -(-len(waveform) // WIDTH)
+    low, high = envelope([waveform], length)
+    # Quiet recordings are to be seen too.
+    scale = 0.48 * HEIGHT / max(largest_amplitude(waveform), 1e-3)
+    x = np.arange(len(low)) * (length * WIDTH / len(waveform))
+    upper = zip(x, HEIGHT / 2 - scale * high - 0.5)
+    lower = zip(x[::-1], HEIGHT / 2 - scale * low[::-1] + 0.5)
+    return f'<path class="wave" d="{_path([*upper, *lower])}"/>'
+
+
+def _draw_weights(weights: np.ndarray, edges: np.ndarray, duration: float) -> str:
+    x = np.repeat(np.minimum(edges / duration, 1) * WIDTH, 2)
+    heights = np.concatenate([[0], np.repeat(weights / weights.max(), 2), [0]])
+    return f'<path class="weights" d="{_path(zip(x, HEIGHT * (1 - heights)))}"/>'
+
+
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z"
+
+
+def _colors(segments: Sequence[Segment]) -> dict[str, str]:
+    """A colour for each of the labels that last longest; grey for the rest."""
+    seconds: dict[str, float] = {}
+    for segment in segments:
+        seconds[segment.label] = seconds.get(segment.label, 0) + segment.end - segment.start
+    labels = sorted(seconds, key=lambda label: -seconds[label])
+    return dict.fromkeys(labels, OTHER_COLOR) | dict(zip(labels, COLORS))
+
+
+def _draw_segment(segment: Segment, duration: float, color: str) -> str:
+    start, end = (WIDTH * seconds / duration for seconds in (segment.start, segment.end))
+    return (
+        f'<rect x="{start:.2f}" width="{end - start:.2f}" height="{HEIGHT}" fill="{color}" fill-opacity="0.4">'
+        f"<title>{escape(segment.label)}</title></rect>"
+    )
+
+
+def _draw_row(segment: Segment, color: str) -> str:
+    start, end = (format_time(round(seconds, 1)) for seconds in (segment.start, segment.end))
+    return (
+        f'<button type="button" data-start="{segment.start:.3f}"><i style="background: {color}"></i>'
+        f'<span class="time">{start} – {end}</span><span class="label">{escape(segment.label)}</span>'
+        f"<span>{100 * segment.score:.0f} %</span></button>"
+    )
+
+
+def _draw_times(duration: float) -> str:
+    times = [duration * part / 4 for part in range(5)]
+    texts = [f"{time:.3g} s" if duration < 10 else format_time(round(time)) for time in times]
+    return "".join(f"<span>{text}</span>" for text in texts)
+
+
+def _title(model: PreTrainedModel) -> str:
+    name = str(model.name_or_path)
+    return (Path(name).resolve().name if Path(name).is_dir() else name) or "Audio classifier"
+
+
+def _introduction(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    title: str,
+    max_megabytes: float,
+    max_seconds: float,
+) -> str:
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    listed = ", ".join(labels[:MAX_LISTED_CLASSES])
+    more = f" and {len(labels) - MAX_LISTED_CLASSES} more" if len(labels) > MAX_LISTED_CLASSES else ""
+    return (
+        f"<h1>{escape(title)}</h1><p>{len(labels)} classes: {escape(listed)}{more}.</p>"
+        f"<p>Recordings of up to {format_time(max_seconds)} (min:s) and {max_megabytes:g} MB, in windows of "
+        f"{find_window_seconds(model, feature_extractor):g} s. They are classified on the machine that serves this "
+        "page, go nowhere else, and are deleted within about an hour.</p>"
+    )

@@ -1,0 +1,52 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Classification by several processes that `accelerate launch` or `torchrun` started."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from itertools import islice, zip_longest
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from sanet_hf.inference.windows import Prediction
+
+
+FILES_PER_ROUND = 128  # of each process; then the processes exchange their predictions
+
+Value = TypeVar("Value")
+
+
+def join_processes() -> PartialState:
+    """Initialise the distributed state, and return it."""
+    # Processes wait for the one with the longest files. If one dies, the launcher ends the others.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+
+
+def share(value: Value) -> Value:
+    """Return the main process's value in every process."""
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
+def predict_in_processes(
+    predict: Callable[[Sequence[str]], Iterable[Prediction]], paths: Sequence[str], state: PartialState
+) -> Iterator[Prediction]:
+    """
+    Yield the predictions of all files, in order and in every process. Each process classifies a part of the files.
+
+    Every process gets all predictions, so that `--strict` and exit codes agree without another exchange.
+
+    Args:
+        predict: Classifies files. Yields one prediction per file, in order.
+        paths: The files, the same in each process.
+        state: The result of [`join_processes`].
+    """
+    # One call for all files, so that batches, files decoded ahead and a smaller batch size outlast a round.
+    predictions = iter(predict(paths[state.process_index :: state.num_processes]))
+    for _ in range(0, len(paths), FILES_PER_ROUND * state.num_processes):
+        for row in zip_longest(*gather_object([list(islice(predictions, FILES_PER_ROUND))])):
+            yield from (prediction for prediction in row if prediction is not None)

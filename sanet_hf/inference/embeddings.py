@@ -1,0 +1,74 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Embeddings of files: what a classifier's head is given, for search, clustering and pictures."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas
+
+from sanet_hf.inference.windows import Prediction
+from sanet_hf.utils.files import to_text
+
+
+FORMATS = (".parquet", ".npz")
+
+
+def check_embedding_file(path: str | Path) -> None:
+    """Raise a ValueError for a file whose suffix is not of [`FORMATS`]."""
+    if Path(path).suffix not in FORMATS:
+        raise ValueError(f"{path}: embeddings are written to a file that ends in {' or '.join(FORMATS)}.")
+
+
+def make_embedding_table(predictions: Iterable[Prediction], normalize: bool = False) -> pandas.DataFrame:
+    """
+    A table with the columns `path`, `label` (the folder that the file lies in), `prediction`, `score`, and
+    `embedding`, float32 of shape (features,).
+
+    Args:
+        predictions: As [`predict`] gives them with `return_embeddings`; those with an error are left out.
+        normalize: Whether to bring each embedding to an L2 norm of 1.
+    """
+    rows = []
+    for prediction in predictions:
+        if prediction.error is not None:
+            continue
+        embedding = prediction.embedding
+        if normalize:
+            embedding = embedding / max(float(np.linalg.norm(embedding)), 1e-12)
+        path = Path(prediction.path)
+        label = to_text(path.absolute().parent.name)
+        rows.append((to_text(prediction.path), label, prediction.label, prediction.score, embedding))
+    return pandas.DataFrame(rows, columns=["path", "label", "prediction", "score", "embedding"])
+
+
+def write_embeddings(table: pandas.DataFrame, path: str | Path) -> None:
+    """
+    Write the columns of [`make_embedding_table`] as Parquet, or as arrays of a `.npz` file, where `embedding` is of
+    shape (files, features).
+
+    Raises:
+        ValueError: The suffix is none of [`FORMATS`].
+    """
+    check_embedding_file(path)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # What was there stays until the new file is whole.
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            _write(table, file, path.suffix)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(table: pandas.DataFrame, file: BinaryIO, suffix: str) -> None:
+    if suffix == ".parquet":
+        table.to_parquet(file, index=False)
+        return
+    columns = {name: np.array(table[name].tolist(), dtype=np.str_) for name in ("path", "label", "prediction")}
+    columns["score"] = table["score"].to_numpy(np.float32)
+    np.savez(file, **columns, embedding=np.stack(table["embedding"].tolist()))

@@ -1,0 +1,267 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What in a clip a classifier's score comes from: occlusion, pooling weights and attention over time."""
+
+import difflib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
+
+from sanet_hf.architectures import architecture_of, class_scores, extract_features, find_window_seconds
+
+
+DECIMALS = 9
+MAX_LISTED_CLASSES = 20
+
+
+@dataclass
+class Explanation:
+    """
+    Where in a clip the score of a class comes from. Times are seconds since the beginning of the recording.
+
+    Args:
+        label: The class that is explained.
+        scores: Score of every class: a probability, or the value of a regression.
+        waveform: The stretch that the model hears, as it is in the recording, of shape (samples,).
+        sampling_rate: Of the waveform, in Hz.
+        start: When the stretch begins.
+        occlusion_starts, occlusion_ends: When each silenced part begins and ends, of shape (parts,).
+        score_drops: Score of the class minus the score without that part, of shape (parts,): positive where the part
+            spoke for the class, negative where it spoke against.
+        pooling_weights: How much each frame counted in SANet's pooling, of shape (frames,), sum 1; `None` for other
+            architectures. A model that [`hears_padding`] has frames of the silence after the clip
+            too, as do its attentions.
+        pooling_edges: When each of these frames begins, and the last one ends, of shape (frames + 1,).
+        attentions: How much each frame (rows) attends to each (columns) in every attention block of SANet, as the mean
+            of the heads, each of shape (frames, frames) with frames of its own; rows sum to 1.
+        attention_edges: As `pooling_edges`, for every attention block.
+    """
+
+    label: str
+    scores: dict[str, float]
+    waveform: np.ndarray
+    sampling_rate: int
+    start: float
+    occlusion_starts: np.ndarray
+    occlusion_ends: np.ndarray
+    score_drops: np.ndarray
+    pooling_weights: np.ndarray | None = None
+    pooling_edges: np.ndarray | None = None
+    attentions: tuple[np.ndarray, ...] = ()
+    attention_edges: tuple[np.ndarray, ...] = ()
+
+    @property
+    def end(self) -> float:
+        """When the stretch ends."""
+        return self.start + len(self.waveform) / self.sampling_rate
+
+
+@torch.inference_mode()
+def explain(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    waveform: np.ndarray,
+    label: str | None = None,
+    occlusion_seconds: float | None = None,
+    hop_seconds: float | None = None,
+    offset: float = 0.0,
+    batch_size: int | None = None,
+) -> Explanation:
+    """
+    Explain the score of a clip: what it loses where a part of the clip is silenced (occlusion: Zeiler and Fergus,
+    2014, https://arxiv.org/abs/1311.2901), and for SANet also which frames its pooling and its attention weigh.
+
+    A part is silenced in what the model hears: after the feature extractor has set the loudness, so that the rest of
+    the clip stays the same. Models that take spectrograms get that of the waveform with silence.
+
+    Args:
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them, of any architecture.
+        waveform: Clip of shape (samples,) at the feature extractor's sampling rate. Of one longer than
+            [`find_window_seconds`], the middle is explained, as a clip of its own.
+        label: Class to explain; by default the one with the highest score.
+        occlusion_seconds: Duration of each silenced part; by default 0.25 s, but at least 1/64 and at most 1/8 of the
+            clip.
+        hop_seconds: Longest time from one silenced part to the next; by default half of their duration.
+        offset: Where the waveform begins in the recording it is cut from, in seconds: added to all times.
+        batch_size: Clips that are classified at once; by default 32 on a GPU and else 8.
+
+    Raises:
+        ValueError: The model has no such class, or a duration is not positive.
+    """
+    for name, seconds in (("occlusion_seconds", occlusion_seconds), ("hop_seconds", hop_seconds)):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"{name}={seconds:g} must be positive and finite.")
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if label is not None and label not in labels:
+        raise ValueError(_unknown_label(label, labels))
+    rate = feature_extractor.sampling_rate
+    window = round(find_window_seconds(model, feature_extractor) * rate)
+    first = max(0, (len(waveform) - window) // 2)
+    waveform, start = waveform[first : first + window], first / rate + offset
+    if batch_size is None:
+        batch_size = 32 if model.device.type == "cuda" else 8
+
+    def extract(waveforms: list[np.ndarray]) -> BatchFeature:
+        return extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
+
+    features = extract([waveform])
+    weights = {}
+    if architecture_of(model).has_pooling_weights:
+        with _eager_attention(model):
+            outputs = model(**features, output_attentions=True)
+        num_samples = features["input_values"].shape[-1]
+        weights = _weights_over_time(model, outputs, num_samples, start, rate)
+    else:
+        outputs = model(**features)
+    scores = class_scores(model, outputs.logits)[0]
+    index = int(scores.argmax()) if label is None else labels.index(label)
+
+    starts, ends = _parts(len(waveform), rate, occlusion_seconds, hop_seconds)
+    occluded_scores = []
+    for batch in range(0, len(starts), batch_size):
+        parts = list(zip(starts[batch : batch + batch_size], ends[batch : batch + batch_size]))
+        if features[model.main_input_name].ndim == 2:  # a waveform
+            occluded = {name: value.repeat(len(parts), 1) for name, value in features.items()}
+            for row, (begin, end) in zip(occluded[model.main_input_name], parts):
+                row[begin:end] = 0
+        else:
+            clips = [waveform.copy() for _ in parts]
+            for clip, (begin, end) in zip(clips, parts):
+                clip[begin:end] = 0
+            occluded = extract(clips)
+        occluded_scores.append(class_scores(model, model(**occluded).logits)[:, index])
+    return Explanation(
+        label=labels[index],
+        scores=dict(zip(labels, scores.tolist())),
+        waveform=waveform,
+        sampling_rate=rate,
+        start=start,
+        occlusion_starts=start + starts / rate,
+        occlusion_ends=start + ends / rate,
+        score_drops=scores[index] - np.concatenate(occluded_scores),
+        **weights,
+    )
+
+
+@torch.inference_mode()
+def weigh_frames(
+    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, waveform: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """
+    The pooling weights and edges of an [`Explanation`] alone, at a single pass; `None` for architectures other than
+    SANet.
+
+    Args:
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
+        waveform: Clip of shape (samples,) at the feature extractor's sampling rate, no longer than
+            [`find_window_seconds`].
+    """
+    if not architecture_of(model).has_pooling_weights:
+        return None
+    features = extract_features(feature_extractor, [waveform]).to(model.device, model.dtype)
+    num_samples = features["input_values"].shape[-1]
+    weights = _weights_over_time(model, model(**features), num_samples, 0.0, feature_extractor.sampling_rate)
+    return weights["pooling_weights"], weights["pooling_edges"]
+
+
+def _unknown_label(label: str, labels: list[str]) -> str:
+    nearest = difflib.get_close_matches(label, labels, n=1)
+    guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    more = f" and {len(labels) - MAX_LISTED_CLASSES} more" if len(labels) > MAX_LISTED_CLASSES else ""
+    return f"label={label!r} is no class of the model.{guess} It knows {', '.join(labels[:MAX_LISTED_CLASSES])}{more}."
+
+
+@contextmanager
+def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """The one attention that returns its probabilities."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+def _weights_over_time(model: PreTrainedModel, outputs, num_samples: int, start: float, rate: int) -> dict:
+    """
+    Fields of the explanation that only a SANet has, without the frames that hold padding alone.
+
+    A frame stands for the samples that it strides over, in the middle of those that its convolutions see:
+
+        samples        |. . . .|. . . .|. . . .|. .     the last frame ends with the clip
+        frames             0       1       2     3
+    """
+    stride = model.config.inputs_to_logits_ratio
+    pooling_weights = outputs.pooling_weights[0].float().cpu().numpy()
+    padded_length = len(pooling_weights) * stride
+
+    def edges(samples: int) -> np.ndarray:
+        return start + np.minimum(np.arange(0, num_samples + samples, samples), num_samples) / rate
+
+    attentions, attention_edges = [], []
+    for attention in outputs.attentions or ():
+        attention_edges.append(edges(padded_length // attention.shape[-1]))
+        valid = len(attention_edges[-1]) - 1
+        attentions.append(attention[0, :, :valid, :valid].float().mean(0).cpu().numpy())
+    pooling_edges = edges(stride)
+    return {
+        "pooling_weights": pooling_weights[: len(pooling_edges) - 1],
+        "pooling_edges": pooling_edges,
+        "attentions": tuple(attentions),
+        "attention_edges": tuple(attention_edges),
+    }
+
+
+def _parts(
+    num_samples: int, rate: int, occlusion_seconds: float | None, hop_seconds: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """First samples of the parts to silence, and those after their last: from the clip's beginning to its end."""
+    if occlusion_seconds is None:
+        occlusion_seconds = np.clip(0.25, num_samples / rate / 64, num_samples / rate / 8)
+    part = min(max(1, round(occlusion_seconds * rate)), num_samples)
+    hop = max(1, part // 2 if hop_seconds is None else round(hop_seconds * rate))
+    last = num_samples - part
+    starts = np.linspace(0, last, 1 + -(-last // hop)).astype(int)
+    return starts, starts + part
+
+
+def as_dict(explanation: Explanation) -> dict:
+    """
+    An explanation as JSON has it, without the waveform. Times are in seconds; frame i of `pooling` and `attention`
+    lasts from `edges[i]` to `edges[i + 1]`:
+
+        {"label": ..., "scores": {label: score}, "start": ..., "end": ...,
+         "occlusion": {"start": [...], "end": [...], "score_drop": [...]},
+         "pooling": {"edges": [...], "weights": [...]},                     (SANet)
+         "attention": [{"edges": [...], "weights": [[...], ...]}, ...]}     (SANet, one entry a block)
+    """
+    result = {
+        "label": explanation.label,
+        "scores": {label: round(score, DECIMALS) for label, score in explanation.scores.items()},
+        "start": round(explanation.start, DECIMALS),
+        "end": round(explanation.end, DECIMALS),
+        "occlusion": {
+            "start": _to_list(explanation.occlusion_starts),
+            "end": _to_list(explanation.occlusion_ends),
+            "score_drop": _to_list(explanation.score_drops),
+        },
+    }
+    if explanation.pooling_weights is not None:
+        result["pooling"] = {
+            "edges": _to_list(explanation.pooling_edges),
+            "weights": _to_list(explanation.pooling_weights),
+        }
+        result["attention"] = [
+            {"edges": _to_list(edges), "weights": _to_list(attention)}
+            for attention, edges in zip(explanation.attentions, explanation.attention_edges)
+        ]
+    return result
+
+
+def _to_list(values: np.ndarray) -> list:
+    return values.astype(np.float64).round(DECIMALS).tolist()

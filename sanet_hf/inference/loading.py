@@ -1,0 +1,91 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trained audio classifiers of any architecture from a folder or the Hub."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    FeatureExtractionMixin,
+    PreTrainedModel,
+)
+
+
+def load_classifier(
+    model_name_or_path: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None
+) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    """
+    Load an audio classifier of any architecture with its feature extractor.
+
+    Args:
+        model_name_or_path: Folder, or name of a model on the Hub.
+        device: As PyTorch names it; by default the GPU where there is one.
+        dtype: Of the weights, such as `bfloat16`; by default the checkpoint's.
+
+    Raises:
+        ValueError: There is no such device, or the model is no folder and no model on the Hub, or something other than
+            an audio classifier.
+    """
+    name = str(model_name_or_path)
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device}: {str(error).splitlines()[0]}") from error
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, TypeError, ValueError, StrictDataclassError) as error:
+        reason = "it is neither a folder here nor a model on the Hub that can be reached"
+        if Path(name).is_dir():
+            reason = f"the folder holds no model that transformers can load ({_first_lines(error)})"
+        raise ValueError(f"{name}: {reason}.") from error
+    if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
+        raise ValueError(f"{name}: a model of type {config.model_type!r} is no audio classifier.")
+    try:
+        model, info = AutoModelForAudioClassification.from_pretrained(
+            name,
+            config=config,
+            dtype=dtype or "auto",
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        feature_extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{name}: the weights are a pickle that holds something else than tensors, which could run any code."
+        ) from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{name}: the model cannot be loaded ({_first_lines(error)}).") from error
+    _check_weights(name, info)
+    return model.eval().to(device), feature_extractor
+
+
+def _check_weights(name: str, info: Mapping[str, Collection]) -> None:
+    """Refuse a model some of whose weights are not from its checkpoint, and so random."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{name}: the checkpoint has no weights for {_some(missing)}. A model that was pretrained without classes "
+            "has to be trained on them first."
+        )
+    mismatched = sorted(f"{key}, {tuple(own)} not {tuple(saved)}" for key, saved, own in info["mismatched_keys"])
+    if mismatched:
+        raise ValueError(f"{name}: sizes in the configuration are not those of the weights: {_some(mismatched)}.")
+
+
+def _some(names: Sequence[str]) -> str:
+    return "; ".join(names[:3]) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _first_lines(error: Exception) -> str:
+    """What went wrong, without the advice that follows it."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])

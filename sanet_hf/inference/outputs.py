@@ -1,0 +1,187 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions in bulk: the files that are asked for, and CSV, JSON Lines or Parquet files of what was predicted."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pandas
+
+from sanet_hf.inference.windows import Prediction, merge_windows
+from sanet_hf.utils.files import to_text
+
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+
+Row = dict[str, Any]
+
+
+def column_names(top_k: int) -> list[str]:
+    """Columns of [`to_rows`]; times are in seconds."""
+    best = [name for rank in range(2, top_k + 1) for name in (f"label_{rank}", f"score_{rank}")]
+    return ["path", "start", "end", "label", "score", *best, "duration", "error"]
+
+
+def to_rows(prediction: Prediction, top_k: int = 1, parts: str = "windows") -> list[Row]:
+    """
+    Rows of a file: its parts, if it was classified in several windows, with `start` and `end`; last the file itself.
+
+    Args:
+        prediction: As [`predict`] gives it.
+        top_k: Classes that a row names, the best first.
+        parts: `windows`; `segments`, in which neighbouring windows with one label are merged, of the best class alone;
+            or `none`.
+    """
+    rows: list[Row] = []
+    path = to_text(prediction.path)
+    if len(prediction.windows) > 1 and parts == "segments":
+        rows += [{"path": path, **segment._asdict()} for segment in merge_windows(prediction)]
+    elif len(prediction.windows) > 1 and parts == "windows":
+        rows += [
+            {
+                "path": path,
+                "start": window.start,
+                "end": window.end,
+                **_best(window.scores, prediction.labels, top_k),
+            }
+            for window in prediction.windows
+        ]
+    row = {"path": path, "duration": prediction.duration, "error": prediction.error}
+    if prediction.scores is not None:
+        row |= _best(prediction.scores, prediction.labels, top_k)
+    rows.append(row)
+    names = column_names(top_k)
+    return [{name: _rounded(row.get(name)) for name in names} for row in rows]
+
+
+def _best(scores: np.ndarray, labels: Sequence[str], top_k: int) -> Row:
+    row = {}
+    for rank, index in enumerate(np.argsort(-scores, kind="stable")[:top_k], start=1):
+        suffix = "" if rank == 1 else f"_{rank}"
+        row |= {f"label{suffix}": labels[index], f"score{suffix}": float(scores[index])}
+    return row
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value
+
+
+class PredictionFile:
+    """
+    A file that rows are added to as they are made: CSV, JSON Lines, or Parquet, by its suffix.
+
+    Rows of Parquet, which cannot be added to, are kept in `<name>.partial.jsonl` beside it until the end.
+
+    Args:
+        path: The file.
+        columns: As [`column_names`] gives them.
+        resume: Keep what an earlier run wrote, but for files with an error and a file that it had not finished.
+        overwrite: Begin anew where there is an earlier file.
+
+    Attributes:
+        finished: Files of the earlier run that need not be classified again.
+
+    Raises:
+        ValueError: The suffix is none of [`FORMATS`], the file exists without `resume` and `overwrite`, or has other
+            columns.
+    """
+
+    def __init__(self, path: str | Path, columns: Sequence[str], resume: bool = False, overwrite: bool = False):
+        self.path, self.columns = Path(path), list(columns)
+        if self.path.suffix not in FORMATS:
+            raise ValueError(f"{path}: the output must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+        self._rows_path = self.path
+        if self.path.suffix == ".parquet":
+            self._rows_path = self.path.with_name(f"{self.path.name}.partial.jsonl")
+        if overwrite:
+            for file in (self.path, self._rows_path):
+                file.unlink(missing_ok=True)
+        earlier = [file for file in (self.path, self._rows_path) if file.exists()]
+        if earlier and not resume:
+            raise ValueError(
+                f"{earlier[0]} exists: --resume adds what is missing, --overwrite begins anew; or choose another file."
+            )
+        # Rows beside a Parquet file hold its own, too.
+        rows = self._read(earlier[-1]) if earlier else []
+        # The row of a file, which has no start, comes after those of its parts.
+        self.finished = {row["path"] for row in rows if row["start"] in ("", None) and row["error"] in ("", None)}
+        self._is_resumed = bool(rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._write([row for row in rows if row["path"] in self.finished])
+        self._file = open(self._rows_path, "a", newline="", encoding="utf-8")
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add the rows of a file."""
+        _print_rows(self._file, self._rows_path.suffix, rows, self.columns)
+        self._file.flush()
+
+    def close(self, paths: Sequence[str] | None = None) -> None:
+        """
+        Close the file.
+
+        Args:
+            paths: Files in the order that their rows are to have; None where the run did not get to its end.
+        """
+        self._file.close()
+        if paths is None:
+            return
+        if self._is_resumed:
+            places = {to_text(path): place for place, path in reversed(list(enumerate(paths)))}
+            self._write(sorted(self._read(self._rows_path), key=lambda row: places.get(row["path"], -1)))
+        if self._rows_path != self.path:
+            temporary = self.path.with_name(f"{self.path.name}.tmp")
+            to_table(self._read(self._rows_path), self.columns).to_parquet(temporary, index=False)
+            temporary.replace(self.path)
+            self._rows_path.unlink()
+
+    def _read(self, path: Path) -> list[Row]:
+        try:
+            if path.suffix == ".parquet":
+                table = pandas.read_parquet(path)
+                columns, rows = list(table), table.astype(object).where(table.notna(), None).to_dict("records")
+            else:
+                # A run that was killed can leave half a line, or half a row: names can have several lines.
+                text = path.read_bytes().rpartition(b"\n")[0].decode()
+                if path.suffix == ".csv":
+                    reader = csv.DictReader(io.StringIO(text, newline=""))
+                    columns = list(reader.fieldnames or self.columns)
+                    rows = [row for row in reader if None not in row.values()]
+                else:
+                    rows = [json.loads(line) for line in text.split("\n") if line]
+                    columns = list(rows[0]) if rows else self.columns
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be gone on with ({error}): choose another file.") from error
+        if columns != self.columns:
+            raise ValueError(
+                f"{path} has the columns {', '.join(columns)}, not {', '.join(self.columns)}: choose the options that "
+                "it was made with, --overwrite, or another file."
+            )
+        return rows
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        temporary = self._rows_path.with_name(f"{self._rows_path.name}.tmp")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            if self._rows_path.suffix == ".csv":
+                csv.writer(file).writerow(self.columns)
+            _print_rows(file, self._rows_path.suffix, rows, self.columns)
+        temporary.replace(self._rows_path)
+
+
+def _print_rows(file: TextIO, suffix: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    if suffix == ".csv":
+        csv.DictWriter(file, columns).writerows(rows)
+    else:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def to_table(rows: Sequence[Row], columns: Sequence[str]) -> pandas.DataFrame:
+    """Rows as a table of texts and numbers; what a row does not have is missing."""
+    is_text = {name: name in ("path", "error") or name.startswith("label") for name in columns}
+    return pandas.DataFrame(rows, columns=list(columns)).astype(
+        {name: "string" if text else "Float64" for name, text in is_text.items()}
+    )

@@ -1,0 +1,82 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""File names as text, atomic writes, and outputs that can be written."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+PROBE_BYTES = 2**16
+
+
+@contextmanager
+def writing_to(path: str | Path, is_folder: bool = True) -> Iterator[None]:
+    """
+    Work that ends in a folder or file, which is tried first; the attempt leaves nothing.
+
+    Raises:
+        OSError: Nothing can be written there, before the work or, since the disk got full, in it. The message names
+            the path, which errors of a full disk do not.
+    """
+    path = Path(path)
+    if is_folder and path.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file: choose a folder.")
+    _probe(path)
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if any(f"{path}{end}" in str(error) for end in (" ", os.sep)):
+            raise
+        if is_full(error) or "No space left on device" in str(error):
+            raise OSError(errno.ENOSPC, f"{path} cannot be written: {os.strerror(errno.ENOSPC)}") from error
+        # Some libraries do not say what the matter is.
+        _probe(path)
+        raise
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error is that of a full disk."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _probe(path: Path) -> None:
+    # Folders that are not there yet will be made in this one.
+    folder = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))
+    try:
+        with tempfile.TemporaryFile(dir=path.parent if path.is_file() else folder) as file:
+            file.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be written: {os.strerror(error.errno)}") from error
+
+
+def to_text(name: str) -> str:
+    """A file name as text that can be written: bytes that are no UTF-8 become `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def atomic_directory(output_dir: str | Path) -> Iterator[Path]:
+    """
+    Give a temporary folder whose files are moved to `output_dir` at the end. If the work fails, they are deleted, and
+    so is `output_dir` unless it existed before.
+    """
+    output_dir = Path(output_dir)
+    is_new = not output_dir.exists()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    # Inside: beside it may be another file system, or a folder that cannot be written to.
+    folder = Path(tempfile.mkdtemp(prefix="unfinished-", dir=output_dir))
+    try:
+        yield folder
+        for path in sorted(folder.iterdir()):
+            path.replace(output_dir / path.name)
+        folder.rmdir()
+    except BaseException:
+        shutil.rmtree(output_dir if is_new else folder, ignore_errors=True)
+        raise

@@ -1,0 +1,153 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Decode every recording once before training: what cannot be read, is silent, or is in two splits."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from datasets import DatasetDict, List
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from sanet_hf.audio.levels import SILENCE, largest_amplitude
+from sanet_hf.errors import AudioError, DataError
+from sanet_hf.training.data.clips import load_recording
+
+
+logger = logging.get_logger(__name__)
+
+
+NUM_SHOWN = 20  # recordings that a message lists
+CHECKED_AT_ONCE = 2**24  # samples of a recording that lie in memory; 17 minutes at 16 kHz
+
+
+@dataclass
+class _Check:
+    """What reading a recording showed: its length and content, or the error."""
+
+    seconds: float = 0.0
+    digest: bytes = b""
+    is_silent: bool = False
+    error: str | None = None
+
+
+# Rows of a split: the split of the source and the indices in it.
+Rows = Mapping[str, tuple[str, Sequence[int]]]
+
+
+def _check_recordings(
+    source: DatasetDict, rows: Rows, sampling_rate: int, num_threads: int
+) -> dict[str, dict[int, _Check]]:
+    """Read every recording once."""
+    places = [(origin, index) for origin, indices in rows.values() for index in indices]
+    with ThreadPoolExecutor(num_threads) as pool:
+        results = pool.map(lambda place: _check(source[place[0]][place[1]], sampling_rate), places)
+        bar = tqdm(results, total=len(places), desc="Checking recordings", unit="file")
+        checks: dict[str, dict[int, _Check]] = defaultdict(dict)
+        for (origin, index), check in zip(places, bar):
+            checks[origin][index] = check
+    return checks
+
+
+def _check(row: Mapping, sampling_rate: int) -> _Check:
+    digest, count, largest = hashlib.sha256(), 0, 0.0
+    is_whole = False
+    try:
+        while not is_whole:
+            # From a sample that is known on: where there are none, loading is an error.
+            known = min(1, count)
+            stretch = load_recording(row, sampling_rate, count - known, CHECKED_AT_ONCE)
+            is_whole = len(stretch) < CHECKED_AT_ONCE
+            count += len(stretch) - known
+            digest.update(stretch[known:])
+            largest = max(largest, largest_amplitude(stretch))
+    except AudioError as error:
+        return _Check(error=str(error))
+    return _Check(seconds=count / sampling_rate, digest=digest.digest(), is_silent=largest < SILENCE)
+
+
+def _leave_out_unreadable(
+    source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]], max_bad_fraction: float
+) -> Rows:
+    bad = [check.error for by_index in checks.values() for check in by_index.values() if check.error]
+    total = sum(len(indices) for _, indices in rows.values())
+    for error in bad[:NUM_SHOWN]:
+        logger.warning(f"Left out: {error}")
+    more = f"\n  and {len(bad) - NUM_SHOWN} more" if len(bad) > NUM_SHOWN else ""
+    if len(bad) > max_bad_fraction * total:
+        shown = "".join(f"\n  {error}" for error in bad[:NUM_SHOWN])
+        raise DataError(
+            f"{len(bad)} of {total} recordings cannot be read, more than max_bad_fraction={max_bad_fraction:g}:"
+            f"{shown}{more}"
+        )
+    if more:
+        logger.warning(f"Left out:{more}")
+    return {
+        split: (origin, [index for index in indices if checks[origin][index].error is None])
+        for split, (origin, indices) in rows.items()
+    }
+
+
+def _warn_of_silence(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]]) -> None:
+    silent = [
+        source[origin][index]["file"]
+        for origin, indices in rows.values()
+        for index in indices
+        if checks[origin][index].is_silent
+    ]
+    if silent:
+        logger.warning(f"{len(silent)} recordings are silent, and used all the same: {_shorten(silent)}.")
+
+
+def _warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]]) -> None:
+    first: dict[bytes, tuple[str, str, int]] = {}
+    pairs = []
+    for split, (origin, indices) in rows.items():
+        for index in indices:
+            check = checks[origin][index]
+            other = first.setdefault(check.digest, (split, origin, index))
+            if other[0] != split and not check.is_silent:
+                names = source[other[1]][other[2]]["file"], source[origin][index]["file"]
+                pairs.append(f"{names[0]} ({other[0]}) = {names[1]} ({split})")
+    if pairs:
+        logger.warning(
+            f"{len(pairs)} recordings stand in two splits, so that scores on them are flattering: {_shorten(pairs)}."
+        )
+
+
+def _check_labels(source: DatasetDict, rows: Rows) -> list[str]:
+    """Names of the classes in alphabetical order."""
+    labels: dict[str, set[str]] = {}
+    for split, (origin, indices) in rows.items():
+        column = source[origin]["label"][:]
+        labels[split] = _names_in(column[index] for index in indices)
+    names = sorted(set().union(*labels.values()))
+    if not any(indices for _, indices in rows.values()) or not names:
+        raise DataError("No recordings with a label are left.")
+    if "train" not in rows:
+        return names
+    for split, found in labels.items():
+        unknown = sorted(found - labels["train"])
+        if unknown:
+            raise DataError(f"{_shorten(unknown)}: in {split} but not in train, so that it cannot be learnt.")
+    lost = _names_in(source[rows["train"][0]]["label"]) - labels["train"]
+    if lost:
+        raise DataError(f"No recordings that can be read are left to learn {_shorten(sorted(lost))} from.")
+    is_multi_label = isinstance(source[rows["train"][0]].features["label"], List)
+    if len(names) == 1 and not is_multi_label:
+        raise DataError(f"There is one class, {names[0]}, and nothing to tell it from. Add another.")
+    if "validation" in rows and not rows["validation"][1]:
+        raise DataError("No recordings are left for validation. Add some to choose the best epoch by.")
+    return names
+
+
+def _names_in(labels: Iterable[str | list[str]]) -> set[str]:
+    return {name for label in labels for name in (label if isinstance(label, list) else [label])}
+
+
+def _shorten(names: Sequence[str], limit: int = NUM_SHOWN) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,334 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings to batches: stretches of them, augmentation, features, padding, mixup."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import datasets
+import fsspec
+import numpy as np
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from transformers import FeatureExtractionMixin
+from transformers.utils import logging
+
+from sanet_hf.architectures import extract_features, takes_waveforms
+from sanet_hf.audio.decode import load_audio
+from sanet_hf.errors import AudioError, DataError
+from sanet_hf.inference.windows import window_starts
+from sanet_hf.training.data.augmentation import Augmentation, seeded
+from sanet_hf.training.data.labels import as_target, is_multi_label, label_matrix, stream_label_names
+
+
+logger = logging.get_logger(__name__)
+
+
+# Of a recording that is longer, a random part is joined.
+LONG_SEGMENT_SECONDS = 2.0
+LONG_SEGMENT_PART = 0.3, 0.6
+
+
+class TrainingClips(Dataset):
+    """
+    Clips to train on: a random stretch of each recording, or, with `samples_per_class`, clips joined from recordings
+    of one class; augmented, as features and `labels`.
+
+    An item is random by its index alone, `epoch * len(self) + clip`, and the seed: the same in any number of worker
+    processes and after a resumption. See [`EpochSampler`].
+
+    Args:
+        recordings: A split as [`load_recordings`] gives it.
+        feature_extractor: The model's own.
+        label2id: Classes of the model.
+        max_length_seconds: Length of a stretch, and of a joined clip.
+        augment: Changes the waveform.
+        augment_normalized: Changes what the feature extractor makes of the waveform, whose loudness it has set, or,
+            where it makes a spectrogram, what it is given.
+        samples_per_class: Joined clips of each class in an epoch.
+        max_segments: Most recordings in a joined clip.
+        seed: With the index, decides what is drawn.
+
+    Raises:
+        DataError: A recording has a label that the model does not know.
+    """
+
+    def __init__(
+        self,
+        recordings: datasets.Dataset,
+        feature_extractor: FeatureExtractionMixin,
+        label2id: Mapping[str, int],
+        max_length_seconds: float,
+        augment: Augmentation | None = None,
+        augment_normalized: Augmentation | None = None,
+        samples_per_class: int | None = None,
+        max_segments: int = 4,
+        seed: int = 0,
+    ):
+        self.recordings = recordings
+        self.feature_extractor = feature_extractor
+        self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
+        self.augment, self.augment_normalized = augment, augment_normalized
+        self.samples_per_class, self.max_segments = samples_per_class, max_segments
+        self.seed = seed
+        self.label_matrix = label_matrix(recordings, label2id)
+        self.is_multi_label = is_multi_label(recordings)
+
+    def __len__(self) -> int:
+        if self.samples_per_class is None:
+            return len(self.recordings)
+        return self.samples_per_class * len(self._rows_of_class)
+
+    @cached_property
+    def class_matrix(self) -> np.ndarray:
+        """Classes of each clip, 0/1 of shape (clips, classes); of a joined one, that for which it is drawn."""
+        if self.samples_per_class is None:
+            return self.label_matrix
+        identity = np.eye(self.label_matrix.shape[1], dtype=int)
+        return np.repeat(identity[list(self._rows_of_class)], self.samples_per_class, axis=0)
+
+    @cached_property
+    def seconds(self) -> list[float]:
+        """Length of each clip's recording."""
+        if self.samples_per_class is None:
+            return self.recordings["seconds"][:]
+        return [self.max_length / self.feature_extractor.sampling_rate] * len(self)
+
+    @cached_property
+    def _rows_of_class(self) -> dict[int, np.ndarray]:
+        columns = enumerate(self.label_matrix.T)
+        return {label: np.flatnonzero(column) for label, column in columns if column.any()}
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        generator = np.random.default_rng([self.seed, index])
+        parts = self._draw(index, generator)
+        waveforms = [
+            load_recording(self.recordings[row], self.feature_extractor.sampling_rate, start, length)
+            for row, start, length in parts
+        ]
+        waveform, labels = waveforms[0], self.label_matrix[[row for row, _, _ in parts]].max(axis=0)
+        if self.samples_per_class is not None:
+            waveform = np.concatenate(waveforms)[: self.max_length]
+            missing = self.max_length - len(waveform)
+            before = int(generator.integers(missing, endpoint=True))
+            waveform = np.pad(waveform, (before, missing - before))
+        return {**_augmented(waveform, labels, generator, self), "index": index}
+
+    def files(self, index: int) -> list[str]:
+        """The recordings that an item is made of."""
+        parts = self._draw(index, np.random.default_rng([self.seed, index]))
+        return [self.recordings[row]["file"] for row, _, _ in parts]
+
+    def _draw(self, index: int, generator: np.random.Generator) -> list[tuple[int, int, int]]:
+        """
+        Recordings of an item, the first sample of each and how many: a stretch of one, or as many as fill a clip
+
+            |  silence  | recording | part of a long one | recording |  silence  |
+        """
+        clip = index % len(self)
+        if self.samples_per_class is None:
+            start = int(generator.integers(max(0, self._num_samples[clip] - self.max_length) + 1))
+            return [(clip, start, self.max_length)]
+        rows = list(self._rows_of_class.values())[clip // self.samples_per_class]
+        parts, total = [], 0
+        for _ in range(generator.integers(1, self.max_segments, endpoint=True)):
+            row = int(generator.choice(rows))
+            start, length = 0, self._num_samples[row]
+            if length > LONG_SEGMENT_SECONDS * self.feature_extractor.sampling_rate:
+                length = int(length * generator.uniform(*LONG_SEGMENT_PART))
+                start = int(generator.integers(self._num_samples[row] - length, endpoint=True))
+            parts.append((row, start, length))
+            total += length
+            if total >= self.max_length:
+                break
+        return parts
+
+    @cached_property
+    def _num_samples(self) -> list[int]:
+        """Length of each recording."""
+        return [round(seconds * self.feature_extractor.sampling_rate) for seconds in self.recordings["seconds"]]
+
+
+class StreamedClips(IterableDataset):
+    """
+    Clips to train on from a stream of recordings: a random stretch of each, augmented, as features and `labels`. What
+    cannot be read is left out with a warning that names it.
+
+    Processes that train together, and their workers, read files of their own; where the number of files is no multiple
+    of the number of processes, each takes its part of the recordings in all files. The order and what is drawn depend
+    on the seed, the epoch and the process.
+
+    Args:
+        stream: With the columns `audio` (not decoded) and `label`, as [`stream_training_split`] gives it.
+        feature_extractor: The model's own.
+        label2id: Classes of the model.
+        max_length_seconds: Length of a stretch.
+        augment, augment_normalized: As in [`TrainingClips`].
+        is_multi_label: Whether a recording can have several classes, as a list or separated by `;`.
+        buffer_size: Recordings that are drawn from at random.
+        max_bad_fraction: Part of the recordings that may be unreadable.
+        seed: With the epoch, decides what is drawn.
+        process_index, num_processes: Which of the processes that train together this one is.
+    """
+
+    def __init__(
+        self,
+        stream: datasets.IterableDataset,
+        feature_extractor: FeatureExtractionMixin,
+        label2id: Mapping[str, int],
+        max_length_seconds: float,
+        augment: Augmentation | None = None,
+        augment_normalized: Augmentation | None = None,
+        is_multi_label: bool = False,
+        buffer_size: int = 1000,
+        max_bad_fraction: float = 0.05,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ):
+        # Shuffled alike in all of them.
+        stream = stream.shuffle(seed, buffer_size=buffer_size)
+        self.stream = split_dataset_by_node(stream, process_index, num_processes)
+        self.process_index = process_index
+        self.feature_extractor = feature_extractor
+        self.label2id = label2id
+        self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
+        self.augment, self.augment_normalized = augment, augment_normalized
+        self.is_multi_label = is_multi_label
+        self.max_bad_fraction = max_bad_fraction
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self.epoch = epoch
+        self.stream.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        worker = get_worker_info()
+        reader = self.process_index, 0 if worker is None else worker.id
+        bad = 0
+        for count, row in enumerate(self.stream):
+            generator = np.random.default_rng([self.seed, self.epoch, *reader, count])
+            name = row["audio"]["path"] or f"recording {count + 1}"
+            labels = self._labels(row["label"], name)
+            try:
+                waveform = load_streamed(row["audio"], self.feature_extractor.sampling_rate, name)
+            except (AudioError, OSError) as error:
+                logger.warning(f"Left out: {error}")
+                bad += 1
+                if bad > self.max_bad_fraction * max(count + 1, 100):
+                    raise DataError(
+                        f"{bad} of {count + 1} streamed recordings cannot be read, more than "
+                        f"max_bad_fraction={self.max_bad_fraction:g}; the last: {error}"
+                    ) from error
+                continue
+            start = int(generator.integers(max(0, len(waveform) - self.max_length) + 1))
+            yield _augmented(waveform[start : start + self.max_length], labels, generator, self)
+
+    def _labels(self, label: str | int | list, name: str) -> np.ndarray:
+        classes = stream_label_names(self.stream)
+        if isinstance(label, str):
+            label = label.split(";") if self.is_multi_label else [label]
+        labels = np.zeros(len(self.label2id), dtype=int)
+        for value in label if isinstance(label, list) else [label]:
+            value = str(value if classes is None or isinstance(value, str) else classes[value]).strip()
+            if value not in self.label2id:
+                raise DataError(
+                    f"{name} has the label {value!r}; the classes are {', '.join(sorted(self.label2id))}: those of "
+                    "the stream's label column if it lists them, or else of the validation split."
+                )
+            labels[self.label2id[value]] = 1
+        return labels
+
+
+class EvaluationClips(Dataset):
+    """
+    Recordings in windows, as features and `labels`: the middle one of each, or all, as [`predict`] classifies them.
+
+    Args:
+        recordings: A split as [`load_recordings`] gives it.
+        feature_extractor: The model's own.
+        label2id: Classes of the model.
+        max_length_seconds: Length of a window.
+        all_windows: Whether a recording that is longer gives several clips.
+
+    Attributes:
+        rows: Recording of each clip, int of shape (clips,), in the recordings' order.
+
+    Raises:
+        DataError: A recording has a label that the model does not know.
+    """
+
+    def __init__(
+        self,
+        recordings: datasets.Dataset,
+        feature_extractor: FeatureExtractionMixin,
+        label2id: Mapping[str, int],
+        max_length_seconds: float,
+        all_windows: bool = False,
+    ):
+        self.recordings = recordings
+        self.feature_extractor = feature_extractor
+        self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
+        self.label_matrix = label_matrix(recordings, label2id)
+        self.is_multi_label = is_multi_label(recordings)
+        lengths = [round(seconds * feature_extractor.sampling_rate) for seconds in recordings["seconds"]]
+        starts = [
+            window_starts(length, self.max_length, self.max_length)
+            if all_windows
+            else [max(0, length - self.max_length) // 2]
+            for length in lengths
+        ]
+        self.rows = np.repeat(np.arange(len(starts)), [len(some) for some in starts])
+        self.starts = [start for some in starts for start in some]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        row = self.recordings[int(self.rows[index])]
+        waveform = load_recording(row, self.feature_extractor.sampling_rate, self.starts[index], self.max_length)
+        item = _extract(self.feature_extractor, waveform)
+        return {**item, "labels": as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
+
+
+def _augmented(
+    waveform: np.ndarray, labels: np.ndarray, generator: np.random.Generator, clips: TrainingClips | StreamedClips
+) -> dict[str, np.ndarray]:
+    """A training item: features of an augmented waveform, and its classes as a target."""
+    with seeded(int(generator.integers(2**32))):
+        if clips.augment is not None:
+            # A slower clip is a longer one.
+            waveform = clips.augment(waveform)[: clips.max_length]
+        after = clips.augment_normalized is not None and takes_waveforms(clips.feature_extractor)
+        if clips.augment_normalized is not None and not after:
+            waveform = clips.augment_normalized(waveform)
+        item = _extract(clips.feature_extractor, waveform)
+        if after:
+            item["input_values"] = clips.augment_normalized(item["input_values"])
+    return {**item, "labels": as_target(labels, clips.is_multi_label)}
+
+
+def _extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) -> dict[str, np.ndarray]:
+    """Features of a waveform, not padded."""
+    features = extract_features(feature_extractor, [waveform], padding=False, return_tensors=None)
+    return {name: np.asarray(value[0]) for name, value in features.items()}
+
+
+def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
+    """
+    The waveform of a row with the columns `audio` and `file`, or a stretch of it, from a file or from bytes in the
+    data set; see [`load_audio`].
+    """
+    audio = row["audio"]
+    if audio["bytes"] is not None:
+        return load_audio(audio["bytes"], sampling_rate, row["file"], start, length)
+    return load_audio(audio["path"], sampling_rate, start=start, length=length)
+
+
+def load_streamed(audio: Mapping, sampling_rate: int, name: str) -> np.ndarray:
+    """The waveform of streamed audio: bytes, or a file here or on the Hub."""
+    if audio["bytes"] is not None:
+        return load_audio(audio["bytes"], sampling_rate, name)
+    with fsspec.open(audio["path"], "rb") as file:
+        return load_audio(file.read(), sampling_rate, name)

@@ -1,0 +1,66 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The whole road on data that it makes itself: `make demo`, or `python -m training.demo [FOLDER]`.
+
+A speech data set of ten synthetic voices, training, evaluation on sentences that no training clip holds, and
+`pipeline("audio-classification")` on a clip of each voice. The network has half the width of the default, so that two
+CPU cores train it in a few minutes.
+"""
+
+from pathlib import Path
+from sanet_hf.cli.main import main as sanet
+from sanet_hf.training.demo.speech import make_speech_dataset
+import argparse
+import shlex
+import shutil
+import sys
+import time
+
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__.split("\n\n")[1])
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("demo"), help="for data and model (default: demo)"
+    )
+    parser.add_argument("--num_train", type=int, default=48, help="training clips a voice (default: 48)")
+    parser.add_argument("--num_train_epochs", type=int, default=8, help="default: 8")
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    data_dir, model_dir = arguments.folder / "speech", arguments.folder / "model"
+
+    print(f"1. Ten voices read random sentences to {data_dir}")
+    make_speech_dataset(data_dir, num_train=arguments.num_train)
+    print("\n2. Training: SANet at half its width, 1.7 M of 5.8 M parameters, so that it takes minutes on two cores")
+    shutil.rmtree(model_dir, ignore_errors=True)
+    command = ["train", "sanet.yaml", "sanet_small.yaml", "--data_dir", str(data_dir), "--output_dir", str(model_dir)]
+    command += ["--num_train_epochs", str(arguments.num_train_epochs), "--learning_rate", "2e-3"]
+    print(f"$ sanet {shlex.join(command)}")
+    if status := sanet(command):
+        return status
+    print('\n3. pipeline("audio-classification") on a test clip of each voice')
+    _classify(data_dir / "test", model_dir)
+    print(f"\nDone in {time.monotonic() - start:.0f} s. Next, with your own recordings in FOLDER/<class>/*.wav:")
+    print("  . .venv/bin/activate")
+    print("  sanet train sanet.yaml --data_dir FOLDER --output_dir runs/mine")
+    print("  sanet predict runs/mine CLIP.wav")
+    return 0
+
+
+def _classify(test_dir: Path, model_dir: Path) -> None:
+    from transformers import pipeline
+
+    import sanet_hf  # noqa: F401 (registers SANet)
+
+    classifier = pipeline("audio-classification", model=str(model_dir))
+    clips = [sorted(folder.glob("*.wav"))[0] for folder in sorted(test_dir.iterdir())]
+    print(f"{'file':22}{'predicted':12}score")
+    for clip, (best, *_) in zip(clips, classifier([str(clip) for clip in clips])):
+        name = str(clip.relative_to(test_dir))
+        remark = "" if best["label"] == clip.parent.name else "  wrong"
+        print(f"{name:22}{best['label']:12}{best['score']:.3f}{remark}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+A small synthetic speech data set, made offline: ten espeak-ng voices to be told apart.
+
+Every clip is one short English sentence, spoken by one of the voices in `VOICES` at a random pitch, speed and level,
+in light background noise. No sentence is used twice, so the validation and test sentences are new to the model.
+"""
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterator
+from pathlib import Path
+from sanet_hf.training.data.splits import SPLITS
+from scipy.signal import resample_poly
+from tqdm import tqdm
+import contextlib
+import ctypes
+import json
+import numpy as np
+import re
+import shutil
+import soundfile
+import tempfile
+
+
+# Class name -> espeak-ng voice variant. Aunty and Linda, Grandpa and Max, and Mario and Nguyen are rather alike.
+VOICES: dict[str, str] = {
+    "annie": "Annie",
+    "aunty": "aunty",
+    "edward": "edward",
+    "grandpa": "grandpa",
+    "linda": "linda",
+    "mario": "Mario",
+    "max": "max",
+    "nguyen": "Nguyen",
+    "whisper": "whisper",
+    "zac": "zac",
+}
+SAMPLING_RATE = 16_000  # Hz
+MIN_DURATION = 1.2  # seconds
+MAX_DURATION = 3.5  # seconds
+SETTINGS_FILE = "demo_speech.json"
+FORMAT_VERSION = 1  # raise it whenever the same arguments give other clips
+
+ESPEAK_SAMPLING_RATE = 22_050  # Hz
+ESPEAK_VOLUME = 60  # percent; at 100 the louder voices run into espeak's own limiter
+# One value per clip is drawn from each of these ranges, ends included.
+RATE_RANGE = (145, 205)  # words per minute; espeak's normal is 175
+PITCH_RANGE = (20, 80)  # on espeak's scale of 0 to 99; 50 is the voice's normal, the ends are 0.66 and 1.41 times it
+INTONATION_RANGE = (25, 75)  # width of the pitch range on espeak's scale of 0 to 99; 50 is the voice's normal
+SNR_RANGE = (20.0, 40.0)  # dB
+PEAK_RANGE = (-20.0, -1.0)  # dB below full scale
+
+# Values from espeak-ng/speak_lib.h.
+_OUTPUT_SYNCHRONOUS, _DONT_EXIT, _POSITION_CHARACTER, _CHARS_UTF8 = 2, 0x8000, 1, 1
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+_TEMPLATES = (
+    "The {adjective} {person} {moved} {place}.",
+    "{name} {did} the {adjective} {thing} {time}.",
+    "{name} and the {person} {moved} {place}.",
+    "{time}, {name} {did} my {thing}.",
+    "Did {name} see the {adjective} {thing} {place}?",
+    "The {person} {did} our {adjective} {thing}.",
+    "We met the {person} with the {thing} {place}.",
+    "{name} never {did} her {thing} {time}.",
+)
+# An underscore stands for a space.
+_WORDS: dict[str, str] = {
+    "name": """Adam Alice Amy Ben Clara Daniel Emma Eric Frank George Grace Hannah Helen Henry Jack James Jane John
+        Julia Laura Leo Lucy Mark Martha Mary Nora Oliver Paul Peter Rachel Robert Rose Ruth Sam Sarah Simon""",
+    "person": """baker banker brother builder butcher captain carpenter child cousin dancer dentist doctor driver
+        farmer fisherman gardener guard hunter judge king lawyer miller mother musician neighbour nurse painter pilot
+        plumber poet priest prince queen sailor shepherd singer sister soldier student tailor teacher tourist uncle""",
+    "thing": """basket bell bicycle blanket boat book bottle bowl box bread bridge broom bucket camera candle carpet
+        chair clock coat coin cup door dress drum fence flag garden gate glass glove guitar hammer hat house jacket
+        kettle key kite lamp letter map mirror painting pencil piano picture pillow plate radio ribbon ring rope
+        sandwich shirt shoe spoon table ticket umbrella wallet wheel whistle window""",
+    "adjective": """blue brave bright broken brown calm clean clever cold dark dirty dusty empty famous friendly gentle
+        golden green grey happy heavy honest huge little lonely narrow new old purple quiet red rusty sad shy silver
+        simple small strange strong tall tiny tired warm white wild wooden yellow young""",
+    "moved": """arrived climbed danced drove hurried jumped laughed marched played ran rested rode sang sat slept
+        smiled spoke stood stopped waited walked wandered worked""",
+    "did": """bought borrowed broke carried cleaned drew dropped found fixed forgot gave_away kept lost mended moved
+        noticed opened painted picked_up pushed repaired returned sold threw_away washed watched wrapped""",
+    "place": """at_the_station beside_the_lake beside_the_river by_the_fire in_the_city in_the_forest in_the_kitchen
+        in_the_library in_the_park in_the_rain in_the_village near_the_beach near_the_castle near_the_school
+        on_the_bridge on_the_hill on_the_roof outside_the_bank""",
+    "time": """after_dinner after_the_storm all_summer at_midnight at_noon before_breakfast before_school during_lunch
+        every_morning last_night last_week on_Friday on_Monday this_afternoon this_year today two_days_ago""",
+}
+
+
+def make_speech_dataset(
+    output_dir: str | Path, num_train: int = 48, num_validation: int = 8, num_test: int = 8, seed: int = 0
+) -> dict[str, dict[str, int]]:
+    """Write `output_dir/{train,validation,test}/<voice>/<nnn>.wav` and return the number of clips per split and class.
+
+    The `num_*` counts are clips per class. The clips are 16 kHz, 16-bit mono, `MIN_DURATION` to `MAX_DURATION` seconds
+    long. A complete set already made with the same arguments is kept as it is; an incomplete or different one is
+    made anew. `output_dir/demo_speech.json` holds the settings and every sentence.
+    """
+    output_dir = Path(output_dir)
+    num_clips = {"train": num_train, "validation": num_validation, "test": num_test}
+    if min(num_clips.values()) < 1:
+        raise ValueError(f"every split needs at least one clip per class, got {num_clips}")
+    settings = {"format_version": FORMAT_VERSION, "seed": seed, "num_clips": num_clips, "voices": VOICES}
+    counts = {split: dict.fromkeys(VOICES, num_clips[split]) for split in SPLITS}
+    if _is_complete(output_dir, settings):
+        return counts
+
+    rng = np.random.default_rng(seed)
+    sentences: dict[str, str] = {}
+    with _open_espeak() as speak, tqdm(total=len(VOICES) * sum(num_clips.values())) as progress:
+        _remove_clips(output_dir)
+        # The test split comes first, so that it stays the same when num_train or num_validation changes.
+        for split in reversed(SPLITS):
+            for voice, variant in VOICES.items():
+                (output_dir / split / voice).mkdir(parents=True)
+                for index in range(num_clips[split]):
+                    waveform, sentence = _make_clip(speak, variant, sentences.values(), rng)
+                    path = f"{split}/{voice}/{index:03d}.wav"
+                    soundfile.write(output_dir / path, waveform, SAMPLING_RATE, subtype="PCM_16")
+                    sentences[path] = sentence
+                    progress.update()
+    # Written last: its presence says that the set is complete.
+    (output_dir / SETTINGS_FILE).write_text(json.dumps({"settings": settings, "sentences": sentences}, indent=1))
+    return counts
+
+
+def _is_complete(output_dir: Path, settings: dict) -> bool:
+    try:
+        made = json.loads((output_dir / SETTINGS_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return made.get("settings") == settings and all((output_dir / path).exists() for path in made["sentences"])
+
+
+def _remove_clips(output_dir: Path) -> None:
+    """Remove an older set from `output_dir`, refusing to touch any file that was not made here."""
+    for path in [path for split in SPLITS for path in (output_dir / split).rglob("*") if not path.is_dir()]:
+        *_, voice, name = path.relative_to(output_dir).parts
+        if voice not in VOICES or not re.fullmatch(r"\d{3,}\.wav", name):
+            raise FileExistsError(f"{path} is not a clip of the demo set; remove it or choose another folder")
+    (output_dir / SETTINGS_FILE).unlink(missing_ok=True)
+    for split in SPLITS:
+        shutil.rmtree(output_dir / split, ignore_errors=True)
+
+
+def _make_clip(speak: Callable, variant: str, used: Collection, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """Return one clip, (num_samples,) int16 at 16 kHz, and its sentence, which is none of the `used` ones."""
+    duration = 0.0
+    while not MIN_DURATION <= duration <= MAX_DURATION:
+        while (sentence := _make_sentence(rng)) in used:
+            pass
+        rate, pitch, intonation = rng.integers(*zip(RATE_RANGE, PITCH_RANGE, INTONATION_RANGE), endpoint=True).tolist()
+        speech = resample_poly(speak(sentence, variant, rate, pitch, intonation), SAMPLING_RATE, ESPEAK_SAMPLING_RATE)
+        duration = len(speech) / SAMPLING_RATE
+    noise = _make_noise(len(speech), pink=bool(rng.integers(2)), rng=rng)
+    waveform = speech + noise * np.std(speech) * 10 ** (-rng.uniform(*SNR_RANGE) / 20)
+    waveform *= 10 ** (rng.uniform(*PEAK_RANGE) / 20) / np.abs(waveform).max()
+    return np.round(waveform * 32767).astype(np.int16), sentence
+
+
+def _make_sentence(rng: np.random.Generator) -> str:
+    words = {kind: str(rng.choice(words.split())).replace("_", " ") for kind, words in _WORDS.items()}
+    sentence = _TEMPLATES[rng.integers(len(_TEMPLATES))].format(**words)
+    return sentence[0].upper() + sentence[1:]
+
+
+def _make_noise(num_samples: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
+    """Return white or pink noise, (num_samples,), of unit variance."""
+    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
+    if pink:
+        spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
+    noise = np.fft.irfft(spectrum, num_samples)
+    return noise / np.std(noise)
+
+
+@contextlib.contextmanager
+def _open_espeak() -> Iterator[Callable[[str, str, int, int, int], np.ndarray]]:
+    """Give a function of (text, variant, rate, pitch, intonation) that returns speech: (num_samples,), 22,050 Hz.
+
+    espeak-ng keeps state from one text to the next that its interface cannot reset (the phase of the pitch flutter,
+    for one). Loading a copy of the library starts from fresh state each time, and so the same seed gives the same
+    bytes even when another set was made in this process before.
+    """
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise ImportError('the speech demo needs espeak-ng: pip install "sanet-hf[demo]"') from error
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
+
+    chunks: list[np.ndarray] = []
+
+    @_CALLBACK
+    def collect(samples, num_samples, events):
+        if samples and num_samples > 0:
+            chunks.append(np.ctypeslib.as_array(samples, (num_samples,)).copy())
+        return 0  # go on
+
+    def speak(text: str, variant: str, rate: int, pitch: int, intonation: int) -> np.ndarray:
+        chunks.clear()
+        status = library.espeak_SetVoiceByName(f"en+{variant}".encode())
+        for parameter, value in ((_RATE, rate), (_VOLUME, ESPEAK_VOLUME), (_PITCH, pitch), (_RANGE, intonation)):
+            status = status or library.espeak_SetParameter(parameter, value, 0)
+        data = text.encode()
+        size = ctypes.c_size_t(len(data) + 1)
+        status = status or library.espeak_Synth(data, size, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
+        if status or not chunks:
+            raise RuntimeError(f"espeak-ng could not speak {text!r} with the voice {variant!r} (status {status})")
+        return np.concatenate(chunks) / 32768
+
+    data_path = espeakng_loader.get_data_path().encode()
+    # espeak-ng 1.52 silently looks elsewhere for its data when the path is longer.
+    if len(data_path) > 159:
+        raise RuntimeError(f"espeak-ng cannot read its data from a path of more than 159 bytes: {data_path.decode()}")
+    library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, data_path, _DONT_EXIT)
+    library.espeak_SetSynthCallback(collect)
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+    try:
+        yield speak
+    finally:
+        library.espeak_Terminate()

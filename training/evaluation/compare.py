@@ -1,0 +1,191 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Comparison of classifiers on one split and one machine: which is right more often, whether that could be chance, and
+what it costs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from sanet_hf.training.evaluation.costs import (
+    count_flops,
+    describe_machine,
+    make_inputs,
+    make_noise,
+    measure_memory,
+    measure_speed,
+)
+from sanet_hf.training.evaluation.results import Evaluation
+from sanet_hf.training.evaluation.statistics import NUM_RESAMPLES, bootstrap, difference, interval
+from sanet_hf.training.reports.comparison import describe, write_comparison
+
+
+@dataclass
+class Candidate:
+    """
+    A trained classifier that is compared with others.
+
+    Attributes:
+        name: What tables and plots call it.
+        model: In eval mode, on the device that it is measured on.
+        feature_extractor: The model's own.
+        evaluation: Its predictions of the split.
+        training_seconds: Duration of its training; `None` where that is not known.
+        disk_bytes: Size of its files, see [`costs.model_bytes`]; `None` where that is not known.
+        path: Folder that the model was loaded from.
+    """
+
+    name: str
+    model: PreTrainedModel
+    feature_extractor: FeatureExtractionMixin
+    evaluation: Evaluation
+    training_seconds: float | None
+    disk_bytes: int | None
+    path: str | Path
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    output_dir: str | Path,
+    *,
+    clip_seconds: float = 4.0,
+    batch_size: int = 8,
+    num_rounds: int = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    Measure classifiers and write `comparison.md`, `comparison.json`, `comparison.html` and `comparison.png`.
+
+    Args:
+        candidates: The classifiers, evaluated on the same clips in the same order; the first is the one that the
+            others are tested against.
+        output_dir: Folder for the files.
+        clip_seconds: Length of the clips of noise that costs are measured on.
+        batch_size: Clips that are classified at once.
+        num_rounds: How often each classifier is timed.
+        seed: Of the bootstrap and the noise.
+
+    Returns:
+        What `comparison.json` holds; what could not be measured is `None`, with the reason in `not_measured`.
+
+    Raises:
+        ValueError: There is no candidate, or two differ in their labels, clips, true classes or device.
+    """
+    check_candidates(candidates)
+    evaluations = [candidate.evaluation for candidate in candidates]
+    first = evaluations[0]
+    resamples = bootstrap(evaluations, seed)
+    # Accuracy, or mAP where a clip can have several classes.
+    metric = next(iter(resamples))
+    best = int(np.argmax([evaluation.metrics[metric] for evaluation in evaluations]))
+    classifiers = [(candidate.model, candidate.feature_extractor) for candidate in candidates]
+    speeds = measure_speed(classifiers, clip_seconds, batch_size, num_rounds, seed)
+    rows = []
+    names = unique_names(candidates)
+    for index, candidate in enumerate(tqdm(candidates, desc="Memory", unit="model")):
+        rows.append(
+            {
+                "name": names[index],
+                "path": str(candidate.path),
+                "model_type": candidate.model.config.model_type,
+                "dtype": str(candidate.model.dtype).removeprefix("torch."),
+                "num_right": int(evaluations[index].is_right.sum()),
+                "metrics": {
+                    title: {"value": float(evaluations[index].metrics[title]), **interval(values[index])}
+                    for title, values in resamples.items()
+                },
+                "difference": difference(evaluations, resamples[metric], 0, index) if index > 0 else None,
+                "behind_best": difference(evaluations, resamples[metric], index, best),
+                "parameters": candidate.model.num_parameters(),
+                **speeds[index],
+                **measure_costs(candidate, clip_seconds, batch_size),
+            }
+        )
+    result = {
+        "split": first.split,
+        "num_clips": len(first.files),
+        "num_labels": len(first.labels),
+        "metric": metric,
+        "clip_seconds": clip_seconds,
+        "batch_size": batch_size,
+        "num_rounds": num_rounds,
+        "num_resamples": NUM_RESAMPLES,
+        "seed": seed,
+        "machine": describe_machine(candidates[0].model.device),
+        "candidates": rows,
+    }
+    result.update(describe(result))
+    write_comparison(result, output_dir)
+    return result
+
+
+def check_candidates(candidates: Sequence[Candidate]) -> None:
+    """
+    Raises:
+        ValueError: As in [`compare`].
+    """
+    if not candidates:
+        raise ValueError("There is no run to compare.")
+    first = candidates[0]
+    for other in candidates[1:]:
+        one, two = first.evaluation, other.evaluation
+        pair = f"{first.path} and {other.path} cannot be compared:"
+        if set(one.labels) != set(two.labels):
+            odd = ", ".join(sorted(set(one.labels) ^ set(two.labels))[:5])
+            raise ValueError(f"{pair} their labels differ (only one of them knows {odd}).")
+        if (one.split, list(one.files)) != (two.split, list(two.files)):
+            raise ValueError(
+                f"{pair} they were evaluated on different clips ({len(one.files)} of the {one.split} split and "
+                f"{len(two.files)} of the {two.split} split)."
+            )
+        # The order of the labels is each classifier's own.
+        truths = [evaluation.true_matrix[:, np.argsort(evaluation.labels)] for evaluation in (one, two)]
+        if one.is_multi_label != two.is_multi_label or not np.array_equal(*truths):
+            raise ValueError(f"{pair} the true classes of their clips differ.")
+        if first.model.device != other.model.device:
+            raise ValueError(f"{pair} one is on {first.model.device}, the other on {other.model.device}.")
+
+
+def unique_names(candidates: Sequence[Candidate]) -> list[str]:
+    """The candidates' names; equal ones with the folders above, and with a number where these are equal, too."""
+    names = [candidate.name for candidate in candidates]
+    for depth in (2, 3):
+        names = [
+            "/".join(Path(candidate.path).parts[-depth:]) if names.count(name) > 1 else name
+            for name, candidate in zip(names, candidates)
+        ]
+    return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def measure_costs(candidate: Candidate, clip_seconds: float, batch_size: int) -> dict[str, Any]:
+    """What a candidate costs beside time; the reasons for what is `None` are in `not_measured`."""
+    model, feature_extractor = candidate.model, candidate.feature_extractor
+    inputs = make_inputs(model, feature_extractor, make_noise(feature_extractor, 1, clip_seconds, seed=0))
+    reasons = {}
+
+    def attempt(name: str, function: Callable[..., int], *arguments) -> int | None:
+        try:
+            return function(*arguments)
+        except Exception as error:  # The rest of the comparison is worth having without this number.
+            reasons[name] = f"{type(error).__name__}: {error}"
+
+    costs = {
+        "input_shape": list(inputs[feature_extractor.model_input_names[0]].shape[1:]),
+        "flops": attempt("flops", count_flops, model, inputs),
+        "memory_bytes": attempt(
+            "memory_bytes", measure_memory, model, feature_extractor, candidate.path, clip_seconds, batch_size
+        ),
+        "disk_bytes": candidate.disk_bytes,
+        "training_seconds": candidate.training_seconds,
+    }
+    for name in ("disk_bytes", "training_seconds"):
+        if costs[name] is None:
+            reasons[name] = "the run's folder does not tell"
+    return {**costs, "not_measured": reasons}

@@ -1,0 +1,86 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate a model on the splits of a dataset, window by window."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import EvalPrediction, PreTrainedConfig, Trainer
+
+from sanet_hf.training.data.clips import EvaluationClips
+from sanet_hf.training.evaluation.metrics import compute_metrics
+from sanet_hf.training.evaluation.results import Evaluation, softmax_or_sigmoid
+from sanet_hf.training.losses import make_loss
+
+
+def make_compute_metrics(is_multi_label: bool) -> Callable[[EvalPrediction], dict[str, float]]:
+    """`compute_metrics` of a `Trainer`, from logits of shape (clips, classes)."""
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        logits = _logits(prediction.predictions)
+        metrics = compute_metrics(softmax_or_sigmoid(logits, is_multi_label), prediction.label_ids)
+        # In the place of Trainer's, which counts clips twice that make the batches of several processes alike.
+        return {**metrics, "loss": _mean_loss(logits, prediction.label_ids, is_multi_label)}
+
+    return compute
+
+
+def evaluate_splits(
+    trainer: Trainer, recordings: Mapping[str, Dataset], max_length_seconds: float
+) -> dict[str, Evaluation]:
+    """
+    What the trainer's model says of each recording: the mean over its windows, as in [`predict`]; in the training
+    split, which is only there to be compared with, that of the middle one.
+
+    Args:
+        trainer: With the model, its feature extractor as `processing_class`, and a collator.
+        recordings: Splits as [`load_recordings`] gives them; in the order of their length batches need little padding.
+        max_length_seconds: Length of a window.
+    """
+    config = trainer.model.config
+    evaluations = {}
+    for split, dataset in recordings.items():
+        clips = EvaluationClips(
+            dataset, trainer.processing_class, config.label2id, max_length_seconds, all_windows=split != "train"
+        )
+        output = trainer.predict(clips)
+        logits, references = _logits(output.predictions), output.label_ids
+        evaluations[split] = average_windows(split, clips, config, logits, references)
+        is_multi_label = config.problem_type == "multi_label_classification"
+        evaluations[split].metrics["loss"] = _mean_loss(logits, references, is_multi_label)
+    return evaluations
+
+
+def average_windows(
+    split: str, clips: EvaluationClips, config: PreTrainedConfig, logits: np.ndarray, references: np.ndarray
+) -> Evaluation:
+    """
+    What a classifier says of recordings: the mean of the probabilities of their windows.
+
+    Args:
+        split: Name of the split.
+        clips: The windows.
+        config: The classifier's.
+        logits: Of each window, shape (clips, classes).
+        references: Of each window, as in [`Evaluation`].
+    """
+    first = np.flatnonzero(np.diff(clips.rows, prepend=-1))  # window of each recording
+    probabilities = softmax_or_sigmoid(logits, config.problem_type == "multi_label_classification")
+    counts = np.bincount(clips.rows)[:, None].astype(np.float32)
+    return Evaluation(
+        split=split,
+        files=clips.recordings["file"][:],
+        labels=[config.id2label[index] for index in range(config.num_labels)],
+        references=np.asarray(references)[first].astype(int),
+        probabilities=np.add.reduceat(probabilities, first) / counts,
+    )
+
+
+def _mean_loss(logits: np.ndarray, references: np.ndarray, is_multi_label: bool) -> float:
+    return float(make_loss(is_multi_label)({"logits": torch.as_tensor(logits)}, torch.as_tensor(references)))
+
+
+def _logits(predictions: np.ndarray | tuple) -> np.ndarray:
+    return predictions[0] if isinstance(predictions, tuple) else predictions

@@ -1,0 +1,160 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Classification metrics: subclasses of `evaluate.Metric` that call scikit-learn and download nothing.
+
+All take probabilities of shape (clips, classes). mAP and AUROC leave out classes without clips; AUROC also leaves out
+classes that all clips have. In scikit-learn's macro F1, a class without clips counts as 0 once it is predicted, and
+always in multi-label data.
+"""
+
+import datasets
+import evaluate
+import numpy as np
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
+
+
+TOP_K = 3
+NUM_CALIBRATION_BINS = 15
+# Smallest probability of a predicted class if a clip can have several classes.
+THRESHOLD = 0.5
+
+
+class ClassificationMetrics(evaluate.Metric):
+    """
+    Metrics for one class per clip: `accuracy`, `macro_f1`, `auroc` (one class against the rest, averaged over
+    classes), `ece` (expected calibration error) and, with more than three classes, `top_3_accuracy`.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _metric_info(type(self), references=datasets.Value("int64"))
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        probabilities, references = np.asarray(predictions, np.float64), np.asarray(references)
+        num_classes = probabilities.shape[1]
+        predicted = probabilities.argmax(axis=1)
+        metrics = {
+            "accuracy": accuracy_score(references, predicted),
+            "macro_f1": f1_score(references, predicted, average="macro", zero_division=0),
+            "auroc": _macro_auroc(np.eye(num_classes, dtype=int)[references], probabilities),
+            "ece": expected_calibration_error(probabilities, references),
+        }
+        if num_classes > TOP_K:
+            metrics[f"top_{TOP_K}_accuracy"] = top_k_accuracy_score(
+                references, probabilities, k=TOP_K, labels=np.arange(num_classes)
+            )
+        return {name: float(value) for name, value in metrics.items()}
+
+
+class MultiLabelMetrics(evaluate.Metric):
+    """
+    Metrics for any number of classes per clip: `mAP` (mean over classes of the average precision), `auroc` (mean over
+    classes), `macro_f1` and `accuracy` (all classes of a clip are correct) at a probability of 0.5, and `ece`.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _metric_info(type(self), references=datasets.Sequence(datasets.Value("int64")))
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        probabilities, references = np.asarray(predictions, np.float64), np.asarray(references)
+        predicted = (probabilities >= THRESHOLD).astype(int)
+        used = references.any(axis=0)
+        metrics = {
+            "mAP": average_precision_score(references[:, used], probabilities[:, used]) if used.any() else 0.0,
+            "macro_f1": f1_score(references, predicted, average="macro", zero_division=0),
+            "auroc": _macro_auroc(references, probabilities),
+            "accuracy": accuracy_score(references, predicted),
+            "ece": expected_calibration_error(probabilities, references),
+        }
+        return {name: float(value) for name, value in metrics.items()}
+
+
+class PerClassMetrics(evaluate.Metric):
+    """
+    Lists with `precision`, `recall`, `f1` and `support` (number of clips) of each class, in the order of the classes.
+    Takes predicted and true 0/1 matrices of shape (clips, classes), with one or several classes per clip.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _metric_info(type(self), references=datasets.Sequence(datasets.Value("int64")))
+
+    def _compute(self, predictions, references) -> dict[str, list]:
+        predicted, references = np.asarray(predictions).astype(int), np.asarray(references)
+        values = precision_recall_fscore_support(references, predicted, average=None, zero_division=0)
+        return {name: value.tolist() for name, value in zip(("precision", "recall", "f1", "support"), values)}
+
+
+def compute_metrics(probabilities: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """
+    Compute the metrics of one split.
+
+    Args:
+        probabilities: Shape (clips, classes).
+        references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) if a clip can have
+            several.
+    """
+    metric = (MultiLabelMetrics if np.ndim(references) == 2 else ClassificationMetrics)(keep_in_memory=True)
+    return metric.compute(predictions=probabilities, references=references)
+
+
+def calibration(
+    probabilities: np.ndarray, references: np.ndarray, num_bins: int = NUM_CALIBRATION_BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Return the mean confidence, the fraction of correct predictions and the number of predictions in bins of equal
+    width over [0, 1], without empty bins. A prediction is the most probable class of a clip, or, if a clip can have
+    several classes, each class of each clip.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    if np.ndim(references) == 2:
+        confidences, right = np.ravel(probabilities), np.ravel(references).astype(bool)
+    else:
+        confidences, right = np.max(probabilities, axis=1), np.argmax(probabilities, axis=1) == references
+    bins = np.minimum((confidences * num_bins).astype(int), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    used = counts > 0
+    mean_confidences = np.bincount(bins, weights=confidences, minlength=num_bins)[used] / counts[used]
+    fractions_right = np.bincount(bins, weights=right, minlength=num_bins)[used] / counts[used]
+    return mean_confidences, fractions_right, counts[used]
+
+
+def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray) -> float:
+    """Return the mean distance between confidence and accuracy over the bins of [`calibration`], weighted by size."""
+    confidences, fractions_right, counts = calibration(probabilities, references)
+    return float(np.average(np.abs(confidences - fractions_right), weights=counts))
+
+
+def _macro_auroc(references: np.ndarray, probabilities: np.ndarray) -> float:
+    mixed = references.any(axis=0) & ~references.all(axis=0)
+    return roc_auc_score(references[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.5
+
+
+def _metric_info(metric: type, references) -> evaluate.MetricInfo:
+    features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": references}
+    return evaluate.MetricInfo(
+        description=metric.__doc__,
+        citation="",
+        inputs_description="Probabilities (clips, classes) and true classes.",
+        features=datasets.Features(features),
+    )
+
+
+# Title and meaning of each metric, in the order of display.
+METRICS = {
+    "mAP": ("mAP", "mean over classes of the average precision; 1 is perfect"),
+    "accuracy": ("Accuracy", "fraction of the clips that are classified correctly"),
+    "macro_f1": ("Macro F1", "F1 averaged over classes; rare and frequent classes count the same"),
+    "top_3_accuracy": ("Top-3 accuracy", "fraction of the clips whose class is among the three most probable"),
+    "auroc": ("AUROC", "how well each class is separated from the others; 0.5 is chance, 1 is perfect"),
+    "ece": ("ECE", "expected calibration error: mean distance between probability and accuracy; 0 is perfect"),
+}
+# Names that the Hub has for the metrics in its index.
+METRIC_TYPES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "f1"}

@@ -1,0 +1,161 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Evaluation and comparison of trained classifiers.
+
+    sanet evaluate runs/sanet --data_dir data --split test
+    sanet compare runs/sanet runs/wav2vec2 runs/ast --data_dir data --output comparison
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer
+
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.training.arguments import AudioTrainingArguments, override_data_arguments
+from sanet_hf.training.data.batches import collate
+from sanet_hf.training.data.clips import load_recording
+from sanet_hf.training.data.load import load_recordings, longest_first
+from sanet_hf.training.evaluation.compare import Candidate, compare
+from sanet_hf.training.evaluation.costs import model_bytes
+from sanet_hf.training.evaluation.evaluate import evaluate_splits
+from sanet_hf.training.evaluation.results import Evaluation, write_predictions
+from sanet_hf.training.losses import make_loss
+from sanet_hf.training.reports.run import write_report
+from sanet_hf.training.run_folder import RESULTS_FILE, _read, read_options
+from sanet_hf.utils.files import atomic_directory
+
+
+@dataclass
+class EvaluatedModel:
+    """
+    A trained classifier and what it says of at most `max_length_seconds` of each of `recordings`; `results` are those
+    of its training run, if any.
+    """
+
+    name: str
+    model: PreTrainedModel
+    feature_extractor: FeatureExtractionMixin
+    max_length_seconds: float
+    recordings: Dataset
+    evaluation: Evaluation
+    results: Mapping[str, float]
+
+
+def evaluate_models(
+    names: Sequence[str], data_options: Mapping[str, object], split: str = "test", batch_size: int = 8
+) -> list[EvaluatedModel]:
+    """
+    Evaluate classifiers on the same recordings, in float32.
+
+    Args:
+        names: Folders or Hub ids.
+        data_options: Options of [`DataArguments`]; others are those of the first model's training run.
+        split: `train`, `validation`, `test`, or `all` of recordings without splits.
+        batch_size: Clips classified at once.
+
+    Raises:
+        ValueError: A model cannot be loaded or does not know a label; options contradict each other.
+    """
+    models = {name: load_classifier(name) for name in names}
+    runs = {name: read_options(name) for name in names}
+    arguments = override_data_arguments(runs[names[0]], data_options)
+    recordings = longest_first(load_recordings(arguments, splits=[split])[split])
+    evaluated = []
+    for name, (model, feature_extractor) in models.items():
+        # Each model hears as much of a recording as in its training.
+        seconds = runs[name].get("max_length_seconds", arguments.max_length_seconds)
+        trainer = _make_trainer(model, feature_extractor, batch_size)
+        evaluation = evaluate_splits(trainer, {split: recordings}, seconds)[split]
+        results = _read(Path(name) / RESULTS_FILE)
+        evaluated.append(EvaluatedModel(name, model, feature_extractor, seconds, recordings, evaluation, results))
+    return evaluated
+
+
+def write_evaluation(evaluated: EvaluatedModel, output_dir: str | Path) -> None:
+    """Write `metrics.json`, `predictions/<split>.csv` and `report.html` to a new folder."""
+    evaluation = evaluated.evaluation
+    with atomic_directory(output_dir) as folder:
+        write_predictions(evaluation, folder / "predictions" / f"{evaluation.split}.csv")
+        (folder / "metrics.json").write_text(json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True))
+        write_report(
+            folder / "report.html",
+            title=f"{evaluated.name}: {evaluation.split}",
+            facts={"Model": evaluated.name, "Parameters": f"{evaluated.model.num_parameters():,}"},
+            evaluations={evaluation.split: evaluation},
+            durations={evaluation.split: np.array(evaluated.recordings["seconds"])},
+            log_history=[],
+            load_clip=lambda _, index: load_recording(
+                evaluated.recordings[index], evaluated.feature_extractor.sampling_rate
+            ),
+            sampling_rate=evaluated.feature_extractor.sampling_rate,
+        )
+
+
+def compare_models(
+    names: Sequence[str],
+    data_options: Mapping[str, object],
+    output_dir: str | Path,
+    split: str = "test",
+    batch_size: int = 8,
+    num_rounds: int = 10,
+) -> str:
+    """
+    Evaluate classifiers on the same recordings, measure their cost, and write `comparison.md`, `.json`, `.html` and
+    `.png`.
+
+    Args:
+        names, data_options, split: As [`evaluate_models`] takes them.
+        output_dir: Folder of the comparison.
+        batch_size: Clips classified at once.
+        num_rounds: Rounds of timing.
+
+    Returns:
+        The content of `comparison.md`.
+    """
+    models = evaluate_models(names, data_options, split, batch_size)
+    candidates = [
+        Candidate(
+            name=Path(evaluated.name).name,
+            model=evaluated.model,
+            feature_extractor=evaluated.feature_extractor,
+            evaluation=evaluated.evaluation,
+            training_seconds=evaluated.results.get("train_runtime"),
+            disk_bytes=model_bytes(evaluated.name),
+            path=evaluated.name,
+        )
+        for evaluated in models
+    ]
+    compare(
+        candidates,
+        output_dir,
+        clip_seconds=max(evaluated.max_length_seconds for evaluated in models),
+        batch_size=batch_size,
+        num_rounds=num_rounds,
+    )
+    return (Path(output_dir) / "comparison.md").read_text(encoding="utf-8")
+
+
+def _make_trainer(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, batch_size: int) -> Trainer:
+    arguments = AudioTrainingArguments(
+        output_dir=tempfile.gettempdir(),
+        per_device_eval_batch_size=batch_size,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=not torch.accelerator.is_available(),
+    )
+    return Trainer(
+        model=model,
+        args=arguments,
+        data_collator=partial(collate, feature_extractor=feature_extractor),
+        processing_class=feature_extractor,
+        compute_loss_func=make_loss(model.config.problem_type == "multi_label_classification"),
+    )

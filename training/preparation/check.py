@@ -1,0 +1,245 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is in a folder of recordings, what is wrong with it, and what a trained model must beat."""
+
+import contextlib
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from sanet_hf.audio.levels import CLIPPED, SILENCE, largest_amplitude
+from sanet_hf.errors import AudioError, DataError
+from sanet_hf.training.baseline import fit_baseline
+from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
+from sanet_hf.training.data.splits import SPLITS, make_groups
+from sanet_hf.training.evaluation.results import FEW_CLIPS
+from sanet_hf.training.preparation.progress import FOLDERS, PROGRESS
+from sanet_hf.training.preparation.signal import SAMPLING_RATE
+from sanet_hf.training.preparation.source_files import SourceFile, list_files, read_recording
+from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
+from sanet_hf.utils.files import to_text
+from sanet_hf.utils.formatting import format_table
+
+
+# What is reported: less of a class, more of a file.
+FEW_SECONDS = 60.0
+MAX_CLIPPED = 1e-3  # part of the samples
+MAX_OFFSET = 0.01  # part of full scale
+MAX_IMBALANCE = 10.0
+RMS = 0.1  # which SANet's feature extractor brings each clip to
+NUM_SHOWN = 5
+
+BLOCK = 2**20  # samples
+RECORDING_PATTERN = r"(?s)^(.*?)(_\d{4,}\.wav)?$"  # what the names of the clips of a recording have in common
+
+
+class Measured(NamedTuple):
+    """What reading a file showed, or the error."""
+
+    error: str | None = None
+    seconds: float = 0.0
+    original_rate: int = 0
+    peak: float = 0.0
+    clipped: float = 0.0
+    offset: float = 0.0
+    digest: bytes = b""
+    # Mean and standard deviation of the log-mel bands, float32 of shape (2 * NUM_MELS,).
+    features: np.ndarray | None = None
+
+
+def check(folder: str | Path, group_pattern: str | None = None, num_workers: int | None = None) -> str:
+    """
+    Report on a folder that [`sources.read_source`] takes, or on what [`prepare.prepare`] wrote.
+
+    Args:
+        folder: Folder of class folders, of split folders, or one that holds `denoised_clips` and `speech_segments`.
+        group_pattern: Regular expression on CLASS/FILE; files for which it finds the same are kept together in
+            cross-validation. By default those that [`prepare.prepare`] cut from one recording are.
+        num_workers: Processes; by default as many as there are cores.
+
+    Returns:
+        Tables and findings, as text for a terminal.
+
+    Raises:
+        DataError: There is no such folder, or no file in it can be used.
+    """
+    folder = Path(folder)
+    folders = [folder / name for name in FOLDERS.values() if (folder / name).is_dir()] or [folder]
+    listed = {}
+    for part in folders:
+        with contextlib.suppress(DataError) if listed else contextlib.nullcontext():
+            listed[part] = list_files(part)
+    return "\n\n\n".join(
+        _check_folder(part, files, group_pattern, num_workers or count_cores()) for part, files in listed.items()
+    )
+
+
+def _check_folder(folder: Path, files: Sequence[SourceFile], group_pattern: str | None, num_workers: int) -> str:
+    to_read = [file for file in files if file.error is None]
+    with contextlib.closing(map_unordered(measure_file, to_read, num_workers)) as results:
+        measured = dict(tqdm(results, total=len(to_read), desc=f"Checking {folder.name}", unit="file"))
+    # In the order of the list, whichever was done first.
+    usable = {file: measured[file] for file in to_read if measured[file].error is None}
+    if not usable:
+        reasons = [file.error or measured[file].error for file in files]
+        raise DataError(f"None of the {len(files)} files in {folder} can be used, the first because: {reasons[0]}.")
+    findings = find_faults(files, measured, folder)
+    if group_pattern is None and (folder.parent / PROGRESS).exists():
+        group_pattern = RECORDING_PATTERN
+    lines = [to_text(str(folder)), "", *_table(usable), ""]
+    lines += ["Findings:", *(f"  - {finding}" for finding in findings)] if findings else ["Nothing is wrong with it."]
+    return "\n".join([*lines, "", *_describe_baseline(usable, group_pattern)])
+
+
+def measure_file(file: SourceFile) -> Measured:
+    """Read a file whole and measure it; the features are those of the waveform at an RMS of 0.1."""
+    try:
+        recording = read_recording(file.path, SAMPLING_RATE)
+    except Exception as error:  # Whatever is the matter with one file, the others are to be checked.
+        if isinstance(error, AudioError):
+            return Measured(str(error).removeprefix(f"{to_text(str(file.path))}: "))
+        return Measured(f"{type(error).__name__}: {error}")
+    waveform = recording.waveform
+    blocks = [waveform[start : start + BLOCK] for start in range(0, len(waveform), BLOCK)]
+    power = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks) / len(waveform)
+    gain = RMS / np.sqrt(power) if power > 0 else 1.0
+    count, total, squares = 0, np.zeros(NUM_MELS), np.zeros(NUM_MELS)
+    for block in blocks:
+        mel = log_mel(block * np.float32(gain), SAMPLING_RATE)
+        count, total, squares = count + len(mel), total + mel.sum(0), squares + np.square(mel).sum(0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return Measured(
+        seconds=len(waveform) / SAMPLING_RATE,
+        original_rate=recording.original_rate,
+        peak=largest_amplitude(waveform),
+        clipped=sum(int((np.abs(block) >= CLIPPED).sum()) for block in blocks) / len(waveform),
+        offset=sum(float(block.sum(dtype=np.float64)) for block in blocks) / len(waveform),
+        digest=hashlib.sha256(waveform.data).digest(),
+        features=np.concatenate([mean, deviation]).astype(np.float32),
+    )
+
+
+def _table(usable: Mapping[SourceFile, Measured]) -> list[str]:
+    splits = [split for split in (*SPLITS, "unsplit") if any(file.split == split for file in usable)]
+    totals: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
+    for file, measured in usable.items():
+        total = totals[file.label, file.split]
+        total[0] += 1
+        total[1] += measured.seconds
+    labels = sorted({file.label for file in usable})
+    return format_table("class", splits, [(label, [tuple(totals[label, s]) for s in splits]) for label in labels])
+
+
+def find_faults(files: Sequence[SourceFile], measured: Mapping[SourceFile, Measured], folder: Path) -> list[str]:
+    """Sentences about files that cannot be read, are doubled, clipped, silent or off centre, and classes too small."""
+
+    def name(file: SourceFile) -> str:
+        return to_text(file.path.relative_to(folder).as_posix())
+
+    def of(condition: Callable[[Measured], bool]) -> list[str]:
+        return [name(file) for file, m in usable.items() if condition(m)]
+
+    usable = {file: measured[file] for file in files if file in measured and measured[file].error is None}
+    errors = {name(file): file.error or measured[file].error for file in files if file not in usable}
+    findings = []
+    if errors:
+        causes = [f"{file}: {error}" for file, error in errors.items()]
+        findings.append(f"{len(errors)} of {len(files)} files cannot be used:{_list(causes)}")
+    findings += _find_small_classes(usable, {file.label for file in files if file.label})
+    findings += _find_duplicates({name(file): (file, m) for file, m in usable.items() if m.peak >= SILENCE})
+    for text, names in (
+        (f"silent, below {20 * np.log10(SILENCE):.0f} dB of full scale", of(lambda m: m.peak < SILENCE)),
+        (f"clipped in over {100 * MAX_CLIPPED:g} % of their samples", of(lambda m: m.clipped > MAX_CLIPPED)),
+        (f"off centre by over {100 * MAX_OFFSET:g} % of full scale", of(lambda m: abs(m.offset) > MAX_OFFSET)),
+    ):
+        if names:
+            findings.append(f"{len(names)} files are {text}:{_list(names)}")
+    return findings + _find_rates(usable)
+
+
+def _list(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - NUM_SHOWN} more"] if len(names) > NUM_SHOWN else []
+    return "".join(f"\n      {name}" for name in [*names[:NUM_SHOWN], *more])
+
+
+def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[str]) -> list[str]:
+    splits = {file.split for file in usable}
+    learnt = "unsplit" if "unsplit" in splits else "train"
+    seconds = {
+        label: [m.seconds for f, m in usable.items() if (f.label, f.split) == (label, learnt)] for label in labels
+    }
+    findings = [] if learnt in splits else ["There is no train split to learn from."]
+    few = [
+        f"{label}: {len(times)} files, {sum(times):.1f} s"
+        for label, times in sorted(seconds.items())
+        if learnt in splits and (len(times) < FEW_CLIPS or sum(times) < FEW_SECONDS)
+    ]
+    if few:
+        findings.append(
+            f"{len(few)} classes have under {FEW_CLIPS} files or {FEW_SECONDS:g} s to learn from:{_list(few)}"
+        )
+    largest, smallest = (choose((sum(times), label) for label, times in seconds.items()) for choose in (max, min))
+    if smallest[0] and largest[0] > MAX_IMBALANCE * smallest[0]:
+        findings.append(
+            f"{largest[1]} has {largest[0] / smallest[0]:.0f} times as much as {smallest[1]}; see --class_weights and "
+            "--sampler of sanet train."
+        )
+    for split in sorted(splits - {learnt}):
+        missing = sorted(set(labels) - {file.label for file in usable if file.split == split})
+        if missing:
+            findings.append(f"{len(missing)} classes are not in {split}:{_list(missing)}")
+    return findings
+
+
+def _find_duplicates(files: Mapping[str, tuple[SourceFile, Measured]]) -> list[str]:
+    copies = defaultdict(list)
+    for name, (file, measured) in files.items():
+        copies[measured.digest].append((name, file))
+    found: dict[str, list[str]] = defaultdict(list)
+    for same in copies.values():
+        if len(same) > 1:
+            kind = "hold the same sound"
+            if len({file.split for _, file in same}) > 1:
+                kind += " in several splits, which makes scores flattering"
+            elif len({file.label for _, file in same}) > 1:
+                kind += " in several classes"
+            found[kind].append(" = ".join(name for name, _ in same[: NUM_SHOWN + 1]))
+    return [f"{len(groups)} sets of files {kind}:{_list(groups)}" for kind, groups in sorted(found.items())]
+
+
+def _find_rates(usable: Mapping[SourceFile, Measured]) -> list[str]:
+    rates = Counter(measured.original_rate for measured in usable.values())
+    if len(rates) == 1:
+        return []
+    counts = ", ".join(f"{count} of {rate} Hz" for rate, count in sorted(rates.items()))
+    pairs = Counter((measured.original_rate, file.label) for file, measured in usable.items())
+    told = sum(max(count for (of, _), count in pairs.items() if of == rate) for rate in rates) / len(usable)
+    usual = max(Counter(file.label for file in usable).values()) / len(usable)
+    finding = f"The sampling rates differ: {counts}."
+    if told > usual + 0.1:
+        finding += (
+            f" The rate alone tells the class of {100 * told:.0f} % of the files (the largest class is "
+            f"{100 * usual:.0f} %): a model may learn the rate instead of the sound."
+        )
+    return [finding]
+
+
+def _describe_baseline(usable: Mapping[SourceFile, Measured], group_pattern: str | None) -> list[str]:
+    files = list(usable)
+    scores, method = fit_baseline(
+        np.stack([usable[file].features for file in files]),
+        [file.label for file in files],
+        [file.split for file in files],
+        make_groups([file.key for file in files], group_pattern),
+    )
+    if not scores:
+        return [f"No baseline: {method}."]
+    lines = [f"A trained model must beat a logistic regression on the mean and deviation of log-mel bands, {method}:"]
+    lines.append(f"{'split':12}{'files':>8}{'accuracy':>12}{'macro F1':>12}")
+    return lines + [f"{s.split:12}{s.num_files:8}{s.accuracy:12.3f}{s.macro_f1:12.3f}" for s in scores]

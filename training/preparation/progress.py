@@ -1,0 +1,188 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a preparation: options, progress, lock, and what an interrupted one left."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from sanet_hf.errors import DataError
+from sanet_hf.training.preparation.source_files import SourceFile
+from sanet_hf.utils.files import to_text
+
+
+FOLDERS = {"clip": "denoised_clips", "segment": "speech_segments"}
+MANIFEST, REPORT = "manifest.parquet", "report.html"
+PROGRESS, TEMPORARY, LOCK = ".prepare.jsonl", ".prepare_tmp", ".prepare.lock"
+FORMAT_VERSION = 1  # raise it whenever the same options give other clips
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What decides how clips are cut; see `sanet prepare --help`."""
+
+    max_seconds: float = 4.0
+    min_seconds: float = 0.5
+    denoise: bool = True
+    group_pattern: str | None = None
+
+
+class _Task(NamedTuple):
+    """A recording to cut: everything a worker needs to know."""
+
+    file: SourceFile
+    source: str  # path in the source folder, as text
+    output_dir: Path
+    options: PrepareOptions
+
+
+@dataclass
+class _Finished:
+    """A line of the progress file: which state of a recording was cut, and its rows of the manifest."""
+
+    source: str
+    split: str
+    size: int
+    mtime: int  # ns
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _locked(output_dir: Path) -> Iterator[None]:
+    """The folder for this run alone. The system releases the lock of a run that was killed."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(output_dir / LOCK).acquire(blocking=False)
+    except Timeout:
+        raise DataError(
+            f"Another `sanet prepare` is writing to {output_dir}: wait until it has ended, or choose another folder."
+        ) from None
+    with lock:
+        yield
+
+
+@contextlib.contextmanager
+def _temporary_folder(output_dir: Path) -> Iterator[None]:
+    folder = output_dir / TEMPORARY
+    # What a killed run left.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_output(source_dir: Path, output_dir: Path) -> None:
+    source, output = source_dir.resolve(), output_dir.resolve()
+    if output == source or source in output.parents:
+        raise DataError(f"{output_dir} lies in the folder of the recordings, {source_dir}, where nothing is written.")
+    for name in FOLDERS.values():
+        if (output / name).resolve() in (source, *source.parents):
+            raise DataError(f"{source_dir} lies in {output_dir / name}, where clips would be written.")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise DataError(f"{output_dir} is a file: choose a folder.")
+    if not (output_dir / PROGRESS).exists():
+        for name in (*FOLDERS.values(), MANIFEST, REPORT):
+            if (output_dir / name).exists():
+                raise DataError(f"{output_dir / name} was not written by sanet prepare: choose another folder.")
+
+
+def _remove_output(output_dir: Path) -> None:
+    if (output_dir / PROGRESS).exists():
+        for name in (*FOLDERS.values(), TEMPORARY):
+            if (output_dir / name).exists():
+                shutil.rmtree(output_dir / name)
+        # The last to go says that the others were written here.
+        for name in (MANIFEST, REPORT, PROGRESS):
+            (output_dir / name).unlink(missing_ok=True)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return to_text(path.relative_to(folder).as_posix())
+
+
+def _state(task: _Task) -> _Finished:
+    """What a finished line must say to be of this file."""
+    try:
+        status = task.file.path.stat()
+    except OSError:
+        return _Finished(task.source, task.file.split, 0, 0)
+    return _Finished(task.source, task.file.split, status.st_size, status.st_mtime_ns)
+
+
+def _read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, dict[str, _Finished]]:
+    """Whether an earlier run got to the end, and what it finished, by source."""
+    path = output_dir / PROGRESS
+    if not path.exists():
+        return False, {}
+    # The last line may be cut off within a character.
+    first, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        written = json.loads(first)
+    except ValueError:
+        raise DataError(f"{path} is damaged. Choose another folder, or --overwrite to prepare anew.") from None
+    other = [name for name in header if written.get(name) != header[name]]
+    if other:
+        differences = ", ".join(f"{name} {written.get(name)!r} and not {header[name]!r}" for name in other)
+        raise DataError(
+            f"{output_dir} was prepared with {differences}. Choose another folder, or --overwrite to prepare anew."
+        )
+    finished = {}
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError):
+            entry = _Finished(**json.loads(line))
+            # Files that are no clips, as of a list that came from elsewhere, are nothing to remove.
+            if all(_is_clip(row["file"]) for row in entry.rows if "file" in row):
+                finished[entry.source] = entry
+    return bool(written.get("finished")), finished
+
+
+def _is_clip(file: str) -> bool:
+    folder, *others = Path(file).parts
+    return folder in FOLDERS.values() and ".." not in others
+
+
+def _drop_changed(
+    finished: Mapping[str, _Finished], states: Mapping[str, _Finished], output_dir: Path
+) -> dict[str, _Finished]:
+    """Lines of recordings that are as they were and whose clips are there; the clips of others are removed."""
+    kept = {}
+    for source, line in finished.items():
+        files = [output_dir / row["file"] for row in line.rows if row.get("file")]
+        state = states.get(source)
+        is_same = state and (state.split, state.size, state.mtime) == (line.split, line.size, line.mtime)
+        if is_same and all(path.is_file() for path in files):
+            kept[source] = line
+        else:
+            for path in files:
+                path.unlink(missing_ok=True)
+    return kept
+
+
+def _to_line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def _write_progress(output_dir: Path, header: Mapping[str, Any], lines: Iterable[_Finished]) -> None:
+    text = "".join([_to_line(header), *(_to_line(asdict(line)) for line in lines)])
+    with write_atomically(output_dir / PROGRESS) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when it is whole; the folders for it are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the folder that the next run empties; of the same file system, so that it can be renamed.
+    temporary = next(parent for parent in path.parents if (parent / TEMPORARY).is_dir()) / TEMPORARY / str(os.getpid())
+    with open(temporary, "wb") as file:
+        yield file
+    os.replace(temporary, path)

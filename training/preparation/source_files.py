@@ -1,0 +1,213 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings of any format and length: the files in a folder, and their waveforms in bounded memory."""
+
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from sanet_hf.audio.decode import check_file, check_sampling_rate, explain_error, is_odd_ratio
+from sanet_hf.audio.formats import is_audio_file
+from sanet_hf.audio.stream import (
+    AudioBlocks,
+    average_channels,
+    open_blocks_with_ffmpeg,
+    open_with_soundfile,
+    resample_blocks,
+)
+from sanet_hf.errors import AudioError, DataError
+from sanet_hf.training.data.sources import find_split_folders, list_audio_files, visible_folders
+from sanet_hf.utils.files import to_text
+
+
+METADATA = "metadata.csv"  # the list of a split's clips, which lies beside its class folders
+MAX_NAME = 255  # bytes, of file systems
+# Waveforms of more bytes, 17 minutes at 16 kHz, lie in a temporary file instead of in memory.
+MAX_BYTES_IN_MEMORY = 2**26
+# A mixdown with less than this part of the power that unrelated channels would leave cancels itself.
+CANCELLATION = 0.1
+
+
+class SourceFile(NamedTuple):
+    """A file in a folder of recordings, and why it is not to be read, if so."""
+
+    path: Path
+    split: str  # train, validation or test; "unsplit" where the folder has no splits
+    label: str
+    error: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Class and file name, which group patterns are matched with."""
+        return f"{self.label}/{to_text(self.path.name)}"
+
+
+class Recording(NamedTuple):
+    """A recording's waveform, float32 of shape (samples,), and where it came from."""
+
+    waveform: np.ndarray
+    original_rate: int  # Hz
+    num_channels: int
+    resampling: str
+    warning: str
+
+
+def list_files(folder: Path) -> list[SourceFile]:
+    """
+    All files in class folders, with split folders above them or without, in the order of their names.
+
+    What is not to be read is listed with the reason: files deeper than a class folder or outside of one, and what is
+    no recording by its name. Hidden files are not listed.
+
+    Raises:
+        DataError: There is no such folder, it holds no class folders, or several folders for one split.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder.")
+    split_folders = find_split_folders(folder)
+    files = []
+    for parent, split in (split_folders or {folder: "unsplit"}).items():
+        files += [SourceFile(path, split, "", "lies in no class folder") for path in list_audio_files(parent)]
+        for class_folder in visible_folders(parent):
+            files += _files_of_class(class_folder, split)
+    if split_folders:
+        files += [SourceFile(path, "", "", "lies in no split folder") for path in list_audio_files(folder)]
+        others = [path for path in visible_folders(folder) if path not in split_folders]
+        files += [SourceFile(path, "", "", "a folder beside those of the splits") for path in others]
+    if not any(file.label for file in files):
+        raise DataError(f"{folder} holds no class folders with files: put each class's recordings in {folder}/CLASS/.")
+    texts = set()
+    for index, file in enumerate(files):
+        text = to_text(str(file.path))
+        if text in texts:
+            files[index] = file._replace(error="written as text, its name is another file's")
+        texts.add(text)
+    return files
+
+
+def _files_of_class(folder: Path, split: str) -> Iterator[SourceFile]:
+    label = to_text(folder.name)
+    reason = None
+    if label == METADATA:
+        reason = f"a class folder called {METADATA}, as the list of clips is"
+    elif len(label.encode()) > MAX_NAME:
+        reason = "a class folder with too long a name"
+    if reason is not None:
+        yield SourceFile(folder, split, "", reason)
+        return
+    try:
+        entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    except OSError as error:
+        yield SourceFile(folder, split, label, f"a class folder that cannot be read: {error.strerror}")
+        return
+    if not entries:
+        yield SourceFile(folder, split, label, "an empty class folder")
+    for path in entries:
+        error = None
+        if path.is_dir():
+            deeper = list_audio_files(path, is_deep=True)
+            for file in deeper:
+                yield SourceFile(file, split, label, "lies deeper than its class folder")
+            if deeper:
+                continue
+            error = "a folder, not a file"
+        elif not is_audio_file(path.name):
+            error = f"no recording by its name ({to_text(path.suffix) or 'no extension'})"
+        yield SourceFile(path, split, label, error)
+
+
+def read_recording(path: Path, sampling_rate: int = 16000, temporary_folder: Path | None = None) -> Recording:
+    """
+    Read a file as a mono waveform, block by block: memory does not grow with its length.
+
+    The formats are those of [`load_audio`]. Channels are averaged, or, where that cancels them, as with one channel
+    the other upside down, the loudest is taken and `warning` says so. Other sampling rates are resampled with
+    torchaudio's windowed sinc interpolation, or with soxr where the ratio of the rates is of large numbers.
+
+    Args:
+        path: Audio file.
+        sampling_rate: Sampling rate of the waveform in Hz.
+        temporary_folder: Where long waveforms lie, in a file without a name that goes with the array.
+
+    Raises:
+        AudioError: There is no such file, it is not audio, it is damaged, it holds no samples, or NaN or Inf,
+            or its sampling rate is beyond any recording's.
+        OSError: The disk is full.
+    """
+    name = to_text(str(path))
+    check_file(path, name)
+    try:
+        recording = _read(open_with_soundfile(path), name, sampling_rate, temporary_folder)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        reason = explain_error(error)
+    else:
+        # Of an Ogg file without its end soundfile reads nothing.
+        if len(recording.waveform):
+            return recording
+        reason = "the file holds no samples"
+    recording = _read(open_blocks_with_ffmpeg(path, name, reason), name, sampling_rate, temporary_folder)
+    if not len(recording.waveform):
+        raise AudioError(f"{name}: the file holds no samples.")
+    return recording
+
+
+def _read(file: AudioBlocks, name: str, sampling_rate: int, temporary_folder: Path | None) -> Recording:
+    check_sampling_rate(file.sampling_rate, name)
+    powers = np.zeros(file.num_channels + 1)
+
+    def mix(channel: int | None = None) -> Iterator[np.ndarray]:
+        for block in file.read():
+            mono = average_channels(block if channel is None else block[:, [channel]], name)
+            with np.errstate(over="ignore", invalid="ignore"):
+                powers[:-1] += np.square(block, dtype=np.float64).sum(axis=0)
+                powers[-1] += np.square(mono, dtype=np.float64).sum()
+            yield mono
+
+    method = _resampling_method(file.sampling_rate, sampling_rate)
+    resample = {"none": lambda blocks, *_: blocks, "soxr HQ": _resample_with_soxr}.get(method, resample_blocks)
+    waveform = store(resample(mix(), file.sampling_rate, sampling_rate), temporary_folder)
+    warning = ""
+    if powers[-1] < CANCELLATION * powers[:-1].sum() / file.num_channels**2:
+        channel = int(powers[:-1].argmax())
+        warning = f"the mixdown of {file.num_channels} channels cancels itself: channel {channel + 1} was taken"
+        waveform = store(resample(mix(channel), file.sampling_rate, sampling_rate), temporary_folder)
+    return Recording(waveform, file.sampling_rate, file.num_channels, method, warning)
+
+
+def _resampling_method(original_rate: int, sampling_rate: int) -> str:
+    if original_rate == sampling_rate:
+        return "none"
+    return "soxr HQ" if is_odd_ratio(original_rate, sampling_rate) else "torchaudio sinc_interp_hann"
+
+
+def _resample_with_soxr(blocks: Iterable[np.ndarray], original_rate: int, sampling_rate: int) -> Iterator[np.ndarray]:
+    import soxr
+
+    stream = soxr.ResampleStream(original_rate, sampling_rate, num_channels=1, dtype="float32")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def store(blocks: Iterable[np.ndarray], temporary_folder: Path | None) -> np.ndarray:
+    """
+    Blocks one after the other as one float32 array of shape (samples,): in memory, or from 64 MiB mapped from a
+    temporary file that goes with it.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    with tempfile.SpooledTemporaryFile(MAX_BYTES_IN_MEMORY, dir=temporary_folder) as file:
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, np.float32).data)
+        size = file.tell()
+        if size <= MAX_BYTES_IN_MEMORY:
+            file.seek(0)
+            return np.frombuffer(bytearray(file.read()), np.float32)
+        file.flush()
+        return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY), np.float32)

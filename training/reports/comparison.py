@@ -1,0 +1,338 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a comparison says in words, in a table and in a plot."""
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.path import Path as Line
+from matplotlib.text import Annotation, Text
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox
+from scipy.stats import binomtest
+
+from sanet_hf.training.reports.html import COLORS, SVG_OPTIONS, embed_svg, render_page
+from sanet_hf.utils.files import atomic_directory
+from sanet_hf.utils.formatting import format_duration
+from sanet_hf.utils.plot_style import LIGHT, style
+
+
+METRIC_TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "mAP": "mAP"}
+# In square points: of the model with the most parameters, and the smallest that can be seen.
+MARKER_AREA, MIN_MARKER_AREA = 900, 20
+# Where texts may stand: so many points off the edge of their point, in these directions.
+DISTANCES = (5, 20, 40, 65, 95, 130)
+DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1))
+UNKNOWN = "–"
+
+
+def write_comparison(result: Mapping[str, Any], output_dir: str | Path) -> None:
+    """Write what [`compare.compare`] returns as `comparison.json`, `.md`, `.html` and `.png`."""
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_directory(output_dir) as folder:
+        (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "comparison.md").write_text(to_markdown(result), encoding="utf-8")
+        (folder / "comparison.html").write_text(to_html(result), encoding="utf-8")
+        plot(result, LIGHT, folder / "comparison.png", dpi=200)
+
+
+def describe(result: Mapping[str, Any]) -> dict[str, list[str]]:
+    """`summary`, what the numbers mean, and `notes`, how they came about: lists of sentences."""
+    first, *others = result["candidates"]
+    if others:
+        summary = [describe_difference(result["metric"], first, other) for other in others] + [recommend(result)]
+    else:
+        summary = [
+            f"{first['name']} has {'an accuracy' if result['metric'] == 'accuracy' else 'a mAP'} of "
+            f"{_percent(first['metrics'][result['metric']])} and takes {_number(1e3 * first['latency_median'])} ms "
+            "per clip."
+        ]
+    return {"summary": summary, "notes": _notes(result)}
+
+
+def describe_difference(metric: str, first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """How the other compares with the first in accuracy (or mAP) and in time."""
+    difference = other["difference"]
+    low, points, high = (100 * difference[name] for name in ("low", "value", "high"))
+    is_less = points < 0
+    if is_less:
+        low, points, high = -high, -points, -low
+    is_same = f"{points:.1f}" == "0.0"
+    if is_same:
+        claim = f"{other['name']} has the same {metric} as {first['name']} to 0.1 points"
+    elif metric == "accuracy":
+        claim = f"{other['name']} is {points:.1f} points {'less' if is_less else 'more'} accurate than {first['name']}"
+    else:
+        claim = (
+            f"{other['name']} has a mAP {points:.1f} points {'below' if is_less else 'above'} that of {first['name']}"
+        )
+    if not is_same and not difference["is_significant"]:
+        claim += ", which could be chance"
+    test = f"; {_p_value(difference['p'], 'p')}" if metric == "accuracy" else ""
+    ratio = other["latency_median"] / first["latency_median"]
+    if ratio >= 1.1:
+        time = f"takes {_ratio(ratio)} times the time per clip"
+    elif ratio <= 1 / 1.1:
+        time = f"is {_ratio(1 / ratio)} times as fast on a clip"
+    else:
+        time = "takes about the same time per clip"
+    return f"{claim} (95 % interval {_signed(low, '')} to {_signed(high, '')}{test}), and {time}."
+
+
+def recommend(result: Mapping[str, Any]) -> str:
+    """Which model to use: the fastest of those that could be as good as the best one."""
+    rows = result["candidates"]
+    better, worse = ("more accurate", "less accurate") if result["metric"] == "accuracy" else ("better", "worse")
+    as_good = [row for row in rows if not row["behind_best"]["is_significant"]]
+    best = max(rows, key=lambda row: row["metrics"][result["metric"]]["value"])
+    fastest, choice = (min(group, key=lambda row: row["latency_median"]) for group in (rows, as_good))
+    if len(as_good) == 1:
+        if choice is fastest:
+            return f"Use {choice['name']}: it is {better} than the others, and the fastest."
+        return f"Use {choice['name']} where being right matters most, {fastest['name']} where time does."
+    if choice is fastest:
+        advice = f"Use {choice['name']}: it is the fastest, and none is {better} by more than chance can explain."
+    else:
+        advice = (
+            f"Use {choice['name']}: it is the fastest of those that none surpasses by more than chance can explain; "
+            f"{fastest['name']} is faster, but {worse}."
+        )
+    if choice is best:
+        return advice
+    possible = 100 * choice["behind_best"]["high"]
+    return f"{advice} Still, {best['name']} could be up to {possible:.1f} points {better}."
+
+
+def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Rows of the table: a title, and a cell for each candidate."""
+    rows = result["candidates"]
+    first, differences = rows[0]["name"], [row["difference"] for row in rows[1:]]
+    table = [
+        (f"{METRIC_TITLES[metric]} (95 % interval)", [_percent(row["metrics"][metric]) for row in rows])
+        for metric in rows[0]["metrics"]
+    ]
+    if differences:
+        gaps = [[_signed(100 * d[name], "+") for name in ("value", "low", "high")] for d in differences]
+        table += [
+            (
+                f"{METRIC_TITLES[result['metric']]} minus that of {first}, points",
+                ["", *(f"{value} ({low} to {high})" for value, low, high in gaps)],
+            ),
+            (f"Clips that only {first} / only this has right", ["", *(f"{d['b']} / {d['c']}" for d in differences)]),
+            ("p, McNemar's exact test", ["", *(_p_value(d["p"]) for d in differences)]),
+        ]
+    training_times = [row["training_seconds"] for row in rows]
+    table += [
+        ("Parameters", [_with_unit(row["parameters"]) for row in rows]),
+        ("Operations per clip", [_with_unit(row["flops"], "FLOP") for row in rows]),
+        (
+            "Time per clip, median / 95th percentile",
+            [f"{_number(1e3 * row['latency_median'])} / {_number(1e3 * row['latency_p95'])} ms" for row in rows],
+        ),
+        ("Time per clip of the model alone", [f"{_number(1e3 * row['model_latency_median'])} ms" for row in rows]),
+        (f"Clips per second, {result['batch_size']} at once", [_number(row["clips_per_second"]) for row in rows]),
+        ("Peak memory", [_with_unit(row["memory_bytes"], "B") for row in rows]),
+        ("Size on disk", [_with_unit(row["disk_bytes"], "B") for row in rows]),
+        ("Training time", [UNKNOWN if seconds is None else format_duration(seconds) for seconds in training_times]),
+        ("Numbers per clip that the model takes", [" × ".join(map(str, row["input_shape"])) for row in rows]),
+        ("Number format", [row["dtype"] for row in rows]),
+    ]
+    return table
+
+
+def to_markdown(result: Mapping[str, Any]) -> str:
+    """The table, what it means, the plot, and how it came about."""
+    table = [("", [row["name"] for row in result["candidates"]]), *make_table(result)]
+    lines = ["| " + " | ".join(_escape(cell) for cell in (title, *cells)) + " |" for title, cells in table]
+    lines.insert(1, "| :-- |" + " --: |" * len(result["candidates"]))
+    summary = _escape(" ".join(result["summary"]))
+    notes = [f"- {_escape(note)}" for note in result["notes"]]
+    image = f"![{METRIC_TITLES[result['metric']]} and time per clip](comparison.png)"
+    return "\n".join([*lines, "", summary, "", image, "", "How this was measured:", "", *notes, ""])
+
+
+def to_html(result: Mapping[str, Any]) -> str:
+    """The same as one page that needs no other file and no network."""
+    buffer = io.StringIO()
+    plot(result, COLORS, buffer, **SVG_OPTIONS)
+    metric = METRIC_TITLES[result["metric"]]
+    return render_page(
+        "comparison.html",
+        result=result,
+        table=make_table(result),
+        metric=metric,
+        svg=embed_svg(buffer.getvalue(), f"{metric} and time per clip"),
+    )
+
+
+def plot(result: Mapping[str, Any], colors: Mapping[str, str], file, **options) -> None:
+    """
+    Draw accuracy (or mAP) with its interval over the time per clip; the area of a point is its model's parameters.
+
+    Args:
+        result: What [`compare.compare`] returns.
+        colors: As [`style`] takes them.
+        file, options: As `Figure.savefig` takes them.
+    """
+    rows, metric = result["candidates"], result["metric"]
+    times = [1e3 * row["latency_median"] for row in rows]
+    lows, values, highs = ([100 * row["metrics"][metric][name] for row in rows] for name in ("low", "value", "high"))
+    largest = max(row["parameters"] for row in rows)
+    areas = [max(MIN_MARKER_AREA, MARKER_AREA * row["parameters"] / largest) for row in rows]
+    # Room for the texts beside the outermost points.
+    factor = max(2.2, (max(times) / min(times)) ** (1 / 3))
+    margin = max(1.0, 0.15 * (max(highs) - min(lows)))
+    bottom, top = min(lows) - margin, max(highs) + margin
+    ticks = [tick for tick in MaxNLocator("auto", steps=[1, 2, 5, 10]).tick_values(bottom, top) if 0 <= tick <= 100]
+    with matplotlib.rc_context({**style(colors), "font.size": 11}):
+        figure = Figure(figsize=(9, 5.2), layout="constrained")
+        axes = figure.subplots()
+        axes.set(xscale="log", xlim=(min(times) / factor, factor * max(times)), yticks=ticks, ylim=(bottom, top))
+        axes.set_xlabel("time per clip, from waveform to scores (ms, logarithmic)")
+        axes.set_ylabel(f"{metric if metric == 'mAP' else 'accuracy'} on {result['num_clips']} clips (%)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid()
+        axes.tick_params(which="both", length=0)
+        axes.vlines(times, lows, highs, color=colors["first"], linewidth=1.5)
+        axes.scatter(times, values, areas, color=colors["first"], linewidth=0, alpha=0.75)
+        texts = [
+            axes.annotate(
+                f"{row['name']}\n{_with_unit(row['parameters'])} parameters",
+                (time, value),
+                xytext=(0, 0),
+                textcoords="offset points",
+                parse_math=False,
+                arrowprops={"arrowstyle": "-", "color": colors["muted"], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
+            )
+            for row, time, value in zip(rows, times, values)
+        ]
+        intervals = list(zip(times, lows, highs))
+        _place(axes, texts, intervals, [area**0.5 / 2 for area in areas])
+        figure.savefig(file, **options)
+
+
+def _place(
+    axes: Axes, texts: Sequence[Annotation], intervals: Sequence[tuple[float, float, float]], radii: Sequence[float]
+) -> None:
+    """Move each text to the nearest place about its point where it covers no point, no interval and no other text."""
+    axes.figure.draw_without_rendering()
+    frame = axes.get_window_extent()
+    taken, lines = [], []
+    for text, (x, low, high), radius in zip(texts, intervals, radii):
+        (left, bottom), (_, top) = axes.transData.transform([(x, low), (x, high)])
+        taken.append(Bbox.from_extents(left - 2, bottom, left + 2, top))
+        center, size = axes.transData.transform(text.xy), radius * axes.figure.dpi / 72
+        taken.append(Bbox([center - size, center + size]))
+    for text, radius in zip(texts, radii):
+        center = axes.transData.transform(text.xy)
+        best = None
+        for distance, (dx, dy) in itertools.product(DISTANCES, DIRECTIONS):
+            place = dx * (radius + distance), dy * (radius + distance)
+            _move(text, *place, has_line=distance > DISTANCES[0])
+            box = Text.get_window_extent(text).padded(2)
+            line = Line([center, np.clip(center, box.min, box.max)])
+            cost = box.count_overlaps(taken) + sum(other.intersects_bbox(box, filled=False) for other in lines)
+            cost += sum(line.intersects_bbox(other, filled=False) for other in taken[2 * len(texts) :])
+            cost += 10 * (not frame.contains(*box.min) or not frame.contains(*box.max))
+            if best is None or cost < best[0]:
+                best = cost, box, line, place, distance > DISTANCES[0]
+            if cost == 0:
+                break
+        _, box, line, place, has_line = best
+        _move(text, *place, has_line)
+        taken.append(box)
+        lines.append(line)
+
+
+def _move(text: Annotation, x: float, y: float, has_line: bool) -> None:
+    """Put a text so many points off its point."""
+    text.set_position((x, y))
+    text.set_horizontalalignment("left" if x > 0 else "right" if x < 0 else "center")
+    text.set_verticalalignment("bottom" if y > 0 else "top" if y < 0 else "center")
+    text.set_multialignment("right" if x < 0 else "left")
+    text.arrow_patch.set_visible(has_line)
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    rows, machine, num_clips = result["candidates"], result["machine"], result["num_clips"]
+    notes = [
+        f"95 % intervals: percentiles over {result['num_resamples']:,} bootstrap resamples of the {num_clips} clips "
+        f"of the {result['split']} split, the same for all models. They tell how much depends on the choice of clips, "
+        "if these are independent of each other; not what another training with another seed would give."
+    ]
+    for row in rows:
+        if result["metric"] == "accuracy" and row["num_right"] == num_clips:
+            low = binomtest(num_clips, num_clips).proportion_ci().low
+            notes.append(
+                f"{row['name']} has all clips right, so that all resamples agree; the exact 95 % interval of its "
+                f"accuracy is {100 * low:.1f}–100 %."
+            )
+    if len(rows) > 1:
+        notes.append(
+            f"p: McNemar's exact test against {rows[0]['name']} on the clips that only one of both has entirely right"
+            f"{', not corrected for the number of tests' if len(rows) > 2 else ''}. A difference that could be chance "
+            "can still be there: more clips would tell."
+        )
+    memory = "a fresh process that loads the model and classifies one batch, Python and PyTorch included"
+    if machine["is_gpu"]:
+        memory = "the weights and what one batch allocates beside them on the GPU"
+    notes += [
+        f"Time: from waveform to scores, feature extraction included, on {result['clip_seconds']:g} s of noise, all "
+        f"models by turns in one process; {result['num_rounds']} rounds after one to warm up, each with "
+        f"{result['batch_size']} clips at once and one by one.",
+        "Operations per clip: matrix products, convolutions and attention of the model, a multiply-add as two; "
+        "feature extraction is not counted.",
+        f"Peak memory: of {memory}. Size on disk: of what from_pretrained needs, without checkpoints.",
+        f"Machine: {machine['device']}, CPU threads: {machine['threads']}, Python {machine['python']}, "
+        f"PyTorch {machine['torch']}, transformers {machine['transformers']}.",
+    ]
+    for row in rows:
+        for name, reason in row["not_measured"].items():
+            notes.append(f"{UNKNOWN}: {row['name']}, {name.replace('_', ' ')}: {reason}.")
+    return notes
+
+
+def _percent(metric: Mapping[str, float]) -> str:
+    low, value, high = (f"{100 * metric[name]:.1f}" for name in ("low", "value", "high"))
+    return f"{value} % ({low}–{high})"
+
+
+def _signed(value: float, plus: str) -> str:
+    sign = "" if f"{abs(value):.1f}" == "0.0" else "−" if value < 0 else plus
+    return f"{sign}{abs(value):.1f}"
+
+
+def _p_value(p: float, name: str = "") -> str:
+    """As `0.02`, or with a name as `p = 0.02`."""
+    if p < 0.001:
+        return f"{name} < 0.001".strip()
+    return f"{name} = {p:.2g}" if name else f"{p:.2g}"
+
+
+def _number(value: float) -> str:
+    """As `0.12`, `1.2`, `12.3` and `1,234`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.5 else f"{value:.1f}"
+
+
+def _with_unit(value: float | None, unit: str = "") -> str:
+    return UNKNOWN if value is None else EngFormatter(unit, places=1)(value).strip()
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown shows as it is, also in a table."""
+    return re.sub(r"([\\`*|\[\]]|<(?=\S))", r"\\\1", text)

@@ -1,0 +1,202 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of a trained classifier: metadata for the Hub, and values for the text in `model_card.md`."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from sanet_hf.training.evaluation.metrics import METRIC_TYPES, METRICS, THRESHOLD
+from sanet_hf.training.evaluation.results import FEW_CLIPS, Evaluation, accuracy_interval, in_order, list_classes
+from sanet_hf.utils.formatting import format_duration
+
+
+TEMPLATE = Path(__file__).with_name("templates") / "model_card.md"
+MAX_CLASSES = 50
+
+
+def write_model_card(
+    output_dir: str | Path,
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    evaluations: Mapping[str, Evaluation],
+    dataset_name: str,
+    dataset_id: str | None,
+    base_model: str | None,
+    hyperparameters: Mapping[str, object],
+    training_seconds: float | None,
+    machine: str | None = None,
+    precision: str | None = None,
+    tested_versions: Mapping[str, tuple[str, str]] | None = None,
+) -> None:
+    """
+    Write `output_dir/README.md`: metadata for the Hub, a description of the model, its use, results, training and
+    limitations.
+
+    Args:
+        output_dir: Folder of the model. The model has the folder's name.
+        model, feature_extractor: As they are saved there.
+        evaluations: By split, any of `train`, `validation` and `test`.
+        dataset_name: Name of the training data.
+        dataset_id: Their id on the Hub, if they are there.
+        base_model: Hub id or folder of the model that was fine-tuned; `None` if it was trained from scratch.
+        hyperparameters: Names and values of the training options.
+        training_seconds: Duration of the training.
+        machine: Name of the processor or GPU of the training.
+        precision: Number format of the training.
+        tested_versions: By library, the oldest and the newest version that the saved code was tested with.
+    """
+    output_dir = Path(output_dir)
+    evaluations = in_order(evaluations)
+    name = output_dir.resolve().name
+    # The Hub refuses a folder in the metadata.
+    dataset_id = dataset_id if dataset_id and _is_hub_id(dataset_id) else None
+    base_id = base_model if base_model and _is_hub_id(base_model) else None
+    is_sanet = model.config.model_type == "sanet"
+    max_seconds = None
+    # The meaning of `max_length` differs between other feature extractors.
+    if is_sanet and feature_extractor.max_length is not None:
+        max_seconds = f"{feature_extractor.max_length / feature_extractor.sampling_rate:.4g} s"
+    card = ModelCard.from_template(
+        make_card_data(name, model, evaluations, dataset_name, dataset_id, base_id),
+        TEMPLATE,
+        escape=_escape,
+        table=_table,
+        enumerate_some=_enumerate,
+        name=name,
+        quoted_name=json.dumps(name, ensure_ascii=False),
+        architecture=type(model).__name__,
+        num_parameters=model.num_parameters(),
+        is_sanet=is_sanet,
+        is_multi_label=model.config.problem_type == "multi_label_classification",
+        labels=[model.config.id2label[index] for index in range(model.config.num_labels)],
+        max_classes=MAX_CLASSES,
+        base_id=base_id,
+        base_folder=Path(base_model).resolve().name if base_model else None,
+        dataset_name=dataset_name,
+        dataset_id=dataset_id,
+        sampling_rate=feature_extractor.sampling_rate,
+        max_seconds=max_seconds,
+        training_time=None if training_seconds is None else format_duration(training_seconds),
+        machine=machine,
+        precision=precision,
+        tested_versions=", ".join(
+            f"{library} {oldest}–{newest}" for library, (oldest, newest) in (tested_versions or {}).items()
+        ),
+        hyperparameters=[[option, str(value)] for option, value in hyperparameters.items()],
+        evaluations=evaluations,
+        **_results(evaluations),
+    )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    card.save(output_dir / "README.md")
+
+
+def make_card_data(
+    name: str,
+    model: PreTrainedModel,
+    evaluations: Mapping[str, Evaluation],
+    dataset_name: str,
+    dataset_id: str | None,
+    base_id: str | None,
+) -> ModelCardData:
+    """Return the metadata, with the results of the test split or, if there is none, of the validation split."""
+    evaluation = evaluations.get("test", evaluations.get("validation"))
+    results = None
+    if evaluation is not None:
+        results = [
+            EvalResult(
+                task_type="audio-classification",
+                task_name="Audio classification",
+                dataset_type=dataset_id or "audiofolder",
+                dataset_name=dataset_name,
+                dataset_split=evaluation.split,
+                metric_type=METRIC_TYPES[metric],
+                metric_name=METRICS[metric][0],
+                metric_value=float(evaluation.metrics[metric]),
+            )
+            for metric in (("mAP" if evaluation.is_multi_label else "accuracy"), "macro_f1")
+        ]
+    tags = ["audio-classification", model.config.model_type]
+    if model.config.model_type == "sanet" and getattr(model.config, "auto_map", None):
+        tags.append("custom_code")
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="audio-classification",
+        tags=tags,
+        base_model=base_id,
+        datasets=[dataset_id] if dataset_id else None,
+        metrics=[result.metric_type for result in results] if results else None,
+        model_name=name if results else None,
+        eval_results=results,
+    )
+
+
+def _results(evaluations: Mapping[str, Evaluation]) -> dict[str, object]:
+    """Return the values of the template that depend on the results."""
+    if not evaluations:
+        return {}
+    shown = [metric for metric in METRICS if any(metric in e.metrics for e in evaluations.values())]
+    last_split, last = list(evaluations.items())[-1]
+    low, high = accuracy_interval(last)
+    counts = last.true_matrix.sum(axis=0)
+    return {
+        "metrics": [METRICS[metric] for metric in shown],
+        "threshold": THRESHOLD,
+        "results_header": ["Split", "Clips", *(METRICS[metric][0] for metric in shown)],
+        "results": [
+            [split, len(evaluation.files), *(evaluation.metrics.get(metric) for metric in shown)]
+            for split, evaluation in evaluations.items()
+        ],
+        "classes": {
+            split: [list(row.values()) for row in list_classes(evaluation)]
+            for split, evaluation in evaluations.items()
+        },
+        "last_split": last_split,
+        "num_clips": len(last.files),
+        "low": low,
+        "high": high,
+        "few": FEW_CLIPS,
+        "few_clips": [f"{last.labels[index]} ({counts[index]})" for index in np.flatnonzero(counts < FEW_CLIPS)],
+    }
+
+
+def _is_hub_id(name: str) -> bool:
+    """Return whether a name is an id on the Hub, and not a folder."""
+    if Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table: text on the left, numbers on the right, floats with three digits, a dash for `None`."""
+    rows = list(rows)
+    alignments = [":--" if any(isinstance(value, str) for value in column) else "--:" for column in zip(*rows)]
+    cells = [
+        [
+            f"{value:.3f}" if isinstance(value, float) else "–" if value is None else _escape(str(value))
+            for value in row
+        ]
+        for row in rows
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, alignments, *cells])
+
+
+def _escape(text: str) -> str:
+    """Return text on one line that Markdown shows unchanged."""
+    return re.sub(r"[\\`*\[\]<>|~$&#]|\b_|_\b", r"\\\g<0>", " ".join(text.split()))
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    """Return up to `MAX_CLASSES` names, and the number of the others."""
+    more = f" and {len(names) - MAX_CLASSES} more" if len(names) > MAX_CLASSES else ""
+    return ", ".join(map(_escape, names[:MAX_CLASSES])) + more

@@ -1,0 +1,253 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a training run: one HTML file with its plots and recordings inside, which needs no network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import confusion_matrix
+from transformers.utils import logging
+
+from sanet_hf.training.evaluation.metrics import (
+    METRICS,
+    NUM_CALIBRATION_BINS,
+    THRESHOLD,
+    calibration,
+    expected_calibration_error,
+)
+from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, in_order, list_classes
+from sanet_hf.training.reports.html import (
+    COLORS,
+    MAX_AUDIO_SECONDS,
+    STYLE,
+    Plot,
+    encode_audio,
+    make_axes,
+    make_plot,
+    plot_durations,
+    render_page,
+)
+
+
+logger = logging.get_logger(__name__)
+
+
+# Up to so many classes a confusion matrix has numbers in its cells, and is drawn at all.
+MAX_NUMBERED_CLASSES = 25
+MAX_MATRIX_CLASSES = 60
+NUM_CONFUSIONS = 30
+
+# Wrong classes that are shown of a clip which can have several.
+MAX_WRONG_CLASSES = 4
+
+
+def write_report(
+    path: str | Path,
+    title: str,
+    facts: Mapping[str, str],
+    evaluations: Mapping[str, Evaluation],
+    durations: Mapping[str, np.ndarray],
+    log_history: Sequence[Mapping[str, float]],
+    load_clip: Callable[[str, int], np.ndarray] | None = None,
+    sampling_rate: int = 16000,
+    num_mistakes: int = 12,
+) -> None:
+    """
+    Write a report as one HTML file. Confusions, calibration and mistakes are those of the test split, or else of the
+    validation split.
+
+    Args:
+        path: The file to write.
+        title: Heading of the report.
+        facts: Names and values for the table at the top.
+        evaluations: By split, such as `train`, `validation` and `test`; at least one.
+        durations: Seconds of every clip of each split, in the order of the evaluation's files.
+        log_history: `Trainer.state.log_history`; may be empty.
+        load_clip: Takes split and index of a clip in the evaluation and gives its mono waveform, floats of shape
+            (samples,). Without it, or where it raises, mistakes are shown without audio.
+        sampling_rate: Of these waveforms, in Hz.
+        num_mistakes: Mistakes that are shown at most.
+
+    Raises:
+        ValueError: There is no evaluation.
+    """
+    if not evaluations:
+        raise ValueError("A report needs the evaluation of at least one split.")
+    evaluations = in_order(evaluations)
+    durations = {split: np.asarray(durations[split], np.float64) for split in evaluations}
+    last = list(evaluations.values())[-1]
+    num_classes = len(last.labels)
+    html = render_page(
+        "report.html",
+        title=title,
+        facts=facts,
+        evaluations=evaluations,
+        durations=durations,
+        last=last,
+        interval=accuracy_interval(last),
+        metrics={name: texts for name, texts in METRICS.items() if name in last.metrics},
+        data=list_data(evaluations, durations),
+        data_plots=[plot_durations(durations)],
+        training_plots=plot_history(log_history),
+        matrix=None if last.is_multi_label or num_classes > MAX_MATRIX_CLASSES else count_confusions(last),
+        has_numbers=num_classes <= MAX_NUMBERED_CLASSES,
+        confusions=None if last.is_multi_label or num_classes <= MAX_NUMBERED_CLASSES else list_confusions(last),
+        per_class=list_classes(last),
+        calibration_plots=[plot_calibration(last), plot_confidences(last)],
+        mistakes=list_mistakes(last, num_mistakes, load_clip, sampling_rate),
+        max_audio_seconds=MAX_AUDIO_SECONDS,
+        threshold=THRESHOLD,
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+
+
+def list_data(
+    evaluations: Mapping[str, Evaluation], durations: Mapping[str, np.ndarray]
+) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Each class with its clips and their seconds in each split."""
+    counts = [evaluation.true_matrix.sum(axis=0).tolist() for evaluation in evaluations.values()]
+    seconds = [(durations[split] @ evaluation.true_matrix).tolist() for split, evaluation in evaluations.items()]
+    labels = next(iter(evaluations.values())).labels
+    return [(label, list(zip(c, s))) for label, c, s in zip(labels, zip(*counts), zip(*seconds))]
+
+
+@matplotlib.rc_context(STYLE)
+def plot_history(log_history: Sequence[Mapping[str, float]]) -> list[Plot]:
+    """Losses and metrics over epochs; what was not logged is left out."""
+    losses = {"loss": "training loss", "eval_loss": "validation loss"}
+    metrics = {f"eval_{name}": METRICS[name][0] for name in ("mAP", "macro_f1", "accuracy")}
+    plots = []
+    for title, ylabel, names in (("Loss", "loss", losses), ("Metrics of the validation split", "metric", metrics)):
+        curves = {label: curve for name, label in names.items() if (curve := _curve(log_history, name))}
+        if not curves:
+            continue
+        axes = make_axes("epoch", ylabel)
+        for label, curve in curves.items():
+            axes.plot(*zip(*curve), marker="o" if len(curve) <= 30 else None, label=label)
+        last_epoch, highest = np.max([point for curve in curves.values() for point in curve], axis=0)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.set(xlim=(0, 1.03 * last_epoch or 1), ylim=(0, 1.05 * highest or 1) if names is losses else (0, 1.02))
+        # Of the losses that of the validation split, of the metrics the most telling.
+        label = list(curves)[-1 if names is losses else 0]
+        epoch, value = (min if names is losses else max)(curves[label], key=lambda point: point[1])
+        extreme = "Lowest" if names is losses else "Highest"
+        plots.append(make_plot(title, axes, f"{extreme} {label}: {value:.3f} after epoch {epoch:.4g}."))
+    return plots
+
+
+def _curve(log_history: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """Epochs and values of what was logged under a name."""
+    # Of two values at one epoch the later is of the model that was chosen in the end.
+    values = {entry["epoch"]: entry[name] for entry in reversed(log_history) if {name, "epoch"} <= entry.keys()}
+    return sorted((epoch, value) for epoch, value in values.items() if np.isfinite(value))
+
+
+@matplotlib.rc_context(STYLE)
+def plot_calibration(evaluation: Evaluation) -> Plot:
+    """How often predictions of a probability are right."""
+    confidences, fractions_right, counts = calibration(evaluation.probabilities, evaluation.references)
+    axes = make_axes("probability that the model gives", "fraction that is right")
+    axes.plot([0, 1], [0, 1], color=COLORS["muted"], linewidth=1, linestyle=(0, (4, 3)), label="perfect")
+    axes.plot(confidences, fractions_right, color=COLORS["first"], linewidth=1)
+    sizes = 6 + 60 * counts / counts.max()
+    axes.scatter(
+        confidences, fractions_right, sizes, color=COLORS["first"], label="this model", zorder=3, clip_on=False
+    )
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    error = expected_calibration_error(evaluation.probabilities, evaluation.references)
+    caption = f"Expected calibration error (ECE): {error:.3f}. A larger point stands for "
+    caption += "more predictions; below the dashed line the model is more certain than it should be, above it less."
+    return make_plot("Reliability", axes, caption)
+
+
+@matplotlib.rc_context(STYLE)
+def plot_confidences(evaluation: Evaluation) -> Plot:
+    """Histogram of the probabilities that the calibration is of."""
+    if evaluation.is_multi_label:
+        confidences, right = evaluation.probabilities.ravel(), evaluation.true_matrix.ravel() == 1
+        labels, ylabel = ("class is present", "class is absent"), "pairs of clip and class"
+        caption = "Every class of every clip counts once. The scale is logarithmic."
+    else:
+        confidences, right = evaluation.probabilities.max(axis=1), evaluation.is_right
+        labels, ylabel = ("right", "wrong"), "clips"
+        caption = "Each clip counts with its most probable class."
+    axes = make_axes("probability that the model gives", ylabel)
+    axes.hist(
+        [confidences[right], confidences[~right]],
+        bins=NUM_CALIBRATION_BINS,
+        range=(0, 1),
+        rwidth=0.9,
+        stacked=not evaluation.is_multi_label,
+        log=evaluation.is_multi_label,
+        label=labels,
+    )
+    axes.set_xlim(0, 1.02)
+    if not evaluation.is_multi_label:
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    return make_plot("Probabilities", axes, caption)
+
+
+def count_confusions(evaluation: Evaluation) -> np.ndarray:
+    """Clips by true (rows) and predicted class (columns), shape (classes, classes)."""
+    classes = np.arange(len(evaluation.labels))
+    return confusion_matrix(evaluation.references, evaluation.probabilities.argmax(axis=1), labels=classes)
+
+
+def list_confusions(evaluation: Evaluation) -> list[dict]:
+    """The most frequent confusions: `true` and `predicted` class, `count` and the `support` of the true class."""
+    matrix = count_confusions(evaluation)
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
+    most = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
+    return [
+        {
+            "true": evaluation.labels[row],
+            "predicted": evaluation.labels[column],
+            "count": int(wrong[row, column]),
+            "support": int(matrix[row].sum()),
+        }
+        for row, column in zip(*np.unravel_index(most, wrong.shape))
+        if wrong[row, column]
+    ]
+
+
+def list_mistakes(
+    evaluation: Evaluation,
+    num_mistakes: int,
+    load_clip: Callable[[str, int], np.ndarray] | None,
+    sampling_rate: int,
+) -> list[dict]:
+    """The clips of which the model is most certain and wrong: `file`, `true` classes, `wrong` ones, `audio`."""
+    probabilities, predicted = evaluation.probabilities, evaluation.predicted_matrix
+    wrong = predicted != evaluation.true_matrix
+    certainty = np.where(predicted == 1, probabilities, 1 - probabilities)
+    # A clip of one class is wrong in two, the predicted and the true one: what counts is how certain the first was.
+    ranked = np.where(wrong if evaluation.is_multi_label else wrong & (predicted == 1), certainty, 0).max(axis=1)
+    mistakes = []
+    for index in sorted(np.flatnonzero(~evaluation.is_right), key=lambda index: -ranked[index])[:num_mistakes]:
+        classes = sorted(np.flatnonzero(wrong[index]), key=lambda c: (-predicted[index, c], -certainty[index, c]))
+        mistakes.append(
+            {
+                "file": evaluation.files[index],
+                "true": [evaluation.labels[c] for c in np.flatnonzero(evaluation.true_matrix[index])],
+                "wrong": [
+                    (evaluation.labels[c], float(probabilities[index, c]), bool(predicted[index, c]))
+                    for c in classes[:MAX_WRONG_CLASSES]
+                ],
+                "num_more": max(0, len(classes) - MAX_WRONG_CLASSES),
+                "audio": _load_audio(load_clip, evaluation, int(index), sampling_rate) if load_clip else None,
+            }
+        )
+    return mistakes
+
+
+def _load_audio(load_clip: Callable, evaluation: Evaluation, index: int, sampling_rate: int) -> str | None:
+    try:
+        return encode_audio(load_clip(evaluation.split, index), sampling_rate)
+    except Exception as error:  # Whatever is the matter with one clip, the report is worth having.
+        logger.warning(f"{evaluation.files[index]} is shown without audio: {error}")
+        return None

@@ -1,0 +1,80 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a training run: its options, its results, and the checkpoint to resume from."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from sanet_hf.errors import UsageError
+from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments
+from sanet_hf.training.checkpoints import find_last_checkpoint
+
+
+def read_options(name: str | Path) -> dict:
+    """Options that differ from the defaults of the training run that left a folder; none where there is no such."""
+    return _read(Path(name) / OPTIONS_FILE)
+
+
+def _read(path: Path) -> dict:
+    # JSON is YAML.
+    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+
+
+OPTIONS_FILE = "train_options.yaml"
+# Written last: a run that has it is finished.
+RESULTS_FILE = "all_results.json"
+# Options that say where things lie here, and are nobody else's business.
+LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
+METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
+
+
+def is_finished(output_dir: str | Path) -> bool:
+    """Whether a run trained and was evaluated to the end."""
+    return (Path(output_dir) / RESULTS_FILE).is_file()
+
+
+def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
+    """The checkpoint to go on from; refuses to go on with a run that other options describe."""
+    resume = arguments.resume_from_checkpoint
+    if arguments.overwrite_output_dir:
+        _delete_run(output_dir)
+        return None
+    if resume and resume.lower() not in ("true", "false"):
+        if not Path(resume).is_dir():
+            raise UsageError(f"--resume_from_checkpoint {resume}: there is no such folder.")
+        return resume
+    checkpoint = find_last_checkpoint(output_dir)
+    if resume and resume.lower() == "true":
+        if checkpoint is None:
+            raise UsageError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint to go on from.")
+        return checkpoint
+    anew = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
+    options_file = output_dir / OPTIONS_FILE
+    if not options_file.is_file() and (checkpoint is not None or (output_dir / "config.json").exists()):
+        raise UsageError(f"{output_dir} already holds a model. {anew}")
+    if checkpoint is None and not is_finished(output_dir):
+        return None
+    old = yaml.safe_load(options_file.read_text()) or {}
+    for name in sorted({*old, *options}):
+        if old.get(name) != _as_yaml(options.get(name)):
+            raise UsageError(
+                f"{output_dir} holds a run with {name}={old.get(name, 'its default')}, not "
+                f"{options.get(name, 'its default')}. {anew} To go on all the same: --resume_from_checkpoint true."
+            )
+    return None if is_finished(output_dir) else checkpoint
+
+
+def _as_yaml(value: object) -> object:
+    return yaml.safe_load(yaml.safe_dump(value))
+
+
+def _delete_run(output_dir: Path) -> None:
+    """Delete what tells a run to go on; the rest is written over at its end."""
+    for path in output_dir.glob("checkpoint-*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+    for name in (OPTIONS_FILE, RESULTS_FILE):
+        (output_dir / name).unlink(missing_ok=True)
