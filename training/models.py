@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,6 +23,7 @@ from sanet_hf.architectures import MODEL_TYPE_ALIASES, architecture_of, backbone
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import ModelArguments
 from sanet_hf.training.config_files import parse_config_overrides
+from sanet_hf.utils.formatting import shorten
 
 
 logger = logging.get_logger(__name__)
@@ -100,10 +101,10 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     if keeps_head:
         config.problem_type = label_maps["problem_type"]
     else:
-        old = f" ({_shorten(config.label2id)})" if has_head else ""
+        old = f" ({shorten(config.label2id, 5)})" if has_head else ""
         logger.warning(
             f"{name} was {'trained on other labels' if has_head else 'pretrained without labels'}{old}: it gets a new "
-            f"classification head for {_shorten(label_maps['label2id'])}."
+            f"classification head for {shorten(label_maps['label2id'], 5)}."
         )
         config.update(label_maps)
     try:
@@ -134,8 +135,3 @@ def _freeze(model: PreTrainedModel, part: str) -> None:
         model.freeze_feature_encoder()
     elif part == "backbone":
         architecture_of(model).freeze_backbone(model)
-
-
-def _shorten(labels: Collection[str], limit: int = 5) -> str:
-    more = f" and {len(labels) - limit} more" if len(labels) > limit else ""
-    return ", ".join(list(labels)[:limit]) + more

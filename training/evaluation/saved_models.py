@@ -51,7 +51,7 @@ class EvaluatedModel:
 
 
 def evaluate_models(
-    names: Sequence[str], data_options: Mapping[str, object], split: str = "test", batch_size: int = 8
+    names: Sequence[str], data_options: Mapping[str, object], split: str, batch_size: int
 ) -> list[EvaluatedModel]:
     """
     Evaluate classifiers on the same recordings, in float32.
@@ -104,8 +104,8 @@ def compare_models(
     names: Sequence[str],
     data_options: Mapping[str, object],
     output_dir: str | Path,
-    split: str = "test",
-    batch_size: int = 8,
+    split: str,
+    batch_size: int,
     num_rounds: int = 10,
 ) -> str:
     """

@@ -23,7 +23,7 @@ from sanet_hf.training.preparation.signal import SAMPLING_RATE
 from sanet_hf.training.preparation.source_files import SourceFile, list_files, read_recording
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
 from sanet_hf.utils.files import to_text
-from sanet_hf.utils.formatting import format_table
+from sanet_hf.utils.formatting import format_table, shorten_lines
 
 
 # What is reported: less of a class, more of a file.
@@ -164,8 +164,7 @@ def find_faults(files: Sequence[SourceFile], measured: Mapping[SourceFile, Measu
 
 
 def _list(names: Sequence[str]) -> str:
-    more = [f"and {len(names) - NUM_SHOWN} more"] if len(names) > NUM_SHOWN else []
-    return "".join(f"\n      {name}" for name in [*names[:NUM_SHOWN], *more])
+    return shorten_lines(names, NUM_SHOWN, indent=6)
 
 
 def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[str]) -> list[str]:

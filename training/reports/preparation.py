@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sanet_hf.training.data.log_mel import log_mel
 from sanet_hf.training.evaluation.results import in_order
 from sanet_hf.training.reports.html import STYLE, encode_audio, plot_durations, render_page
-from sanet_hf.utils.formatting import format_table
+from sanet_hf.utils.formatting import format_table, shorten_lines
 
 
 KIND_TITLES = {"clip": "Clips", "segment": "Stretches of speech"}
@@ -164,7 +164,6 @@ def summarize(manifest: pandas.DataFrame) -> str:
     lines += [f"\nNo recording of {label} can be used." for label in list_empty_classes(manifest)]
     reasons = count_reasons(manifest[manifest["skipped"].notna()])
     if reasons:
-        lines += ["", "Skipped:"] + [f"  {count:6} {kind:10} {reason}" for kind, reason, count in reasons[:20]]
-        if len(reasons) > 20:
-            lines.append(f"  and {len(reasons) - 20} more reasons")
+        skipped = [f"{count:6} {kind:10} {reason}" for kind, reason, count in reasons]
+        lines += ["", f"Skipped:{shorten_lines(skipped)}"]
     return "\n".join(lines)
