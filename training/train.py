@@ -52,6 +52,7 @@ from sanet_hf.training.trainer import (
     balanced_class_weights,
     make_loss,
 )
+from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
 
 
@@ -85,7 +86,7 @@ def train(
     }
     checkpoint = _find_checkpoint(output_dir, options, training_arguments)
     if is_finished(output_dir) and checkpoint is None:
-        return json.loads((output_dir / RESULTS_FILE).read_text())
+        return json.loads((output_dir / RESULTS_FILE).read_text(encoding="utf-8"))
 
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
@@ -114,8 +115,8 @@ def train(
     trainer = _make_trainer(model, feature_extractor, clips, training_arguments)
     if trainer.is_world_process_zero():
         _print_summary(recordings, model, training_arguments)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / OPTIONS_FILE).write_text(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+        with write_atomically(output_dir / OPTIONS_FILE) as file:
+            yaml.safe_dump(options, file, sort_keys=False, allow_unicode=True, encoding="utf-8")
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
         raise Terminated(
@@ -301,9 +302,8 @@ def _write_results(
         load_clip=lambda split, index: load_recording(recordings[split][index], sampling_rate),
         sampling_rate=sampling_rate,
     )
-    temporary = output_dir / f"{RESULTS_FILE}.tmp"
-    temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True))
-    temporary.replace(output_dir / RESULTS_FILE)
+    with write_atomically(output_dir / RESULTS_FILE) as file:
+        file.write(json.dumps(metrics, indent=2, sort_keys=True).encode())
 
 
 def _precision(arguments: AudioTrainingArguments) -> str:

@@ -48,7 +48,7 @@ from sanet_hf.training.preparation.progress import (
     _temporary_folder,
     _to_line,
     _write_progress,
-    write_atomically,
+    write_output,
 )
 from sanet_hf.training.preparation.signal import SAMPLING_RATE, denoise, write_clip
 from sanet_hf.training.preparation.source_files import METADATA, SourceFile, list_files, read_recording, store
@@ -282,7 +282,7 @@ def _write_pieces(
         else:
             name = f"{clip_stem(task.file.path.name)}_{index:04d}.wav"
             row["file"] = (folder / name).as_posix()
-            with write_atomically(task.output_dir / folder / name) as file:
+            with write_output(task.output_dir, folder / name) as file:
                 measured = write_clip(file, waveform[start:end], cleaned[start:end], gain)
             yield row | measured
 
@@ -304,7 +304,7 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
             columns={"file": "file_name", "class": "label"}
         )
         table["file_name"] = [Path(name).relative_to(folder).as_posix() for name in table["file_name"]]
-        with write_atomically(output_dir / folder / METADATA) as file:
+        with write_output(output_dir, folder / METADATA) as file:
             table.to_csv(file, index=False, lineterminator="\n", encoding="utf-8")
         wanted.add((folder / METADATA).as_posix())
     # Clips of which the run was killed before it took note, and whose recording has gone since.
@@ -313,10 +313,10 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
             is_ours = path.name == METADATA or re.search(r"_\d{4,}\.wav$", path.name)
             if is_ours and path.is_file() and path.relative_to(output_dir).as_posix() not in wanted:
                 path.unlink()
-    with write_atomically(output_dir / MANIFEST) as file:
+    with write_output(output_dir, MANIFEST) as file:
         manifest.to_parquet(file, index=False)
     html = to_html(manifest, output_dir, to_text(source_dir.resolve().name), _facts(manifest, options))
-    with write_atomically(output_dir / REPORT) as file:
+    with write_output(output_dir, REPORT) as file:
         file.write(html.encode())
 
 
