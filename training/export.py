@@ -117,7 +117,9 @@ def _load_clips(
     given = {} if calibration_dir is None else {"data_dir": str(calibration_dir)}
     arguments = override_data_arguments(options, given)
     # Not the training split: every recording of a split is read to be checked.
-    recordings = load_recordings(arguments, splits=[split] if split == "all" else ["validation", split])
+    recordings = load_recordings(
+        arguments, feature_extractor.sampling_rate, splits=[split] if split == "all" else ["validation", split]
+    )
     if split not in recordings:
         raise DataError(
             f"There is no {split} split to measure accuracy on, only {', '.join(recordings)}: see --split."

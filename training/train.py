@@ -34,7 +34,7 @@ from sanet_hf.training.data.load import load_recordings, longest_first
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
-from sanet_hf.training.models import make_model
+from sanet_hf.training.models import make_model, read_sampling_rate
 from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.run_folder import (
@@ -54,9 +54,6 @@ from sanet_hf.training.trainer import (
 )
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
-
-
-SAMPLING_RATE = 16000  # Hz, of all the models that transformers has
 
 
 def train(
@@ -91,20 +88,21 @@ def train(
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
         keep_freed_memory()
-    # First, since a mistake in them is found at once.
+    sampling_rate = read_sampling_rate(model_arguments)
+    # Before recordings are read, so that a mistake in them is found at once.
     augmentations = [
-        make_augmentation(parse_augmentations(transforms), SAMPLING_RATE)
+        make_augmentation(parse_augmentations(transforms), sampling_rate)
         for transforms in (data_arguments.augmentations, data_arguments.augmentations_after_normalization)
     ]
     if data_arguments.streaming:
         _check_streaming(data_arguments, training_arguments)
         stream = stream_training_split(data_arguments)
-        recordings = load_recordings(data_arguments, SAMPLING_RATE, splits=("validation", "test"))
+        recordings = load_recordings(data_arguments, sampling_rate, splits=("validation", "test"))
         if "validation" not in recordings:
             raise DataError("Streaming needs a validation split to choose the best checkpoint by.")
         labels = stream_label_names(stream) or label_names(recordings["validation"])
     else:
-        stream, recordings = None, load_recordings(data_arguments, SAMPLING_RATE)
+        stream, recordings = None, load_recordings(data_arguments, sampling_rate)
         labels = label_names(recordings["train"])
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type

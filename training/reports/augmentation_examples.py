@@ -17,9 +17,6 @@ from sanet_hf.training.data.augmentation import Augmentation, make_augmentation,
 from sanet_hf.utils.plot_style import style
 
 
-SAMPLING_RATE = 16000  # Hz
-
-
 def write_examples(file: Path, output_dir: Path, config: str, num_examples: int = 8, seed: int = 0) -> None:
     """
     Write `original.wav`, `1.wav`, `2.wav`, ..., at the loudness that SANet's feature extractor sets, and
@@ -48,9 +45,10 @@ def write_examples(file: Path, output_dir: Path, config: str, num_examples: int 
     ]
     if not any(lists):
         raise UsageError(f"{path} has neither augmentations nor augmentations_after_normalization.")
-    augment, augment_normalized = (make_augmentation(transforms, SAMPLING_RATE) for transforms in lists)
     feature_extractor = SANetFeatureExtractor(max_length=None)
-    waveform = load_audio(file, SAMPLING_RATE)
+    rate = feature_extractor.sampling_rate
+    augment, augment_normalized = (make_augmentation(transforms, rate) for transforms in lists)
+    waveform = load_audio(file, rate)
     output_dir.mkdir(parents=True, exist_ok=True)
     examples = {"original": (_normalize(waveform, feature_extractor), "as it is")}
     for number in range(1, num_examples + 1):
@@ -62,12 +60,12 @@ def write_examples(file: Path, output_dir: Path, config: str, num_examples: int 
         examples[str(number)] = changed, ", ".join(done) or "nothing done"
     for name, (changed, _) in examples.items():
         # Float, since gain can lift samples above full scale.
-        soundfile.write(output_dir / f"{name}.wav", changed, SAMPLING_RATE, subtype="FLOAT")
-    _plot(examples, output_dir / "examples.png")
+        soundfile.write(output_dir / f"{name}.wav", changed, rate, subtype="FLOAT")
+    _plot(examples, rate, output_dir / "examples.png")
 
 
 def _normalize(waveform: np.ndarray, feature_extractor: SANetFeatureExtractor) -> np.ndarray:
-    return feature_extractor(waveform, sampling_rate=SAMPLING_RATE, padding=False)["input_values"][0]
+    return feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, padding=False)["input_values"][0]
 
 
 def _applied(augment: Augmentation) -> list[str]:
@@ -82,12 +80,12 @@ def _applied(augment: Augmentation) -> list[str]:
     return texts
 
 
-def _plot(examples: Mapping[str, tuple[np.ndarray, str]], path: Path) -> None:
+def _plot(examples: Mapping[str, tuple[np.ndarray, str]], sampling_rate: int, path: Path) -> None:
     # Imported late, since other commands do not draw.
     import matplotlib
     from matplotlib.figure import Figure
 
-    seconds = max(len(waveform) for waveform, _ in examples.values()) / SAMPLING_RATE
+    seconds = max(len(waveform) for waveform, _ in examples.values()) / sampling_rate
     rows = -(-len(examples) // 3)
     with matplotlib.rc_context(style()):
         figure = Figure(figsize=(13, 2.4 * rows), layout="constrained")
@@ -96,7 +94,7 @@ def _plot(examples: Mapping[str, tuple[np.ndarray, str]], path: Path) -> None:
             axis.set_visible(False)
         for axis, (name, (waveform, text)) in zip(axes.flat, examples.items()):
             waveform = np.pad(waveform, (0, max(0, 512 - len(waveform))))
-            axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=SAMPLING_RATE, vmin=-130, vmax=-30, cmap="magma")
+            axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=sampling_rate, vmin=-130, vmax=-30, cmap="magma")
             axis.set_title(f"{name}: {text}", wrap=True)
             axis.set_xlim(0, seconds)
         figure.supxlabel("seconds")
