@@ -13,3 +13,7 @@ class UsageError(ValueError):
 
 class DataError(ValueError):
     """Recordings that cannot be used; the message names them and says what to do."""
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported, or an exported file that gives other results; the message says which."""

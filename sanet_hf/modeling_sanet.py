@@ -31,8 +31,6 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from sanet_hf.configuration_sanet import SANetConfig
 from sanet_hf.fft_convolution import FFT_MIN_FRAMES, Conv2dWithFFTWeightGradient, suits_fft
@@ -415,9 +413,8 @@ class SANetAttention(nn.Module):
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        # Not get_interface(), which transformers 5.0 lacks.
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention_forward)
         output, probabilities = attention(
             self,
             query,
@@ -458,15 +455,16 @@ class SANetAttentionLayer(SANetLayer):
         hidden_states: torch.Tensor,
         mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         merged_mask = downsample_mask(mask, self.attention_stride)
         merged = self.act(self.downsample_norm(self.downsample(hidden_states), merged_mask))
         merged = self.position_embedding(self.in_proj(merged))
-        attention_mask = create_bidirectional_mask(self.config, inputs_embeds=merged, attention_mask=merged_mask)
-        attended, _ = self.attention(merged, attention_mask, **kwargs)
+        # By position: transformers 5.0 calls inputs_embeds input_embeds.
+        attention_mask = create_bidirectional_mask(self.config, merged, merged_mask)
+        attended, probabilities = self.attention(merged, attention_mask, **kwargs)
         merged = self.layer_norm(merged + attended)
         output = self.out_proj(self.act(self.upsample_norm(self.upsample(merged), mask)))
-        return zero_padded_frames(hidden_states + output, mask)
+        return zero_padded_frames(hidden_states + output, mask), probabilities
 
 
 class SANetAttentivePooling(nn.Module):
@@ -512,11 +510,6 @@ class SANetPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # The raw waveform is no hidden state.
-    _can_record_outputs = {
-        "hidden_states": OutputRecorder(SANetLayer, capture_initial_hidden_state=False),
-        "attentions": OutputRecorder(SANetAttention, index=1),
-    }
 
     def get_input_embeddings(self) -> None:
         """None: a waveform has no embeddings. accelerate asks for them to shard a model."""
@@ -565,12 +558,13 @@ class SANetModel(SANetPreTrainedModel):
         self.pooling = SANetAttentivePooling(config)
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SANetModelOutput:
         r"""
@@ -580,19 +574,42 @@ class SANetModel(SANetPreTrainedModel):
                 the configuration has more than one channel.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*):
                 1 for samples of the clip, 0 for the padding to its right. Each clip has at least one sample.
+            output_hidden_states, output_attentions (`bool`, *optional*, the configuration's by default):
+                Whether to return the output of every block, and the probabilities of every attention block.
 
         Raises:
             ValueError: The shape does not fit the configuration, or the clip is longer than `max_input_samples`.
         """
         hidden_states, mask = self._prepare_input(input_values, attention_mask)
-        if self.training and self.is_activation_checkpointing:
+        # Not PreTrainedModel.is_gradient_checkpointing, whose name has changed in transformers 5.
+        if self.training and self.layers[0].gradient_checkpointing:
             # Reentrant checkpointing gives no gradients to a layer whose inputs all need none.
             hidden_states.requires_grad_(True)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        all_hidden_states, attentions = (), ()
         for layer in self.layers:
             mask = downsample_mask(mask, layer.stride)
-            hidden_states = layer(hidden_states, mask, **kwargs)
+            if isinstance(layer, SANetAttentionLayer):
+                hidden_states, probabilities = layer(
+                    hidden_states, mask, output_attentions=output_attentions, **kwargs
+                )
+                if output_attentions and probabilities is not None:
+                    attentions += (probabilities,)
+            else:
+                hidden_states = layer(hidden_states, mask)
+            if output_hidden_states:
+                all_hidden_states += (hidden_states,)
         pooled, pooling_weights = self.pooling(hidden_states, mask)
-        return SANetModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, pooling_weights=pooling_weights)
+        return SANetModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=pooled,
+            hidden_states=all_hidden_states if output_hidden_states else None,
+            attentions=attentions if output_attentions else None,
+            pooling_weights=pooling_weights,
+        )
 
     def _prepare_input(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None
@@ -617,8 +634,10 @@ class SANetModel(SANetPreTrainedModel):
                 f"{tuple(attention_mask.shape)}."
             )
         limit = config.max_input_samples
-        # Not is_exporting(): torch.compile takes that for true in every graph.
-        exporting = torch.compiler._is_exporting_flag
+        # Before PyTorch 2.14, is_exporting() is true inside torch.compile as well. Later the private flag may disappear.
+        exporting = getattr(torch.compiler, "_is_exporting_flag", None)
+        if exporting is None:
+            exporting = torch.compiler.is_exporting()
         if limit is not None and not exporting and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "

@@ -32,6 +32,7 @@ from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, Trainin
 from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import load_recordings, longest_first
 from sanet_hf.training.data.sources import stream_training_split
+from sanet_hf.training.evaluation.costs import describe_machine
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.models import make_model, read_sampling_rate
@@ -141,6 +142,8 @@ def train(
             base_model=model_arguments.model_name_or_path,
             hyperparameters={name: value for name, value in options.items() if name not in LOCAL_OPTIONS},
             training_seconds=metrics["train_runtime"],
+            machine=describe_machine(training_arguments.device)["device"],
+            precision=_precision(training_arguments),
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.

@@ -158,8 +158,8 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         "--calibration_dir",
         type=Path,
         metavar="FOLDER",
-        help="recordings to quantize with, in class folders as sanet train takes them (default: those of the training "
-        "run); ranges of values are measured on the validation split",
+        help="recordings to quantize with, in class folders, or in train, validation and test folders of them "
+        "(default: those of the training run); ranges of values are measured on the validation split, if there is one",
     )
     _add_evaluation_options(export)
 
@@ -357,7 +357,7 @@ def _app(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from sanet_hf.training.export import export
+    from sanet_hf.export.command import export_classifier
 
     _check_new_folder(arguments.output)
     if arguments.quantize and arguments.format != "onnx":
@@ -366,7 +366,7 @@ def _export(arguments: argparse.Namespace) -> int:
         raise ValueError("--calibration_dir is for --quantize int8.")
     disable_progress_bar()
     print(
-        export(
+        export_classifier(
             arguments.model,
             arguments.output,
             arguments.format,

@@ -4,6 +4,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,3 +85,24 @@ def _probe(path: Path) -> None:
 def to_text(name: str) -> str:
     """A file name as text that can be written: bytes that are no UTF-8 become `\\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def atomic_directory(output_dir: str | Path) -> Iterator[Path]:
+    """
+    Give a temporary folder whose files are moved to `output_dir` at the end. If the work fails, they are deleted, and
+    so is `output_dir` unless it existed before.
+    """
+    output_dir = Path(output_dir)
+    is_new = not output_dir.exists()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    # Inside: beside it may be another file system, or a folder that cannot be written to.
+    folder = Path(tempfile.mkdtemp(prefix="unfinished-", dir=output_dir))
+    try:
+        yield folder
+        for path in sorted(folder.iterdir()):
+            path.replace(output_dir / path.name)
+        folder.rmdir()
+    except BaseException:
+        shutil.rmtree(output_dir if is_new else folder, ignore_errors=True)
+        raise

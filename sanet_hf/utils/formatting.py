@@ -3,7 +3,7 @@
 """Durations, times, tables and lists of names as text."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 
 
 MAX_LISTED = 20  # names that a message lists
@@ -21,6 +21,29 @@ def shorten_lines(lines: Collection[str], limit: int = MAX_LISTED, indent: int =
     if len(lines) > limit:
         shown.append(f"and {len(lines) - limit} more")
     return "".join(f"\n{' ' * indent}{line}" for line in shown)
+
+
+def format_markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], alignments: Sequence[str] | None = None
+) -> str:
+    """
+    A Markdown table: floats with three digits, a dash for `None`.
+
+    Args:
+        header: Titles of the columns.
+        rows: Cells of each row.
+        alignments: `:--` or `--:` for each column; by default text is on the left, and numbers are on the right.
+    """
+    rows = list(rows)
+    if alignments is None:
+        alignments = [":--" if any(isinstance(value, str) for value in column) else "--:" for column in zip(*rows)]
+
+    def cell(value: object) -> str:
+        text = f"{value:.3f}" if isinstance(value, float) else "–" if value is None else str(value)
+        return escape_markdown(text)
+
+    lines = [map(cell, header), alignments, *(map(cell, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def escape_markdown(text: str) -> str:

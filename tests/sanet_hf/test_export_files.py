@@ -17,9 +17,10 @@ import soundfile
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor
 
-from sanet_hf import SANetFeatureExtractor, export
+from sanet_hf import SANetFeatureExtractor
 from sanet_hf.architectures import extract_features, hears_padding
 from sanet_hf.export import EXAMPLE, export_onnx, export_program, load_onnx, quantize_onnx, run_onnx, staged
+from sanet_hf.export import exporters as export
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
 

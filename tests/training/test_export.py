@@ -78,10 +78,10 @@ def test_calibration_on_another_folder(trained, tones, tmp_path, monkeypatch, ca
         shutil.copy(folder / "low/low_test_0.wav", folder / f"low/{index}.wav")
     (folder / "high/damaged.wav").write_text("this is no audio")
     # An export that was made before: this is about the recordings.
-    monkeypatch.setattr("sanet_hf.training.export.export_onnx", fake_export)
+    monkeypatch.setattr("sanet_hf.export.command.export_onnx", fake_export)
     used = []
-    monkeypatch.setattr("sanet_hf.training.export.quantize_onnx", lambda folder, batches: used.extend(batches))
-    monkeypatch.setattr("sanet_hf.training.export._compare_files", lambda *arguments: [])
+    monkeypatch.setattr("sanet_hf.export.command.quantize_onnx", lambda folder, batches: used.extend(batches))
+    monkeypatch.setattr("sanet_hf.export.command.compare_files", lambda *arguments: "")
     command = ["export", str(trained), str(tmp_path / "out"), "--quantize", "int8", "--calibration_dir", str(folder)]
     with caplog.at_level(logging.WARNING):
         assert main([*command, "--split", "all"]) == 0

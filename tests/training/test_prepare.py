@@ -321,10 +321,10 @@ def test_report(prepared):
 # in the background of a shell inherit that Ctrl-C is ignored.
 SLOW_COMMAND = """
 import signal, sys, time
-from sanet_hf.training.preparation import prepare, progress
 from sanet_hf.cli.main import main
+from sanet_hf.training.preparation import prepare
 
-to_line = progress._to_line
+to_line = prepare._to_line
 prepare._to_line = lambda value: (time.sleep(0.5), to_line(value))[1]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
@@ -361,8 +361,8 @@ def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
 # Stops within the lock until a file is there.
 WAITING_COMMAND = """
 import pathlib, sys, time
-from sanet_hf.training.preparation import prepare, progress
 from sanet_hf.cli.main import main
+from sanet_hf.training.preparation import prepare
 
 go, work = pathlib.Path(sys.argv.pop(1)), prepare._work
 

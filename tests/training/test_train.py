@@ -4,6 +4,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def test_what_a_run_leaves(trained, tones):
     assert all(row["label"] == row["prediction"] == Path(row["file"]).parent.name for row in rows)
     assert all(0.5 < float(row[f"probability_{row['label']}"]) <= 1 for row in rows)
     assert yaml.safe_load((trained / "train_options.yaml").read_text())["num_train_epochs"] == 12
+    assert re.search(r"^Trained on: \S.*, in (bfloat16|float32)\.$", (trained / "README.md").read_text(), re.MULTILINE)
 
 
 def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):

@@ -19,7 +19,6 @@ import torch
 from datasets import Dataset
 from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer, TrainingArguments
 
-from sanet_hf.export import staged
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.training.arguments import override_data_arguments
 from sanet_hf.training.data.batches import collate
@@ -32,6 +31,7 @@ from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.run_folder import RESULTS_FILE, _read, read_options
 from sanet_hf.training.trainer import make_loss
+from sanet_hf.utils.files import atomic_directory
 
 
 @dataclass
@@ -85,7 +85,7 @@ def evaluate_models(
 def write_evaluation(evaluated: EvaluatedModel, output_dir: str | Path) -> None:
     """Write `metrics.json`, `predictions/<split>.csv` and `report.html` to a new folder."""
     evaluation = evaluated.evaluation
-    with staged(output_dir) as folder:
+    with atomic_directory(output_dir) as folder:
         write_predictions(evaluation, folder / "predictions" / f"{evaluation.split}.csv")
         (folder / "metrics.json").write_text(json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True))
         write_report(
@@ -143,7 +143,7 @@ def compare_models(
         batch_size=batch_size,
         num_rounds=num_rounds,
     )
-    return (Path(output_dir) / "comparison.md").read_text()
+    return (Path(output_dir) / "comparison.md").read_text(encoding="utf-8")
 
 
 def _make_trainer(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, batch_size: int) -> Trainer:

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Examples of an augmentation to listen to and to look at."""
+"""Examples of an augmentation, as audio files and as spectrograms."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,16 +19,16 @@ from sanet_hf.utils.plot_style import style
 
 def write_examples(file: Path, output_dir: Path, config: str, num_examples: int = 8, seed: int = 0) -> None:
     """
-    Write `original.wav`, `1.wav`, `2.wav`, ..., at the loudness that SANet's feature extractor sets, and
-    `examples.png` with their spectrograms and what was done.
+    Write `original.wav`, `1.wav`, `2.wav`, ... at the loudness that SANet's feature extractor sets, and
+    `examples.png` with their spectrograms and the transforms that were applied.
 
     Args:
         file: A recording.
         output_dir: Folder to write into.
-        config: YAML file, or the name of one that comes with the package, with `augmentations` and
+        config: YAML file, or the name of a file in the package, with `augmentations` and
             `augmentations_after_normalization`.
-        num_examples: Examples beside the original.
-        seed: Decides what is drawn.
+        num_examples: Number of examples besides the original.
+        seed: Seed of the random parameters.
 
     Raises:
         UsageError: The YAML file cannot be read, or has no augmentation.
@@ -36,7 +36,7 @@ def write_examples(file: Path, output_dir: Path, config: str, num_examples: int 
     """
     path = find_config(config)
     try:
-        options = yaml.safe_load(path.read_text())
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {error}") from error
     lists = [
@@ -46,22 +46,22 @@ def write_examples(file: Path, output_dir: Path, config: str, num_examples: int 
     if not any(lists):
         raise UsageError(f"{path} has neither augmentations nor augmentations_after_normalization.")
     feature_extractor = SANetFeatureExtractor(max_length=None)
-    rate = feature_extractor.sampling_rate
-    augment, augment_normalized = (make_augmentation(transforms, rate) for transforms in lists)
-    waveform = load_audio(file, rate)
+    sampling_rate = feature_extractor.sampling_rate
+    augment, augment_normalized = (make_augmentation(transforms, sampling_rate) for transforms in lists)
+    waveform = load_audio(file, sampling_rate)
     output_dir.mkdir(parents=True, exist_ok=True)
-    examples = {"original": (_normalize(waveform, feature_extractor), "as it is")}
+    examples = {"original": (_normalize(waveform, feature_extractor), "unchanged")}
     for number in range(1, num_examples + 1):
         with seeded(int(np.random.SeedSequence([seed, number]).generate_state(1)[0])):
             changed = waveform if augment is None else augment(waveform)
             changed = _normalize(changed, feature_extractor)
             changed = changed if augment_normalized is None else augment_normalized(changed)
         done = [text for step in (augment, augment_normalized) if step is not None for text in _applied(step)]
-        examples[str(number)] = changed, ", ".join(done) or "nothing done"
+        examples[str(number)] = changed, ", ".join(done) or "unchanged"
     for name, (changed, _) in examples.items():
-        # Float, since gain can lift samples above full scale.
-        soundfile.write(output_dir / f"{name}.wav", changed, rate, subtype="FLOAT")
-    _plot(examples, rate, output_dir / "examples.png")
+        # Floating point, because gain can lift samples above full scale.
+        soundfile.write(output_dir / f"{name}.wav", changed, sampling_rate, subtype="FLOAT")
+    _plot(examples, sampling_rate, output_dir / "examples.png")
 
 
 def _normalize(waveform: np.ndarray, feature_extractor: SANetFeatureExtractor) -> np.ndarray:
@@ -69,7 +69,7 @@ def _normalize(waveform: np.ndarray, feature_extractor: SANetFeatureExtractor) -
 
 
 def _applied(augment: Augmentation) -> list[str]:
-    """What the transforms of the last call were, with their parameters."""
+    """Return the transforms of the last call with their parameters."""
     texts = []
     for transform in augment.func.transforms:
         parameters = {name: value for name, value in transform.parameters.items() if name != "should_apply"}

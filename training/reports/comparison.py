@@ -19,10 +19,10 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import Bbox
 from scipy.stats import binomtest
 
-from sanet_hf.export import staged
 from sanet_hf.training.evaluation.metrics import METRICS
 from sanet_hf.training.reports.html import COLORS, SVG_OPTIONS, embed_svg, render_page
-from sanet_hf.utils.formatting import escape_markdown, format_duration
+from sanet_hf.utils.files import atomic_directory
+from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table
 from sanet_hf.utils.plot_style import LIGHT, style
 
 
@@ -37,7 +37,7 @@ UNKNOWN = "–"
 def write_comparison(result: Mapping[str, Any], output_dir: str | Path) -> None:
     """Write what [`compare.compare`] returns as `comparison.json`, `.md`, `.html` and `.png`."""
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-    with staged(output_dir) as folder:
+    with atomic_directory(output_dir) as folder:
         (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
         (folder / "comparison.md").write_text(to_markdown(result), encoding="utf-8")
         (folder / "comparison.html").write_text(to_html(result), encoding="utf-8")
@@ -150,13 +150,13 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 def to_markdown(result: Mapping[str, Any]) -> str:
     """The table, what it means, the plot, and how it came about."""
-    table = [("", [row["name"] for row in result["candidates"]]), *make_table(result)]
-    lines = ["| " + " | ".join(escape_markdown(cell) for cell in (title, *cells)) + " |" for title, cells in table]
-    lines.insert(1, "| :-- |" + " --: |" * len(result["candidates"]))
+    names = [row["name"] for row in result["candidates"]]
+    rows = [[title, *cells] for title, cells in make_table(result)]
+    table = format_markdown_table(["", *names], rows, [":--", *("--:" for _ in names)])
     summary = escape_markdown(" ".join(result["summary"]))
     notes = [f"- {escape_markdown(note)}" for note in result["notes"]]
     image = f"![{METRICS[result['metric']][0]} and time per clip](comparison.png)"
-    return "\n".join([*lines, "", summary, "", image, "", "How this was measured:", "", *notes, ""])
+    return "\n".join([table, "", summary, "", image, "", "How this was measured:", "", *notes, ""])
 
 
 def to_html(result: Mapping[str, Any]) -> str:
