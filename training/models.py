@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -15,6 +15,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     FeatureExtractionMixin,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging
@@ -23,9 +24,25 @@ from sanet_hf.architectures import MODEL_TYPE_ALIASES, architecture_of, backbone
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import ModelArguments
 from sanet_hf.training.config_files import parse_config_overrides
+from sanet_hf.utils.formatting import shorten
 
 
 logger = logging.get_logger(__name__)
+
+
+def read_sampling_rate(arguments: ModelArguments) -> int:
+    """
+    Sampling rate in Hz of the model that the options ask for. Recordings are read at it before there are labels to
+    make the model for.
+
+    Raises:
+        UsageError: As in [`make_model`].
+    """
+    if arguments.model_name_or_path:
+        _read_config(arguments.model_name_or_path)
+        return _read_feature_extractor(arguments.model_name_or_path).sampling_rate
+    config_class = _config_class(arguments.model_type)
+    return FEATURE_EXTRACTOR_MAPPING[config_class]().sampling_rate
 
 
 def make_model(
@@ -64,12 +81,16 @@ def make_model(
     return model, feature_extractor
 
 
-def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
-    model_type = MODEL_TYPE_ALIASES.get(arguments.model_type, arguments.model_type)
+def _config_class(model_type: str) -> type[PreTrainedConfig]:
+    model_type = MODEL_TYPE_ALIASES.get(model_type, model_type)
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         known = sorted(config.model_type for config in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)
         raise UsageError(f"--model_type {model_type}: no audio classifier; there are {', '.join(known)}.")
-    config_class = CONFIG_MAPPING[model_type]
+    return CONFIG_MAPPING[model_type]
+
+
+def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    config_class = _config_class(arguments.model_type)
     overrides = parse_config_overrides(arguments.config_overrides)
     known = config_class()
     for name in overrides:
@@ -85,7 +106,7 @@ def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrain
     return model, extractor_class(**architecture_of(config).feature_extractor_options(config))
 
 
-def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+def _read_config(name: str) -> PreTrainedConfig:
     option = f"--model_name_or_path {name}"
     try:
         config = AutoConfig.from_pretrained(name)
@@ -93,6 +114,23 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
         raise UsageError(f"{option}: neither a folder with a model nor one on the Hub that can be reached.") from error
     if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         raise UsageError(f"{option}: a model of type {config.model_type!r} is no audio classifier.")
+    return config
+
+
+def _read_feature_extractor(name: str) -> FeatureExtractionMixin:
+    try:
+        return AutoFeatureExtractor.from_pretrained(name)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _loading_error(name, error) from error
+
+
+def _loading_error(name: str, error: Exception) -> UsageError:
+    reason = str(error).splitlines()[0]
+    return UsageError(f"--model_name_or_path {name}: the model cannot be loaded ({reason}).")
+
+
+def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    config = _read_config(name)
     # wav2vec2 and its kin call it ...ForSequenceClassification.
     classifier = MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING[type(config)].__name__
     has_head = classifier in (config.architectures or [])
@@ -100,19 +138,19 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     if keeps_head:
         config.problem_type = label_maps["problem_type"]
     else:
-        old = f" ({_shorten(config.label2id)})" if has_head else ""
+        old = f" ({shorten(config.label2id, 5)})" if has_head else ""
         logger.warning(
             f"{name} was {'trained on other labels' if has_head else 'pretrained without labels'}{old}: it gets a new "
-            f"classification head for {_shorten(label_maps['label2id'])}."
+            f"classification head for {shorten(label_maps['label2id'], 5)}."
         )
         config.update(label_maps)
+    feature_extractor = _read_feature_extractor(name)
     try:
-        feature_extractor = AutoFeatureExtractor.from_pretrained(name)
         model = AutoModelForAudioClassification.from_pretrained(
             name, config=config, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UsageError(f"{option}: the model cannot be loaded ({str(error).splitlines()[0]}).") from error
+        raise _loading_error(name, error) from error
     if not keeps_head:
         # Layers of the old head whose shapes fit were loaded too.
         fresh = AutoModelForAudioClassification.from_config(config)
@@ -134,8 +172,3 @@ def _freeze(model: PreTrainedModel, part: str) -> None:
         model.freeze_feature_encoder()
     elif part == "backbone":
         architecture_of(model).freeze_backbone(model)
-
-
-def _shorten(labels: Collection[str], limit: int = 5) -> str:
-    more = f" and {len(labels) - limit} more" if len(labels) > limit else ""
-    return ", ".join(list(labels)[:limit]) + more

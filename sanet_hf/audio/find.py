@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sanet_hf.audio.formats import SUFFIXES
+from sanet_hf.audio.formats import SUFFIXES, is_audio_file
 
 
 def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) -> Iterator[str]:
@@ -76,7 +76,7 @@ def _files_in(folder: str) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            if is_audio_file(name):
                 is_empty = False
                 yield os.path.join(parent, name)
     if is_empty:

@@ -18,7 +18,7 @@ from sanet_hf.errors import AudioError
 from sanet_hf.inference.explanation import weigh_frames
 from sanet_hf.inference.prediction import predict
 from sanet_hf.inference.windows import Prediction, Segment, merge_windows
-from sanet_hf.utils.formatting import format_time
+from sanet_hf.utils.formatting import format_time, shorten
 from sanet_hf.utils.plot_style import BLUE, COLORS, OTHER_COLOR, VERMILION
 
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 MAX_MEGABYTES = 100.0
 MAX_SECONDS = 1800.0
 MAX_BARS = 8
-MAX_LISTED_CLASSES = 20
 # How often old uploads are looked for, and how old they may become, in seconds.
 DELETE_UPLOADS = (60, 3600)
 MEGABYTE = 2**20  # as gradio counts in its message
@@ -332,10 +331,8 @@ def _introduction(
     max_seconds: float,
 ) -> str:
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    listed = ", ".join(labels[:MAX_LISTED_CLASSES])
-    more = f" and {len(labels) - MAX_LISTED_CLASSES} more" if len(labels) > MAX_LISTED_CLASSES else ""
     return (
-        f"<h1>{escape(title)}</h1><p>{len(labels)} classes: {escape(listed)}{more}.</p>"
+        f"<h1>{escape(title)}</h1><p>{len(labels)} classes: {escape(shorten(labels))}.</p>"
         f"<p>Recordings of up to {format_time(max_seconds)} (min:s) and {max_megabytes:g} MB, in windows of "
         f"{find_window_seconds(model, feature_extractor):g} s. They are classified on the machine that serves this "
         "page, go nowhere else, and are deleted within about an hour.</p>"

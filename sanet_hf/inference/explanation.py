@@ -13,10 +13,11 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.architectures import architecture_of, class_scores, extract_features, find_window_seconds
+from sanet_hf.inference.loading import default_batch_size
+from sanet_hf.utils.formatting import shorten
 
 
 DECIMALS = 9
-MAX_LISTED_CLASSES = 20
 
 
 @dataclass
@@ -88,7 +89,7 @@ def explain(
             clip.
         hop_seconds: Longest time from one silenced part to the next; by default half of their duration.
         offset: Where the waveform begins in the recording it is cut from, in seconds: added to all times.
-        batch_size: Clips that are classified at once; by default 32 on a GPU and else 8.
+        batch_size: Clips that are classified at once; by default [`default_batch_size`].
 
     Raises:
         ValueError: The model has no such class, or a duration is not positive.
@@ -104,7 +105,7 @@ def explain(
     first = max(0, (len(waveform) - window) // 2)
     waveform, start = waveform[first : first + window], first / rate + offset
     if batch_size is None:
-        batch_size = 32 if model.device.type == "cuda" else 8
+        batch_size = default_batch_size(model)
 
     def extract(waveforms: list[np.ndarray]) -> BatchFeature:
         return extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
@@ -172,8 +173,7 @@ def weigh_frames(
 def _unknown_label(label: str, labels: list[str]) -> str:
     nearest = difflib.get_close_matches(label, labels, n=1)
     guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    more = f" and {len(labels) - MAX_LISTED_CLASSES} more" if len(labels) > MAX_LISTED_CLASSES else ""
-    return f"label={label!r} is no class of the model.{guess} It knows {', '.join(labels[:MAX_LISTED_CLASSES])}{more}."
+    return f"label={label!r} is no class of the model.{guess} It knows {shorten(labels)}."
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from sanet_hf.architectures import (
 )
 from sanet_hf.audio.stream import resample_blocks, stream_audio
 from sanet_hf.errors import AudioError
+from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.inference.windows import Prediction, Window, cut_windows
 
 
@@ -68,7 +69,7 @@ def predict(
         window_seconds: Length of a window; by default what [`find_window_seconds`] says.
         hop_seconds: From the start of a window to that of the next; by default `window_seconds`.
         aggregate: What the windows' scores become the file's by: `mean`, or `max` for rare events.
-        batch_size: Windows that are classified at once; by default 32 on a GPU and else 8.
+        batch_size: Windows that are classified at once; by default [`default_batch_size`].
         num_threads: Files that are decoded at once.
         return_embeddings: Whether to keep embeddings; see [`classify_waveforms`].
 
@@ -80,7 +81,7 @@ def predict(
     if aggregate not in ("mean", "max"):
         raise ValueError(f"aggregate={aggregate!r} must be 'mean' or 'max'.")
     if batch_size is None:
-        batch_size = 32 if model.device.type == "cuda" else 8
+        batch_size = default_batch_size(model)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     classify = partial(classify_waveforms, model, feature_extractor, return_embeddings=return_embeddings)
     needs_one_length = not is_padding_neutral(feature_extractor)

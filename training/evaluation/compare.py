@@ -56,7 +56,7 @@ def compare(
     output_dir: str | Path,
     *,
     clip_seconds: float = 4.0,
-    batch_size: int = 8,
+    batch_size: int,
     num_rounds: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:

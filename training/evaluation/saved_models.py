@@ -51,7 +51,7 @@ class EvaluatedModel:
 
 
 def evaluate_models(
-    names: Sequence[str], data_options: Mapping[str, object], split: str = "test", batch_size: int = 8
+    names: Sequence[str], data_options: Mapping[str, object], split: str, batch_size: int
 ) -> list[EvaluatedModel]:
     """
     Evaluate classifiers on the same recordings, in float32.
@@ -68,7 +68,9 @@ def evaluate_models(
     models = {name: load_classifier(name) for name in names}
     runs = {name: read_options(name) for name in names}
     arguments = override_data_arguments(runs[names[0]], data_options)
-    recordings = longest_first(load_recordings(arguments, splits=[split])[split])
+    # Each model is given them at its own rate; at the highest their lengths are the most exact.
+    sampling_rate = max(feature_extractor.sampling_rate for _, feature_extractor in models.values())
+    recordings = longest_first(load_recordings(arguments, sampling_rate, splits=[split])[split])
     evaluated = []
     for name, (model, feature_extractor) in models.items():
         # Each model hears as much of a recording as in its training.
@@ -104,8 +106,8 @@ def compare_models(
     names: Sequence[str],
     data_options: Mapping[str, object],
     output_dir: str | Path,
-    split: str = "test",
-    batch_size: int = 8,
+    split: str,
+    batch_size: int,
     num_rounds: int = 10,
 ) -> str:
     """

@@ -21,6 +21,7 @@ from sanet_hf.audio.stream import (
     resample_blocks,
 )
 from sanet_hf.errors import AudioError, DataError
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.data.sources import find_split_folders, list_audio_files, visible_folders
 from sanet_hf.utils.files import to_text
 
@@ -121,7 +122,9 @@ def _files_of_class(folder: Path, split: str) -> Iterator[SourceFile]:
         yield SourceFile(path, split, label, error)
 
 
-def read_recording(path: Path, sampling_rate: int = 16000, temporary_folder: Path | None = None) -> Recording:
+def read_recording(
+    path: Path, sampling_rate: int = DEFAULT_SAMPLING_RATE, temporary_folder: Path | None = None
+) -> Recording:
     """
     Read a file as a mono waveform, block by block: memory does not grow with its length.
 

@@ -5,7 +5,6 @@
 import io
 import itertools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,13 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import Bbox
 from scipy.stats import binomtest
 
+from sanet_hf.training.evaluation.metrics import METRICS
 from sanet_hf.training.reports.html import COLORS, SVG_OPTIONS, embed_svg, render_page
 from sanet_hf.utils.files import atomic_directory
-from sanet_hf.utils.formatting import format_duration
+from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table
 from sanet_hf.utils.plot_style import LIGHT, style
 
 
-METRIC_TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "mAP": "mAP"}
 # In square points: of the model with the most parameters, and the smallest that can be seen.
 MARKER_AREA, MIN_MARKER_AREA = 900, 20
 # Where texts may stand: so many points off the edge of their point, in these directions.
@@ -117,14 +116,14 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     rows = result["candidates"]
     first, differences = rows[0]["name"], [row["difference"] for row in rows[1:]]
     table = [
-        (f"{METRIC_TITLES[metric]} (95 % interval)", [_percent(row["metrics"][metric]) for row in rows])
+        (f"{METRICS[metric][0]} (95 % interval)", [_percent(row["metrics"][metric]) for row in rows])
         for metric in rows[0]["metrics"]
     ]
     if differences:
         gaps = [[_signed(100 * d[name], "+") for name in ("value", "low", "high")] for d in differences]
         table += [
             (
-                f"{METRIC_TITLES[result['metric']]} minus that of {first}, points",
+                f"{METRICS[result['metric']][0]} minus that of {first}, points",
                 ["", *(f"{value} ({low} to {high})" for value, low, high in gaps)],
             ),
             (f"Clips that only {first} / only this has right", ["", *(f"{d['b']} / {d['c']}" for d in differences)]),
@@ -151,20 +150,20 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 def to_markdown(result: Mapping[str, Any]) -> str:
     """The table, what it means, the plot, and how it came about."""
-    table = [("", [row["name"] for row in result["candidates"]]), *make_table(result)]
-    lines = ["| " + " | ".join(_escape(cell) for cell in (title, *cells)) + " |" for title, cells in table]
-    lines.insert(1, "| :-- |" + " --: |" * len(result["candidates"]))
-    summary = _escape(" ".join(result["summary"]))
-    notes = [f"- {_escape(note)}" for note in result["notes"]]
-    image = f"![{METRIC_TITLES[result['metric']]} and time per clip](comparison.png)"
-    return "\n".join([*lines, "", summary, "", image, "", "How this was measured:", "", *notes, ""])
+    names = [row["name"] for row in result["candidates"]]
+    rows = [[title, *cells] for title, cells in make_table(result)]
+    table = format_markdown_table(["", *names], rows, [":--", *("--:" for _ in names)])
+    summary = escape_markdown(" ".join(result["summary"]))
+    notes = [f"- {escape_markdown(note)}" for note in result["notes"]]
+    image = f"![{METRICS[result['metric']][0]} and time per clip](comparison.png)"
+    return "\n".join([table, "", summary, "", image, "", "How this was measured:", "", *notes, ""])
 
 
 def to_html(result: Mapping[str, Any]) -> str:
     """The same as one page that needs no other file and no network."""
     buffer = io.StringIO()
     plot(result, COLORS, buffer, **SVG_OPTIONS)
-    metric = METRIC_TITLES[result["metric"]]
+    metric = METRICS[result["metric"]][0]
     return render_page(
         "comparison.html",
         result=result,
@@ -331,8 +330,3 @@ def _ratio(value: float) -> str:
 
 def _with_unit(value: float | None, unit: str = "") -> str:
     return UNKNOWN if value is None else EngFormatter(unit, places=1)(value).strip()
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is, also in a table."""
-    return re.sub(r"([\\`*|\[\]]|<(?=\S))", r"\\\1", text)

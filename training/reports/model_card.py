@@ -3,8 +3,7 @@
 """The model card of a trained classifier: metadata for the Hub, and values for the text in `model_card.md`."""
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.training.evaluation.metrics import METRIC_TYPES, METRICS, THRESHOLD
 from sanet_hf.training.evaluation.results import FEW_CLIPS, Evaluation, accuracy_interval, in_order, list_classes
-from sanet_hf.utils.formatting import format_duration
+from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table, shorten
 
 
 TEMPLATE = Path(__file__).with_name("templates") / "model_card.md"
@@ -66,8 +65,8 @@ def write_model_card(
     card = ModelCard.from_template(
         make_card_data(name, model, evaluations, dataset_name, dataset_id, base_id),
         TEMPLATE,
-        escape=_escape,
-        table=_table,
+        escape=escape_markdown,
+        table=format_markdown_table,
         enumerate_some=_enumerate,
         name=name,
         quoted_name=json.dumps(name, ensure_ascii=False),
@@ -177,26 +176,6 @@ def _is_hub_id(name: str) -> bool:
     return True
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table: text on the left, numbers on the right, floats with three digits, a dash for `None`."""
-    rows = list(rows)
-    alignments = [":--" if any(isinstance(value, str) for value in column) else "--:" for column in zip(*rows)]
-    cells = [
-        [
-            f"{value:.3f}" if isinstance(value, float) else "–" if value is None else _escape(str(value))
-            for value in row
-        ]
-        for row in rows
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, alignments, *cells])
-
-
-def _escape(text: str) -> str:
-    """Return text on one line that Markdown shows unchanged."""
-    return re.sub(r"[\\`*\[\]<>|~$&#]|\b_|_\b", r"\\\g<0>", " ".join(text.split()))
-
-
 def _enumerate(names: Sequence[str]) -> str:
     """Return up to `MAX_CLASSES` names, and the number of the others."""
-    more = f" and {len(names) - MAX_CLASSES} more" if len(names) > MAX_CLASSES else ""
-    return ", ".join(map(_escape, names[:MAX_CLASSES])) + more
+    return shorten([escape_markdown(name) for name in names], MAX_CLASSES)
