@@ -13,17 +13,14 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from .layers_sanet import SANetBatchNorm, SANetConv1d, SANetDownsample, SANetUpsample
 from .modeling_sanet import (
     SANetAttentionLayer,
-    SANetBatchNorm,
-    SANetConv1d,
-    SANetDownsample,
     SANetForAudioClassification,
     SANetModel,
     SANetModelOutput,
     SANetPreTrainedModel,
     SANetResidualLayer,
-    SANetUpsample,
 )
 from .optimized_layers import optimized_conv, optimized_linear
 

@@ -23,7 +23,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from sanet_hf.modeling_sanet import SANetBatchNorm
+from sanet_hf.layers_sanet import SANetBatchNorm
 
 from .features import StreamedClips, TrainingClips, mixup
 from .models import head_parameter_names
