@@ -26,7 +26,7 @@ from transformers import Trainer
 
 from sanet_hf.architectures import head_parameter_names
 from sanet_hf.errors import DataError, UsageError
-from sanet_hf.modeling_sanet import SANetBatchNorm
+from sanet_hf.layers_sanet import SANetBatchNorm
 from sanet_hf.training.callbacks import TRAINING_WEIGHTS_FILE, WeightAverage, new_cpu_group
 from sanet_hf.training.checkpoints import find_fault, find_last_checkpoint
 from sanet_hf.training.data.batches import mixup
