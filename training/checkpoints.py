@@ -18,10 +18,6 @@ PREFIX = "checkpoint-"
 STATE_FILE = "trainer_state.json"
 
 
-class Terminated(Exception):
-    """A training was ended by SIGTERM, after a checkpoint was saved."""
-
-
 def find_last_checkpoint(output_dir: Path) -> str | None:
     """Return the complete checkpoint of the latest step; a warning names those that are incomplete."""
     found = {}

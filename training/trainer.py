@@ -6,6 +6,7 @@ transformers' `Trainer` with what training audio classifiers on small data needs
 Only public methods of `Trainer` are overridden, since the private ones change between its versions.
 """
 
+import errno
 import inspect
 import math
 import re
@@ -185,8 +186,9 @@ class AudioClassificationTrainer(Trainer):
                 raise
             shutil.rmtree(self._checkpoint, ignore_errors=True)
             raise OSError(
+                getattr(error, "errno", None) or errno.EIO,
                 f"{self._checkpoint} cannot be written: {error}. Earlier checkpoints stay. Free some space, or keep "
-                "fewer checkpoints (--save_total_limit 1). The same command then resumes from the last one."
+                "fewer checkpoints (--save_total_limit 1). The same command then resumes from the last one.",
             ) from error
 
     def save_model(self, output_dir=None, _internal_call=False):

@@ -19,6 +19,8 @@ import torch
 from datasets import Dataset
 from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer
 
+from sanet_hf.architectures import find_window_seconds
+from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.training.arguments import AudioTrainingArguments, override_data_arguments
 from sanet_hf.training.data.batches import collate
@@ -63,7 +65,7 @@ def evaluate_models(
         batch_size: Clips classified at once.
 
     Raises:
-        ValueError: A model cannot be loaded or does not know a label; options contradict each other.
+        SanetError: A model cannot be loaded or does not know a label; options contradict each other.
     """
     models = {name: load_classifier(name) for name in names}
     runs = {name: read_options(name) for name in names}
@@ -74,7 +76,12 @@ def evaluate_models(
     evaluated = []
     for name, (model, feature_extractor) in models.items():
         # Each model hears as much of a recording as in its training.
-        seconds = runs[name].get("max_length_seconds", arguments.max_length_seconds)
+        seconds = runs[name].get("max_length_seconds")
+        if seconds is None:
+            longest = find_window_seconds(model, feature_extractor)
+            seconds = data_options.get("max_length_seconds", min(longest, arguments.max_length_seconds))
+            if not 1 / feature_extractor.sampling_rate <= seconds <= longest:
+                raise UsageError(f"--max_length_seconds {seconds:g}: {name} supports clips of up to {longest:g} s.")
         trainer = _make_trainer(model, feature_extractor, batch_size)
         evaluation = evaluate_splits(trainer, {split: recordings}, seconds)[split]
         results = _read(Path(name) / RESULTS_FILE)
