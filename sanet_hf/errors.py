@@ -19,5 +19,9 @@ class DataError(SanetError):
     """Recordings or files that cannot be used; the message names them and says what to do."""
 
 
+class ExportError(SanetError):
+    """A model that cannot be exported, or an exported file that gives other results; the message says which."""
+
+
 class TrainingTerminated(SanetError):
     """SIGTERM ended a training, which saved what it needs to resume."""

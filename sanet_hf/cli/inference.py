@@ -174,8 +174,8 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         "--calibration_dir",
         type=Path,
         metavar="FOLDER",
-        help="recordings to quantize with, in class folders as sanet train takes them (default: those of the training "
-        "run); ranges of values are measured on the validation split",
+        help="recordings to quantize with, in class folders, or in train, validation and test folders of them "
+        "(default: those of the training run); ranges of values are measured on the validation split, if there is one",
     )
     add_evaluation_options(export)
 
@@ -387,16 +387,18 @@ def _app(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from sanet_hf.training.export import export
+    from sanet_hf.export.command import export_classifier
 
     check_new_folder(arguments.output)
     if arguments.quantize and arguments.format != "onnx":
         raise UsageError(f"--quantize {arguments.quantize} is for --format onnx.")
     if arguments.calibration_dir and not arguments.quantize:
         raise UsageError("--calibration_dir is for --quantize int8.")
+    if arguments.format == "onnx":
+        require(["onnx", "onnxruntime", "onnxscript"], "onnx")
     disable_progress_bar()
     print(
-        export(
+        export_classifier(
             arguments.model,
             arguments.output,
             arguments.format,

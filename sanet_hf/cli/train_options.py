@@ -122,9 +122,9 @@ def make_train_parser(all_options: bool = False) -> HfArgumentParser:
         usage="sanet train CONFIG [CONFIG ...] --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
         description="Train an audio classifier on a folder of recordings.",
         epilog="Every option can stand in CONFIG under its own name; a later CONFIG overrides an earlier one, and a "
-        "flag both. CONFIG is a YAML file or the name of one that comes with sanet-hf: "
-        f"{', '.join(path.name for path in shipped_configs())}. --help_all lists all options of transformers' "
-        "TrainingArguments.",
+        "flag both; config_overrides are merged, name by name. CONFIG is a YAML file or the name of one that comes "
+        f"with sanet-hf: {', '.join(path.name for path in shipped_configs())}. --help_all lists all options of "
+        "transformers' TrainingArguments.",
     )
     parser.add_argument("-h", "--help", action="help", help="Show this help.")
     parser.add_argument("--help_all", action="store_true", help="Show all options.")

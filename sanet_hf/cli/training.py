@@ -30,7 +30,6 @@ from sanet_hf.utils.files import writing_to
 
 # Packages that training, preparation and evaluation need beyond those of inference.
 TRAIN_PACKAGES = ("datasets", "evaluate", "jinja2", "matplotlib", "scipy", "sklearn", "yaml")
-METRIC_TITLES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC", "ece": "ECE"}
 
 
 def add_parsers(commands: argparse._SubParsersAction, with_data_options: bool = True) -> None:
@@ -134,11 +133,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     """A table with a row for each split."""
+    from sanet_hf.training.evaluation.metrics import METRICS
+
     metrics = {split: values for split, values in metrics.items() if "accuracy" in values}
-    names = [name for name in METRIC_TITLES if any(name in values for values in metrics.values())]
-    print(f"\n{'split':12}" + "".join(f"{METRIC_TITLES[name]:>10}" for name in names))
+    names = [name for name in METRICS if any(name in values for values in metrics.values())]
+    print(f"\n{'split':12}" + "".join(f"{METRICS[name][0]:>16}" for name in names))
     for split, values in metrics.items():
-        print(f"{split:12}" + "".join(f"{values[name]:10.3f}" for name in names))
+        print(f"{split:12}" + "".join(f"{values[name]:16.3f}" for name in names))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

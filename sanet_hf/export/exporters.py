@@ -1,0 +1,290 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Export classifiers to ONNX and `torch.export`.
+
+Each file is compared with the PyTorch model before it gets its name.
+"""
+
+import copy
+import importlib.util
+import io
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
+from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME
+
+from sanet_hf.architectures import (
+    extract_features,
+    find_window_seconds,
+    hears_padding,
+    is_padding_neutral,
+    min_samples,
+)
+from sanet_hf.errors import ExportError, UsageError
+from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
+from sanet_hf.utils.files import atomic_directory
+
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+ONNX_FILE, PROGRAM_FILE = "model.onnx", "model.pt2"
+CLASSIFY_SCRIPT = Path(__file__).parent / "templates" / "classify.py"
+# Largest difference of a logit from PyTorch's.
+TOLERANCE = 1e-4
+# Batches of clips that are compared, and the longest of the clips.
+NUM_BATCHES = 8
+MAX_SECONDS = 4
+
+
+def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, output_dir: str | Path) -> float:
+    """
+    Write `model.onnx`, `config.json`, `preprocessor_config.json` and, for SANet, the example `classify.py`.
+
+    The inputs of `model.onnx` are those of the model: batches of any size and, where the architecture allows it, of
+    any length. The weights are in the file itself, or beside it if they are over 2 GB. Its metadata hold, each as
+    JSON, `labels`, `problem_type`, `model_type` and the feature extractor's settings, such as `sampling_rate` in Hz.
+    They also hold, in samples, `min_length`, to which shorter clips must be padded, and `window_length`, the length
+    of the windows in which longer clips are classified.
+
+    Args:
+        model, feature_extractor: As [`load_classifier`] returns them.
+        output_dir: Folder for the files. Nothing is written to it if the export fails.
+
+    Returns:
+        The largest difference of a logit from the model's, in float32 on the CPU.
+
+    Raises:
+        UsageError: A package for ONNX is not installed.
+        ExportError: The architecture cannot be exported, or a logit differs by more than `TOLERANCE`.
+    """
+    require_onnx()
+    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    min_length = shortest_clip(model, feature_extractor)
+    example, dynamic_shapes = _example(model, feature_extractor)
+    # Not transformers' OnnxExporter, which came with 5.13, changed what it returns until 5.20, and writes neither
+    # metadata nor names of axes.
+    with _export_errors(model, "torch.onnx"):
+        program = torch.onnx.export(
+            model,
+            kwargs=example,
+            input_names=list(example),
+            output_names=["logits", "pooling_weights"] if model.config.model_type == "sanet" else ["logits"],
+            dynamic_shapes=dynamic_shapes,
+            dynamo=True,
+            verbose=False,
+        )
+    # The exporter's notes on each node hold paths of this machine.
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+    metadata = _metadata(model, feature_extractor, min_length)
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
+    with atomic_directory(output_dir) as folder:
+        program.save(folder / ONNX_FILE)
+        del program
+        session = load_onnx(folder / ONNX_FILE)
+        difference = _compare(
+            model, feature_extractor, lambda features: torch.from_numpy(run_onnx(session, features)), min_length
+        )
+        _write_settings(model, feature_extractor, folder)
+        if isinstance(feature_extractor, SANetFeatureExtractor):
+            shutil.copyfile(CLASSIFY_SCRIPT, folder / CLASSIFY_SCRIPT.name)
+    return difference
+
+
+def export_program(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, output_dir: str | Path) -> float:
+    """
+    Write `model.pt2`, a program for `torch.export.load`, `config.json` and `preprocessor_config.json`.
+
+    The extra file `metadata.json` in the program holds the metadata of [`export_onnx`]. Its `min_length` is more than
+    1 for SANet as well.
+
+    See [`export_onnx`] for arguments, return value and errors.
+    """
+    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    min_length = shortest_clip(model, feature_extractor, program=True)
+    example, dynamic_shapes = _example(model, feature_extractor)
+    with _export_errors(model, "torch.export"):
+        program = torch.export.export(
+            model,
+            (),
+            example,
+            dynamic_shapes={name: dict.fromkeys(axes, torch.export.Dim.AUTO) for name, axes in dynamic_shapes.items()},
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    # They hold paths of this machine.
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    metadata = _metadata(model, feature_extractor, min_length)
+    with atomic_directory(output_dir) as folder:
+        # In memory first: PyTorch's own writer ends the process when the disk gets full.
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
+        (folder / PROGRAM_FILE).write_bytes(content.getbuffer())
+        with quiet():
+            loaded = torch.export.load(folder / PROGRAM_FILE).module()
+        difference = _compare(model, feature_extractor, lambda features: loaded(**features).logits, min_length)
+        _write_settings(model, feature_extractor, folder)
+    return difference
+
+
+def require_onnx() -> None:
+    """
+    Raises:
+        UsageError: A package for ONNX is not installed.
+    """
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"ONNX export needs {', '.join(missing)}: pip install 'sanet-hf[onnx]'.")
+
+
+def load_onnx(path: str | Path) -> "onnxruntime.InferenceSession":
+    """Load an ONNX file for the CPU, with as many threads as PyTorch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(session: "onnxruntime.InferenceSession", features: Mapping[str, torch.Tensor | np.ndarray]) -> np.ndarray:
+    """Return logits, float32 of shape (batch, labels)."""
+    return session.run(["logits"], onnx_inputs([node.name for node in session.get_inputs()], features))[0]
+
+
+def onnx_inputs(names: Sequence[str], features: Mapping[str, torch.Tensor | np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the inputs of these names from a feature extractor's batch, with a mask of ones if it has no mask."""
+    inputs = {name: np.asarray(features[name]) for name in names if name in features}
+    if "attention_mask" in names and "attention_mask" not in inputs:
+        inputs["attention_mask"] = np.ones(inputs["input_values"].shape, dtype=np.int32)
+    return inputs
+
+
+def shortest_clip(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, program: bool = False) -> int:
+    """Return the samples to which shorter clips must be padded, for a model or for its program of `torch.export`."""
+    if not isinstance(feature_extractor, SANetFeatureExtractor):
+        return min_samples(feature_extractor)
+    # torch.export makes a constant of a size of 1, here the merged frames of an attention block.
+    return model.config.total_stride + 1 if program else 1
+
+
+def window_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> int:
+    """Return the samples of the longest clip that the model supports."""
+    return round(find_window_seconds(model, feature_extractor) * feature_extractor.sampling_rate)
+
+
+def make_noise_features(
+    feature_extractor: FeatureExtractionMixin, lengths: Iterable[int], seed: int = 0
+) -> BatchFeature:
+    """Return the features of clips of noise with these numbers of samples, padded to the longest of them."""
+    rng = np.random.default_rng(seed)
+    clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in lengths]
+    if hears_padding(feature_extractor):
+        return feature_extractor(
+            clips, sampling_rate=feature_extractor.sampling_rate, padding="longest", return_tensors="pt"
+        )
+    return extract_features(feature_extractor, clips)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the exporters' warnings, which are for their developers. Errors are raised all the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _metadata(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, min_length: int) -> dict[str, object]:
+    """Return what a program must know of the model; see [`export_onnx`]."""
+    config = model.config
+    settings = {
+        name: value
+        for name, value in feature_extractor.to_dict().items()
+        if value is None or isinstance(value, (bool, int, float, str))
+    }
+    return {
+        **settings,
+        "labels": [config.id2label[index] for index in range(config.num_labels)],
+        "problem_type": config.problem_type,
+        "model_type": config.model_type,
+        "min_length": min_length,
+        "window_length": window_length(model, feature_extractor),
+    }
+
+
+def _example(
+    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, str]]]:
+    """Return features of two clips, the second padded, and the names of the axes of each that vary."""
+    longest = min(window_length(model, feature_extractor), feature_extractor.sampling_rate)
+    example = make_noise_features(feature_extractor, [longest, longest * 3 // 4])
+    shorter = make_noise_features(feature_extractor, [longest // 2, longest // 4])
+    dynamic_shapes = {}
+    for name, value in example.items():
+        dynamic_shapes[name] = {0: "batch"}
+        for axis in range(1, value.dim()):
+            if value.shape[axis] != shorter[name].shape[axis]:
+                dynamic_shapes[name][axis] = "samples" if value.dim() == 2 else "frames"
+    return dict(example), dynamic_shapes
+
+
+@torch.no_grad()
+def _compare(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    run: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
+    shortest: int,
+) -> float:
+    """Return the largest difference of a logit between the model and `run`, on batches of clips of random lengths."""
+    rng = np.random.default_rng(0)
+    longest = min(window_length(model, feature_extractor), MAX_SECONDS * feature_extractor.sampling_rate)
+    largest = 0.0
+    for index in range(NUM_BATCHES):
+        # Log-uniform, so that some are short. The shortest and the longest are always included.
+        lengths = np.exp(rng.uniform(np.log(shortest), np.log(longest), size=1 + index % 4)).astype(int)
+        lengths[0] = {0: shortest, 1: longest}.get(index, lengths[0])
+        if not is_padding_neutral(feature_extractor):
+            # As such clips are classified. In silence without a mask onnxruntime is off by 2e-4 (wav2vec2).
+            lengths[:] = lengths[0]
+        features = make_noise_features(feature_extractor, np.clip(lengths, shortest, longest), seed=index)
+        difference = (run(features) - model(**features).logits).abs().max().item()
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"The exported {model.config.model_type} differs from PyTorch's by {difference:.1e} in a logit, more "
+                f"than {TOLERANCE:g}, on clips of {', '.join(map(str, lengths))} samples. It is not written."
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def _write_settings(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, folder: Path) -> None:
+    """Write `config.json` and `preprocessor_config.json`, without references to the code in checkpoints."""
+    for name, settings in ((CONFIG_NAME, model.config), (FEATURE_EXTRACTOR_NAME, feature_extractor)):
+        values = {key: value for key, value in json.loads(settings.to_json_string()).items() if key != "auto_map"}
+        (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _export_errors(model: PreTrainedModel, exporter: str) -> Iterator[None]:
+    """Raise an exporter's failure as an ExportError that names the architecture."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ExportError(f"{exporter} cannot export a model of type {model.config.model_type!r}: {reason}") from error

@@ -1,0 +1,331 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Quantize exported classifiers to 8-bit integers, and measure the cost in accuracy."""
+
+import csv
+import math
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from sanet_hf.audio.find import find_audio_files
+from sanet_hf.audio.stream import stream_audio
+from sanet_hf.errors import AudioError, DataError, ExportError, UsageError
+from sanet_hf.export.exporters import (
+    ONNX_FILE,
+    load_onnx,
+    make_noise_features,
+    onnx_inputs,
+    quiet,
+    require_onnx,
+    run_onnx,
+    window_length,
+)
+from sanet_hf.inference.prediction import predict
+from sanet_hf.inference.windows import cut_windows
+from sanet_hf.utils.files import atomic_directory
+
+
+if TYPE_CHECKING:
+    import onnx
+
+logger = logging.get_logger(__name__)
+
+INT8_FILE = "model_int8.onnx"
+# Operators of ONNX with weights.
+QUANTIZED = ["Conv", "Gemm", "MatMul"]
+# Largest root mean square of the logits' errors in int8, relative to that of the logits. Beyond it the quantization
+# has failed; those of trained SANets are below 0.1.
+MAX_ERROR = 0.5
+# Part of the recordings with the same classes in int8, below which there is a warning.
+MIN_AGREEMENT = 0.95
+MAX_CALIBRATION_CLIPS = 128
+FEW_CALIBRATION_CLIPS = 32
+NUM_ROUNDS = 20  # of timing
+SPLITS = ("train", "validation", "test")
+THRESHOLD = 0.5  # probability from which a class is predicted where a clip can have several
+
+# Classes of each recording, by its path.
+Recordings = Mapping[str, Sequence[str]]
+
+
+def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.Tensor | np.ndarray]]) -> float:
+    """
+    Write `model_int8.onnx` beside the `model.onnx` of [`export_onnx`]: convolutions and products with weights in
+    8-bit integers, with a scale for each channel of the weights, and activations scaled by their range in `features`.
+
+    Layers that lose the most in 8 bits and cost little stay in float32: products of two activations, as in attention
+    and in the pooling, and the first layers on the waveform or spectrogram. Weights have 7 bits, because sums of
+    products of 8 bits overflow on x86 processors without VNNI.
+
+    Args:
+        output_dir: Folder with `model.onnx`.
+        features: Batches of clips as the model takes them, such as some hundred of the training recordings.
+
+    Returns:
+        The root mean square of the errors of the logits in int8 on these clips, relative to that of the logits.
+
+    Raises:
+        UsageError: A package for ONNX is not installed, there is no `model.onnx`, or there are no batches.
+        ExportError: The file is over 2 GB, or the error is above `MAX_ERROR`. `model_int8.onnx` is not written.
+    """
+    require_onnx()
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    source = Path(output_dir) / ONNX_FILE
+    if not source.is_file():
+        raise UsageError(f"{source}: there is no such file. Export the model first.")
+    if source.with_name(f"{ONNX_FILE}.data").exists():
+        raise ExportError(f"{source} is over 2 GB, too large to be quantized.")
+    batches = list(features)
+    if not batches:
+        raise UsageError("There are no clips on which to measure ranges of values.")
+    session = load_onnx(source)
+    names = [node.name for node in session.get_inputs()]
+
+    class Reader(CalibrationDataReader):
+        inputs = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.inputs, None)
+            return batch if batch is None else onnx_inputs(names, batch)
+
+    # Not transformers' OnnxRuntimeQuantizer (from 5.20 on): it has no preprocessing, without which no weights of
+    # dynamo's graphs are found, and takes the nodes to exclude before there is a graph.
+    with atomic_directory(output_dir) as folder, quiet():
+        # Folds constants, so that weights are found. Symbolic shapes of dynamo's graphs are known already, and
+        # onnxruntime's inference of them fails for SANet (1.32).
+        quant_pre_process(source, folder / "preprocessed.onnx", skip_symbolic_shape=True)
+        quantize_static(
+            folder / "preprocessed.onnx",
+            folder / INT8_FILE,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+            op_types_to_quantize=QUANTIZED,
+            nodes_to_exclude=_kept_in_float(onnx.load(folder / "preprocessed.onnx").graph),
+        )
+        (folder / "preprocessed.onnx").unlink()
+        quantized = onnx.load(folder / INT8_FILE)
+        del quantized.metadata_props[:]
+        onnx.helper.set_model_props(quantized, session.get_modelmeta().custom_metadata_map)
+        onnx.save(quantized, folder / INT8_FILE)
+        error = _relative_error(session, load_onnx(folder / INT8_FILE), batches)
+        if not error <= MAX_ERROR:
+            raise ExportError(
+                f"The logits in int8 are off by {error:.0%} of those in float32 (root mean square), more than "
+                f"{MAX_ERROR:.0%}. {INT8_FILE} is not written. Calibrate with other recordings, or use {ONNX_FILE}."
+            )
+    return error
+
+
+def _kept_in_float(graph: "onnx.GraphProto") -> list[str]:
+    """Return the names of the nodes of the kinds in `QUANTIZED` that stay in float32; see [`quantize_onnx`]."""
+    weights = {initializer.name for initializer in graph.initializer}
+    # Inputs, and values computed from them before the first product.
+    raw = {value.name for value in graph.input}
+    kept = []
+    for node in graph.node:
+        if node.op_type in QUANTIZED:
+            # For products of two activations the option MatMulConstBOnly says the same, but onnxruntime 1.32 ignores
+            # it in this format.
+            if node.input[1] not in weights or node.input[0] in raw:
+                kept.append(node.name)
+        elif raw.issuperset(set(node.input) - weights - {""}):
+            raw.update(node.output)
+    return kept
+
+
+def _relative_error(expected, actual, batches: Iterable[Mapping]) -> float:
+    """Return the root mean square of the differences of two sessions' logits, relative to that of the first's."""
+    pairs = [(run_onnx(expected, batch), run_onnx(actual, batch)) for batch in batches]
+    logits, quantized = (np.concatenate(values).astype(np.float64) for values in zip(*pairs))
+    return float(np.linalg.norm(quantized - logits) / np.linalg.norm(logits))
+
+
+def find_recordings(
+    model_name: str | Path, config: PreTrainedConfig, calibration_dir: str | Path | None, split: str
+) -> tuple[Recordings, Recordings, Path]:
+    """
+    Find recordings to measure ranges of values on, and recordings to measure accuracy on.
+
+    Without `calibration_dir` they are those of the `validation` split and of `split` in the predictions that
+    `sanet train` left in the model's folder. A `calibration_dir` holds class folders. If it has folders called
+    `train`, `validation` or `test`, these are its splits; otherwise, or if `split` is `all`, all recordings in it are
+    used for both.
+
+    Returns:
+        The first, the second, and the file or folder that names the second.
+
+    Raises:
+        UsageError, DataError: There are no such recordings, or the model does not know their classes.
+    """
+    if calibration_dir is None:
+        sources = {path.stem: path for path in sorted((Path(model_name) / "predictions").glob("*.csv"))}
+        if not sources:
+            raise UsageError(f"--calibration_dir is missing: {model_name} does not say what it was trained on.")
+    else:
+        folder = Path(calibration_dir)
+        sources = {name: folder / name for name in SPLITS if (folder / name).is_dir()}
+        if split == "all" or not sources:
+            sources = {split: folder}
+    if split not in sources:
+        raise DataError(f"There is no {split} split to measure accuracy on, only {', '.join(sources)}: see --split.")
+    read = _read_predictions if calibration_dir is None else _read_folder
+    found = {name: read(source, config) for name, source in sources.items() if name in ("validation", split)}
+    unknown = {label for recordings in found.values() for labels in recordings.values() for label in labels}
+    unknown -= config.label2id.keys()
+    if unknown:
+        raise DataError(f"{model_name} does not know {', '.join(sorted(unknown))}, classes of these recordings.")
+    return found.get("validation", found[split]), found[split], sources[split]
+
+
+def _read_folder(folder: Path, config: PreTrainedConfig) -> Recordings:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder.")
+    return {path: [Path(path).parent.name] for path in find_audio_files([folder])}
+
+
+def _read_predictions(path: Path, config: PreTrainedConfig) -> Recordings:
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    missing = [row["file"] for row in rows if not Path(row["file"]).is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(rows)} recordings in {path} are no longer there, the first: {missing[0]}. Name a "
+            "folder of recordings with --calibration_dir."
+        )
+    several = config.problem_type == "multi_label_classification"
+    return {row["file"]: list(filter(None, row["label"].split(";"))) if several else [row["label"]] for row in rows}
+
+
+def load_calibration_clips(
+    recordings: Recordings, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin
+) -> list[np.ndarray]:
+    """Return up to `MAX_CALIBRATION_CLIPS` windows of recordings in random order, as many of each recording."""
+    length, rate = window_length(model, feature_extractor), feature_extractor.sampling_rate
+    clips: list[np.ndarray] = []
+    for path in random.Random(0).sample(list(recordings), len(recordings)):
+        windows = cut_windows(stream_audio(path, rate), length, length)
+        try:
+            clips += [clip for _, clip in islice(windows, math.ceil(MAX_CALIBRATION_CLIPS / len(recordings)))]
+        except AudioError as error:
+            logger.warning(f"Skipping {error}")
+        if len(clips) >= MAX_CALIBRATION_CLIPS:
+            break
+    if not clips:
+        raise DataError("None of the recordings for calibration can be read.")
+    if len(clips) < FEW_CALIBRATION_CLIPS:
+        logger.warning(
+            f"Ranges of values are measured on {len(clips)} clips only. Some hundred, from a larger "
+            "--calibration_dir, make int8 safer."
+        )
+    return clips[:MAX_CALIBRATION_CLIPS]
+
+
+class OnnxClassifier:
+    """An ONNX file of [`export_onnx`] that [`predict`] takes as a model."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, path: Path, config: PreTrainedConfig):
+        self.session, self.config = load_onnx(path), config
+
+    def __call__(self, **features: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=torch.from_numpy(run_onnx(self.session, features)))
+
+
+def compare_files(
+    folder: Path,
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    recordings: Recordings,
+    batch_size: int,
+) -> tuple[str, int]:
+    """
+    Compare `model.onnx` and `model_int8.onnx` on recordings.
+
+    Returns:
+        A table: size, accuracy (all classes of a recording right), macro-F1, the part of the recordings with the same
+        classes as in float32, and the median time of a clip of the full length. And the number of recordings that can
+        be read.
+
+    Raises:
+        DataError: None of the recordings can be read.
+    """
+    config = model.config
+    classifiers = {name: OnnxClassifier(folder / name, config) for name in (ONNX_FILE, INT8_FILE)}
+    scores: dict[str, np.ndarray] = {}
+    for name, classifier in classifiers.items():
+        predictions = predict(classifier, feature_extractor, recordings, batch_size=batch_size)
+        bar = tqdm(predictions, total=len(recordings), desc=f"Evaluating {name}", unit="file")
+        of_file = {prediction.path: prediction.scores for prediction in bar if prediction.error is None}
+        if not of_file:
+            raise DataError("None of the recordings to measure accuracy on can be read.")
+        scores[name] = np.stack(list(of_file.values()))
+    truth = np.zeros_like(scores[name], dtype=bool)
+    for row, path in enumerate(of_file):
+        truth[row, [config.label2id[label] for label in recordings[path]]] = True
+
+    length = window_length(model, feature_extractor)
+    features = make_noise_features(feature_extractor, [length])
+    times: dict[str, list[float]] = {name: [] for name in classifiers}
+    # Interleaved, so that other work of the machine affects both alike. The first round is not counted.
+    for _ in range(NUM_ROUNDS + 1):
+        for name, classifier in classifiers.items():
+            start = time.perf_counter()
+            classifier(**features)
+            times[name].append(time.perf_counter() - start)
+
+    threads = torch.get_num_threads()
+    clip = f"{length / feature_extractor.sampling_rate:g} s, {threads} thread{'s' if threads > 1 else ''}"
+    lines = [f"{'':16}{'size':>10}{'accuracy':>10}{'macro F1':>10}{'agreement':>11}{clip:>18}"]
+    several = config.problem_type == "multi_label_classification"
+    expected = predicted_classes(scores[ONNX_FILE], several)
+    for name in classifiers:
+        predicted = predicted_classes(scores[name], several)
+        accuracy, agreement = ((predicted == classes).all(axis=1).mean() for classes in (truth, expected))
+        lines.append(
+            f"{name:16}{megabytes(folder / name):>10}{accuracy:10.3f}{macro_f1(predicted, truth, several):10.3f}"
+            f"{agreement:11.3f}{f'{1000 * np.median(times[name][1:]):.1f} ms':>18}"
+        )
+    if agreement < MIN_AGREEMENT:
+        logger.warning(
+            f"{INT8_FILE} predicts other classes than {ONNX_FILE} for {1 - agreement:.1%} of the recordings. "
+            f"Calibrate with more of the recordings that it is meant for, or use {ONNX_FILE}."
+        )
+    return "\n".join(lines), len(of_file)
+
+
+def predicted_classes(scores: np.ndarray, several: bool) -> np.ndarray:
+    """Return bool of shape (clips, classes): the most probable class, or, of `several`, those above `THRESHOLD`."""
+    return scores >= THRESHOLD if several else np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]
+
+
+def macro_f1(predicted: np.ndarray, truth: np.ndarray, several: bool) -> float:
+    """
+    Return the mean F1 over classes of bool arrays (clips, classes). As in scikit-learn, a class without true and
+    predicted clips counts as 0 if clips have several classes, and is left out otherwise.
+    """
+    hits, counts = (predicted & truth).sum(axis=0), predicted.sum(axis=0) + truth.sum(axis=0)
+    return float(np.mean(2 * hits / np.maximum(counts, 1), where=(counts > 0) | several))
+
+
+def megabytes(path: Path) -> str:
+    """Return the size of an ONNX file and of the weights beside it, if it is over 2 GB."""
+    return f"{sum(file.stat().st_size for file in path.parent.glob(f'{path.name}*')) / 1e6:.1f} MB"
