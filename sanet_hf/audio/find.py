@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sanet_hf.audio.formats import SUFFIXES, is_audio_file
+from sanet_hf.audio.formats import is_audio_file
 
 
 def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) -> Iterator[str]:
@@ -80,4 +80,4 @@ def _files_in(folder: str) -> Iterator[str]:
                 is_empty = False
                 yield os.path.join(parent, name)
     if is_empty:
-        raise ValueError(f"{folder} holds no audio files ({', '.join(sorted(SUFFIXES))}).")
+        raise ValueError(f"{folder} holds no audio files, such as .wav, .flac or .mp3.")

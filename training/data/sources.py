@@ -17,7 +17,7 @@ import pandas
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
 from transformers.utils import logging
 
-from sanet_hf.audio.formats import SUFFIXES, is_audio_file
+from sanet_hf.audio.formats import is_audio_file
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.splits import SPLIT_NAMES, SPLITS
@@ -84,7 +84,7 @@ def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
     }
     files = {split: paths for split, paths in files.items() if paths}
     if not files:
-        raise DataError(f"{data_dir} holds no recordings ({', '.join(sorted(SUFFIXES))}).")
+        raise DataError(f"{data_dir} holds no recordings, such as .wav, .flac or .mp3 files.")
     # Not datasets' audiofolder, which takes names for globs and URLs: "[x]" it would not find, nor anything with "::".
     names = sorted({path.parent.name for paths in files.values() for path in paths})
     numbers = {name: number for number, name in enumerate(names)}
