@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sanet_hf.configuration_sanet import SANetConfig
+from sanet_hf.errors import UsageError
 from sanet_hf.modeling_sanet import SANetForAudioClassification
 
 
@@ -55,23 +56,23 @@ def convert_original_checkpoint(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file cannot be read as tensors alone, it is no checkpoint of this network, or `id2label` does
+        UsageError: The file cannot be read as tensors alone, it is no checkpoint of this network, or `id2label` does
             not name each of its classes.
     """
     source = "The state dict"
     if not isinstance(state_dict_or_path, Mapping):
         source = str(state_dict_or_path)
         state_dict_or_path = _read_state_dict(Path(state_dict_or_path))
-    state_dict = {name.removeprefix("module."): tensor for name, tensor in state_dict_or_path.items()}
     try:
+        state_dict = {name.removeprefix("module."): tensor for name, tensor in state_dict_or_path.items()}
         config = _infer_config(state_dict)
-    except (KeyError, IndexError, AttributeError) as error:
-        raise ValueError(
+    except (LookupError, AttributeError, ArithmeticError, ValueError) as error:
+        raise UsageError(
             f"{source} is not a checkpoint of the original SqueezeAttendNet: {error} is missing or has another shape."
         ) from error
     if id2label is not None:
         if sorted(id2label) != list(range(config.num_labels)):
-            raise ValueError(
+            raise UsageError(
                 f"id2label names {len(id2label)} classes, but the checkpoint's last layer has {config.num_labels}: "
                 f"name each index from 0 to {config.num_labels - 1}."
             )
@@ -82,7 +83,7 @@ def convert_original_checkpoint(
     try:
         model.load_state_dict(_rename(state_dict))
     except RuntimeError as error:
-        raise ValueError(f"{source} is not a checkpoint of the original SqueezeAttendNet: {error}") from error
+        raise UsageError(f"{source} is not a checkpoint of the original SqueezeAttendNet: {error}") from error
     return model.eval()
 
 
@@ -94,7 +95,7 @@ def _read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     except Exception as error:
         # The first lines are enough: PyTorch goes on with advice to load the file with code execution.
         reason = str(error).split("\n")[0]
-        raise ValueError(
+        raise UsageError(
             f"{path} cannot be read as a PyTorch checkpoint of tensors alone (weights_only=True): {reason}"
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
@@ -103,7 +104,7 @@ def _read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     if not isinstance(checkpoint, Mapping) or not all(
         isinstance(value, torch.Tensor) for value in checkpoint.values()
     ):
-        raise ValueError(f"{path} does not hold a state dict (names and tensors).")
+        raise UsageError(f"{path} does not hold a state dict (names and tensors).")
     return checkpoint
 
 

@@ -1,19 +1,27 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that the commands report in one line."""
+"""Errors with a message for the user. The `sanet` command reports them in one line, and any other as a bug."""
 
 
-class AudioError(ValueError):
+class SanetError(ValueError):
+    """Base class of the errors whose message tells the user what is wrong and what to do."""
+
+
+class AudioError(SanetError):
     """A file that cannot be used as audio; the message names it and says why."""
 
 
-class UsageError(ValueError):
-    """A mistake in how a command was called; the message says what to do."""
+class UsageError(SanetError):
+    """A mistake in how a command or function was called; the message says what to do."""
 
 
-class DataError(ValueError):
-    """Recordings that cannot be used; the message names them and says what to do."""
+class DataError(SanetError):
+    """Recordings or files that cannot be used; the message names them and says what to do."""
 
 
-class ExportError(ValueError):
+class ExportError(SanetError):
     """A model that cannot be exported, or an exported file that gives other results; the message says which."""
+
+
+class TrainingTerminated(SanetError):
+    """SIGTERM ended a training, which saved what it needs to resume."""

@@ -39,9 +39,10 @@ def parse_config_overrides(overrides: str | None) -> dict:
     if not overrides:
         return {}
     text = overrides.strip()
+    # YAML raises a ValueError for what looks like a date but is none.
     try:
         values = yaml.safe_load(text if text.startswith("{") else "{" + text.replace("=", ": ") + "}")
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f'--config_overrides {overrides!r} is not of the form "name=value,name=value".') from error
     return values
 
@@ -57,7 +58,7 @@ def parse_augmentations(augmentations: str | list | None) -> list:
         return []
     try:
         transforms = yaml.safe_load(augmentations) if isinstance(augmentations, str) else augmentations
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"--augmentations {augmentations!r} cannot be read as YAML or JSON: {error}") from error
     if not isinstance(transforms, list):
         raise UsageError(f"--augmentations {augmentations!r} is no list of transforms.")

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
 
+import math
 from collections.abc import Sequence
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -66,6 +68,8 @@ def make_model(
         "label2id": {label: index for index, label in enumerate(labels)},
         "problem_type": problem_type,
     }
+    if not 0 < max_length_seconds < math.inf:
+        raise UsageError(f"--max_length_seconds {max_length_seconds:g} must be positive and finite.")
     if arguments.model_name_or_path:
         if arguments.config_overrides:
             raise UsageError("--config_overrides is for a model from scratch: a checkpoint brings its own sizes.")
@@ -100,8 +104,12 @@ def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrain
     try:
         config = config_class(**overrides, **label_maps)
         model = AutoModelForAudioClassification.from_config(config)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UsageError(f"--config_overrides: {error}") from error
+    except Exception as error:
+        # Architectures fail in many ways on values that they do not expect.
+        if not overrides:
+            raise
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, (LookupError, ArithmeticError)) else error
+        raise UsageError(f"--config_overrides: {reason}") from error
     extractor_class = FEATURE_EXTRACTOR_MAPPING[config_class]
     return model, extractor_class(**architecture_of(config).feature_extractor_options(config))
 
@@ -110,7 +118,7 @@ def _read_config(name: str) -> PreTrainedConfig:
     option = f"--model_name_or_path {name}"
     try:
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError, StrictDataclassError) as error:
         raise UsageError(f"{option}: neither a folder with a model nor one on the Hub that can be reached.") from error
     if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         raise UsageError(f"{option}: a model of type {config.model_type!r} is no audio classifier.")
@@ -149,7 +157,7 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
         model = AutoModelForAudioClassification.from_pretrained(
             name, config=config, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, UnpicklingError) as error:
         raise _loading_error(name, error) from error
     if not keeps_head:
         # Layers of the old head whose shapes fit were loaded too.

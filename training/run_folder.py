@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of a training run: its options, its results, and the checkpoint to resume from."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
+from transformers.trainer import TRAINER_STATE_NAME
 
-from sanet_hf.errors import UsageError
+from sanet_hf.errors import DataError, UsageError
 from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments
 from sanet_hf.training.checkpoints import find_last_checkpoint
 
@@ -19,8 +21,21 @@ def read_options(name: str | Path) -> dict:
 
 
 def _read(path: Path) -> dict:
-    # JSON is YAML.
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    """
+    Raises:
+        DataError: The file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        # JSON is nearly YAML, but YAML takes 1e-05 for text.
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} is damaged: it holds no options.")
+    return values
 
 
 OPTIONS_FILE = "train_options.yaml"
@@ -45,6 +60,8 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
     if resume and resume.lower() not in ("true", "false"):
         if not Path(resume).is_dir():
             raise UsageError(f"--resume_from_checkpoint {resume}: there is no such folder.")
+        if not (Path(resume) / TRAINER_STATE_NAME).is_file():
+            raise UsageError(f"--resume_from_checkpoint {resume}: the folder holds no checkpoint of a training.")
         return resume
     checkpoint = find_last_checkpoint(output_dir)
     if resume and resume.lower() == "true":
@@ -57,7 +74,7 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
         raise UsageError(f"{output_dir} already holds a model. {anew}")
     if checkpoint is None and not is_finished(output_dir):
         return None
-    old = yaml.safe_load(options_file.read_text(encoding="utf-8")) or {}
+    old = _read(options_file)
     for name in sorted({*old, *options}):
         if old.get(name) != _as_yaml(options.get(name)):
             raise UsageError(

@@ -21,10 +21,10 @@ from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 
-from sanet_hf.errors import DataError, UsageError
+from sanet_hf.errors import DataError, TrainingTerminated, UsageError
 from sanet_hf.optimization import keep_freed_memory
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
-from sanet_hf.training.checkpoints import CheckpointOnSIGTERM, Terminated
+from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
 from sanet_hf.training.config_files import parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation
 from sanet_hf.training.data.batches import collate
@@ -35,6 +35,7 @@ from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.costs import describe_machine
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
+from sanet_hf.training.losses import balanced_class_weights, make_loss
 from sanet_hf.training.models import make_model, read_sampling_rate
 from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
@@ -44,15 +45,10 @@ from sanet_hf.training.run_folder import (
     OPTIONS_FILE,
     RESULTS_FILE,
     _find_checkpoint,
+    _read,
     is_finished,
 )
-from sanet_hf.training.trainer import (
-    AudioClassificationTrainer,
-    EvaluationTable,
-    TrainingClock,
-    balanced_class_weights,
-    make_loss,
-)
+from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
 
@@ -74,7 +70,7 @@ def train(
         UsageError: Options contradict each other, or `output_dir` holds something else than the run they describe.
         DataError: There is nothing to train on.
         FloatingPointError: The loss or the weights are no longer finite.
-        Terminated: SIGTERM came; a checkpoint was saved.
+        TrainingTerminated: SIGTERM came; a checkpoint was saved.
     """
     output_dir = Path(training_arguments.output_dir)
     options = {
@@ -84,7 +80,7 @@ def train(
     }
     checkpoint = _find_checkpoint(output_dir, options, training_arguments)
     if is_finished(output_dir) and checkpoint is None:
-        return json.loads((output_dir / RESULTS_FILE).read_text(encoding="utf-8"))
+        return _read(output_dir / RESULTS_FILE)
 
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
@@ -118,7 +114,7 @@ def train(
             yaml.safe_dump(options, file, sort_keys=False, allow_unicode=True, encoding="utf-8")
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
-        raise Terminated(
+        raise TrainingTerminated(
             f"Ended by SIGTERM after step {trainer.state.global_step} of {trainer.state.max_steps}. A checkpoint is "
             f"in {output_dir}: the same command goes on from it."
         )
@@ -221,6 +217,10 @@ def _make_trainer(
         raise UsageError(f"--averaged_epochs {arguments.averaged_epochs} must be at least 1.")
     if arguments.averaged_epochs > 1 and (arguments.fsdp or arguments.deepspeed):
         raise UsageError("--averaged_epochs needs all weights in one place, which --fsdp and --deepspeed divide.")
+    if arguments.enable_jit_checkpoint:
+        raise UsageError(
+            "Leave out --enable_jit_checkpoint: SIGTERM always saves a checkpoint, and both would write it."
+        )
     is_multi_label = model.config.problem_type == "multi_label_classification"
     class_weights = (
         balanced_class_weights(clips["train"].class_matrix, is_multi_label)
@@ -229,26 +229,27 @@ def _make_trainer(
     )
     # Compiled is for one length.
     length = clips["train"].max_length if arguments.torch_compile else None
-    if arguments.save_total_limit == 1:
-        # Besides the best checkpoint, Trainer would delete the last one at the end, from which an ended run goes on.
-        arguments.save_total_limit = 2
     # The items are made from columns that the model knows nothing of.
     arguments.remove_unused_columns = False
     with warnings.catch_warnings():
         # Trainer has no label smoothing for several classes a clip; make_loss has.
         warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
-        trainer = AudioClassificationTrainer(
-            train_loss=make_loss(is_multi_label, arguments.label_smoothing_factor, class_weights),
-            eval_loss=make_loss(is_multi_label),
-            model=model,
-            args=arguments,
-            data_collator=partial(collate, feature_extractor=feature_extractor, length=length),
-            train_dataset=clips["train"],
-            eval_dataset=clips.get("validation"),
-            processing_class=feature_extractor,
-            compute_metrics=make_compute_metrics(is_multi_label),
-            callbacks=[TrainingClock(), CheckpointOnSIGTERM()],
-        )
+        try:
+            trainer = AudioClassificationTrainer(
+                train_loss=make_loss(is_multi_label, arguments.label_smoothing_factor, class_weights),
+                eval_loss=make_loss(is_multi_label),
+                model=model,
+                args=arguments,
+                data_collator=partial(collate, feature_extractor=feature_extractor, length=length),
+                train_dataset=clips["train"],
+                eval_dataset=clips.get("validation"),
+                processing_class=feature_extractor,
+                compute_metrics=make_compute_metrics(is_multi_label),
+                callbacks=[TrainingClock(), CheckpointOnSIGTERM()],
+            )
+        except (ImportError, RuntimeError, ValueError) as error:
+            # Trainer checks options such as --report_to, and the packages for them, here.
+            raise UsageError(f"The training options cannot be used: {error}") from error
     if arguments.fsdp and trainer.accelerator.distributed_type != DistributedType.FSDP:
         raise UsageError("--fsdp divides the weights between several GPUs, each with a process; here it would not.")
     if arguments.early_stopping_patience is not None:

@@ -188,6 +188,8 @@ def explain_error(error: Exception) -> str:
 
 def check_file(path: Path, name: str) -> None:
     """Raise an [`AudioError`] for what is no file, or an empty one."""
+    if "\0" in str(path):
+        raise AudioError(f"{name}: no file name can contain a null character.")
     try:
         if not path.exists():
             raise AudioError(f"{name}: there is no such file.")

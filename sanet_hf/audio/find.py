@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sanet_hf.audio.formats import is_audio_file
+from sanet_hf.errors import UsageError
 
 
 def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) -> Iterator[str]:
@@ -20,7 +21,7 @@ def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) ->
         stdin: Lines with one file, folder or pattern each.
 
     Raises:
-        ValueError: A folder holds no audio files, no file matches a pattern, or a list cannot be read.
+        UsageError: A folder holds no audio files, no file matches a pattern, or a list cannot be read.
     """
     seen = set()
     for path in _find_audio_files(inputs, stdin):
@@ -37,14 +38,14 @@ def _find_audio_files(inputs: Iterable[str | Path], stdin: Iterable[str] = ()) -
             try:
                 lines = Path(name[1:]).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
             except OSError as error:
-                raise ValueError(f"{name}: the list cannot be read ({error.strerror}).") from error
+                raise UsageError(f"{name}: the list cannot be read ({error.strerror}).") from error
             yield from _find_audio_files(line for line in lines if line.strip())
         elif os.path.isdir(name):
             yield from _files_in(name)
         elif glob.has_magic(name) and not os.path.exists(name):
             paths = [path for path in sorted(_find(name)) if not os.path.isdir(path)]
             if not paths:
-                raise ValueError(f"{name}: no file matches.")
+                raise UsageError(f"{name}: no file matches.")
             yield from paths
         else:
             yield name
@@ -80,4 +81,4 @@ def _files_in(folder: str) -> Iterator[str]:
                 is_empty = False
                 yield os.path.join(parent, name)
     if is_empty:
-        raise ValueError(f"{folder} holds no audio files, such as .wav, .flac or .mp3.")
+        raise UsageError(f"{folder} holds no audio files, such as .wav, .flac or .mp3.")

@@ -19,6 +19,7 @@ from sanet_hf.cli.options import (
     _num_processes,
     _positive,
 )
+from sanet_hf.errors import UsageError
 
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     check_suffix(arguments.output)
     start = arguments.start
     if start is not None and not 0 <= start < float("inf"):
-        raise ValueError(f"--start {start:g} must be 0 or more seconds.")
+        raise UsageError(f"--start {start:g} must be 0 or more seconds.")
     model, feature_extractor = _load_classifier(arguments.model, arguments.device, arguments.dtype)
     rate = feature_extractor.sampling_rate
     first = round((start or 0) * rate)
@@ -340,7 +341,7 @@ def _app(arguments: argparse.Namespace) -> int:
     examples = []
     if arguments.examples is not None:
         if not arguments.examples.is_dir():
-            raise ValueError(f"--examples {arguments.examples}: there is no such folder.")
+            raise UsageError(f"--examples {arguments.examples}: there is no such folder.")
         paths = list(find_audio_files([arguments.examples]))
         # Of all classes, where they are folders in it.
         examples = paths[:: math.ceil(len(paths) / 10)]
@@ -348,7 +349,11 @@ def _app(arguments: argparse.Namespace) -> int:
     limits = {"max_megabytes": arguments.max_megabytes, "max_seconds": arguments.max_seconds}
     app = make_app(model, feature_extractor, examples, **limits)
     options = {"server_name": arguments.host, "server_port": arguments.port}
-    _, address, _ = launch_app(app, quiet=True, prevent_thread_lock=True, **options)
+    try:
+        _, address, _ = launch_app(app, quiet=True, prevent_thread_lock=True, **options)
+    except (OSError, OverflowError, ValueError) as error:
+        place = arguments.host if arguments.port is None else f"{arguments.host}, port {arguments.port}"
+        raise UsageError(f"The app cannot be served on {place}: {error}") from error
     print(f"Open {address} in a browser; Ctrl+C ends it.", flush=True)
     app.block_thread()
     return 0
@@ -361,9 +366,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
     _check_new_folder(arguments.output)
     if arguments.quantize and arguments.format != "onnx":
-        raise ValueError(f"--quantize {arguments.quantize} is for --format onnx.")
+        raise UsageError(f"--quantize {arguments.quantize} is for --format onnx.")
     if arguments.calibration_dir and not arguments.quantize:
-        raise ValueError("--calibration_dir is for --quantize int8.")
+        raise UsageError("--calibration_dir is for --quantize int8.")
     disable_progress_bar()
     print(
         export_classifier(
@@ -386,7 +391,11 @@ def _convert(arguments: argparse.Namespace) -> int:
     _check_new_folder(arguments.output_dir)
     id2label = None
     if arguments.labels is not None:
-        labels = [line.strip() for line in arguments.labels.read_text().splitlines() if line.strip()]
+        try:
+            lines = arguments.labels.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"--labels {arguments.labels} is no text file in UTF-8.") from error
+        labels = [line.strip() for line in lines if line.strip()]
         id2label = dict(enumerate(labels))
     model = convert_original_checkpoint(arguments.checkpoint, id2label)
     model.save_pretrained(arguments.output_dir)

@@ -37,13 +37,17 @@ from sanet_hf.cli.training import (
     _prepare,
     _train,
 )
+from sanet_hf.errors import SanetError
 from sanet_hf.utils.files import writing_to
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run a subcommand; 0 is success, 1 a failure that is reported, 2 misuse, 130 an interruption, 143 a training that
-    SIGTERM ended after it saved a checkpoint.
+    Run a subcommand.
+
+    Returns:
+        The exit code: 0 is success; 1 a failure, or an unexpected error, with its traceback; 2 misuse; 130 an
+        interruption; 143 a training that SIGTERM ended after it saved a checkpoint.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv or bool(os.environ.get("SANET_DEBUG"))
@@ -55,12 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        if debug:
+    except Exception as error:
+        is_expected = _is_expected(error)
+        if debug or not is_expected:
             traceback.print_exc()
-        print(f"sanet: error: {error}", file=sys.stderr)
-        misuse = isinstance(error, (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError))
+        print(f"sanet: {'' if is_expected else 'unexpected '}error: {error}", file=sys.stderr)
+        misuse = isinstance(error, (SanetError, FileNotFoundError, FileExistsError, NotADirectoryError))
         return 2 if misuse else 1
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether the message of an error is enough for the user: it is ours, the operating system's, or the Hub's."""
+    if type(error) is OSError:
+        # Libraries raise it without a number for faults of any kind.
+        return error.errno is not None
+    # A diverging training raises FloatingPointError.
+    return isinstance(error, (SanetError, OSError, FloatingPointError))
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from sanet_hf.errors import UsageError
+
 
 def _num_processes() -> int:
     # Launchers tell it so; not to import accelerate for it.
@@ -18,7 +20,7 @@ def _is_main_process() -> bool:
 
 def _check_new_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty: choose a new folder.")
+        raise UsageError(f"{folder} is not empty: choose a new folder.")
 
 
 MODEL_HELP = "folder or Hub id of a trained audio classifier"
@@ -51,6 +53,12 @@ def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0 or a positive whole number")
     return int(text)

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import math
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,21 @@ COMMON_TRAINING_OPTIONS = {
     "use_cpu",
     "seed",
 }
+# Metrics that can choose the best epoch; mAP where clips can have several classes, top_3_accuracy where they cannot.
+METRICS = ("loss", "accuracy", "macro_f1", "auroc", "ece", "mAP", "top_3_accuracy")
+# What the values of options must at least be.
+SMALLEST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "shuffle_buffer_size": 1,
+    "dataloader_num_workers": 0,
+    "mixup_alpha": 0,
+    "learning_rate": 0,
+    "head_learning_rate": 0,
+    "weight_decay": 0,
+    "num_train_epochs": 0,
+}
 RARE_OPTIONS = (
     {f.name for f in dataclasses.fields(TrainingArguments)} | {"restore_callback_states_from_checkpoint"}
 ) - COMMON_TRAINING_OPTIONS
@@ -58,9 +74,9 @@ def make_parser(all_options: bool = False) -> HfArgumentParser:
         usage="sanet train CONFIG [CONFIG ...] --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
         description="Train an audio classifier on a folder of recordings.",
         epilog="Every option can stand in CONFIG under its own name; a later CONFIG overrides an earlier one, and a "
-        "flag both. CONFIG is a YAML file or the name of one that comes with sanet-hf: "
-        f"{', '.join(path.name for path in shipped_configs())}. --help_all lists all options of transformers' "
-        "TrainingArguments.",
+        "flag both; config_overrides are merged, name by name. CONFIG is a YAML file or the name of one that comes "
+        f"with sanet-hf: {', '.join(path.name for path in shipped_configs())}. --help_all lists all options of "
+        "transformers' TrainingArguments.",
         allow_abbrev=False,
         add_help=False,
     )
@@ -117,14 +133,29 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArgu
         training_values["bf16"] = has_fast_bfloat16(training_values["use_cpu"])
     elif values["precision"] != "auto":
         training_values["bf16"] = values["precision"] == "bf16"
+    _check_ranges(values)
+    is_multi_label = data_arguments.problem_type == "multi_label_classification"
     if values["metric_for_best_model"] is None:
-        is_multi_label = data_arguments.problem_type == "multi_label_classification"
         training_values["metric_for_best_model"] = "mAP" if is_multi_label else "macro_f1"
+    elif (name := values["metric_for_best_model"].removeprefix("eval_")) not in METRICS:
+        raise UsageError(f"--metric_for_best_model {name}: no such metric; there are {', '.join(METRICS)}.")
     try:
         training_arguments = AudioTrainingArguments(**training_values)
     except (ValueError, TypeError) as error:
         raise UsageError(f"The training options do not go together: {error}") from error
     return model_arguments, data_arguments, training_arguments
+
+
+def _check_ranges(values: Mapping[str, object]) -> None:
+    """What PyTorch, NumPy and `Trainer` would refuse only in the middle of the work."""
+    for name, smallest in SMALLEST.items():
+        value = values[name]
+        # Not a number is not in any range.
+        if value is not None and not smallest <= value < math.inf:
+            raise UsageError(f"--{name} {value:g} must be at least {smallest}.")
+    for name in ("seed", "data_seed"):
+        if values[name] is not None and not 0 <= values[name] < 2**32:
+            raise UsageError(f"--{name} {values[name]} must be at least 0 and below 2**32.")
 
 
 def make_data_parser() -> HfArgumentParser:
@@ -150,8 +181,8 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
 def _yaml_as_flags(path: Path, names: Sequence[str]) -> list[str]:
     """The options of a YAML file as if given on the command line, so that both are checked alike."""
     try:
-        options = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(options, dict):
         raise UsageError(f"{path} must hold options as 'name: value', one a line.")

@@ -15,9 +15,11 @@ from sanet_hf.cli.options import (
     _add_evaluation_options,
     _check_new_folder,
     _is_main_process,
+    _natural,
     _num_processes,
     _positive,
 )
+from sanet_hf.errors import TrainingTerminated, UsageError
 from sanet_hf.utils.files import writing_to
 
 
@@ -26,7 +28,6 @@ def _train(argv: Sequence[str]) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from sanet_hf.cli.train_options import parse_train_arguments
-    from sanet_hf.training.checkpoints import Terminated
     from sanet_hf.training.run_folder import METRIC_PREFIXES, is_finished
     from sanet_hf.training.train import train
 
@@ -39,7 +40,7 @@ def _train(argv: Sequence[str]) -> int:
     try:
         with nullcontext() if was_finished else writing_to(output_dir):
             metrics = train(model_arguments, data_arguments, training_arguments)
-    except Terminated as error:
+    except TrainingTerminated as error:
         print(f"\n{error}", file=sys.stderr)
         return 128 + signal.SIGTERM
     if training_arguments.process_index > 0:
@@ -61,11 +62,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
         from sanet_hf.training.preparation.check import check
 
         if arguments.output is not None:
-            raise ValueError("--check writes nothing: leave OUTPUT away.")
+            raise UsageError("--check writes nothing: leave OUTPUT away.")
         print(check(arguments.recordings, arguments.group_pattern, arguments.num_workers))
         return 0
     if arguments.output is None:
-        raise ValueError("OUTPUT is missing: the folder for the clips. To check a folder, use --check.")
+        raise UsageError("OUTPUT is missing: the folder for the clips. To check a folder, use --check.")
     from sanet_hf.training.preparation.prepare import prepare
     from sanet_hf.training.preparation.progress import FOLDERS, PrepareOptions
     from sanet_hf.training.reports.preparation import summarize
@@ -115,7 +116,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from sanet_hf.training.evaluation.saved_models import compare_models
 
     if _num_processes() > 1:
-        raise ValueError("sanet compare measures time, which other processes would take: run it as one process.")
+        raise UsageError("sanet compare measures time, which other processes would take: run it as one process.")
     markdown = compare_models(
         arguments.models,
         vars(arguments),
@@ -238,4 +239,4 @@ def _add_augment(commands: argparse._SubParsersAction) -> None:
         "sanet-hf (default: %(default)s)",
     )
     augment.add_argument("-n", "--num_examples", type=_positive, default=8, help="examples (default: 8)")
-    augment.add_argument("--seed", type=int, default=0, help="other examples (default: 0)")
+    augment.add_argument("--seed", type=_natural, default=0, help="other examples (default: 0)")

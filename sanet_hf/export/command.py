@@ -75,7 +75,8 @@ def export_classifier(
         if quantize:
             bar = tqdm(clips, desc="Calibrating", unit="clip")
             error = quantize_onnx(folder, (extract_features(feature_extractor, [clip]) for clip in bar))
-            lines += ["", compare_files(folder, model, feature_extractor, recordings, batch_size)]
-            lines.append(f"Metrics of {len(recordings)} recordings of {source}.")
+            table, count = compare_files(folder, model, feature_extractor, recordings, batch_size)
+            unread = f"; {len(recordings) - count} cannot be read" if count < len(recordings) else ""
+            lines += ["", table, f"Metrics of {count} recordings of {source}{unread}."]
             lines.append(f"Ranges of values from {len(clips)} clips, on which int8's logits are off by {error:.1%}.")
     return "\n".join(lines)

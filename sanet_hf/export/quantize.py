@@ -211,7 +211,7 @@ def _read_predictions(path: Path, config: PreTrainedConfig) -> Recordings:
             "folder of recordings with --calibration_dir."
         )
     several = config.problem_type == "multi_label_classification"
-    return {row["file"]: row["label"].split(";") if several else [row["label"]] for row in rows if row["label"]}
+    return {row["file"]: list(filter(None, row["label"].split(";"))) if several else [row["label"]] for row in rows}
 
 
 def load_calibration_clips(
@@ -256,13 +256,14 @@ def compare_files(
     feature_extractor: FeatureExtractionMixin,
     recordings: Recordings,
     batch_size: int,
-) -> str:
+) -> tuple[str, int]:
     """
     Compare `model.onnx` and `model_int8.onnx` on recordings.
 
     Returns:
         A table: size, accuracy (all classes of a recording right), macro-F1, the part of the recordings with the same
-        classes as in float32, and the median time of a clip of the full length.
+        classes as in float32, and the median time of a clip of the full length. And the number of recordings that can
+        be read.
 
     Raises:
         DataError: None of the recordings can be read.
@@ -277,8 +278,6 @@ def compare_files(
         if not of_file:
             raise DataError("None of the recordings to measure accuracy on can be read.")
         scores[name] = np.stack(list(of_file.values()))
-    if len(of_file) < len(recordings):
-        logger.warning(f"Accuracy is measured without {len(recordings) - len(of_file)} recordings: not readable.")
     truth = np.zeros_like(scores[name], dtype=bool)
     for row, path in enumerate(of_file):
         truth[row, [config.label2id[label] for label in recordings[path]]] = True
@@ -297,9 +296,9 @@ def compare_files(
     clip = f"{length / feature_extractor.sampling_rate:g} s, {threads} thread{'s' if threads > 1 else ''}"
     lines = [f"{'':16}{'size':>10}{'accuracy':>10}{'macro F1':>10}{'agreement':>11}{clip:>18}"]
     several = config.problem_type == "multi_label_classification"
-    expected = _predicted_classes(scores[ONNX_FILE], several)
+    expected = predicted_classes(scores[ONNX_FILE], several)
     for name in classifiers:
-        predicted = _predicted_classes(scores[name], several)
+        predicted = predicted_classes(scores[name], several)
         accuracy, agreement = ((predicted == classes).all(axis=1).mean() for classes in (truth, expected))
         lines.append(
             f"{name:16}{megabytes(folder / name):>10}{accuracy:10.3f}{macro_f1(predicted, truth, several):10.3f}"
@@ -310,10 +309,10 @@ def compare_files(
             f"{INT8_FILE} predicts other classes than {ONNX_FILE} for {1 - agreement:.1%} of the recordings. "
             f"Calibrate with more of the recordings that it is meant for, or use {ONNX_FILE}."
         )
-    return "\n".join(lines)
+    return "\n".join(lines), len(of_file)
 
 
-def _predicted_classes(scores: np.ndarray, several: bool) -> np.ndarray:
+def predicted_classes(scores: np.ndarray, several: bool) -> np.ndarray:
     """Return bool of shape (clips, classes): the most probable class, or, of `several`, those above `THRESHOLD`."""
     return scores >= THRESHOLD if several else np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]
 

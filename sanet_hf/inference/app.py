@@ -14,7 +14,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 from sanet_hf.architectures import find_window_seconds
 from sanet_hf.audio.levels import envelope, largest_amplitude
 from sanet_hf.audio.stream import stream_audio
-from sanet_hf.errors import AudioError
+from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.explanation import weigh_frames
 from sanet_hf.inference.prediction import predict
 from sanet_hf.inference.windows import Prediction, Segment, merge_windows
@@ -91,19 +91,19 @@ def make_app(
         max_megabytes, max_seconds: Of a recording; what is more gets a message that says so.
 
     Raises:
-        ValueError: gradio is not installed, a limit is not positive, or the model is a regression, without classes.
+        UsageError: gradio is not installed, a limit is not positive, or the model is a regression, without classes.
     """
     # Read when gradio is imported; Blocks is told too.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
     except ImportError as error:
-        raise ValueError('the app needs gradio: pip install "sanet-hf[app]"') from error
+        raise UsageError('the app needs gradio: pip install "sanet-hf[app]"') from error
     if model.config.problem_type == "regression":
-        raise ValueError("The app shows scores of classes; this model is a regression.")
+        raise UsageError("The app shows scores of classes; this model is a regression.")
     for name, limit in (("max_megabytes", max_megabytes), ("max_seconds", max_seconds)):
         if not limit > 0:
-            raise ValueError(f"{name}={limit:g} must be positive.")
+            raise UsageError(f"{name}={limit:g} must be positive.")
 
     def show(path: str | None) -> tuple["gradio.Label", str]:
         label = scores = None

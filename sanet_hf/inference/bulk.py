@@ -14,6 +14,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf import SANetPreTrainedModel
 from sanet_hf.audio.find import find_audio_files
+from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.distributed import join_processes, predict_in_processes, share
 from sanet_hf.inference.embeddings import check_embedding_file, make_embedding_table, write_embeddings
 from sanet_hf.inference.outputs import PredictionFile, Row, column_names, to_rows
@@ -72,7 +73,7 @@ def predict_files(
     if plot is not None:
         check_picture(plot)
         if not isinstance(paths, list) or len(paths) != 1:
-            raise ValueError("--plot draws one file: name one audio file alone.")
+            raise UsageError("--plot draws one file: name one audio file alone.")
     model = _optimize(model)
     classify = partial(predict, model, feature_extractor, **options)
     # Wrong options must not cost the file of an earlier run.
@@ -194,7 +195,7 @@ def _without_errors(predictions: Iterable[Prediction], strict: bool, state: Part
 def _report(prediction: Prediction, strict: bool, state: PartialState) -> None:
     message = f"{to_text(prediction.path)}: {prediction.error}"
     if strict:
-        raise ValueError(f"{message} (--strict stops here)")
+        raise AudioError(f"{message} (--strict stops here)")
     if state.is_main_process:
         tqdm.write(message, file=sys.stderr)
 

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas
 
+from sanet_hf.errors import UsageError
 from sanet_hf.inference.windows import Prediction
 from sanet_hf.utils.files import to_text, write_atomically
 
@@ -17,9 +18,9 @@ FORMATS = (".parquet", ".npz")
 
 
 def check_embedding_file(path: str | Path) -> None:
-    """Raise a ValueError for a file whose suffix is not of [`FORMATS`]."""
+    """Raise a UsageError for a file whose suffix is not of [`FORMATS`]."""
     if Path(path).suffix not in FORMATS:
-        raise ValueError(f"{path}: embeddings are written to a file that ends in {' or '.join(FORMATS)}.")
+        raise UsageError(f"{path}: embeddings are written to a file that ends in {' or '.join(FORMATS)}.")
 
 
 def make_embedding_table(predictions: Iterable[Prediction], normalize: bool = False) -> pandas.DataFrame:
@@ -50,7 +51,7 @@ def write_embeddings(table: pandas.DataFrame, path: str | Path) -> None:
     shape (files, features).
 
     Raises:
-        ValueError: The suffix is none of [`FORMATS`].
+        UsageError: The suffix is none of [`FORMATS`].
     """
     check_embedding_file(path)
     with write_atomically(path) as file:

@@ -13,6 +13,7 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.architectures import architecture_of, class_scores, extract_features, find_window_seconds
+from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.utils.formatting import shorten
 
@@ -92,14 +93,14 @@ def explain(
         batch_size: Clips that are classified at once; by default [`default_batch_size`].
 
     Raises:
-        ValueError: The model has no such class, or a duration is not positive.
+        UsageError: The model has no such class, or a duration is not positive.
     """
     for name, seconds in (("occlusion_seconds", occlusion_seconds), ("hop_seconds", hop_seconds)):
         if seconds is not None and not 0 < seconds < math.inf:
-            raise ValueError(f"{name}={seconds:g} must be positive and finite.")
+            raise UsageError(f"{name}={seconds:g} must be positive and finite.")
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if label is not None and label not in labels:
-        raise ValueError(_unknown_label(label, labels))
+        raise UsageError(_unknown_label(label, labels))
     rate = feature_extractor.sampling_rate
     window = round(find_window_seconds(model, feature_extractor) * rate)
     first = max(0, (len(waveform) - window) // 2)

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from sanet_hf.errors import UsageError
 from sanet_hf.utils.formatting import shorten
 
 
@@ -33,24 +34,24 @@ def load_classifier(
         dtype: Of the weights, such as `bfloat16`; by default the checkpoint's.
 
     Raises:
-        ValueError: There is no such device, or the model is no folder and no model on the Hub, or something other than
+        UsageError: There is no such device, or the model is no folder and no model on the Hub, or something other than
             an audio classifier.
     """
     name = str(model_name_or_path)
     try:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).cpu()  # "meta" has no memory to compute with
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"device {device}: {str(error).splitlines()[0]}") from error
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, TypeError, ValueError, StrictDataclassError) as error:
         reason = "it is neither a folder here nor a model on the Hub that can be reached"
         if Path(name).is_dir():
             reason = f"the folder holds no model that transformers can load ({_first_lines(error)})"
-        raise ValueError(f"{name}: {reason}.") from error
+        raise UsageError(f"{name}: {reason}.") from error
     if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
-        raise ValueError(f"{name}: a model of type {config.model_type!r} is no audio classifier.")
+        raise UsageError(f"{name}: a model of type {config.model_type!r} is no audio classifier.")
     try:
         model, info = AutoModelForAudioClassification.from_pretrained(
             name,
@@ -62,11 +63,11 @@ def load_classifier(
         )
         feature_extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)
     except UnpicklingError as error:
-        raise ValueError(
+        raise UsageError(
             f"{name}: the weights are a pickle that holds something else than tensors, which could run any code."
         ) from error
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{name}: the model cannot be loaded ({_first_lines(error)}).") from error
+    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError) as error:
+        raise UsageError(f"{name}: the model cannot be loaded ({_first_lines(error)}).") from error
     _check_weights(name, info)
     return model.eval().to(device), feature_extractor
 
@@ -80,13 +81,13 @@ def _check_weights(name: str, info: Mapping[str, Collection]) -> None:
     """Refuse a model some of whose weights are not from its checkpoint, and so random."""
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ValueError(
+        raise UsageError(
             f"{name}: the checkpoint has no weights for {shorten(missing, 3)}. A model that was pretrained without "
             "classes has to be trained on them first."
         )
     mismatched = sorted(f"{key}, {tuple(own)} not {tuple(saved)}" for key, saved, own in info["mismatched_keys"])
     if mismatched:
-        raise ValueError(
+        raise UsageError(
             f"{name}: sizes in the configuration are not those of the weights: {shorten(mismatched, 3, '; ')}."
         )
 

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 import pandas
 
+from sanet_hf.errors import DataError, UsageError
 from sanet_hf.inference.windows import Prediction, merge_windows
 from sanet_hf.utils.files import to_text, write_atomically
 
@@ -94,7 +95,7 @@ class PredictionFile:
     def __init__(self, path: str | Path, columns: Sequence[str], resume: bool = False, overwrite: bool = False):
         self.path, self.columns = Path(path), list(columns)
         if self.path.suffix not in FORMATS:
-            raise ValueError(f"{path}: the output must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+            raise UsageError(f"{path}: the output must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
         self._rows_path = self.path
         if self.path.suffix == ".parquet":
             self._rows_path = self.path.with_name(f"{self.path.name}.partial.jsonl")
@@ -103,7 +104,7 @@ class PredictionFile:
                 file.unlink(missing_ok=True)
         earlier = [file for file in (self.path, self._rows_path) if file.exists()]
         if earlier and not resume:
-            raise ValueError(
+            raise UsageError(
                 f"{earlier[0]} exists: --resume adds what is missing, --overwrite begins anew; or choose another file."
             )
         # Rows beside a Parquet file hold its own, too.
@@ -152,11 +153,11 @@ class PredictionFile:
                     rows = [row for row in reader if None not in row.values()]
                 else:
                     rows = [json.loads(line) for line in text.split("\n") if line]
-                    columns = list(rows[0]) if rows else self.columns
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be gone on with ({error}): choose another file.") from error
+                    columns = next((list(row) for row in rows if list(row) != self.columns), self.columns)
+        except (OSError, TypeError, ValueError, csv.Error) as error:
+            raise DataError(f"{path} cannot be gone on with ({error}): choose another file.") from error
         if columns != self.columns:
-            raise ValueError(
+            raise DataError(
                 f"{path} has the columns {', '.join(columns)}, not {', '.join(self.columns)}: choose the options that "
                 "it was made with, --overwrite, or another file."
             )

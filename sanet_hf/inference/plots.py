@@ -13,6 +13,7 @@ import pandas
 
 from sanet_hf.audio.levels import envelope
 from sanet_hf.audio.stream import stream_audio
+from sanet_hf.errors import AudioError, DataError, UsageError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.inference.explanation import Explanation, as_dict
 from sanet_hf.inference.windows import Prediction, merge_windows
@@ -44,7 +45,7 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
 
     check_picture(path)
     if prediction.error is not None:
-        raise ValueError(f"{prediction.path}: {prediction.error}")
+        raise AudioError(f"{prediction.path}: {prediction.error}")
     scores = np.stack([window.scores for window in prediction.windows])
     segments = merge_windows(prediction)
     peaks = scores.max(axis=0)
@@ -121,7 +122,7 @@ def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pc
 
     check_picture(path)
     if len(table) < 3:
-        raise ValueError(f"A map of {len(table)} files would show nothing: it takes three or more.")
+        raise DataError(f"A map of {len(table)} files would show nothing: it takes three or more.")
     embeddings = np.stack(table["embedding"].tolist())
     if method == "pca":
         pca = PCA(2, random_state=seed)
@@ -183,9 +184,9 @@ def write_explanation(explanation: Explanation, path: str | Path, name: str = ""
 
 
 def check_suffix(path: Path) -> None:
-    """Raise a ValueError for a file that [`write_explanation`] does not write."""
+    """Raise a UsageError for a file that [`write_explanation`] does not write."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: an explanation is written as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+        raise UsageError(f"{path}: an explanation is written as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
 
 
 def plot_explanation(explanation: Explanation, path: str | Path, name: str = "") -> None:

@@ -25,7 +25,7 @@ from sanet_hf.architectures import (
     pool,
 )
 from sanet_hf.audio.stream import resample_blocks, stream_audio
-from sanet_hf.errors import AudioError
+from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.inference.windows import Prediction, Window, cut_windows
 
@@ -74,12 +74,12 @@ def predict(
         return_embeddings: Whether to keep embeddings; see [`classify_waveforms`].
 
     Raises:
-        ValueError: The model does not take windows so long, a hop would leave gaps, or `aggregate` is neither.
+        UsageError: The model does not take windows so long, a hop would leave gaps, or `aggregate` is neither.
     """
     rate = feature_extractor.sampling_rate
     window, hop = _check_windows(model, feature_extractor, window_seconds, hop_seconds)
     if aggregate not in ("mean", "max"):
-        raise ValueError(f"aggregate={aggregate!r} must be 'mean' or 'max'.")
+        raise UsageError(f"aggregate={aggregate!r} must be 'mean' or 'max'.")
     if batch_size is None:
         batch_size = default_batch_size(model)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
@@ -167,9 +167,9 @@ def _check_windows(
     window_seconds = longest if window_seconds is None else window_seconds
     hop_seconds = window_seconds if hop_seconds is None else hop_seconds
     if not 1 / rate <= window_seconds <= longest:
-        raise ValueError(f"A window of {window_seconds:g} s: this model takes up to {longest:g} s; choose less.")
+        raise UsageError(f"A window of {window_seconds:g} s: this model takes up to {longest:g} s; choose less.")
     if not 1 / rate <= hop_seconds <= window_seconds:
-        raise ValueError(
+        raise UsageError(
             f"A hop of {hop_seconds:g} s: it must be above 0 and, so that nothing is left out, at most the window of "
             f"{window_seconds:g} s."
         )

@@ -5,6 +5,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from sanet_hf.errors import UsageError
+
 
 PICTURES = (".png", ".jpg", ".svg", ".pdf")
 
@@ -62,6 +64,6 @@ def style(colors: Mapping[str, str] = LIGHT) -> dict[str, object]:
 
 
 def check_picture(path: str | Path) -> None:
-    """Raise a ValueError for a file whose suffix is not that of a picture."""
+    """Raise a UsageError for a file whose suffix is not that of a picture."""
     if Path(path).suffix.lower() not in PICTURES:
-        raise ValueError(f"{path}: a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}.")
+        raise UsageError(f"{path}: a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}.")

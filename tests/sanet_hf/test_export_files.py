@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ import soundfile
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor
 
-from sanet_hf import SANetFeatureExtractor
+from sanet_hf import SANetConfig, SANetFeatureExtractor
 from sanet_hf.architectures import extract_features, hears_padding
-from sanet_hf.export import EXAMPLE, export_onnx, export_program, load_onnx, quantize_onnx, run_onnx, staged
-from sanet_hf.export import exporters as export
+from sanet_hf.errors import DataError, ExportError, UsageError
+from sanet_hf.export import export_onnx, export_program, exporters, load_onnx, quantize, quantize_onnx, run_onnx
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
+from sanet_hf.utils.files import atomic_directory
 
 from .padded_batches import SHAPES, make_batch
 
@@ -147,7 +149,7 @@ def test_example_refuses_another_sampling_rate(exported, tmp_path):
 
 
 def test_example_is_short_and_needs_numpy_and_onnxruntime_alone():
-    source = EXAMPLE.read_text()
+    source = exporters.CLASSIFY_SCRIPT.read_text()
     assert len(source.splitlines()) <= 30
     imports = set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE))
     assert imports - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
@@ -160,7 +162,7 @@ def test_int8(exported, tmp_path):
     model, feature_extractor = load_classifier(checkpoint)
     rng = np.random.default_rng(0)
     batches = [extract_features(feature_extractor, [0.1 * rng.standard_normal(4000)]) for _ in range(8)]
-    quantize_onnx(folder, batches)
+    error = quantize_onnx(folder, batches)
     assert {path.name for path in folder.iterdir()} == {path.name for path in exported[1].iterdir()} | {
         "model_int8.onnx"
     }
@@ -173,6 +175,7 @@ def test_int8(exported, tmp_path):
         expected = torch.cat([model(**batch).logits for batch in batches]).numpy()
     logits = np.concatenate([run_onnx(session, batch) for batch in batches])
     assert 0 < abs(logits - expected).max() < 0.1 * np.ptp(expected)
+    assert error == pytest.approx(np.linalg.norm(logits - expected) / np.linalg.norm(expected), rel=1e-3)
     graph = onnx.load(folder / "model_int8.onnx").graph
     weights = {initializer.name: initializer.data_type for initializer in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
@@ -189,13 +192,155 @@ def test_int8(exported, tmp_path):
 
 
 def test_int8_without_a_model(tmp_path):
-    with pytest.raises(ValueError, match=r"model\.onnx: there is no such file\. Export the model first"):
+    with pytest.raises(UsageError, match=r"model\.onnx: there is no such file\. Export the model first"):
         quantize_onnx(tmp_path, [])
+
+
+def test_int8_that_is_wrong_is_not_written(exported, tmp_path, monkeypatch):
+    """Without clips, with an error above the limit, and with one that is no number."""
+    checkpoint, folder = exported
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    files = sorted(folder.iterdir())
+    _, feature_extractor = load_classifier(checkpoint)
+    with pytest.raises(UsageError, match="There are no clips"):
+        quantize_onnx(folder, [])
+    batch = extract_features(feature_extractor, [0.1 * np.random.default_rng(0).standard_normal(4000)])
+    for factor, message in ((-1, r"off by \d+% of those in float32"), (np.nan, "off by nan%")):
+        factors = iter((1, factor))  # of the logits in float32 and in int8
+        monkeypatch.setattr(quantize, "run_onnx", lambda *arguments, f=factors: run_onnx(*arguments) * next(f))
+        with pytest.raises(ExportError, match=message):
+            quantize_onnx(folder, [batch])
+        assert sorted(folder.iterdir()) == files
+
+
+# Recordings for int8.
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Recordings of three classes in split folders: six, and for training twelve."""
+    folder = tmp_path / "recordings"
+    for split, count in (("train", 4), ("validation", 2), ("test", 2)):
+        for number, label in enumerate(("cat", "dog", "öwl")):
+            (folder / split / label).mkdir(parents=True)
+            for index in range(count):
+                length = 3000 + 1000 * number + 20000 * index + len(split)
+                write_wav(folder / split / label / f"{index}.wav", length=length)
+    return folder
+
+
+def find(model_name, folder, split, problem_type=None):
+    labels = ("cat", "dog", "öwl")
+    config = SANetConfig(id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)})
+    config.problem_type = problem_type
+    return quantize.find_recordings(model_name, config, folder, split)
+
+
+def test_recordings_in_folders(recordings, tmp_path):
+    calibration, measured, source = find("model", recordings, "test")
+    assert source == recordings / "test"
+    expected = {str(path): [path.parent.name] for path in source.rglob("*.wav")}
+    assert measured == expected and len(expected) == 6
+    assert set(calibration) == {str(path) for path in (recordings / "validation").rglob("*.wav")}
+    for folder, split, count in ((recordings, "all", 24), (recordings / "train", "test", 12)):
+        calibration, measured, source = find("model", folder, split)
+        assert calibration == measured and len(measured) == count and source == folder
+    shutil.rmtree(recordings / "validation")
+    calibration, measured, _ = find("model", recordings, "train")
+    assert calibration == measured and len(measured) == 12
+    with pytest.raises(DataError, match="no validation split to measure accuracy on, only train, test"):
+        find("model", recordings, "validation")
+    (recordings / "test/cat").rename(recordings / "test/lion")
+    with pytest.raises(DataError, match="model does not know lion"):
+        find("model", recordings, "test")
+    for folder, message in ((tmp_path / "nowhere", "there is no such folder"), (tmp_path / "empty", "no audio files")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match=message):
+            find("model", folder, "test")
+
+
+def test_recordings_of_a_training_run(recordings, tmp_path):
+    """As `sanet train` names them in its predictions."""
+    files = sorted(map(str, recordings.rglob("*.wav")))
+    (tmp_path / "predictions").mkdir()
+    for split in ("validation", "test"):
+        rows = [f"{file},{Path(file).parent.name},cat,0.5" for file in files if f"/{split}/" in file]
+        table = "\n".join(["file,label,prediction,probability_cat", *rows, ""])
+        (tmp_path / "predictions" / f"{split}.csv").write_text(table, encoding="utf-8")
+    calibration, measured, source = find(tmp_path, None, "test")
+    assert (calibration, measured) == find(tmp_path, recordings, "test")[:2]
+    assert source == tmp_path / "predictions/test.csv"
+    source.write_text(f"file,label,prediction\n{files[0]},cat;öwl,\n{files[1]},,dog\n", encoding="utf-8")
+    several = "multi_label_classification"
+    assert find(tmp_path, None, "test", several)[1] == {files[0]: ["cat", "öwl"], files[1]: []}
+    with pytest.raises(DataError, match="does not know , cat;öwl"):
+        find(tmp_path, None, "test")
+    Path(files[1]).unlink()
+    with pytest.raises(DataError, match=r"1 of 2 recordings in .*test\.csv are no longer there.*--calibration_dir"):
+        find(tmp_path, None, "test", several)
+    with pytest.raises(UsageError, match=r"--calibration_dir is missing: .*nobody/model does not say"):
+        find("nobody/model", None, "test")
+
+
+def test_calibration_clips(recordings, make_model, monkeypatch, caplog):
+    """Windows of at most the model's length, as many of each recording; what is damaged is left out."""
+    model, feature_extractor = make_model(), SANetFeatureExtractor(max_length=8000)
+    (recordings / "test/cat/damaged.wav").write_text("this is no audio")
+    _, files, _ = find("model", recordings / "test", "all")
+    clips = quantize.load_calibration_clips(files, model, feature_extractor)
+    # Of 3004, 4004, 5004 samples one window, of 23004 three, of 24004 and 25004 four.
+    assert sorted(map(len, clips)) == [3004, 4004, 5004, *[8000] * (3 + 4 + 4)]
+    expected = {file: soundfile.read(file, dtype="float32")[0] for file in files if "damaged" not in file}
+    assert sum(np.array_equal(clip, waveform[:8000]) for clip in clips for waveform in expected.values()) == 6
+    assert "damaged.wav" in caplog.text and "measured on 14 clips only" in caplog.text
+    monkeypatch.setattr(quantize, "MAX_CALIBRATION_CLIPS", 5)
+    assert len(quantize.load_calibration_clips(files, model, feature_extractor)) == 5
+    with pytest.raises(DataError, match="None of the recordings for calibration"):
+        bad = {str(recordings / "test/cat/damaged.wav"): ["cat"]}
+        quantize.load_calibration_clips(bad, model, feature_extractor)
+
+
+@pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])
+def test_comparison_of_int8(exported, recordings, tmp_path, caplog, problem_type):
+    """Metrics are those of `predict` with each file; other classes in int8 are warned of."""
+    checkpoint, folder = exported
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    wrong = onnx.load(folder / "model.onnx")
+    # In the place of int8 a file whose logits have the other sign.
+    for node in wrong.graph.node:
+        for index, name in enumerate(node.output):
+            if name == "logits":
+                node.output[index] = "other"
+    wrong.graph.node.append(onnx.helper.make_node("Neg", ["other"], ["logits"]))
+    onnx.save(wrong, folder / "model_int8.onnx")
+    model, feature_extractor = load_classifier(checkpoint)
+    model.config.problem_type = problem_type
+    (recordings / "train/cat/damaged.wav").write_text("this is no audio")
+    _, files, _ = find("model", recordings, "all")
+    if problem_type:
+        files = {file: ["cat", "dog"] if "dog" in labels else labels for file, labels in files.items()}
+    table, count = quantize.compare_files(folder, model, feature_extractor, files, batch_size=3)
+    assert count == 24
+    header, *rows = (line.split() for line in table.splitlines())
+    assert header[:5] == ["size", "accuracy", "macro", "F1", "agreement"]
+    assert [row[0] for row in rows] == ["model.onnx", "model_int8.onnx"]
+    for row in rows:
+        predictions = [found for found in predict(model, feature_extractor, files) if found.error is None]
+        chosen = [found.scores >= (0.5 if problem_type else found.scores.max()) for found in predictions]
+        names = [{found.labels[index] for index in np.flatnonzero(best)} for found, best in zip(predictions, chosen)]
+        right = [best == set(files[found.path]) for found, best in zip(predictions, names)]
+        assert len(right) == 24 and float(row[3]) == pytest.approx(np.mean(right), abs=6e-4)
+        *_, last = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
+        with torch.no_grad():
+            for parameter in last.parameters():
+                parameter.neg_()
+    assert [float(row[5]) for row in rows] == [1, 0]
+    assert "model_int8.onnx predicts other classes than model.onnx for 100.0% of the recordings" in caplog.text
 
 
 def test_without_onnx(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(ValueError, match=r'ONNX needs onnxscript: pip install "sanet-hf\[onnx\]"'):
+    with pytest.raises(UsageError, match=r"^ONNX export needs onnxscript: pip install 'sanet-hf\[onnx\]'\.$"):
         export_onnx(tiny_model, SANetFeatureExtractor(max_length=8000), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -222,8 +367,8 @@ def test_exported_program_file(tiny_model, tmp_path, masked):
 
 
 def test_a_file_that_differs_is_not_written(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "run_onnx", lambda *arguments: run_onnx(*arguments) + 2e-4)
-    with pytest.raises(ValueError, match=r"differs from PyTorch's by 2\.0e-04 in a logit, more than 0\.0001"):
+    monkeypatch.setattr(exporters, "run_onnx", lambda *arguments: run_onnx(*arguments) + 2e-4)
+    with pytest.raises(ExportError, match=r"differs from PyTorch's by 2\.0e-04 in a logit, more than 0\.0001"):
         export_onnx(tiny_model, SANetFeatureExtractor(max_length=8000), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -240,27 +385,27 @@ def test_comparison(tiny_model):
         logits[-1, 1] += error * len(shapes)
         return logits
 
-    assert export._compare(tiny_model, feature_extractor, run, 1) == 0
+    assert exporters._compare(tiny_model, feature_extractor, run, 1) == 0
     assert {1, 8000} <= lengths and len(lengths) > 12
     assert {size for size, _ in shapes} == {1, 2, 3, 4} and len({length for _, length in shapes}) == len(shapes)
     shapes.clear()
-    largest = export._compare(tiny_model, feature_extractor, partial(run, error=1e-5), 1)
+    largest = exporters._compare(tiny_model, feature_extractor, partial(run, error=1e-5), 1)
     assert largest == pytest.approx(8e-5, rel=0.05)
     for error in (2e-4, float("nan")):
-        with pytest.raises(ValueError, match=f"by {error:.1e} in a logit, more than 0.0001, on clips of 1 samples"):
+        with pytest.raises(ExportError, match=f"by {error:.1e} in a logit, more than 0.0001, on clips of 1 samples"):
             shapes.clear()
-            export._compare(tiny_model, feature_extractor, partial(run, error=error), 1)
+            exporters._compare(tiny_model, feature_extractor, partial(run, error=error), 1)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_what_is_unfinished_goes_and_what_was_there_stays(tmp_path, error):
     for folder in (tmp_path / "new", tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
-        with pytest.raises(error), staged(folder) as unfinished:
+        with pytest.raises(error), atomic_directory(folder) as unfinished:
             (unfinished / "model.onnx").write_text("half")
             raise error
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    with staged(tmp_path / "new") as unfinished, staged(unfinished) as inner:
+    with atomic_directory(tmp_path / "new") as unfinished, atomic_directory(unfinished) as inner:
         (inner / "model.onnx").write_text("whole")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.onnx"]
 
@@ -274,7 +419,7 @@ def test_an_architecture_that_cannot_be_exported(make_model, tmp_path, monkeypat
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     model = make_model().bfloat16().train()
-    with pytest.raises(ValueError, match=r"torch\.onnx cannot export a model of type 'sanet': no such operator$"):
+    with pytest.raises(ExportError, match=r"torch\.onnx cannot export a model of type 'sanet': no such operator$"):
         export_onnx(model, SANetFeatureExtractor(max_length=8000), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert model.dtype == torch.bfloat16 and model.training

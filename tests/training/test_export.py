@@ -16,6 +16,8 @@ import torch
 from sanet_hf.architectures import extract_features
 from sanet_hf.cli.main import main
 from sanet_hf.export import export_onnx, export_program, load_onnx, quantize_onnx, run_onnx
+from sanet_hf.export.quantize import macro_f1, predicted_classes
+from sanet_hf.training.evaluation.metrics import compute_metrics
 
 from .tiny_models import save_checkpoint
 
@@ -25,17 +27,27 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 
+# As in an installation with the dependencies of inference alone.
+WITHOUT_TRAINING = """
+import sys
+for name in ("sanet_hf.training", "training", "datasets", "evaluate", "sklearn", "scipy", "matplotlib"):
+    sys.modules[name] = None
+from sanet_hf.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     """The folder that `sanet export --quantize int8` made of a trained model, and what it printed."""
     output_dir = tmp_path_factory.mktemp("exports") / "exported"
-    command = [sys.executable, "-m", "sanet_hf", "export", trained, output_dir, "--quantize", "int8"]
+    command = [sys.executable, "-c", WITHOUT_TRAINING, "export", trained, output_dir, "--quantize", "int8"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return output_dir, result
 
 
-def test_export(exported):
+def test_export(exported, trained):
     output_dir, result = exported
     assert sorted(path.name for path in output_dir.iterdir()) == [
         "classify.py",
@@ -44,18 +56,20 @@ def test_export(exported):
         "model_int8.onnx",
         "preprocessor_config.json",
     ]
-    first, _, header, *rows, remark, _, last = result.stdout.splitlines()
+    first, _, header, *rows, metrics, ranges, _, last = result.stdout.splitlines()
     assert re.fullmatch(r"model\.onnx: 0\.\d MB, logits as PyTorch's to \d\.\de-0[5-9]", first)
-    assert header.split()[:6] == ["size", "accuracy", "macro", "F1", "1", "s,"]
+    assert header.split()[:7] == ["size", "accuracy", "macro", "F1", "agreement", "1", "s,"]
     assert [row.split()[0] for row in rows] == ["model.onnx", "model_int8.onnx"]
     # Tones are told apart with a wide margin.
-    assert [row.split()[3:5] for row in rows] == [["1.000", "1.000"]] * 2
-    assert all(float(row.split()[5]) > 0 for row in rows)
-    assert remark == "Metrics of 8 recordings of test; ranges of values from 8."
+    assert [row.split()[3:6] for row in rows] == [["1.000", "1.000", "1.000"]] * 2
+    assert all(float(row.split()[6]) > 0 for row in rows)
+    assert metrics == f"Metrics of 8 recordings of {trained / 'predictions' / 'test.csv'}."
+    error = re.fullmatch(r"Ranges of values from 8 clips, on which int8's logits are off by (\d+\.\d)%\.", ranges)
+    assert 0 < float(error[1]) < 20
     assert last == f"The files are in {output_dir}."
-    assert "measured on 8 clips only" in result.stderr
+    assert "measured on 8 clips only" in result.stderr and "predicts other classes" not in result.stderr
     # What the exporters tell their developers is kept from the user.
-    assert "Warning" not in result.stderr and "onnx" not in result.stderr
+    assert "Warning" not in result.stderr and "onnxscript" not in result.stderr
 
 
 def test_example_gives_what_predict_gives(exported, trained, tones, capsys):
@@ -70,28 +84,49 @@ def test_example_gives_what_predict_gives(exported, trained, tones, capsys):
             assert best[1] == label and float(best[0]) == pytest.approx(float(score), abs=tolerance)
 
 
-def test_calibration_on_another_folder(trained, tones, tmp_path, monkeypatch, capsys, caplog):
-    """Without splits, of which all is measured on; what cannot be read is left out."""
+def test_calibration_on_another_folder(exported, trained, tones, tmp_path, monkeypatch, capsys, caplog):
+    """Without splits, all recordings are used for both; those that cannot be read are left out."""
     folder = tmp_path / "recordings"
     shutil.copytree(tones / "test", folder)
     for index in range(25):
         shutil.copy(folder / "low/low_test_0.wav", folder / f"low/{index}.wav")
     (folder / "high/damaged.wav").write_text("this is no audio")
     # An export that was made before: this is about the recordings.
-    monkeypatch.setattr("sanet_hf.export.command.export_onnx", fake_export)
     used = []
-    monkeypatch.setattr("sanet_hf.export.command.quantize_onnx", lambda folder, batches: used.extend(batches))
-    monkeypatch.setattr("sanet_hf.export.command.compare_files", lambda *arguments: "")
+
+    def fake_export(model, feature_extractor, output_dir):
+        shutil.copytree(exported[0], output_dir, dirs_exist_ok=True)
+        return 1e-6
+
+    monkeypatch.setattr("sanet_hf.export.command.export_onnx", fake_export)
+    monkeypatch.setattr("sanet_hf.export.command.quantize_onnx", lambda folder, batches: used.extend(batches) or 0.01)
     command = ["export", str(trained), str(tmp_path / "out"), "--quantize", "int8", "--calibration_dir", str(folder)]
     with caplog.at_level(logging.WARNING):
-        assert main([*command, "--split", "all"]) == 0
-    assert "Metrics of 33 recordings of all; ranges of values from 33." in capsys.readouterr().out
+        assert main(command) == 0
+    output = capsys.readouterr().out
+    assert f"Metrics of 33 recordings of {folder}; 1 cannot be read." in output
+    assert "Ranges of values from 33 clips, on which int8's logits are off by 1.0%." in output
     assert len(used) == 33 and all(batch["input_values"].shape[0] == 1 for batch in used)
+    assert "damaged.wav" in caplog.text and "clips only" not in caplog.text
 
 
-def fake_export(model, feature_extractor, folder):
-    (folder / "model.onnx").write_bytes(b"model")
-    return 1e-6
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_macro_f1_is_that_of_training(problem_type):
+    """With classes that are never true, never predicted, or neither."""
+    several = problem_type.startswith("multi")
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(size=(40, 6)).astype(np.float32)
+    scores[:, 3] = scores[:, 5] = 0.01
+    truth = rng.integers(0, 5, size=40)
+    matrix = np.eye(6, dtype=bool)[truth] | (several & (rng.uniform(size=(40, 6)) < 0.2))
+    matrix[:, 4:] &= False
+    if not several:
+        matrix[:, 0] |= ~matrix.any(axis=1)
+        truth = matrix.argmax(axis=1)
+    expected = compute_metrics(scores, matrix.astype(int) if several else truth)
+    predicted = predicted_classes(scores, several)
+    assert macro_f1(predicted, matrix, several) == pytest.approx(expected["macro_f1"])
+    assert (predicted == matrix).all(axis=1).mean() == pytest.approx(expected["accuracy"])
 
 
 def test_torch_export(trained, tmp_path, capsys):
@@ -117,6 +152,8 @@ def test_torch_export(trained, tmp_path, capsys):
         (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "OTHER"], "does not know bass, treble"),
         (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "PART"], "There is no test split"),
         (["BARE", "OUT", "--quantize", "int8"], "--calibration_dir is missing"),
+        (["MODEL", "OUT", "--quantize", "int8", "--split", "all"], "There is no all split"),
+        (["MOVED", "OUT", "--quantize", "int8"], "1 of 8 recordings in"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -126,6 +163,9 @@ def test_export_with_a_mistake(trained, tones, make_tone, tmp_path, capsys, argv
             make_tone(tmp_path / "other" / label / f"{index}.wav", 440 + index)
     shutil.copytree(tones / "validation", tmp_path / "part/validation")
     save_checkpoint(tmp_path / "bare", "sanet")
+    moved = shutil.copytree(trained, tmp_path / "moved", ignore=shutil.ignore_patterns("checkpoint-*"))
+    predictions = (moved / "predictions/test.csv").read_text()
+    (moved / "predictions/test.csv").write_text(predictions.replace("high_test_0.wav", "lost.wav"))
     replacements = {
         "MODEL": trained,
         "OUT": tmp_path / "out",
@@ -133,6 +173,7 @@ def test_export_with_a_mistake(trained, tones, make_tone, tmp_path, capsys, argv
         "OTHER": tmp_path / "other",
         "PART": tmp_path / "part",
         "BARE": tmp_path / "bare",
+        "MOVED": moved,
     }
     assert main(["export", *(str(replacements.get(argument, argument)) for argument in argv)]) == 2
     errors = capsys.readouterr().err
@@ -169,9 +210,10 @@ def test_other_architectures(tmp_path, model_type):
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["labels"]) == ["x", "y", "z"] and metadata["sampling_rate"] == "16000"
     assert metadata["min_length"] == "4000"
-    quantize_onnx(tmp_path / "out", [features])
+    error = quantize_onnx(tmp_path / "out", [features])
     logits = run_onnx(load_onnx(tmp_path / "out/model_int8.onnx"), features)
     assert 0 < abs(logits - expected).max() < 0.25 * np.abs(expected).max()
+    assert error == pytest.approx(np.linalg.norm(logits - expected) / np.linalg.norm(expected), rel=0.01)
 
 
 @pytest.mark.parametrize("model_type", ["wav2vec2", "ast"])

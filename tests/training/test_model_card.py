@@ -5,6 +5,7 @@
 import ast
 import re
 
+import jinja2.meta
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
@@ -12,7 +13,7 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassifica
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval
-from sanet_hf.training.reports.model_card import write_model_card
+from sanet_hf.training.reports.model_card import TEMPLATE, write_model_card
 from sanet_hf.utils.formatting import format_duration
 
 from .tiny_models import make_config
@@ -181,6 +182,16 @@ def test_machine_and_versions(write_card):
     assert "## Training Trained on: Some\\_ CPU\\|2, in bfloat16." in words(card)
     assert "Tested with: torch 2.4–2.14, transformers 5.0–5.24." in words(card)
     assert "Trained on" not in words(write_card()) and "Tested with" not in words(write_card())
+
+
+def test_template_uses_no_other_values(write_card, monkeypatch):
+    """`ModelCard.from_template` would leave out a value with a misspelled name."""
+    given = {}
+    from_template = ModelCard.from_template
+    monkeypatch.setattr(ModelCard, "from_template", lambda *args, **kw: given.update(kw) or from_template(*args, **kw))
+    write_card(make_evaluation())
+    used = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(TEMPLATE.read_text(encoding="utf-8")))
+    assert used == {*given, "card_data"}
 
 
 def test_class_without_clips(write_card):

@@ -20,10 +20,10 @@ from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
+from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.data.splits import SPLITS
 from sanet_hf.training.evaluation.saved_models import evaluate_models
 from sanet_hf.training.train import train
-from sanet_hf.training.trainer import TrainingClock
 
 
 def test_learns_and_reports(trained):

@@ -15,6 +15,7 @@ import soundfile
 from huggingface_hub import cached_assets_path
 from tqdm.auto import tqdm
 
+from sanet_hf.errors import UsageError
 from sanet_hf.utils.files import write_atomically
 
 
@@ -39,7 +40,7 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
         [`seeded`]. None where there are no transforms.
 
     Raises:
-        ValueError: A transform does not exist, does not take the parameters, or needs a package that is missing.
+        UsageError: A transform does not exist, does not take the parameters, or needs a package that is missing.
     """
     if not transforms:
         return None
@@ -49,26 +50,28 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
     chain = []
     for entry in transforms:
         if not isinstance(entry, Mapping) or len(entry) != 1:
-            raise ValueError(f"augmentations: {entry!r} is not of the form Name: {{parameter: value}}.")
+            raise UsageError(f"augmentations: {entry!r} is not of the form Name: {{parameter: value}}.")
         ((name, parameters),) = entry.items()
         transform = getattr(audiomentations, str(name), None)
         if not isinstance(transform, type):
-            raise ValueError(f"augmentations: audiomentations has no transform {name!r}.")
+            raise UsageError(f"augmentations: audiomentations has no transform {name!r}.")
+        if not isinstance(parameters, Mapping | None):
+            raise UsageError(f"augmentations: {name}: {parameters!r} is not of the form {{parameter: value}}.")
         parameters = dict(parameters or {})
         if name == "ApplyImpulseResponse" and "ir_path" not in parameters:
             parameters["ir_path"] = simulated_rooms(sampling_rate)
         # audiomentations would miss it at the first clip that is compressed.
         is_compressed = name == "Mp3Compression" and parameters.get("backend", MP3_BACKEND) == MP3_BACKEND
         if is_compressed and find_spec("fast_mp3_augment") is None:
-            raise ValueError(f'augmentations: {name} needs {MP3_BACKEND}: pip install "sanet-hf[prepare]".')
+            raise UsageError(f'augmentations: {name} needs {MP3_BACKEND}: pip install "sanet-hf[prepare]".')
         for parameter in ("ir_path", "sounds_path"):
             path = parameters.get(parameter)
             if isinstance(path, (str, Path)) and not Path(path).exists():
-                raise ValueError(f"augmentations: {name}: {parameter} {path}: there is no such folder.")
+                raise UsageError(f"augmentations: {name}: {parameter} {path}: there is no such folder.")
         try:
             chain.append(transform(**parameters))
-        except (TypeError, ValueError, AssertionError) as error:
-            raise ValueError(f"augmentations: {name}: {error}") from error
+        except Exception as error:  # Each transform checks its parameters in its own way.
+            raise UsageError(f"augmentations: {name}: {error}") from error
     return partial(audiomentations.Compose(chain), sample_rate=sampling_rate)
 
 
@@ -94,7 +97,7 @@ def simulated_rooms(sampling_rate: int) -> Path:
     small-room acoustics, JASA 1979.
 
     Raises:
-        ValueError: pyroomacoustics is not installed.
+        UsageError: pyroomacoustics is not installed.
     """
     folder = cached_assets_path("sanet_hf", "impulse_responses", f"{NUM_ROOMS}_rooms_{sampling_rate}_hz")
     paths = [folder / f"room_{index:02d}.wav" for index in range(NUM_ROOMS)]
@@ -104,7 +107,7 @@ def simulated_rooms(sampling_rate: int) -> Path:
     try:
         import pyroomacoustics
     except ImportError as error:
-        raise ValueError(
+        raise UsageError(
             "augmentations: ApplyImpulseResponse needs recorded impulse responses (ir_path: FOLDER) or, for simulated "
             'rooms, pyroomacoustics: pip install "sanet-hf[prepare]".'
         ) from error

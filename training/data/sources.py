@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
+from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
 from sanet_hf.audio.formats import is_audio_file
@@ -222,7 +223,7 @@ def _load_hub(arguments: DataArguments) -> dict[str, Dataset | IterableDataset]:
             # Data sets that came as a script, as superb did, have been converted by the Hub on a branch of its own.
             options["revision"] = "refs/convert/parquet"
             dataset = load_dataset(name, arguments.dataset_config_name, **options)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, DatasetsError) as error:
         raise DataError(f"--dataset_name {name}: datasets cannot load it: {error}") from error
     names = {split: getattr(arguments, f"{split}_split_name") for split in SPLITS}
     for split, source in names.items():
@@ -242,7 +243,13 @@ def _select_columns(rows: Dataset | IterableDataset, arguments: DataArguments) -
             )
     rows = rows.select_columns(list(columns.values()))
     rows = rows.rename_columns({column: name for name, column in columns.items() if column != name})
-    return rows.cast_column("audio", Audio(decode=False))
+    try:
+        return rows.cast_column("audio", Audio(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(
+            f"{arguments.dataset_name}: the column {arguments.audio_column_name!r} holds no audio; choose another for "
+            "--audio_column_name."
+        ) from error
 
 
 def _with_names(dataset: Dataset, files: Iterable[str], keys: Iterable[str]) -> Dataset:

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
+from sanet_hf.errors import DataError
 from sanet_hf.training.evaluation.costs import (
     count_flops,
     describe_machine,
@@ -76,7 +77,7 @@ def compare(
         What `comparison.json` holds; what could not be measured is `None`, with the reason in `not_measured`.
 
     Raises:
-        ValueError: There is no candidate, or two differ in their labels, clips, true classes or device.
+        DataError: There is no candidate, or two differ in their labels, clips, true classes or device.
     """
     check_candidates(candidates)
     evaluations = [candidate.evaluation for candidate in candidates]
@@ -129,28 +130,28 @@ def compare(
 def check_candidates(candidates: Sequence[Candidate]) -> None:
     """
     Raises:
-        ValueError: As in [`compare`].
+        DataError: As in [`compare`].
     """
     if not candidates:
-        raise ValueError("There is no run to compare.")
+        raise DataError("There is no run to compare.")
     first = candidates[0]
     for other in candidates[1:]:
         one, two = first.evaluation, other.evaluation
         pair = f"{first.path} and {other.path} cannot be compared:"
         if set(one.labels) != set(two.labels):
             odd = ", ".join(sorted(set(one.labels) ^ set(two.labels))[:5])
-            raise ValueError(f"{pair} their labels differ (only one of them knows {odd}).")
+            raise DataError(f"{pair} their labels differ (only one of them knows {odd}).")
         if (one.split, list(one.files)) != (two.split, list(two.files)):
-            raise ValueError(
+            raise DataError(
                 f"{pair} they were evaluated on different clips ({len(one.files)} of the {one.split} split and "
                 f"{len(two.files)} of the {two.split} split)."
             )
         # The order of the labels is each classifier's own.
         truths = [evaluation.true_matrix[:, np.argsort(evaluation.labels)] for evaluation in (one, two)]
         if one.is_multi_label != two.is_multi_label or not np.array_equal(*truths):
-            raise ValueError(f"{pair} the true classes of their clips differ.")
+            raise DataError(f"{pair} the true classes of their clips differ.")
         if first.model.device != other.model.device:
-            raise ValueError(f"{pair} one is on {first.model.device}, the other on {other.model.device}.")
+            raise DataError(f"{pair} one is on {first.model.device}, the other on {other.model.device}.")
 
 
 def unique_names(candidates: Sequence[Candidate]) -> list[str]:

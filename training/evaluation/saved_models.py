@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer, TrainingArguments
+from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer
 
+from sanet_hf.architectures import find_window_seconds
+from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
-from sanet_hf.training.arguments import override_data_arguments
+from sanet_hf.training.arguments import AudioTrainingArguments, override_data_arguments
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import load_recording
 from sanet_hf.training.data.load import load_recordings, longest_first
@@ -28,9 +30,9 @@ from sanet_hf.training.evaluation.compare import Candidate, compare
 from sanet_hf.training.evaluation.costs import model_bytes
 from sanet_hf.training.evaluation.evaluate import evaluate_splits
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
+from sanet_hf.training.losses import make_loss
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.run_folder import RESULTS_FILE, _read, read_options
-from sanet_hf.training.trainer import make_loss
 from sanet_hf.utils.files import atomic_directory
 
 
@@ -63,7 +65,7 @@ def evaluate_models(
         batch_size: Clips classified at once.
 
     Raises:
-        ValueError: A model cannot be loaded or does not know a label; options contradict each other.
+        SanetError: A model cannot be loaded or does not know a label; options contradict each other.
     """
     models = {name: load_classifier(name) for name in names}
     runs = {name: read_options(name) for name in names}
@@ -74,7 +76,12 @@ def evaluate_models(
     evaluated = []
     for name, (model, feature_extractor) in models.items():
         # Each model hears as much of a recording as in its training.
-        seconds = runs[name].get("max_length_seconds", arguments.max_length_seconds)
+        seconds = runs[name].get("max_length_seconds")
+        if seconds is None:
+            longest = find_window_seconds(model, feature_extractor)
+            seconds = data_options.get("max_length_seconds", min(longest, arguments.max_length_seconds))
+            if not 1 / feature_extractor.sampling_rate <= seconds <= longest:
+                raise UsageError(f"--max_length_seconds {seconds:g}: {name} supports clips of up to {longest:g} s.")
         trainer = _make_trainer(model, feature_extractor, batch_size)
         evaluation = evaluate_splits(trainer, {split: recordings}, seconds)[split]
         results = _read(Path(name) / RESULTS_FILE)
@@ -147,7 +154,7 @@ def compare_models(
 
 
 def _make_trainer(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, batch_size: int) -> Trainer:
-    arguments = TrainingArguments(
+    arguments = AudioTrainingArguments(
         output_dir=tempfile.gettempdir(),
         per_device_eval_batch_size=batch_size,
         remove_unused_columns=False,

@@ -141,7 +141,10 @@ def _prepare(source_dir: Path, tasks: Sequence[_Task], num_workers: int) -> tupl
     num_finished_before = len(kept)
     is_finished = was_finished and len(kept) == len(tasks) == len(finished)
     if is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT)):
-        return pandas.read_parquet(output_dir / MANIFEST), num_finished_before
+        try:
+            return pandas.read_parquet(output_dir / MANIFEST), num_finished_before
+        except (OSError, ValueError) as error:
+            raise DataError(f"{output_dir / MANIFEST} is damaged: use --overwrite to prepare anew.") from error
     with _temporary_folder(output_dir):
         _work(tasks, states, kept, header, num_workers)
         lines = [kept[task.source] for task in tasks]

@@ -126,8 +126,8 @@ def _read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, d
     # The last line may be cut off within a character.
     first, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     try:
-        written = json.loads(first)
-    except ValueError:
+        written = dict(json.loads(first))
+    except (ValueError, TypeError):
         raise DataError(f"{path} is damaged. Choose another folder, or --overwrite to prepare anew.") from None
     other = [name for name in header if written.get(name) != header[name]]
     if other:

@@ -64,7 +64,7 @@ def map_unordered(
         for future in as_completed(list(futures)):
             yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
-        raise OSError(
+        raise ChildProcessError(
             f"A worker process died, possibly because memory ran out. Finished files are kept. Run the same command "
             f"again with fewer than {num_workers} for --num_workers."
         ) from error

@@ -37,7 +37,7 @@ def write_examples(file: Path, output_dir: Path, config: str, num_examples: int 
     path = find_config(config)
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {error}") from error
     lists = [
         parse_augmentations(options.get(name) if isinstance(options, Mapping) else None)
