@@ -9,7 +9,6 @@ the same when the data move) and `label` (text; where multi-label, a list of tex
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Iterable
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
-from sanet_hf.audio.formats import is_audio_file
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.folders import find_split_folders, list_audio_files, visible_folders
 from sanet_hf.training.data.splits import SPLIT_NAMES, SPLITS
 from sanet_hf.utils.files import to_text
 
@@ -61,22 +60,6 @@ def _read_folder(data_dir: Path) -> DatasetDict:
     if others:
         logger.warning(f"{data_dir}: {', '.join(others)} beside the split folders is left out.")
     return _from_files(data_dir, {split: _files_of_classes(path) for path, split in split_folders.items()})
-
-
-def find_split_folders(data_dir: Path) -> dict[Path, str]:
-    """
-    The folders in `data_dir` that are called like a split, and their split.
-
-    Raises:
-        DataError: There are several for one split.
-    """
-    folders = visible_folders(data_dir)
-    split_folders = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
-    for split, count in Counter(split_folders.values()).items():
-        if count > 1:
-            names = ", ".join(f"{path.name}/" for path in split_folders if split_folders[path] == split)
-            raise DataError(f"{data_dir} holds several folders for the {split} split: {names}. Keep one.")
-    return split_folders
 
 
 def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
@@ -131,17 +114,6 @@ def _files_of_classes(folder: Path) -> list[Path]:
             f"{len(too_deep)} recordings lie deeper than their class folder and are left out, the first: {too_deep[0]}"
         )
     return files
-
-
-def visible_folders(folder: Path) -> list[Path]:
-    """Folders in a folder, in the order of their names, without hidden ones."""
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-
-
-def list_audio_files(folder: Path, is_deep: bool = False) -> list[Path]:
-    """Recordings in a folder (or, with `is_deep`, in the folders in it too) by their names, in the order of these."""
-    paths = folder.rglob("*") if is_deep else folder.iterdir()
-    return sorted(path for path in paths if is_audio_file(path.relative_to(folder)) and not path.is_dir())
 
 
 def _read_manifest(path: Path) -> DatasetDict:

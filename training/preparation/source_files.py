@@ -22,7 +22,7 @@ from sanet_hf.audio.stream import (
 )
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.training.data.sources import find_split_folders, list_audio_files, visible_folders
+from sanet_hf.training.data.folders import find_split_folders, list_audio_files, visible_folders
 from sanet_hf.utils.files import to_text
 
 

@@ -1,0 +1,37 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Split folders, class folders, and the recordings in them."""
+
+from collections import Counter
+from pathlib import Path
+
+from sanet_hf.audio.formats import is_audio_file
+from sanet_hf.errors import DataError
+from sanet_hf.training.data.splits import SPLIT_NAMES
+
+
+def find_split_folders(data_dir: Path) -> dict[Path, str]:
+    """
+    The folders in `data_dir` that are called like a split, and their split.
+
+    Raises:
+        DataError: There are several for one split.
+    """
+    folders = visible_folders(data_dir)
+    split_folders = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
+    for split, count in Counter(split_folders.values()).items():
+        if count > 1:
+            names = ", ".join(f"{path.name}/" for path in split_folders if split_folders[path] == split)
+            raise DataError(f"{data_dir} holds several folders for the {split} split: {names}. Keep one.")
+    return split_folders
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Folders in a folder, in the order of their names, without hidden ones."""
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def list_audio_files(folder: Path, is_deep: bool = False) -> list[Path]:
+    """Recordings in a folder (or, with `is_deep`, in the folders in it too) by their names, in the order of these."""
+    paths = folder.rglob("*") if is_deep else folder.iterdir()
+    return sorted(path for path in paths if is_audio_file(path.relative_to(folder)) and not path.is_dir())
