@@ -51,7 +51,7 @@ def test_wheel_holds_one_package_with_the_configs_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sanet_hf").rglob("*.py")}
     for folder, suffixes, installed in (
-        ("training", (".py", ".html"), "sanet_hf/training"),
+        ("training", (".py", ".html", ".md"), "sanet_hf/training"),
         ("configs", (".yaml",), "sanet_hf/training/configs"),
     ):
         paths = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]

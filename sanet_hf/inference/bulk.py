@@ -12,7 +12,6 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from sanet_hf import SANetPreTrainedModel
 from sanet_hf.audio.find import find_audio_files
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.distributed import join_processes, predict_in_processes, share
@@ -21,6 +20,7 @@ from sanet_hf.inference.outputs import PredictionFile, Row, column_names, to_row
 from sanet_hf.inference.plots import plot_embeddings, plot_timeline
 from sanet_hf.inference.prediction import predict
 from sanet_hf.inference.windows import Prediction
+from sanet_hf.modeling_sanet import SANetPreTrainedModel
 from sanet_hf.optimization import keep_freed_memory, optimize_for_inference
 from sanet_hf.utils.files import to_text
 from sanet_hf.utils.plot_style import check_picture

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Split folders, class folders, and the recordings in them."""
+"""Folders of recordings: class folders, split folders, audio files."""
 
 from collections import Counter
 from pathlib import Path

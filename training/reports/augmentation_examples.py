@@ -9,9 +9,9 @@ import numpy as np
 import soundfile
 import yaml
 
-from sanet_hf import SANetFeatureExtractor
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.errors import UsageError
+from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
 from sanet_hf.training.config_files import find_config, parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation, seeded
 from sanet_hf.utils.plot_style import style
