@@ -240,11 +240,6 @@ class SANetPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        # transformers searches the source for its attention interface, whose methods differ between versions.
-        return True
-
     def get_input_embeddings(self) -> None:
         """None: a waveform has no embeddings. accelerate asks for them to shard a model."""
         return None
