@@ -51,6 +51,7 @@ from sanet_hf.training.run_folder import (
 from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
+from sanet_hf.versions import TESTED_VERSIONS
 
 
 def train(
@@ -140,6 +141,7 @@ def train(
             training_seconds=metrics["train_runtime"],
             machine=describe_machine(training_arguments.device)["device"],
             precision=_precision(training_arguments),
+            tested_versions=TESTED_VERSIONS if model.config.model_type == "sanet" else None,
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.
