@@ -217,7 +217,7 @@ def _read_predictions(path: Path, config: PreTrainedConfig) -> Recordings:
 def load_calibration_clips(
     recordings: Recordings, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin
 ) -> list[np.ndarray]:
-    """Return up to `MAX_CALIBRATION_CLIPS` windows of recordings in random order, as many of each recording."""
+    """Return up to `MAX_CALIBRATION_CLIPS` windows, the same number of each recording, in random order."""
     length, rate = window_length(model, feature_extractor), feature_extractor.sampling_rate
     clips: list[np.ndarray] = []
     for path in random.Random(0).sample(list(recordings), len(recordings)):
@@ -283,15 +283,7 @@ def compare_files(
         truth[row, [config.label2id[label] for label in recordings[path]]] = True
 
     length = window_length(model, feature_extractor)
-    features = make_noise_features(feature_extractor, [length])
-    times: dict[str, list[float]] = {name: [] for name in classifiers}
-    # Interleaved, so that other work of the machine affects both alike. The first round is not counted.
-    for _ in range(NUM_ROUNDS + 1):
-        for name, classifier in classifiers.items():
-            start = time.perf_counter()
-            classifier(**features)
-            times[name].append(time.perf_counter() - start)
-
+    times = _median_times(classifiers, make_noise_features(feature_extractor, [length]))
     threads = torch.get_num_threads()
     clip = f"{length / feature_extractor.sampling_rate:g} s, {threads} thread{'s' if threads > 1 else ''}"
     lines = [f"{'':16}{'size':>10}{'accuracy':>10}{'macro F1':>10}{'agreement':>11}{clip:>18}"]
@@ -302,7 +294,7 @@ def compare_files(
         accuracy, agreement = ((predicted == classes).all(axis=1).mean() for classes in (truth, expected))
         lines.append(
             f"{name:16}{megabytes(folder / name):>10}{accuracy:10.3f}{macro_f1(predicted, truth, several):10.3f}"
-            f"{agreement:11.3f}{f'{1000 * np.median(times[name][1:]):.1f} ms':>18}"
+            f"{agreement:11.3f}{f'{1000 * times[name]:.1f} ms':>18}"
         )
     if agreement < MIN_AGREEMENT:
         logger.warning(
@@ -310,6 +302,18 @@ def compare_files(
             f"Calibrate with more of the recordings that it is meant for, or use {ONNX_FILE}."
         )
     return "\n".join(lines), len(of_file)
+
+
+def _median_times(classifiers: Mapping[str, OnnxClassifier], features: Mapping) -> dict[str, float]:
+    """Return the median seconds of each classifier on a batch, measured interleaved so that other load is shared."""
+    times: dict[str, list[float]] = {name: [] for name in classifiers}
+    for index in range(NUM_ROUNDS + 1):
+        for name, classifier in classifiers.items():
+            start = time.perf_counter()
+            classifier(**features)
+            if index > 0:  # The first warms up.
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 def predicted_classes(scores: np.ndarray, several: bool) -> np.ndarray:

@@ -283,7 +283,7 @@ def test_recordings_of_a_training_run(recordings, tmp_path):
 
 
 def test_calibration_clips(recordings, make_model, monkeypatch, caplog):
-    """Windows of at most the model's length, as many of each recording; what is damaged is left out."""
+    """Windows of at most the length of the model, the same number of each recording; damaged files are left out."""
     model, feature_extractor = make_model(), SANetFeatureExtractor(max_length=8000)
     (recordings / "test/cat/damaged.wav").write_text("this is no audio")
     _, files, _ = find("model", recordings / "test", "all")
