@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 600
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup ffmpeg demo test test-slow fuzz lint benchmark format clean
+.PHONY: help setup ffmpeg demo test test-slow test-versions fuzz lint benchmark format clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -24,7 +24,7 @@ ffmpeg:
 		echo "Installing FFmpeg"; \
 		if command -v apt-get >/dev/null; then \
 			$(SUDO) apt-get update -qq && \
-			DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null; \
+			$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null; \
 		elif command -v brew >/dev/null; then brew install --quiet ffmpeg; \
 		else echo "Install FFmpeg with its shared libraries, then run make again." >&2; exit 1; fi; }
 
@@ -36,6 +36,9 @@ test: setup lint  ## Check the style and run the tests that take less than 20 s 
 
 test-slow: setup  ## Run the others
 	$(BIN)/python -m pytest -m slow
+
+test-versions: ffmpeg  ## Run the core tests with the oldest and the newest versions allowed (15 GB, an hour)
+	$(PYTHON) tests/versions/check.py
 
 fuzz: setup  ## Fuzz the reading of audio and the feature extractor for FUZZ_SECONDS; finds are kept in build/fuzz
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[fuzz]"

@@ -25,6 +25,7 @@ import yaml
 from torch.utils.data import DataLoader, Dataset
 
 from sanet_hf import SANetFeatureExtractor
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.config_files import find_config, parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation, seeded
 from sanet_hf.training.data.batches import collate
@@ -33,13 +34,12 @@ from sanet_hf.training.data.clips import TrainingClips
 from . import timing
 
 
-SAMPLING_RATE = 16000  # Hz
 MAX_SECONDS = 4.0
 BATCH_SIZE = 16
 NUM_BATCHES = 8  # in this process
 # Of each worker process: what is ready before the first batch is asked for, and the last ones, count little.
 NUM_WORKER_BATCHES = 32
-EXTRACTOR = SANetFeatureExtractor(max_length=round(MAX_SECONDS * SAMPLING_RATE))
+EXTRACTOR = SANetFeatureExtractor(max_length=round(MAX_SECONDS * DEFAULT_SAMPLING_RATE))
 FORMATS = ("wav", "flac", "mp3")
 DURATIONS = (4, 60)  # s
 
@@ -48,9 +48,9 @@ def write_recordings(folder: Path, suffix: str, seconds: int, count: int = 8) ->
     """Recordings of coloured noise at 16 kHz, as `load_recordings` gives them."""
     rows = []
     for index in range(count):
-        noise = np.random.default_rng(index).standard_normal(seconds * SAMPLING_RATE + 1)
+        noise = np.random.default_rng(index).standard_normal(seconds * DEFAULT_SAMPLING_RATE + 1)
         path = folder / f"{seconds}_{index}.{suffix}"
-        soundfile.write(path, 0.1 * (noise[1:] + noise[:-1]), SAMPLING_RATE)
+        soundfile.write(path, 0.1 * (noise[1:] + noise[:-1]), DEFAULT_SAMPLING_RATE)
         rows.append({"audio": {"bytes": None, "path": str(path)}, "file": path.name, "label": 0, "seconds": seconds})
     features = datasets.Features(
         audio={"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
@@ -65,16 +65,16 @@ class ExampleClips(Dataset):
     """Decoding of the whole file by `datasets`, then a random stretch, as in run_audio_classification.py."""
 
     def __init__(self, recordings: datasets.Dataset, augment: Augmentation | None):
-        self.recordings = recordings.cast_column("audio", datasets.Audio(sampling_rate=SAMPLING_RATE))
+        self.recordings = recordings.cast_column("audio", datasets.Audio(sampling_rate=DEFAULT_SAMPLING_RATE))
         self.augment = augment
 
     def __getitem__(self, index: int) -> dict:
-        row, max_length = self.recordings[index % len(self.recordings)], round(MAX_SECONDS * SAMPLING_RATE)
+        row, max_length = self.recordings[index % len(self.recordings)], round(MAX_SECONDS * DEFAULT_SAMPLING_RATE)
         waveform = row["audio"]["array"]
         start = np.random.randint(0, max(1, len(waveform) - max_length))
         waveform = np.asarray(waveform[start : start + max_length], dtype=np.float32)
         waveform = waveform if self.augment is None else self.augment(waveform)
-        features = EXTRACTOR(waveform, sampling_rate=SAMPLING_RATE, padding=False)
+        features = EXTRACTOR(waveform, sampling_rate=DEFAULT_SAMPLING_RATE, padding=False)
         return {**{name: value[0] for name, value in features.items()}, "labels": row["label"]}
 
 
@@ -133,12 +133,14 @@ def measure_loading(augment: Augmentation | None, repeats: int) -> list[dict]:
 def measure_transforms(transforms: Sequence[dict], repeats: int) -> list[dict]:
     """A row for each transform."""
     rows = []
-    waveform = (0.1 * np.random.default_rng(0).standard_normal(round(MAX_SECONDS * SAMPLING_RATE))).astype(np.float32)
+    waveform = (0.1 * np.random.default_rng(0).standard_normal(round(MAX_SECONDS * DEFAULT_SAMPLING_RATE))).astype(
+        np.float32
+    )
     print(f"\nms a clip of {MAX_SECONDS:g} s, medians of {repeats * 20}")
     costs = {}
     for entry in transforms:
         ((name, parameters),) = entry.items()
-        augment = make_augmentation([{name: {**parameters, "p": 1}}], SAMPLING_RATE)
+        augment = make_augmentation([{name: {**parameters, "p": 1}}], DEFAULT_SAMPLING_RATE)
         times = []
         for index in range(repeats * 20 + 5):
             with seeded(index):
@@ -167,7 +169,7 @@ def main() -> None:
         for entry in parse_augmentations(options.get(name))
     ]
     rows = []
-    for augment in (None, make_augmentation(transforms, SAMPLING_RATE)):
+    for augment in (None, make_augmentation(transforms, DEFAULT_SAMPLING_RATE)):
         rows += measure_loading(augment, arguments.repeats)
     rows += measure_transforms(transforms, arguments.repeats)
     timing.finish(rows, arguments, torch.device("cpu"))

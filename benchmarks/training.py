@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from sanet_hf import convert_original_checkpoint
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 
 from . import timing
 from .original import OriginalSANet
-from .variants import NUM_CLASSES, ORIGINAL, SAMPLING_RATE, compile_model, count_sanet_flops
+from .variants import NUM_CLASSES, ORIGINAL, compile_model, count_sanet_flops
 
 
 VARIANTS = (ORIGINAL, "sanet", "compiled")
@@ -55,7 +56,7 @@ def make_step(
 
 def make_batch(batch_size: int, seconds: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise of shape (batch, samples), and labels."""
-    waveforms = 0.1 * torch.randn(batch_size, round(seconds * SAMPLING_RATE), device=device)
+    waveforms = 0.1 * torch.randn(batch_size, round(seconds * DEFAULT_SAMPLING_RATE), device=device)
     return waveforms, torch.arange(batch_size, device=device) % NUM_CLASSES
 
 

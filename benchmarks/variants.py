@@ -32,6 +32,7 @@ from transformers import (
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
 from sanet_hf.architectures import extract_features
 from sanet_hf.export import export_onnx, load_onnx, onnx_inputs, run_onnx
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.optimization import optimize_for_inference
 from sanet_hf.training.config_files import find_config, parse_config_overrides
 from sanet_hf.training.evaluation.costs import count_flops
@@ -42,7 +43,6 @@ from .original import OriginalSANet
 Classify = Callable[[Sequence[np.ndarray]], object]
 
 ORIGINAL = "original"
-SAMPLING_RATE = 16000  # Hz
 NUM_CLASSES = 10
 # Configurations of smaller networks.
 SMALLER = {"small": "sanet_small.yaml", "tiny": "sanet_tiny.yaml"}
@@ -111,7 +111,7 @@ def make_config(name: str) -> SANetConfig:
 @cache
 def count_sanet_flops(name: str, seconds: float) -> int:
     """Operations of a clip's convolutions, matrix products and attention; a multiply-add is two."""
-    waveforms = torch.zeros(1, round(seconds * SAMPLING_RATE))
+    waveforms = torch.zeros(1, round(seconds * DEFAULT_SAMPLING_RATE))
     model = SANetForAudioClassification(make_config(name)).eval()
     return count_flops(model, BatchFeature({"input_values": waveforms}))
 

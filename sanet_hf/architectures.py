@@ -1,6 +1,11 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What SANet, wav2vec2, AST, Whisper and similar models need of length, padding, features and heads."""
+"""
+What SANet, wav2vec2, AST, Whisper and similar models need of length, padding, features and heads.
+
+Each architecture has a class; [`Architecture`] itself is that of wav2vec2 and similar models. To support another one,
+write a subclass and add it to `ARCHITECTURES`. The functions below the classes work with any of them.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,47 +16,234 @@ import torch
 from torch import nn
 from transformers import (
     ASTFeatureExtractor,
-    ASTForAudioClassification,
     BatchFeature,
     FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
     WhisperFeatureExtractor,
-    WhisperForAudioClassification,
 )
 from transformers.utils import ModelOutput, logging
 
-from sanet_hf.configuration_sanet import SANetConfig
+from sanet_hf.errors import UsageError
 from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
 
 
 logger = logging.get_logger(__name__)
 
-
-# What other architectures need of a clip: wav2vec2's masking in training covers 10 frames of 20 ms, AST's filter bank
-# 25 ms. Shorter clips are padded with zeros.
-MIN_SECONDS = 0.25
-AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
 # Windows of models that take clips of any length, whose memory grows with the square of it.
 MAX_WINDOW_SECONDS = 30.0
+AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
+WHISPER_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "return_attention_mask")
+MODEL_TYPE_ALIASES = {"ast": "audio-spectrogram-transformer"}
+# Names in configurations: size of the hidden states, and the attention heads that must divide it.
+HEADS_OF_SIZE = {"hidden_size": "num_attention_heads", "d_model": "encoder_attention_heads"}
+
+
+class Architecture:
+    """wav2vec2, HuBERT, WavLM and similar models: waveforms of any length."""
+
+    model_type: str | None = None
+    feature_extractor_class: type[FeatureExtractionMixin] | None = None
+    # Shorter clips are padded with zeros: wav2vec2's masking in training covers 10 frames of 20 ms, AST's filter bank
+    # 25 ms.
+    min_seconds = 0.25
+    has_pooling_weights = False
+
+    def max_seconds(self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> float | None:
+        """The longest clip that the model takes, whatever it was trained on; `None` for any length."""
+        return None
+
+    def padding_strategy(self, feature_extractor: FeatureExtractionMixin, padding: bool) -> str | bool:
+        """The argument `padding` of the feature extractor."""
+        return "longest" if padding else False
+
+    def expects_fixed_length(self, feature_extractor: FeatureExtractionMixin) -> bool:
+        """Whether clips must be padded to the length of training, without a mask."""
+        return False
+
+    def is_padding_invariant(self, feature_extractor: FeatureExtractionMixin) -> bool:
+        """Whether a clip has the same scores in a batch with longer ones."""
+        return bool(feature_extractor.return_attention_mask)
+
+    def backbone(self, model: PreTrainedModel) -> nn.Module:
+        """The part of a classifier that computes features."""
+        return model.base_model
+
+    def pool(self, model: PreTrainedModel, output: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """The embedding of each clip, (batch, features), from the backbone's output: the mean over valid frames."""
+        hidden_states = output[0]
+        if attention_mask is None or not hasattr(model, "_get_feature_vector_attention_mask"):
+            return hidden_states.mean(dim=1)
+        mask = model._get_feature_vector_attention_mask(hidden_states.shape[1], attention_mask)
+        mask = mask.to(hidden_states.dtype)
+        return torch.einsum("btc,bt->bc", hidden_states, mask) / mask.sum(dim=1, keepdim=True)
+
+    def feature_extractor_options(self, config: PreTrainedConfig) -> dict[str, object]:
+        """Options of a new feature extractor that follow from the configuration of the model."""
+        return {}
+
+    def set_padding(self, feature_extractor: FeatureExtractionMixin, padding: str) -> None:
+        """Set how a model that is trained from scratch treats short clips: `longest` or `max_length`."""
+        if padding != "longest":
+            raise UsageError(f"--padding {padding} is for SANet; {self.model_type or 'this model'} pads as it must.")
+
+    def fit_positions(self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:
+        """Shorten position embeddings to clips of `seconds`, where the architecture takes one length only."""
+
+    def set_max_length(
+        self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float
+    ) -> None:
+        """Store the length of training clips in the feature extractor, for [`find_window_seconds`]."""
+        if seconds <= 0:
+            raise UsageError(f"--max_length_seconds {seconds:g} must be positive.")
+        # Not an attribute of transformers: it is saved and loaded with the others.
+        feature_extractor.max_length_seconds = seconds
+
+    def freeze_backbone(self, model: PreTrainedModel) -> None:
+        """Train the classification head alone."""
+        self.backbone(model).requires_grad_(False)
+
+
+class SANetArchitecture(Architecture):
+    """SANet: waveforms up to the limit of its position embeddings; the feature extractor crops longer ones."""
+
+    model_type = "sanet"
+    feature_extractor_class = SANetFeatureExtractor
+    min_seconds = 0.0
+    has_pooling_weights = True
+
+    def max_seconds(self, model, feature_extractor):
+        samples = [feature_extractor.max_length, model.config.max_input_samples]
+        return min((n / feature_extractor.sampling_rate for n in samples if n is not None), default=None)
+
+    def padding_strategy(self, feature_extractor, padding):
+        if padding and self.expects_fixed_length(feature_extractor):
+            return "max_length"
+        return super().padding_strategy(feature_extractor, padding)
+
+    def expects_fixed_length(self, feature_extractor):
+        return not feature_extractor.return_attention_mask
+
+    def is_padding_invariant(self, feature_extractor):
+        return True
+
+    def pool(self, model, output, attention_mask):
+        return output.pooler_output
+
+    def set_padding(self, feature_extractor, padding):
+        feature_extractor.return_attention_mask = padding == "longest"
+
+    def set_max_length(self, model, feature_extractor, seconds):
+        rate, config = feature_extractor.sampling_rate, model.config
+        samples, limit = round(seconds * rate), config.max_input_samples
+        if limit is None and samples < 1:
+            raise UsageError(f"--max_length_seconds {seconds:g} must be at least one sample.")
+        if limit is not None and not 1 <= samples <= limit:
+            positions = -(-samples * config.max_position_embeddings // limit)
+            raise UsageError(
+                f"--max_length_seconds {seconds:g}: the model takes clips of 1 to {limit} samples "
+                f"({limit / rate:g} s). From scratch it takes longer ones with "
+                f'--config_overrides "max_position_embeddings={positions}".'
+            )
+        feature_extractor.max_length = samples
+
+    def freeze_backbone(self, model):
+        model.freeze_base_model()  # with the statistics of BatchNorm
+
+
+class ASTArchitecture(Architecture):
+    """AST: spectrograms of one length, which the feature extractor pads or cuts."""
+
+    model_type = "audio-spectrogram-transformer"
+    feature_extractor_class = ASTFeatureExtractor
+
+    def max_seconds(self, model, feature_extractor):
+        # A sample more would be another frame.
+        return feature_extractor.max_length * AST_HOP + AST_FRAME - 1 / feature_extractor.sampling_rate
+
+    def is_padding_invariant(self, feature_extractor):
+        return True
+
+    def feature_extractor_options(self, config):
+        return {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
+
+    def fit_positions(self, model, feature_extractor, seconds):
+        embeddings = model.audio_spectrogram_transformer.embeddings
+        config = model.config
+        frames = max(1 + math.floor((seconds - AST_FRAME) / AST_HOP), config.patch_size)
+        if frames >= config.max_length:
+            return
+        old_shape = embeddings.get_shape(config)
+        config.max_length = feature_extractor.max_length = frames
+        embeddings.position_embeddings = nn.Parameter(
+            interpolate_positions(embeddings.position_embeddings.detach(), old_shape, embeddings.get_shape(config))
+        )
+
+
+class WhisperArchitecture(Architecture):
+    """Whisper's encoder: spectrograms of one length, which the feature extractor pads or cuts."""
+
+    model_type = "whisper"
+    feature_extractor_class = WhisperFeatureExtractor
+
+    def max_seconds(self, model, feature_extractor):
+        return feature_extractor.n_samples / feature_extractor.sampling_rate
+
+    def padding_strategy(self, feature_extractor, padding):
+        return "max_length"
+
+    def is_padding_invariant(self, feature_extractor):
+        return True
+
+    def backbone(self, model):
+        return model.encoder  # transformers has no base model in this class
+
+    def feature_extractor_options(self, config):
+        return {"feature_size": config.num_mel_bins}
+
+    def fit_positions(self, model, feature_extractor, seconds):
+        # Its sinusoidal positions do not depend on how many there are.
+        chunk_length = math.ceil(seconds)
+        if chunk_length >= feature_extractor.chunk_length:
+            return
+        sizes = {name: value for name, value in feature_extractor.to_dict().items() if name in WHISPER_SIZES}
+        feature_extractor.__init__(**{**sizes, "chunk_length": chunk_length})
+        positions = feature_extractor.nb_max_frames // (model.encoder.conv1.stride[0] * model.encoder.conv2.stride[0])
+        table = model.encoder.embed_positions
+        model.encoder.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].detach().clone())
+        model.config.max_source_positions = model.encoder.max_source_positions = positions
+
+
+ARCHITECTURES = (SANetArchitecture(), ASTArchitecture(), WhisperArchitecture())
+OTHERS = Architecture()
+
+
+def architecture_of(model: PreTrainedModel | PreTrainedConfig) -> Architecture:
+    """The architecture of a model or configuration."""
+    config = model if isinstance(model, PreTrainedConfig) else model.config
+    return next((known for known in ARCHITECTURES if known.model_type == config.model_type), OTHERS)
+
+
+def _architecture_for(feature_extractor: FeatureExtractionMixin) -> Architecture:
+    matching = (known for known in ARCHITECTURES if isinstance(feature_extractor, known.feature_extractor_class))
+    return next(matching, OTHERS)
 
 
 def find_window_seconds(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> float:
     """
-    The longest clip that a model takes, in seconds; 30 s where it takes any. What `sanet train` trained is given clips
-    no longer than in training, of which the feature extractor keeps note as `max_length_seconds`.
+    The longest clip to give a model, in seconds: no longer than it takes, and no longer than in training, which
+    `sanet train` stores in the feature extractor as `max_length_seconds`. Where there is no limit, 30 s.
     """
-    rate = feature_extractor.sampling_rate
-    limits = [getattr(feature_extractor, "max_length_seconds", None)]
-    if isinstance(feature_extractor, SANetFeatureExtractor):
-        samples = feature_extractor.max_length, model.config.max_input_samples
-        limits += [limit / rate for limit in samples if limit is not None]
-    elif isinstance(feature_extractor, WhisperFeatureExtractor):
-        limits.append(feature_extractor.n_samples / rate)
-    elif isinstance(feature_extractor, ASTFeatureExtractor):
-        # A sample more would be another frame.
-        limits.append(feature_extractor.max_length * AST_HOP + AST_FRAME - 1 / rate)
+    limits = [
+        getattr(feature_extractor, "max_length_seconds", None),
+        architecture_of(model).max_seconds(model, feature_extractor),
+    ]
     return min((limit for limit in limits if limit is not None), default=MAX_WINDOW_SECONDS)
+
+
+def min_samples(feature_extractor: FeatureExtractionMixin) -> int:
+    """The fewest samples of a clip; shorter ones are padded by [`extract_features`]."""
+    return max(1, round(_architecture_for(feature_extractor).min_seconds * feature_extractor.sampling_rate))
 
 
 def extract_features(
@@ -70,32 +262,57 @@ def extract_features(
             feature extractor's. Those of Whisper and AST always pad to the one length that their models take.
         return_tensors: As feature extractors have it.
     """
-    if not isinstance(feature_extractor, SANetFeatureExtractor):
-        min_length = round(MIN_SECONDS * feature_extractor.sampling_rate)
-        waveforms = [np.pad(waveform, (0, max(0, min_length - len(waveform)))) for waveform in waveforms]
-    strategy = "longest" if padding else False
-    if isinstance(feature_extractor, WhisperFeatureExtractor) or (padding and hears_padding(feature_extractor)):
-        strategy = "max_length"
+    architecture, shortest = _architecture_for(feature_extractor), min_samples(feature_extractor)
+    if architecture.min_seconds:
+        waveforms = [np.pad(waveform, (0, max(0, shortest - len(waveform)))) for waveform in waveforms]
     return feature_extractor(
-        waveforms, sampling_rate=feature_extractor.sampling_rate, padding=strategy, return_tensors=return_tensors
+        waveforms,
+        sampling_rate=feature_extractor.sampling_rate,
+        padding=architecture.padding_strategy(feature_extractor, padding),
+        return_tensors=return_tensors,
     )
 
 
 def hears_padding(feature_extractor: FeatureExtractionMixin) -> bool:
     """Whether a SANet was trained on clips padded to one length without a mask, and must be given such clips."""
-    return isinstance(feature_extractor, SANetFeatureExtractor) and not feature_extractor.return_attention_mask
+    return _architecture_for(feature_extractor).expects_fixed_length(feature_extractor)
 
 
 def is_padding_neutral(feature_extractor: FeatureExtractionMixin) -> bool:
     """Whether a clip's scores are the same in a batch with longer ones: all are padded to one length, or masked."""
-    pads_always = isinstance(feature_extractor, (SANetFeatureExtractor, ASTFeatureExtractor, WhisperFeatureExtractor))
-    return pads_always or feature_extractor.return_attention_mask
+    return _architecture_for(feature_extractor).is_padding_invariant(feature_extractor)
+
+
+def takes_waveforms(feature_extractor: FeatureExtractionMixin) -> bool:
+    """Whether features are a waveform, not a spectrogram; AST's are called input_values all the same."""
+    return feature_extractor.model_input_names[0] == "input_values" and not hasattr(feature_extractor, "num_mel_bins")
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
-    """The part of a classifier that makes features."""
-    # transformers has no name for that of Whisper.
-    return model.encoder if isinstance(model, WhisperForAudioClassification) else model.base_model
+    """The part of a classifier that computes features."""
+    return architecture_of(model).backbone(model)
+
+
+def head_parameter_names(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters that are not the backbone's."""
+    inner = {id(parameter) for parameter in backbone(model).parameters()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) not in inner}
+
+
+@contextmanager
+def backbone_outputs(model: PreTrainedModel) -> Iterator[list[ModelOutput]]:
+    """A list to which each forward pass appends the output of the backbone; not all classifiers return it."""
+    outputs: list[ModelOutput] = []
+    hook = backbone(model).register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        hook.remove()
+
+
+def pool(model: PreTrainedModel, output: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The embedding of each clip, (batch, features), from the backbone's output."""
+    return architecture_of(model).pool(model, output, attention_mask)
 
 
 def class_scores(model: PreTrainedModel, logits: torch.Tensor) -> np.ndarray:
@@ -108,44 +325,7 @@ def class_scores(model: PreTrainedModel, logits: torch.Tensor) -> np.ndarray:
     return logits.cpu().numpy()
 
 
-@contextmanager
-def _captured(model: PreTrainedModel, outputs: list[ModelOutput]) -> Iterator[None]:
-    """What the backbone gives is added to `outputs`; not all classifiers return it."""
-    hook = backbone(model).register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _pool(model: PreTrainedModel, output: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    if isinstance(model.config, SANetConfig):
-        return output.pooler_output
-    hidden_states = output[0]
-    if attention_mask is None or not hasattr(model, "_get_feature_vector_attention_mask"):
-        return hidden_states.mean(dim=1)
-    mask = model._get_feature_vector_attention_mask(hidden_states.shape[1], attention_mask).to(hidden_states.dtype)
-    return torch.einsum("btc,bt->bc", hidden_states, mask) / mask.sum(dim=1, keepdim=True)
-
-
-def _takes_waveforms(feature_extractor: FeatureExtractionMixin) -> bool:
-    """Whether features are a waveform, not a spectrogram; AST's are called input_values all the same."""
-    return feature_extractor.model_input_names[0] == "input_values" and not hasattr(feature_extractor, "num_mel_bins")
-
-
-MODEL_TYPE_ALIASES = {"ast": "audio-spectrogram-transformer"}
-WHISPER_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "return_attention_mask")
-# Names in configurations: size of the hidden states, and the attention heads that must divide it.
-HEADS_OF_SIZE = {"hidden_size": "num_attention_heads", "d_model": "encoder_attention_heads"}
-
-
-def head_parameter_names(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters that are not the backbone's."""
-    inner = {id(parameter) for parameter in backbone(model).parameters()}
-    return {name for name, parameter in model.named_parameters() if id(parameter) not in inner}
-
-
-def _fitting_heads(default: PreTrainedConfig, overrides: dict) -> dict[str, int]:
+def fitting_heads(default: PreTrainedConfig, overrides: dict) -> dict[str, int]:
     """The most attention heads, up to the default, that divide a size that was given without them."""
     fitting = {}
     for size, name in HEADS_OF_SIZE.items():
@@ -155,33 +335,6 @@ def _fitting_heads(default: PreTrainedConfig, overrides: dict) -> dict[str, int]
             if fitting[name] != heads:
                 logger.warning(f"{name}={fitting[name]} instead of {heads}, which does not divide {size}.")
     return fitting
-
-
-def _fit_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:
-    """Fit the positions of architectures that take one length only to clips of `seconds`."""
-    if isinstance(model, ASTForAudioClassification):
-        frames = 1 + math.floor((seconds - AST_FRAME) / AST_HOP)
-        embeddings = model.audio_spectrogram_transformer.embeddings
-        config = model.config
-        frames = max(frames, config.patch_size)
-        if frames >= config.max_length:
-            return
-        old_shape = embeddings.get_shape(config)
-        config.max_length = feature_extractor.max_length = frames
-        embeddings.position_embeddings = nn.Parameter(
-            interpolate_positions(embeddings.position_embeddings.detach(), old_shape, embeddings.get_shape(config))
-        )
-    elif isinstance(model, WhisperForAudioClassification):
-        # Its sinusoidal positions do not depend on how many there are.
-        chunk_length = math.ceil(seconds)
-        if chunk_length >= feature_extractor.chunk_length:
-            return
-        sizes = {name: value for name, value in feature_extractor.to_dict().items() if name in WHISPER_SIZES}
-        feature_extractor.__init__(**{**sizes, "chunk_length": chunk_length})
-        positions = feature_extractor.nb_max_frames // (model.encoder.conv1.stride[0] * model.encoder.conv2.stride[0])
-        table = model.encoder.embed_positions
-        model.encoder.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].detach().clone())
-        model.config.max_source_positions = model.encoder.max_source_positions = positions
 
 
 def interpolate_positions(positions: torch.Tensor, old_shape: tuple[int, int], shape: tuple[int, int]) -> torch.Tensor:

@@ -4,6 +4,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 
@@ -18,7 +19,16 @@ MAX_LAYERS = 64
 MAX_LABELS = 1_000_000
 
 
-@strict
+def _strict_dataclass(cls: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+    """Make a configuration check the types of its fields. transformers makes it a dataclass from version 5.4 on."""
+    if is_dataclass(PreTrainedConfig):
+        return strict(cls)
+    # SANet has no rotary embeddings. The method of transformers before 5.4 has an argument, which @strict refuses.
+    cls.validate_rope = lambda self: None
+    return strict(dataclass(cls, repr=False, eq=False), accept_kwargs=True)
+
+
+@_strict_dataclass
 class SANetConfig(PreTrainedConfig):
     r"""
     Configuration of a [`SANetModel`] or a [`SANetForAudioClassification`]. The defaults give the original
@@ -123,7 +133,11 @@ class SANetConfig(PreTrainedConfig):
             # transformers keeps what it does not know, and so would a slip of the pen have no effect.
             if close := get_close_matches(name, own, 1, cutoff=0.9):
                 raise ValueError(f"SANetConfig has no {name}; did you mean {close[0]}?")
-        super().__post_init__(**kwargs)
+        if is_dataclass(PreTrainedConfig):
+            super().__post_init__(**kwargs)
+        else:
+            # transformers before 5.4.
+            super().__init__(**kwargs)
         # `@strict` would call this too, but wraps the ValueError in an error of its own that is none.
         self.validate_architecture()
 

@@ -13,6 +13,7 @@ from transformers.utils import PaddingStrategy, TensorType, logging
 
 logger = logging.get_logger(__name__)
 
+DEFAULT_SAMPLING_RATE = 16000  # Hz
 # Below this root mean square a clip counts as silent and is not amplified further.
 _MIN_RMS = 1e-8
 
@@ -43,7 +44,7 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
     def __init__(
         self,
         feature_size: int = 1,
-        sampling_rate: int = 16000,
+        sampling_rate: int = DEFAULT_SAMPLING_RATE,
         padding_value: float = 0.0,
         max_length: int | None = 64000,
         do_normalize: bool = True,

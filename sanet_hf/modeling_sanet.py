@@ -1,16 +1,19 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-SANet (SqueezeAttendNet), an end-to-end classifier of raw audio.
+SANet (SqueezeAttendNet), an end-to-end classifier of raw audio. layers_sanet.py has its layers.
 
-The blocks stand in data-flow order:
+The blocks are in data-flow order:
 
     waveform -> residual convolution stages with squeeze-and-excitation, some followed by self-attention on a
     downsampled sequence -> attentive statistics pooling -> classifier
 
-Papers behind the parts: squeeze-and-excitation (Hu et al., 2018, https://arxiv.org/abs/1709.01507), attentive
-statistics pooling (Okabe et al., 2018, https://arxiv.org/abs/1803.10963), residual networks (He et al., 2016,
-https://arxiv.org/abs/1512.03385).
+It computes what the original SqueezeAttendNet computes. The sources of its parts:
+
+- residual convolutions: He et al., 2016, https://arxiv.org/abs/1512.03385
+- squeeze-and-excitation: Hu et al., 2018, https://arxiv.org/abs/1709.01507
+- self-attention: Vaswani et al., 2017, https://arxiv.org/abs/1706.03762
+- attentive statistics pooling: Okabe et al., 2018, https://arxiv.org/abs/1803.10963
 
 Between blocks, hidden states are (batch, frames, channels) and padded frames are zero. A mask is (batch, frames),
 float32 or float64, 1 for frames that hold at least one sample of the clip; it is `None` where every frame does. This
@@ -18,7 +21,6 @@ file depends on transformers and files beside it alone, so that it also works as
 """
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +30,22 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from sanet_hf.configuration_sanet import SANetConfig
-from sanet_hf.fft_convolution import FFT_MIN_FRAMES, Conv2dWithFFTWeightGradient, suits_fft
+from .configuration_sanet import SANetConfig
+from .layers_sanet import (
+    SANetAttention,
+    SANetBatchNorm,
+    SANetConv1d,
+    SANetDownsample,
+    SANetPositionEmbedding,
+    SANetSqueezeExcitation,
+    SANetUpsample,
+    downsample_mask,
+    zero_padded_frames,
+)
 
 
 @dataclass
@@ -70,7 +80,7 @@ class SANetClassifierOutput(ModelOutput):
     Output of [`SANetForAudioClassification`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, when labels are given):
+        loss (`torch.FloatTensor`, a scalar, when labels are given):
             Classification or regression loss.
         logits (`torch.FloatTensor` of shape `(batch, config.num_labels)`):
             Scores before softmax or sigmoid.
@@ -85,188 +95,10 @@ class SANetClassifierOutput(ModelOutput):
     pooling_weights: torch.FloatTensor | None = None
 
 
-def zero_padded_frames(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Zero the frames of (batch, frames, channels) that the (batch, frames) mask leaves out."""
-    return hidden_states if mask is None else hidden_states * mask.unsqueeze(-1).to(hidden_states.dtype)
-
-
-def downsample_mask(mask: torch.Tensor | None, stride: int) -> torch.Tensor | None:
-    """
-    Merge each `stride` frames of a (batch, frames) mask into one that counts if any of them does:
-
-        1 1 1 1 1 0 0 0  with stride 4  ->  1 1
-    """
-    if mask is None or stride == 1:
-        return mask
-    return mask.view(mask.shape[0], -1, stride).amax(-1)
-
-
-class SANetConv1d(nn.Conv1d):
-    """
-    `nn.Conv1d` over (batch, frames, channels).
-
-    It runs as a two-dimensional convolution of height 1, which PyTorch computes channels-last: no transposition in
-    memory, and faster kernels than `conv1d` has at these sizes. In training on a CPU the gradient of long kernels is
-    computed by FFT.
-    """
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.in_channels == 1 and self.stride[0] > 1 and self.kernel_size[0] % self.stride[0] == 0:
-            return self._convolve_strides_as_channels(hidden_states)
-        batch_size, num_frames, channels = hidden_states.shape
-        if channels == 1:
-            # Not a transpose: the gradient of a convolution over one channel with strides (frames, 1, 1) corrupts
-            # memory on the CPU (PyTorch 2.11 and 2.13).
-            hidden_states = hidden_states.reshape(batch_size, 1, 1, num_frames)
-        else:
-            hidden_states = hidden_states.transpose(1, 2).unsqueeze(2)
-        weight = self.weight.unsqueeze(2)
-        if self._has_fft_gradient(hidden_states):
-            hidden_states = Conv2dWithFFTWeightGradient.apply(hidden_states, weight, self.stride[0], self.padding[0])
-        else:
-            hidden_states = nn.functional.conv2d(
-                hidden_states,
-                weight,
-                self.bias,
-                stride=(1, self.stride[0]),
-                padding=(0, self.padding[0]),
-                groups=self.groups,
-            )
-        # From one channel the result is (batch, channels, frames) in memory, which would slow down all that follows.
-        return hidden_states.squeeze(2).transpose(1, 2).contiguous()
-
-    def _convolve_strides_as_channels(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """The samples of a stride as channels, (batch, samples, 1) to (batch, frames, out): four times as fast."""
-        kernel_size, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
-        num_samples = waveforms.shape[1]
-        used = (num_samples + 2 * padding - kernel_size) // stride * stride + kernel_size
-        waveforms = nn.functional.pad(waveforms.squeeze(2), (padding, used - num_samples - padding))
-        waveforms = waveforms.unflatten(1, (-1, stride)).transpose(1, 2).unsqueeze(2)
-        weight = self.weight.unflatten(2, (-1, stride)).squeeze(1).transpose(1, 2).unsqueeze(2)
-        return nn.functional.conv2d(waveforms, weight, self.bias).squeeze(2).transpose(1, 2)
-
-    def _has_fft_gradient(self, hidden_states: torch.Tensor) -> bool:
-        # Compilers and exporters know convolutions better, and would keep the limit on frames.
-        return (
-            not torch.compiler.is_compiling()
-            and suits_fft(self.weight, self.groups)
-            and self.kernel_size[0] % self.stride[0] == 0
-            and hidden_states.shape[-1] >= FFT_MIN_FRAMES
-            and hidden_states.device.type == "cpu"
-            and hidden_states.dtype != torch.float64
-            and self.bias is None
-            and self.weight.requires_grad
-            and torch.is_grad_enabled()
-        )
-
-
-class SANetBatchNorm(nn.BatchNorm1d):
-    """
-    `nn.BatchNorm1d` over (batch, frames, channels) or (batch, channels) with these differences in training:
-
-    - padded frames are left out of the statistics,
-    - a single value per channel is normalised by the running statistics, where PyTorch raises an error,
-    - with frozen weights the running statistics are used and kept,
-    - gradient checkpointing's second forward pass does not update the running statistics again,
-    - with `synchronize` set, processes that train together share the statistics of their batches, on CPUs too, which
-      `nn.SyncBatchNorm` does not.
-    """
-
-    synchronize: bool = False
-
-    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        training = self.training and self.weight.requires_grad
-        flat = hidden_states.reshape(-1, self.num_features)
-        if training and self.synchronize:
-            valid = flat.new_ones(len(flat), 1, dtype=torch.float32) if mask is None else mask.reshape(-1, 1)
-            return self._normalize_weighted(flat, valid, _add_up_over_processes).view_as(hidden_states)
-        if mask is None or not training:
-            return self._normalize(flat, training).view_as(hidden_states)
-        if torch.compiler.is_compiling():
-            # A number of frames that depends on the data would break the graph.
-            return self._normalize_weighted(flat, mask.reshape(-1, 1)).view_as(hidden_states)
-        index = mask.flatten().nonzero().squeeze(1)
-        valid = self._normalize(flat.index_select(0, index), training)
-        return valid.new_zeros(flat.shape).index_copy(0, index, valid).view_as(hidden_states)
-
-    def _normalize(self, values: torch.Tensor, training: bool) -> torch.Tensor:
-        """(values, channels) by the statistics of these values, or in evaluation by the running ones."""
-        if values.shape[0] == 1:
-            training = False
-        update = training and not _is_recomputing()
-        if update:
-            self.num_batches_tracked.add_(1)
-        return nn.functional.batch_norm(
-            values,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training,
-            self.momentum if update else 0.0,
-            self.eps,
-        )
-
-    def _normalize_weighted(
-        self, values: torch.Tensor, mask: torch.Tensor, add_up: Callable[[torch.Tensor], torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """
-        (values, channels) by the statistics of the values that the (values, 1) mask keeps; `add_up` adds sums to those
-        of other processes.
-        """
-        sums = torch.cat([mask.sum(0), (values * mask).sum(0)])
-        sums = sums if add_up is None else add_up(sums)
-        count, mean = sums[0], sums[1:] / sums[0]
-        squares = ((values - mean).square() * mask).sum(0)
-        var = (squares if add_up is None else add_up(squares)) / count
-        if not _is_recomputing():
-            with torch.no_grad():
-                # One value has no variance: it leaves the running statistics as they are.
-                momentum = self.momentum * (count > 1)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-                self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), momentum)
-                self.num_batches_tracked.add_(1)
-        mean = torch.where(count > 1, mean, self.running_mean)
-        var = torch.where(count > 1, var, self.running_var)
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        return (values * scale + (self.bias - mean * scale)).to(values.dtype)
-
-
-# Compiled by PyTorch 2.11, gradients would not be added up.
-@torch.compiler.disable
-def _add_up_over_processes(values: torch.Tensor) -> torch.Tensor:
-    # Not every build of PyTorch has it.
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(values)
-
-
-def _is_recomputing() -> bool:
-    """Whether this runs inside a backward pass, as gradient checkpointing's second forward pass does."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
 class SANetLayer(GradientCheckpointingLayer):
     """A block whose output is one of the model's hidden states. `stride` is its input frames per output frame."""
 
     stride: int = 1
-
-
-class SANetSqueezeExcitation(nn.Module):
-    """Scale channels by a gate computed from their mean over time (Hu et al., 2018)."""
-
-    def __init__(self, config: SANetConfig, channels: int):
-        super().__init__()
-        self.reduce = nn.Linear(channels, channels // config.se_reduction)
-        self.act = ACT2FN[config.hidden_act]
-        self.expand = nn.Linear(channels // config.se_reduction, channels)
-
-    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        mean = zero_padded_frames(hidden_states, mask).mean(1)
-        if mask is not None:
-            mean = mean * (1 / mask.mean(1, keepdim=True)).to(mean.dtype)
-        gate = torch.sigmoid(self.expand(self.act(self.reduce(mean))))
-        return hidden_states * gate.unsqueeze(1)
 
 
 class SANetResidualLayer(SANetLayer):
@@ -325,112 +157,6 @@ class SANetResidualLayer(SANetLayer):
         return zero_padded_frames(self.act(hidden_states + residual), mask)
 
 
-class SANetDownsample(nn.Conv1d):
-    """`nn.Conv1d` whose kernel is its stride, as one matrix product: (batch, n * stride, in) -> (batch, n, out)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
-
-    def linear_parameters(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias of the product."""
-        return self.weight.transpose(1, 2).flatten(1), self.bias
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.linear_parameters()
-        merged = hidden_states.reshape(hidden_states.shape[0], -1, weight.shape[1])
-        return nn.functional.linear(merged, weight, bias)
-
-
-class SANetUpsample(nn.ConvTranspose1d):
-    """
-    `nn.ConvTranspose1d` whose kernel is its stride, as one matrix product: (batch, n, in) -> (batch, n * stride, out).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
-
-    def linear_parameters(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias of the product."""
-        return self.weight.permute(2, 1, 0).flatten(0, 1), self.bias.repeat(self.stride[0])
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        spread = nn.functional.linear(hidden_states, *self.linear_parameters())
-        return spread.reshape(hidden_states.shape[0], -1, self.out_channels)
-
-
-class SANetPositionEmbedding(nn.Module):
-    """Add learned positions to (batch, frames, dim)."""
-
-    def __init__(self, num_positions: int, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_positions, dim))
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states + self.weight[: hidden_states.shape[1]]
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled dot-product attention of (batch, heads, frames, head dim) that also returns its probabilities."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    probabilities = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
-    output = torch.matmul(probabilities, value)
-    return output.transpose(1, 2).contiguous(), probabilities
-
-
-class SANetAttention(nn.Module):
-    """Multi-head self-attention through transformers' attention interface."""
-
-    def __init__(self, config: SANetConfig, dim: int):
-        super().__init__()
-        self.config = config
-        self.head_dim = dim // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.attention_dropout = config.attention_dropout
-        self.is_causal = False
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.o_proj = nn.Linear(dim, dim)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        batch_and_frames = hidden_states.shape[:-1]
-        heads = (*batch_and_frames, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, probabilities = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(output.reshape(*batch_and_frames, -1)), probabilities
-
-
 class SANetAttentionLayer(SANetLayer):
     """
     Self-attention on a downsampled sequence, (batch, frames, channels) to the same shape:
@@ -458,15 +184,16 @@ class SANetAttentionLayer(SANetLayer):
         hidden_states: torch.Tensor,
         mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         merged_mask = downsample_mask(mask, self.attention_stride)
         merged = self.act(self.downsample_norm(self.downsample(hidden_states), merged_mask))
         merged = self.position_embedding(self.in_proj(merged))
-        attention_mask = create_bidirectional_mask(self.config, inputs_embeds=merged, attention_mask=merged_mask)
-        attended, _ = self.attention(merged, attention_mask, **kwargs)
+        # By position: transformers 5.0 calls inputs_embeds input_embeds.
+        attention_mask = create_bidirectional_mask(self.config, merged, merged_mask)
+        attended, probabilities = self.attention(merged, attention_mask, **kwargs)
         merged = self.layer_norm(merged + attended)
         output = self.out_proj(self.act(self.upsample_norm(self.upsample(merged), mask)))
-        return zero_padded_frames(hidden_states + output, mask)
+        return zero_padded_frames(hidden_states + output, mask), probabilities
 
 
 class SANetAttentivePooling(nn.Module):
@@ -512,11 +239,6 @@ class SANetPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # The raw waveform is no hidden state.
-    _can_record_outputs = {
-        "hidden_states": OutputRecorder(SANetLayer, capture_initial_hidden_state=False),
-        "attentions": OutputRecorder(SANetAttention, index=1),
-    }
 
     def get_input_embeddings(self) -> None:
         """None: a waveform has no embeddings. accelerate asks for them to shard a model."""
@@ -565,12 +287,13 @@ class SANetModel(SANetPreTrainedModel):
         self.pooling = SANetAttentivePooling(config)
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SANetModelOutput:
         r"""
@@ -580,19 +303,42 @@ class SANetModel(SANetPreTrainedModel):
                 the configuration has more than one channel.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*):
                 1 for samples of the clip, 0 for the padding to its right. Each clip has at least one sample.
+            output_hidden_states, output_attentions (`bool`, *optional*, the configuration's by default):
+                Whether to return the output of every block, and the probabilities of every attention block.
 
         Raises:
             ValueError: The shape does not fit the configuration, or the clip is longer than `max_input_samples`.
         """
         hidden_states, mask = self._prepare_input(input_values, attention_mask)
-        if self.training and self.is_activation_checkpointing:
+        # Not PreTrainedModel.is_gradient_checkpointing, whose name has changed in transformers 5.
+        if self.training and self.layers[0].gradient_checkpointing:
             # Reentrant checkpointing gives no gradients to a layer whose inputs all need none.
             hidden_states.requires_grad_(True)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        all_hidden_states, attentions = (), ()
         for layer in self.layers:
             mask = downsample_mask(mask, layer.stride)
-            hidden_states = layer(hidden_states, mask, **kwargs)
+            if isinstance(layer, SANetAttentionLayer):
+                hidden_states, probabilities = layer(
+                    hidden_states, mask, output_attentions=output_attentions, **kwargs
+                )
+                if output_attentions and probabilities is not None:
+                    attentions += (probabilities,)
+            else:
+                hidden_states = layer(hidden_states, mask)
+            if output_hidden_states:
+                all_hidden_states += (hidden_states,)
         pooled, pooling_weights = self.pooling(hidden_states, mask)
-        return SANetModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, pooling_weights=pooling_weights)
+        return SANetModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=pooled,
+            hidden_states=all_hidden_states if output_hidden_states else None,
+            attentions=attentions if output_attentions else None,
+            pooling_weights=pooling_weights,
+        )
 
     def _prepare_input(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None
@@ -604,7 +350,8 @@ class SANetModel(SANetPreTrainedModel):
             1 1 1 1 1 1 1 1 1 1 | 0 0 0 0 0 0          | 0 0 0
         """
         config = self.config
-        input_values = input_values.to(self.dtype)
+        # Not `self.dtype`, which replicas of `nn.DataParallel` do not have.
+        input_values = input_values.to(self.layers[0].conv1.weight.dtype)
         expected = "(batch, samples)" if config.num_channels == 1 else f"(batch, {config.num_channels}, samples)"
         if input_values.dim() == 2 and config.num_channels == 1:
             input_values = input_values.unsqueeze(1)
@@ -617,8 +364,10 @@ class SANetModel(SANetPreTrainedModel):
                 f"{tuple(attention_mask.shape)}."
             )
         limit = config.max_input_samples
-        # Not is_exporting(): torch.compile takes that for true in every graph.
-        exporting = torch.compiler._is_exporting_flag
+        # Before PyTorch 2.14, is_exporting() is true inside torch.compile as well.
+        exporting = getattr(torch.compiler, "_is_exporting_flag", None)
+        if exporting is None:
+            exporting = torch.compiler.is_exporting()
         if limit is not None and not exporting and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "

@@ -13,17 +13,14 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from sanet_hf.layers_sanet import SANetBatchNorm, SANetConv1d, SANetDownsample, SANetUpsample
 from sanet_hf.modeling_sanet import (
     SANetAttentionLayer,
-    SANetBatchNorm,
-    SANetConv1d,
-    SANetDownsample,
     SANetForAudioClassification,
     SANetModel,
     SANetModelOutput,
     SANetPreTrainedModel,
     SANetResidualLayer,
-    SANetUpsample,
 )
 from sanet_hf.optimized_layers import optimized_conv, optimized_linear
 

@@ -9,8 +9,7 @@ benchmarks/NOTES.md has the measurements behind their limits.
 import torch
 from torch import nn
 
-from sanet_hf.fft_convolution import FFT_MIN_FRAMES, FFT_SIZE, spectra_of, suits_fft
-from sanet_hf.modeling_sanet import SANetConv1d
+from sanet_hf.layers_sanet import FFT_MIN_FRAMES, FFT_SIZE, SANetConv1d, spectra_of, suits_fft
 
 
 # Features from which on a linear layer goes through oneDNN.

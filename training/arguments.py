@@ -7,12 +7,32 @@ Options of the model and the data are defined here; all others are those of tran
 """
 
 import dataclasses
+import json
+from argparse import Action
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from sanet_hf.errors import UsageError
+from sanet_hf.training.config_files import parse_config_overrides
+
+
+logger = logging.get_logger(__name__)
+
+# Ends of the names of metrics.
+LOWER_IS_BETTER = ("loss", "ece")
+
+
+class _MergeOverrides(Action):
+    """Keep the values of earlier `config_overrides` that a later one does not name; an empty one drops all of them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        earlier = getattr(namespace, self.dest)
+        if earlier and values:
+            values = json.dumps({**parse_config_overrides(earlier), **parse_config_overrides(values)})
+        setattr(namespace, self.dest, values)
 
 
 @dataclass
@@ -34,7 +54,9 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Values of the architecture's configuration for a model from scratch, for instance "
-            '"conv_dim=[16,32,64,128,256],classifier_dropout=0.2"; in YAML, a mapping.'
+            '"conv_dim=[16,32,64,128,256],classifier_dropout=0.2"; in YAML, a mapping. Those of all YAML files and of '
+            "the flag are merged.",
+            "action": _MergeOverrides,
         },
     )
     freeze: str = field(
@@ -158,6 +180,26 @@ class DataArguments:
 class AudioTrainingArguments(TrainingArguments):
     """`TrainingArguments` and what else can be set for training a classifier."""
 
+    # transformers 5.0 does not have it.
+    train_sampling_strategy: str = field(
+        default="random",
+        metadata={
+            "help": "Order of the training clips: random, sequential (the same in each epoch), or group_by_length "
+            "(random batches of clips of similar length, which need less padding).",
+            "choices": ["random", "sequential", "group_by_length"],
+        },
+    )
+    save_total_limit: int | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoints that are kept in output_dir, the best one among them; default: all. With 1, the last "
+            "one is kept beside the best until training ends, so that it can resume."
+        },
+    )
+    greater_is_better: bool | None = field(
+        default=None,
+        metadata={"help": "Whether a higher metric_for_best_model is better; default: unless it is a loss or ece."},
+    )
     metric_for_best_model: str | None = field(
         default=None,
         metadata={"help": "Metric that chooses the best epoch; default: macro_f1, or mAP where multi-label."},
@@ -197,8 +239,9 @@ class AudioTrainingArguments(TrainingArguments):
     averaged_epochs: int = field(
         default=1,
         metadata={
-            "help": "In this many epochs at the end, evaluate and keep the mean of the weights after each of them: "
-            "steadier where there are few recordings, at no cost in time. 1: no mean."
+            "help": "In this many epochs at the end, evaluate and keep the mean of the weights after each of them, "
+            "which is steadier where there are few recordings. For networks with BatchNorm, each evaluation then "
+            "reads up to 64 batches of training clips more. 1: no mean."
         },
     )
     early_stopping_patience: int | None = field(
@@ -207,6 +250,21 @@ class AudioTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Delete the training run in output_dir and start anew."}
     )
+
+    def __post_init__(self):
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = not self.metric_for_best_model.endswith(LOWER_IS_BETTER)
+        super().__post_init__()
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process: one, where `Trainer` would copy the model to all (`nn.DataParallel`)."""
+        count = super().n_gpu
+        if count > 1:
+            logger.warning_once(
+                f"This process uses one of {count} GPUs. To train on all of them, start it with `accelerate launch`."
+            )
+        return min(count, 1)
 
 
 DATA_SOURCES = ("data_dir", "manifest", "dataset_name")

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -10,24 +10,39 @@ from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
-    ASTForAudioClassification,
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     FeatureExtractionMixin,
+    PreTrainedConfig,
     PreTrainedModel,
-    WhisperForAudioClassification,
 )
 from transformers.utils import logging
 
-from sanet_hf import SANetConfig, SANetFeatureExtractor
-from sanet_hf.architectures import MODEL_TYPE_ALIASES, _fit_length, _fitting_heads, backbone
+from sanet_hf.architectures import MODEL_TYPE_ALIASES, architecture_of, backbone, fitting_heads
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import ModelArguments
 from sanet_hf.training.config_files import parse_config_overrides
+from sanet_hf.utils.formatting import shorten
 
 
 logger = logging.get_logger(__name__)
+
+
+def read_sampling_rate(arguments: ModelArguments) -> int:
+    """
+    Sampling rate in Hz of the model that the options ask for. Recordings are read at it before there are labels to
+    make the model for.
+
+    Raises:
+        UsageError: As in [`make_model`].
+    """
+    if arguments.model_name_or_path:
+        _read_config(arguments.model_name_or_path)
+        return _read_feature_extractor(arguments.model_name_or_path).sampling_rate
+    config_class = _config_class(arguments.model_type)
+    return FEATURE_EXTRACTOR_MAPPING[config_class]().sampling_rate
 
 
 def make_model(
@@ -57,79 +72,85 @@ def make_model(
         model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, label_maps)
     else:
         model, feature_extractor = _from_scratch(arguments, label_maps)
-        if isinstance(feature_extractor, SANetFeatureExtractor):
-            feature_extractor.return_attention_mask = arguments.padding == "longest"
-        elif arguments.padding != "longest":
-            raise UsageError(f"--padding {arguments.padding} is for SANet; {arguments.model_type} pads as it must.")
+        architecture_of(model).set_padding(feature_extractor, arguments.padding)
+    architecture = architecture_of(model)
     if arguments.position_embeddings == "interpolate":
-        _fit_length(model, feature_extractor, max_length_seconds)
-    if isinstance(model.config, SANetConfig):
-        feature_extractor.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
-    else:
-        # Not transformers' own: `find_window_seconds` looks for it.
-        feature_extractor.max_length_seconds = max_length_seconds
-    _check_length(model, feature_extractor, max_length_seconds)
+        architecture.fit_positions(model, feature_extractor, max_length_seconds)
+    architecture.set_max_length(model, feature_extractor, max_length_seconds)
     _freeze(model, arguments.freeze)
     return model, feature_extractor
 
 
-def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
-    model_type = MODEL_TYPE_ALIASES.get(arguments.model_type, arguments.model_type)
-    if (
-        model_type not in CONFIG_MAPPING
-        or CONFIG_MAPPING[model_type] not in AutoModelForAudioClassification._model_mapping
-    ):
-        known = sorted(config.model_type for config in AutoModelForAudioClassification._model_mapping)
+def _config_class(model_type: str) -> type[PreTrainedConfig]:
+    model_type = MODEL_TYPE_ALIASES.get(model_type, model_type)
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
+        known = sorted(config.model_type for config in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)
         raise UsageError(f"--model_type {model_type}: no audio classifier; there are {', '.join(known)}.")
-    config_class = CONFIG_MAPPING[model_type]
+    return CONFIG_MAPPING[model_type]
+
+
+def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    config_class = _config_class(arguments.model_type)
     overrides = parse_config_overrides(arguments.config_overrides)
     known = config_class()
     for name in overrides:
         if not hasattr(known, name):
             raise UsageError(f"--config_overrides: {config_class.__name__} has no {name!r}.")
-    overrides.update(_fitting_heads(known, overrides))
+    overrides.update(fitting_heads(known, overrides))
     try:
         config = config_class(**overrides, **label_maps)
         model = AutoModelForAudioClassification.from_config(config)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise UsageError(f"--config_overrides: {error}") from error
     extractor_class = FEATURE_EXTRACTOR_MAPPING[config_class]
-    sizes = {}
-    if isinstance(model, WhisperForAudioClassification):
-        sizes = {"feature_size": config.num_mel_bins}
-    elif isinstance(model, ASTForAudioClassification):
-        sizes = {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
-    return model, extractor_class(**sizes)
+    return model, extractor_class(**architecture_of(config).feature_extractor_options(config))
 
 
-def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+def _read_config(name: str) -> PreTrainedConfig:
     option = f"--model_name_or_path {name}"
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UsageError(f"{option}: neither a folder with a model nor one on the Hub that can be reached.") from error
-    if type(config) not in AutoModelForAudioClassification._model_mapping:
+    if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         raise UsageError(f"{option}: a model of type {config.model_type!r} is no audio classifier.")
+    return config
+
+
+def _read_feature_extractor(name: str) -> FeatureExtractionMixin:
+    try:
+        return AutoFeatureExtractor.from_pretrained(name)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _loading_error(name, error) from error
+
+
+def _loading_error(name: str, error: Exception) -> UsageError:
+    reason = str(error).splitlines()[0]
+    return UsageError(f"--model_name_or_path {name}: the model cannot be loaded ({reason}).")
+
+
+def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    config = _read_config(name)
     # wav2vec2 and its kin call it ...ForSequenceClassification.
-    classifier = AutoModelForAudioClassification._model_mapping[type(config)].__name__
+    classifier = MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING[type(config)].__name__
     has_head = classifier in (config.architectures or [])
     keeps_head = has_head and set(config.label2id) == set(label_maps["label2id"])
     if keeps_head:
         config.problem_type = label_maps["problem_type"]
     else:
-        old = f" ({_shorten(config.label2id)})" if has_head else ""
+        old = f" ({shorten(config.label2id, 5)})" if has_head else ""
         logger.warning(
             f"{name} was {'trained on other labels' if has_head else 'pretrained without labels'}{old}: it gets a new "
-            f"classification head for {_shorten(label_maps['label2id'])}."
+            f"classification head for {shorten(label_maps['label2id'], 5)}."
         )
         config.update(label_maps)
+    feature_extractor = _read_feature_extractor(name)
     try:
-        feature_extractor = AutoFeatureExtractor.from_pretrained(name)
         model = AutoModelForAudioClassification.from_pretrained(
             name, config=config, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UsageError(f"{option}: the model cannot be loaded ({str(error).splitlines()[0]}).") from error
+        raise _loading_error(name, error) from error
     if not keeps_head:
         # Layers of the old head whose shapes fit were loaded too.
         fresh = AutoModelForAudioClassification.from_config(config)
@@ -141,22 +162,6 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     return model, feature_extractor
 
 
-def _check_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:
-    config = model.config
-    if isinstance(config, SANetConfig):
-        limit = config.max_input_samples
-        samples = feature_extractor.max_length
-        if samples < 1 or (limit is not None and samples > limit):
-            positions = -(-samples * config.max_position_embeddings // limit)
-            raise UsageError(
-                f"--max_length_seconds {seconds:g}: the model takes clips of 1 to {limit} samples "
-                f"({limit / feature_extractor.sampling_rate:g} s). From scratch it takes longer ones with "
-                f'--config_overrides "max_position_embeddings={positions}".'
-            )
-    elif seconds <= 0:
-        raise UsageError(f"--max_length_seconds {seconds:g} must be positive.")
-
-
 def _freeze(model: PreTrainedModel, part: str) -> None:
     if part == "feature_encoder":
         if not hasattr(model, "freeze_feature_encoder"):
@@ -165,12 +170,5 @@ def _freeze(model: PreTrainedModel, part: str) -> None:
                 "Choose none or backbone."
             )
         model.freeze_feature_encoder()
-    elif part == "backbone" and isinstance(model.config, SANetConfig):
-        model.freeze_base_model()  # with its batch statistics
     elif part == "backbone":
-        backbone(model).requires_grad_(False)
-
-
-def _shorten(labels: Collection[str], limit: int = 5) -> str:
-    more = f" and {len(labels) - limit} more" if len(labels) > limit else ""
-    return ", ".join(list(labels)[:limit]) + more
+        architecture_of(model).freeze_backbone(model)

@@ -20,7 +20,7 @@ def read_options(name: str | Path) -> dict:
 
 def _read(path: Path) -> dict:
     # JSON is YAML.
-    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
 OPTIONS_FILE = "train_options.yaml"
@@ -57,7 +57,7 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
         raise UsageError(f"{output_dir} already holds a model. {anew}")
     if checkpoint is None and not is_finished(output_dir):
         return None
-    old = yaml.safe_load(options_file.read_text()) or {}
+    old = yaml.safe_load(options_file.read_text(encoding="utf-8")) or {}
     for name in sorted({*old, *options}):
         if old.get(name) != _as_yaml(options.get(name)):
             raise UsageError(

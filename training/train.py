@@ -24,7 +24,8 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallbac
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.optimization import keep_freed_memory
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
-from sanet_hf.training.checkpoints import CheckpointOnSIGTERM, Terminated
+from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
+from sanet_hf.training.checkpoints import Terminated
 from sanet_hf.training.config_files import parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation
 from sanet_hf.training.data.batches import collate
@@ -32,9 +33,11 @@ from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, Trainin
 from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import load_recordings, longest_first
 from sanet_hf.training.data.sources import stream_training_split
+from sanet_hf.training.evaluation.costs import describe_machine
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
-from sanet_hf.training.models import make_model
+from sanet_hf.training.losses import balanced_class_weights, make_loss
+from sanet_hf.training.models import make_model, read_sampling_rate
 from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.run_folder import (
@@ -45,17 +48,9 @@ from sanet_hf.training.run_folder import (
     _find_checkpoint,
     is_finished,
 )
-from sanet_hf.training.trainer import (
-    AudioClassificationTrainer,
-    EvaluationTable,
-    TrainingClock,
-    balanced_class_weights,
-    make_loss,
-)
+from sanet_hf.training.trainer import AudioClassificationTrainer
+from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
-
-
-SAMPLING_RATE = 16000  # Hz, of all the models that transformers has
 
 
 def train(
@@ -85,25 +80,26 @@ def train(
     }
     checkpoint = _find_checkpoint(output_dir, options, training_arguments)
     if is_finished(output_dir) and checkpoint is None:
-        return json.loads((output_dir / RESULTS_FILE).read_text())
+        return json.loads((output_dir / RESULTS_FILE).read_text(encoding="utf-8"))
 
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
         keep_freed_memory()
-    # First, since a mistake in them is found at once.
+    sampling_rate = read_sampling_rate(model_arguments)
+    # Before recordings are read, so that a mistake in them is found at once.
     augmentations = [
-        make_augmentation(parse_augmentations(transforms), SAMPLING_RATE)
+        make_augmentation(parse_augmentations(transforms), sampling_rate)
         for transforms in (data_arguments.augmentations, data_arguments.augmentations_after_normalization)
     ]
     if data_arguments.streaming:
         _check_streaming(data_arguments, training_arguments)
         stream = stream_training_split(data_arguments)
-        recordings = load_recordings(data_arguments, SAMPLING_RATE, splits=("validation", "test"))
+        recordings = load_recordings(data_arguments, sampling_rate, splits=("validation", "test"))
         if "validation" not in recordings:
             raise DataError("Streaming needs a validation split to choose the best checkpoint by.")
         labels = stream_label_names(stream) or label_names(recordings["validation"])
     else:
-        stream, recordings = None, load_recordings(data_arguments, SAMPLING_RATE)
+        stream, recordings = None, load_recordings(data_arguments, sampling_rate)
         labels = label_names(recordings["train"])
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
@@ -114,8 +110,8 @@ def train(
     trainer = _make_trainer(model, feature_extractor, clips, training_arguments)
     if trainer.is_world_process_zero():
         _print_summary(recordings, model, training_arguments)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / OPTIONS_FILE).write_text(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+        with write_atomically(output_dir / OPTIONS_FILE) as file:
+            yaml.safe_dump(options, file, sort_keys=False, allow_unicode=True, encoding="utf-8")
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
         raise Terminated(
@@ -142,6 +138,8 @@ def train(
             base_model=model_arguments.model_name_or_path,
             hyperparameters={name: value for name, value in options.items() if name not in LOCAL_OPTIONS},
             training_seconds=metrics["train_runtime"],
+            machine=describe_machine(training_arguments.device)["device"],
+            precision=_precision(training_arguments),
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.
@@ -219,6 +217,10 @@ def _make_trainer(
         raise UsageError(f"--averaged_epochs {arguments.averaged_epochs} must be at least 1.")
     if arguments.averaged_epochs > 1 and (arguments.fsdp or arguments.deepspeed):
         raise UsageError("--averaged_epochs needs all weights in one place, which --fsdp and --deepspeed divide.")
+    if arguments.enable_jit_checkpoint:
+        raise UsageError(
+            "Leave out --enable_jit_checkpoint: SIGTERM always saves a checkpoint, and both would write it."
+        )
     is_multi_label = model.config.problem_type == "multi_label_classification"
     class_weights = (
         balanced_class_weights(clips["train"].class_matrix, is_multi_label)
@@ -227,9 +229,6 @@ def _make_trainer(
     )
     # Compiled is for one length.
     length = clips["train"].max_length if arguments.torch_compile else None
-    if arguments.save_total_limit == 1:
-        # Besides the best checkpoint, Trainer would delete the last one at the end, from which an ended run goes on.
-        arguments.save_total_limit = 2
     # The items are made from columns that the model knows nothing of.
     arguments.remove_unused_columns = False
     with warnings.catch_warnings():
@@ -301,9 +300,8 @@ def _write_results(
         load_clip=lambda split, index: load_recording(recordings[split][index], sampling_rate),
         sampling_rate=sampling_rate,
     )
-    temporary = output_dir / f"{RESULTS_FILE}.tmp"
-    temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True))
-    temporary.replace(output_dir / RESULTS_FILE)
+    with write_atomically(output_dir / RESULTS_FILE) as file:
+        file.write(json.dumps(metrics, indent=2, sort_keys=True).encode())
 
 
 def _precision(arguments: AudioTrainingArguments) -> str:

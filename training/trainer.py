@@ -1,13 +1,17 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' `Trainer` with what training audio classifiers on small data needs."""
+"""
+transformers' `Trainer` with what training audio classifiers on small data needs.
 
+Only public methods of `Trainer` are overridden, since the private ones change between its versions.
+"""
+
+import inspect
 import math
+import re
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,40 +21,41 @@ import safetensors.torch
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import distributed, nn
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import ProgressCallback, Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import get_length_grouped_indices
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer
 
 from sanet_hf.architectures import head_parameter_names
-from sanet_hf.errors import DataError
-from sanet_hf.modeling_sanet import SANetBatchNorm
+from sanet_hf.errors import DataError, UsageError
+from sanet_hf.layers_sanet import SANetBatchNorm
+from sanet_hf.training.callbacks import TRAINING_WEIGHTS_FILE, WeightAverage, new_cpu_group
+from sanet_hf.training.checkpoints import find_fault, find_last_checkpoint
 from sanet_hf.training.data.batches import mixup
 from sanet_hf.training.data.clips import StreamedClips, TrainingClips
+from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length, shuffle
 
 
-# In a checkpoint whose model is an average: the weights that training goes on from.
-TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
 STEPS_BETWEEN_CHECKS = 16  # of the loss on a GPU
 BATCH_NORM_BATCHES = 64  # that statistics for averaged weights are estimated from, at most
+# Tables of positions and single learned vectors, as transformers' audio models name them.
+NOT_DECAYED = re.compile(r"position|pos_embed|rel_attn_embed|distance_embedding|(cls|dist|distillation)_token$")
 
 
 class AudioClassificationTrainer(Trainer):
     """
-    `Trainer` with mixup, a sampler that draws classes equally often, batches of like length without reading the
-    recordings for it, a learning rate of its own for the head, and the mean of the last epochs' weights, which is
-    what is then evaluated, saved and returned.
+    `Trainer` with mixup, a sampler that draws classes equally often, length-grouped batches without decoding audio, a
+    learning rate of its own for the head, and the mean of the last epochs' weights, which is then evaluated, saved and
+    returned.
 
     Args:
-        train_dataset: A [`TrainingClips`] or [`StreamedClips`].
-        train_loss, eval_loss: As [`make_loss`] gives them. Evaluation has one of its own, so that it compares between
-            runs whatever they were trained with.
-        args: An [`AudioTrainingArguments`].
-        kwargs: As `Trainer` has them.
+        train_loss, eval_loss: As [`make_loss`] returns them. Evaluation has one of its own, so that its loss compares
+            between runs with different training losses.
+        kwargs: Arguments of `Trainer`: `args` is an [`AudioTrainingArguments`], `train_dataset` a [`TrainingClips`] or
+            [`StreamedClips`].
 
     Raises:
-        FloatingPointError: In training, the loss or the weights are no longer finite; no checkpoint of them is saved.
+        FloatingPointError: In training, the loss or the weights are no longer finite. No checkpoint of them is saved.
+        OSError: A checkpoint cannot be written.
+        UsageError: The optimizer cannot have a second learning rate, or a checkpoint belongs to another optimizer.
     """
 
     def __init__(
@@ -68,15 +73,18 @@ class AudioClassificationTrainer(Trainer):
             if isinstance(module, SANetBatchNorm):
                 # As one process with all of the batch would.
                 module.synchronize = self.args.world_size > 1
+        self._stream_loader: DataLoader | None = None
         self._repeated: Iterator[dict[str, torch.Tensor]] = iter(())
-        self._cpu_group = None
-        if distributed.is_initialized() and distributed.get_backend() != "gloo":
-            # What is agreed on by it does not wait for GPUs.
-            self._cpu_group = distributed.new_group(backend="gloo")
+        self._cpu_group = new_cpu_group()
+        self._checkpoint: Path | None = None
         self._indices: torch.Tensor | None = None
         self._unchecked: list[tuple[int, torch.Tensor | None, torch.Tensor]] = []
 
+    # Loss
+
     def compute_loss(self, model, inputs, *args, **kwargs):
+        # The model does not know it.
+        self._indices = inputs.pop("index", None)
         self.compute_loss_func = self.train_loss if model.training else self.eval_loss
         if model.training and self.args.mixup_alpha > 0:
             labels = inputs["labels"]
@@ -86,11 +94,6 @@ class AudioClassificationTrainer(Trainer):
             inputs, labels = mixup(inputs, labels, self.args.mixup_alpha)
             inputs = {**inputs, "labels": labels}
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-    def _prepare_inputs(self, inputs):
-        inputs = super()._prepare_inputs(inputs)
-        self._indices = inputs.pop("index", None)
-        return inputs
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
@@ -121,41 +124,92 @@ class AudioClassificationTrainer(Trainer):
         named = f", whose batch holds {', '.join(dict.fromkeys(files))}" if files else ""
         raise FloatingPointError(
             f"{what}{named}. Checkpoints in {self.args.output_dir} are of earlier steps and stay. Try "
-            f"{', or '.join(advice)}; --resume_from_checkpoint true goes on with other options."
+            f"{', or '.join(advice)}; --resume_from_checkpoint true resumes with other options."
         )
 
-    def _save_checkpoint(self, model, trial):
-        self._check_losses()
-        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
-            self._stop(f"Weights are no longer finite at step {self.state.global_step}")
-        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+    # Optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """
+        Names of the parameters with weight decay: those with more than one dimension that are no position table.
+        `Trainer` goes by the names of normalisation layers instead, and knows half of SANet's.
+
+        Source: `timm.optim.param_groups_weight_decay`.
+        """
+        return [
+            name for name, parameter in model.named_parameters() if parameter.ndim > 1 and not NOT_DECAYED.search(name)
+        ]
+
+    def create_optimizer(self, *args):
+        # Some versions of Trainer give the model that it has wrapped.
+        is_new, model = self.optimizer is None, args[0] if args else self.model
+        optimizer = super().create_optimizer(*args)
+        if is_new and self.args.head_learning_rate is not None:
+            self._set_head_learning_rate(optimizer, model)
+        return optimizer
+
+    def _set_head_learning_rate(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        names = head_parameter_names(model)
+        head = {parameter for name, parameter in model.named_parameters() if name in names and parameter.requires_grad}
+        for group in list(optimizer.param_groups):
+            of_head = [parameter for parameter in group["params"] if parameter in head]
+            others = [parameter for parameter in group["params"] if parameter not in head]
+            head.difference_update(of_head)
+            if of_head and others:
+                group["params"] = others
+                optimizer.add_param_group({**group, "params": of_head, "lr": self.args.head_learning_rate})
+            elif of_head:
+                group["lr"] = self.args.head_learning_rate
+        # Optimizers that step within the backward pass have no groups, or do not read them.
+        if head or "lomo" in self.args.optim:
+            raise UsageError(f"--head_learning_rate does not work with --optim {self.args.optim}. Leave one out.")
+
+    # Checkpoints
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_last_checkpoint(Path(self.args.output_dir)) or True
+        self.weight_average.checkpoint = resume_from_checkpoint or None
         try:
-            super()._save_checkpoint(model, trial)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        except ValueError as error:
+            if resume_from_checkpoint and "parameter group" in str(error):
+                raise UsageError(
+                    f"{resume_from_checkpoint} was saved by an earlier version of sanet-hf, or with other options, "
+                    "whose optimizer has other groups of parameters. Start again with --overwrite_output_dir true."
+                ) from error
+            raise
         # PyTorch raises a RuntimeError where the disk is full.
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            if self._checkpoint is None or find_fault(self._checkpoint) is None:
+                raise
+            shutil.rmtree(self._checkpoint, ignore_errors=True)
             raise OSError(
-                f"{folder} cannot be written: {error}. Earlier checkpoints stay. With more space, or fewer of them "
-                "(--save_total_limit 1), the same command goes on from the last one."
+                f"{self._checkpoint} cannot be written: {error}. Earlier checkpoints stay. Free some space, or keep "
+                "fewer checkpoints (--save_total_limit 1). The same command then resumes from the last one."
             ) from error
 
-    def create_optimizer(self, model=None):
-        if self.optimizer is None and self.args.head_learning_rate is not None:
-            model = self.model if model is None else model
-            decayed, head = set(self.get_decay_parameter_names(model)), head_parameter_names(model)
-            trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-            groups = [
-                {
-                    "params": [p for name, p in trained if (name in head) == in_head and (name in decayed) == decay],
-                    "weight_decay": self.args.weight_decay if decay else 0.0,
-                    "lr": self.args.head_learning_rate if in_head else self.args.learning_rate,
-                }
-                for in_head in (False, True)
-                for decay in (True, False)
-            ]
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
-        return super().create_optimizer(model)
+    def save_model(self, output_dir=None, _internal_call=False):
+        # Only a checkpoint is saved by an internal call.
+        if _internal_call:
+            self._check_losses()
+            if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+                self._stop(f"Weights are no longer finite at step {self.state.global_step}")
+            self._checkpoint = Path(output_dir)
+        with self.weight_average.applied(self.model) as training_weights:
+            super().save_model(output_dir, _internal_call)
+        if training_weights is not None and self.args.should_save:
+            path = Path(self.args.output_dir if output_dir is None else output_dir) / TRAINING_WEIGHTS_FILE
+            safetensors.torch.save_file(training_weights, path)
+
+    def create_model_card(self, *args, **kwargs):
+        """Do nothing: [`write_model_card`] writes the card, which `Trainer` would overwrite."""
+
+    # Evaluation of averaged weights
+
+    def evaluate(self, *args, **kwargs):
+        with self.weight_average.applied(self.model):
+            return super().evaluate(*args, **kwargs)
 
     @torch.no_grad()
     def _estimate_batch_norm(self) -> None:
@@ -163,9 +217,12 @@ class AudioClassificationTrainer(Trainer):
         Set BatchNorm's running statistics to the mean of those of training batches: where weights are the mean of
         several, theirs are not the mean of the statistics.
 
-        Source: Izmailov et al., 2018, section 3.2; `torch.optim.swa_utils.update_bn`.
+        `torch.optim.swa_utils.update_bn` does not fit: it gives the model one tensor, so no mask, and resets layers
+        with frozen weights, which keep their statistics in training.
+
+        Source: Izmailov et al., 2018, section 3.2.
         """
-        model, clips = self.model, self.train_dataset
+        model, clips, device = self.model, self.train_dataset, self.args.device
         norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         norms = [norm for norm in norms if norm.track_running_stats and norm.weight.requires_grad]
         if not norms:
@@ -176,76 +233,98 @@ class AudioClassificationTrainer(Trainer):
         order = round(self.state.epoch or 0) * len(clips) + torch.randperm(len(clips), generator=generator)
         batches = order.split(self.args.train_batch_size)
         # A last batch that is not full would count as much as the others.
-        batches = [batch for batch in batches if len(batch) == self.args.train_batch_size] or batches
+        batches = [batch.tolist() for batch in batches if len(batch) == self.args.train_batch_size] or [order.tolist()]
         num_batches = min(BATCH_NORM_BATCHES, len(batches) // self.args.world_size) or 1
-        with torch.random.fork_rng():
+        numbers = range(self.args.process_index, num_batches * self.args.world_size, self.args.world_size)
+        loader = DataLoader(
+            clips,
+            batch_sampler=[batches[number % len(batches)] for number in numbers],
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=_ignore_sigterm,
+        )
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.args.seed)
             model.train()
-            for number in range(num_batches):
-                indices = batches[(number * self.args.world_size + self.args.process_index) % len(batches)]
-                inputs = self._prepare_inputs(self.data_collator([clips[index] for index in indices.tolist()]))
+            for number, inputs in enumerate(loader):
                 for norm in norms:
                     norm.momentum = 1 / (number + 1)
-                model(**{name: value for name, value in inputs.items() if name != "labels"})
+                model(**{name: value.to(device) for name, value in inputs.items() if name not in ("labels", "index")})
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         model.train(was_training)
 
-    def evaluate(self, *args, **kwargs):
-        with self.weight_average.applied(self.model):
-            return super().evaluate(*args, **kwargs)
+    # Data
 
-    def save_model(self, output_dir=None, _internal_call=False):
-        with self.weight_average.applied(self.model) as training_weights:
-            super().save_model(output_dir, _internal_call)
-        if training_weights is not None and self.args.should_save:
-            path = Path(self.args.output_dir if output_dir is None else output_dir) / TRAINING_WEIGHTS_FILE
-            safetensors.torch.save_file(training_weights, path)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = Path(resume_from_checkpoint) / TRAINING_WEIGHTS_FILE
-        if path.is_file():
-            self.weight_average.resume(self.model.state_dict())
-            self.model.load_state_dict(safetensors.torch.load_file(path))
-
-    def create_model_card(self, *args, **kwargs):
-        """The card is written by [`write_model_card`]; `Trainer` would write over it."""
-
-    def _get_dataloader(self, *args, **kwargs):
-        loader = super()._get_dataloader(*args, **kwargs)
-        loader.base_dataloader.worker_init_fn = partial(_ignore_sigterm, loader.base_dataloader.worker_init_fn)
-        return loader
-
-    def get_train_dataloader(self):
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of training clips, drawn anew each epoch; each process has its part."""
+        # Private, but the only place where --auto_find_batch_size leaves the batch size.
+        batch_size, drop_last = self._train_batch_size, self.args.dataloader_drop_last
         if not isinstance(self.train_dataset, StreamedClips):
-            return super().get_train_dataloader()
-        loader = DataLoader(
-            self.train_dataset,
-            batch_size=self._train_batch_size,
-            collate_fn=self.data_collator,
-            drop_last=self.args.dataloader_drop_last,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            worker_init_fn=partial(_ignore_sigterm, None),
+            return self.accelerator.prepare(
+                self._make_loader(
+                    self.train_dataset, batch_size, sampler=self._make_sampler(batch_size), drop_last=drop_last
+                )
+            )
+        # Each process reads its part already: accelerate is to divide nothing. Workers that stay would not learn of
+        # the next epoch.
+        self._stream_loader = self._make_loader(
+            self.train_dataset, batch_size, drop_last=drop_last, persistent_workers=False
         )
-        # Each process reads its part already: accelerate is to divide nothing.
         return prepare_data_loader(
-            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+            self._stream_loader,
+            self.args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            dispatch_batches=False,
         )
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """Batches in the order of the dataset, which predictions are matched with; it is by length already."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        # Evaluations make a loader each, whose workers are not to stay.
+        loader = self._make_loader(dataset, self.args.eval_batch_size, persistent_workers=False)
+        return self.accelerator.prepare(loader)
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
+
+    def _make_loader(self, dataset: Dataset, batch_size: int, **options) -> DataLoader:
+        """A loader with all options of `DataLoader` that this version of `TrainingArguments` has."""
+        given = {
+            name: getattr(self.args, f"dataloader_{name}")
+            for name in inspect.signature(DataLoader).parameters
+            if name != "drop_last" and hasattr(self.args, f"dataloader_{name}")
+        }
+        options = {"collate_fn": self.data_collator, "worker_init_fn": _ignore_sigterm, **given, **options}
+        return DataLoader(dataset, batch_size, **options)
+
+    def _make_sampler(self, batch_size: int) -> EpochSampler:
+        clips, strategy = self.train_dataset, self.args.train_sampling_strategy
+        if self.args.sampler == "balanced":
+            draw = partial(draw_balanced, clips.class_matrix)
+        elif strategy == "group_by_length":
+            # Clips are no longer than that, however long their recordings are.
+            seconds = np.minimum(clips.seconds, clips.max_length / clips.feature_extractor.sampling_rate)
+            draw = partial(group_by_length, seconds, batch_size * self.args.gradient_accumulation_steps)
+        elif strategy == "random":
+            draw = partial(shuffle, len(clips))
+        else:
+            draw = lambda generator: range(len(clips))  # noqa: E731
+        return EpochSampler(len(clips), draw, self.args.seed)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         if self.args.world_size == 1 or not isinstance(self.train_dataset, StreamedClips):
             return super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = list(islice(epoch_iterator, num_batches))
-        # Each process takes part in every step: those with fewer batches go through theirs again until all are done.
+        # Each process takes part in every step: those with fewer batches repeat theirs until all are done.
         most = torch.tensor(len(batches))
         distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self._cpu_group)
         while len(batches) < most:
             batch = next(self._repeated, None)
             if batch is None:
-                self._repeated = iter(self.get_train_dataloader().base_dataloader)
+                self._repeated = iter(self._stream_loader)
                 batch = next(self._repeated, None)
             if batch is None:
                 raise DataError(
@@ -257,233 +336,7 @@ class AudioClassificationTrainer(Trainer):
             self._repeated = iter(())
         return super().get_batch_samples(iter(batches), num_batches, device)
 
-    def _get_train_sampler(self, train_dataset=None):
-        if self.args.sampler == "balanced":
-            draw = partial(draw_balanced, self.train_dataset.class_matrix)
-        elif self.args.train_sampling_strategy == "group_by_length":
-            batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            draw = partial(_draw_like_lengths, self.train_dataset.seconds, batch_size)
-        elif self.args.train_sampling_strategy == "random":
-            draw = partial(_shuffle, len(self.train_dataset))
-        else:
-            sampler = super()._get_train_sampler(train_dataset)
-            draw = lambda generator: list(sampler)  # noqa: E731
-        return EpochSampler(len(self.train_dataset), draw, self.args.seed)
 
-    def _get_eval_sampler(self, eval_dataset):
-        # In the order of the data set, which predictions are matched with; it is by length already.
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
-
-
-def _ignore_sigterm(initialize: Callable[[int], None] | None, worker_id: int) -> None:
+def _ignore_sigterm(worker_id: int) -> None:
     """In a worker of a `DataLoader`: schedulers send SIGTERM to all processes, and the main one still saves."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if initialize is not None:
-        initialize(worker_id)
-
-
-class WeightAverage(TrainerCallback):
-    """
-    Mean of the weights at the ends of the last epochs of a training.
-
-    Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018.
-
-    Args:
-        num_epochs: Epochs that count; with 1 there is no mean. Until they begin there is none either.
-        estimate_batch_norm: Sets the statistics that the model's BatchNorm layers have with its weights.
-    """
-
-    def __init__(self, num_epochs: int, estimate_batch_norm: Callable[[], None]):
-        self.num_epochs = num_epochs
-        self.estimate_batch_norm = estimate_batch_norm
-        self.weights: dict[str, torch.Tensor] | None = None
-        self._is_estimated = False
-
-    def resume(self, weights: dict[str, torch.Tensor]) -> None:
-        """Go on from a mean that a checkpoint holds."""
-        self.weights, self._is_estimated = _copy(weights), False
-
-    def on_epoch_end(self, args, state, control, model=None, **kwargs):
-        number = round(state.epoch) - max(0, state.num_train_epochs - self.num_epochs)
-        if self.num_epochs == 1 or number < 1:
-            return
-        if self.weights is None:
-            self.weights = _copy(model.state_dict())
-        for name, weight in model.state_dict().items():
-            if weight.is_floating_point():
-                self.weights[name].lerp_(weight, 1 / number)
-            else:
-                self.weights[name].copy_(weight)
-        self._is_estimated = False
-
-    def on_train_end(self, args, state, control, model=None, **kwargs):
-        # Otherwise the model is that of the best checkpoint, which is an average already.
-        if self.weights is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
-            self._load(model)
-        self.weights = None
-
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[dict[str, torch.Tensor] | None]:
-        """The model with the mean as its weights; gives a copy of its own, or None where there is no mean."""
-        if self.weights is None:
-            yield None
-            return
-        training_weights = _copy(model.state_dict())
-        self._load(model)
-        try:
-            yield training_weights
-        finally:
-            model.load_state_dict(training_weights)
-
-    def _load(self, model: nn.Module) -> None:
-        model.load_state_dict(self.weights)
-        if not self._is_estimated:
-            self.estimate_batch_norm()
-            self.weights, self._is_estimated = _copy(model.state_dict()), True
-
-
-class EpochSampler(Sampler[int]):
-    """
-    Draws the clips of each epoch anew, as `epoch * num_clips + clip`, so that a data set knows the epoch too.
-
-    Args:
-        num_clips: Clips to draw from.
-        draw: Clips of an epoch, drawn with a generator.
-        seed: With the epoch, decides what is drawn.
-    """
-
-    def __init__(self, num_clips: int, draw: Callable[[torch.Generator], Sequence[int]], seed: int):
-        self.num_clips, self.draw, self.seed = num_clips, draw, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_clips
-
-    def __iter__(self) -> Iterator[int]:
-        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(state[0]))
-        yield from (self.epoch * self.num_clips + clip for clip in self.draw(generator))
-
-
-def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator) -> list[int]:
-    """
-    As many clips as there are, with replacement, each class equally often. Clips of several classes are drawn as often
-    as their rarest; those of none as often as the most frequent.
-
-    Args:
-        class_matrix: 0/1 of shape (clips, classes).
-    """
-    counts = np.maximum(class_matrix.sum(axis=0), 1)
-    weights = (class_matrix / counts).max(axis=1)
-    weights[weights == 0] = 1 / counts.max()
-    weights = torch.as_tensor(weights, dtype=torch.float64)
-    return torch.multinomial(weights, len(weights), replacement=True, generator=generator).tolist()
-
-
-def _draw_like_lengths(seconds: Sequence[float], batch_size: int, generator: torch.Generator) -> list[int]:
-    return get_length_grouped_indices(seconds, batch_size, generator=generator)
-
-
-def _shuffle(num_clips: int, generator: torch.Generator) -> list[int]:
-    return torch.randperm(num_clips, generator=generator).tolist()
-
-
-def _copy(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in weights.items()}
-
-
-def make_loss(
-    is_multi_label: bool, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None
-) -> Callable[..., torch.Tensor]:
-    """
-    `compute_loss_func` of a `Trainer`, the same for every architecture: cross-entropy over classes, or binary
-    cross-entropy of each class where multi-label.
-
-    Args:
-        is_multi_label: Labels are 0/1 of shape (batch, classes), not indices.
-        label_smoothing: Part of the target that is spread evenly.
-        class_weights: Shape (classes,): weight of a class's clips, or, where multi-label, of its positives.
-    """
-
-    def compute_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
-        logits = outputs["logits"].float()
-        weights = None if class_weights is None else class_weights.to(logits.device)
-        if is_multi_label:
-            targets = labels * (1 - label_smoothing) + label_smoothing / 2
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
-            num_items = labels.numel() if num_items_in_batch is None else num_items_in_batch
-        else:
-            # Not PyTorch's mean, which divides by the sum of the weights: a batch of one would lose them.
-            loss = nn.functional.cross_entropy(
-                logits, labels, weight=weights, label_smoothing=label_smoothing, reduction="sum"
-            )
-            num_items = len(labels) if num_items_in_batch is None else num_items_in_batch
-        return loss / num_items
-
-    return compute_loss
-
-
-def balanced_class_weights(class_matrix: np.ndarray, is_multi_label: bool) -> torch.Tensor:
-    """
-    Weights that give every class the same sum over the training clips, or, where multi-label, the positives of a class
-    the weight of its negatives.
-
-    Args:
-        class_matrix: 0/1 of shape (clips, classes).
-    """
-    positives = np.maximum(class_matrix.sum(axis=0), 1)
-    if is_multi_label:
-        weights = np.maximum(len(class_matrix) - positives, 1) / positives
-    else:
-        weights = len(class_matrix) / (class_matrix.shape[1] * positives)
-    return torch.as_tensor(weights, dtype=torch.float32)
-
-
-class EvaluationTable(ProgressCallback):
-    """A progress bar of the steps and a line of results for each evaluation."""
-
-    COLUMNS = (("mAP", "mAP"), ("accuracy", "accuracy"), ("macro_f1", "macro F1"))
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        self.columns = None
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Without the dictionaries that the base class prints."""
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        super().on_evaluate(args, state, control, **kwargs)
-        if not state.is_world_process_zero or self.training_bar is None or "eval_loss" not in metrics:
-            return
-        if self.columns is None:
-            self.columns = [(f"eval_{name}", title) for name, title in self.COLUMNS if f"eval_{name}" in metrics]
-            titles = "".join(f"{title:>10}" for _, title in self.columns)
-            self.training_bar.write(f"{'epoch':>8}{'loss':>10}{'validation loss':>18}{titles}")
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        loss = f"{losses[-1]:.4f}" if losses else "-"
-        values = "".join(f"{metrics[name]:10.3f}" for name, _ in self.columns)
-        self.training_bar.write(f"{state.epoch:8.1f}{loss:>10}{metrics['eval_loss']:18.4f}{values}")
-
-
-class TrainingClock(TrainerCallback, ExportableState):
-    """Seconds of training, over all resumptions; `Trainer` itself counts from the last one."""
-
-    def __init__(self, seconds: float = 0.0):
-        self.seconds = seconds
-        self.started: float | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.started = time.monotonic()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.seconds, self.started = self.total(), None
-
-    def total(self) -> float:
-        return self.seconds + (0.0 if self.started is None else time.monotonic() - self.started)
-
-    def state(self) -> dict:
-        return {"args": {"seconds": self.total()}, "attributes": {}}

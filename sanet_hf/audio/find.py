@@ -7,20 +7,20 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sanet_hf.audio.formats import SUFFIXES
+from sanet_hf.audio.formats import SUFFIXES, is_audio_file
 
 
 def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) -> Iterator[str]:
     """
-    Paths of the audio files that are asked for, in order, each once.
+    Yield the paths of the audio files that `inputs` name, in order, each once.
 
     Args:
-        inputs: Files; folders, of which all audio files are taken, however deep, in the order of their names; patterns
-            such as `calls/**/*.mp3`; `@list.txt`, a file with one of those a line; `-`, `stdin`.
+        inputs: Any of: files; folders, for all audio files in them and their subfolders, sorted by name; patterns such
+            as `calls/**/*.mp3`; `@list.txt`, a file with one of those per line; `-` for `stdin`.
         stdin: Lines with one file, folder or pattern each.
 
     Raises:
-        ValueError: A folder holds no audio files, a pattern finds nothing, or a list cannot be read.
+        ValueError: A folder holds no audio files, no file matches a pattern, or a list cannot be read.
     """
     seen = set()
     for path in _find_audio_files(inputs, stdin):
@@ -52,8 +52,11 @@ def _find_audio_files(inputs: Iterable[str | Path], stdin: Iterable[str] = ()) -
 
 def _find(pattern: str) -> set[str]:
     """
-    What `glob.glob` finds, but without following links to folders in place of `**`: through two that lead back to
-    where they lie, it would go every way there is.
+    Return what `glob.glob` finds, but do not follow links to folders in place of `**`: with two links back to their
+    own folder, the number of paths grows exponentially.
+
+    `pathlib` does not follow them either. But it matches hidden files, drops `./` from paths (which `--resume`
+    compares), and its `**` at the end of a pattern depends on the version of Python.
     """
     parts = pattern.split("/")
     if "**" not in parts:
@@ -73,7 +76,7 @@ def _files_in(folder: str) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            if is_audio_file(name):
                 is_empty = False
                 yield os.path.join(parent, name)
     if is_empty:

@@ -3,13 +3,18 @@
 """The audio formats that every command reads, and files that are refused."""
 
 import re
+from pathlib import Path
 
 
-# What files are called that soundfile or FFmpeg read as audio.
+# Suffixes of files that soundfile or FFmpeg read as audio; every command that looks for recordings uses this set. Not
+# `.raw`, which tells nothing of the sampling rate, nor `.xi`, instruments without one.
 SUFFIXES = frozenset(
     (
-        *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".mp4", ".aif", ".aiff", ".aifc"),
-        *(".au", ".caf", ".w64", ".rf64", ".webm", ".mka", ".mkv", ".wma", ".amr", ".mp2", ".ac3", ".wv"),
+        *(".3g2", ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".asf", ".au", ".avi", ".avr", ".caf"),
+        *(".f4v", ".flac", ".flv", ".htk", ".ircam", ".m4a", ".m4b", ".m4v", ".mat4", ".mat5", ".mka", ".mkv", ".mov"),
+        *(".mp2", ".mp3", ".mp4", ".mpc2k", ".mpg", ".mxf", ".nist", ".nut", ".oga", ".ogg", ".ogm", ".opus", ".paf"),
+        *(".pvf", ".rf64", ".sd2", ".sds", ".svx", ".voc", ".w64", ".wav", ".wavex", ".webm", ".wma", ".wmv", ".wv"),
+        ".wve",
     )
 )
 # Rates beyond these stand in damaged headers.
@@ -23,3 +28,12 @@ LIST_MARKS = re.compile(
 GAME_MUSIC = (b"ZXAY", b"GBS\x01", b"GYMX", b"HESM", b"KSCC", b"KSSX", b"NESM", b"NSFE", b"SAP\r", b"SNES", b"Vgm ")
 # Bytes by which FFmpeg tells a format.
 PROBED_BYTES = 2**20
+
+
+def is_audio_file(path: str | Path) -> bool:
+    """
+    Whether a path is that of a recording by its name: its suffix is one of [`SUFFIXES`], and neither the file nor a
+    folder in the path is hidden. Give the path relative to the folder that is searched.
+    """
+    path = Path(path)
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)

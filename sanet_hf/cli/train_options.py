@@ -58,9 +58,9 @@ def make_parser(all_options: bool = False) -> HfArgumentParser:
         usage="sanet train CONFIG [CONFIG ...] --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
         description="Train an audio classifier on a folder of recordings.",
         epilog="Every option can stand in CONFIG under its own name; a later CONFIG overrides an earlier one, and a "
-        "flag both. CONFIG is a YAML file or the name of one that comes with sanet-hf: "
-        f"{', '.join(path.name for path in shipped_configs())}. --help_all lists all options of transformers' "
-        "TrainingArguments.",
+        "flag both; config_overrides are merged, name by name. CONFIG is a YAML file or the name of one that comes "
+        f"with sanet-hf: {', '.join(path.name for path in shipped_configs())}. --help_all lists all options of "
+        "transformers' TrainingArguments.",
         allow_abbrev=False,
         add_help=False,
     )
@@ -150,7 +150,7 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
 def _yaml_as_flags(path: Path, names: Sequence[str]) -> list[str]:
     """The options of a YAML file as if given on the command line, so that both are checked alike."""
     try:
-        options = yaml.safe_load(path.read_text())
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(options, dict):

@@ -21,9 +21,6 @@ from sanet_hf.cli.options import (
 from sanet_hf.utils.files import writing_to
 
 
-METRIC_TITLES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC", "ece": "ECE"}
-
-
 def _train(argv: Sequence[str]) -> int:
     import datasets
     from transformers.utils.logging import disable_progress_bar
@@ -90,11 +87,13 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     """A table with a row for each split."""
+    from sanet_hf.training.evaluation.metrics import METRICS
+
     metrics = {split: values for split, values in metrics.items() if "accuracy" in values}
-    names = [name for name in METRIC_TITLES if any(name in values for values in metrics.values())]
-    print(f"\n{'split':12}" + "".join(f"{METRIC_TITLES[name]:>10}" for name in names))
+    names = [name for name in METRICS if any(name in values for values in metrics.values())]
+    print(f"\n{'split':12}" + "".join(f"{METRICS[name][0]:>16}" for name in names))
     for split, values in metrics.items():
-        print(f"{split:12}" + "".join(f"{values[name]:10.3f}" for name in names))
+        print(f"{split:12}" + "".join(f"{values[name]:16.3f}" for name in names))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

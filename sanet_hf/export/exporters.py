@@ -24,11 +24,11 @@ from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME
 
 from sanet_hf.architectures import (
-    MIN_SECONDS,
     extract_features,
     find_window_seconds,
     hears_padding,
     is_padding_neutral,
+    min_samples,
 )
 from sanet_hf.errors import ExportError, UsageError
 from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
@@ -173,7 +173,7 @@ def onnx_inputs(names: Sequence[str], features: Mapping[str, torch.Tensor | np.n
 def shortest_clip(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, program: bool = False) -> int:
     """Return the samples to which shorter clips must be padded, for a model or for its program of `torch.export`."""
     if not isinstance(feature_extractor, SANetFeatureExtractor):
-        return round(MIN_SECONDS * feature_extractor.sampling_rate)
+        return min_samples(feature_extractor)
     # torch.export makes a constant of a size of 1, here the merged frames of an attention block.
     return model.config.total_stride + 1 if program else 1
 

@@ -12,13 +12,14 @@ import numpy as np
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.architectures import find_window_seconds
+from sanet_hf.audio.levels import envelope, largest_amplitude
 from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError
 from sanet_hf.inference.explanation import weigh_frames
 from sanet_hf.inference.prediction import predict
 from sanet_hf.inference.windows import Prediction, Segment, merge_windows
-from sanet_hf.utils.formatting import format_time
-from sanet_hf.utils.plot_style import COLORS, OTHER_COLOR
+from sanet_hf.utils.formatting import format_time, shorten
+from sanet_hf.utils.plot_style import BLUE, COLORS, OTHER_COLOR, VERMILION
 
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 MAX_MEGABYTES = 100.0
 MAX_SECONDS = 1800.0
 MAX_BARS = 8
-MAX_LISTED_CLASSES = 20
 # How often old uploads are looked for, and how old they may become, in seconds.
 DELETE_UPLOADS = (60, 3600)
 MEGABYTE = 2**20  # as gradio counts in its message
@@ -37,8 +37,8 @@ CSS = """
 .picture { cursor: pointer; position: relative; }
 .picture svg { display: block; width: 100%; height: 140px; border: 1px solid var(--border-color-primary); }
 .wave { fill: var(--body-text-color); opacity: 0.6; }
-.weights { fill: #0072B2; opacity: 0.45; }
-.playhead { position: absolute; top: 0; left: 0; width: 2px; height: 142px; background: #D55E00; display: none; }
+.weights { fill: BLUE; opacity: 0.45; }
+.playhead { position: absolute; top: 0; left: 0; width: 2px; height: 142px; background: VERMILION; display: none; }
 .times { display: flex; justify-content: space-between; font-size: 0.85em; }
 .note { margin: 0.5em 0; font-size: 0.9em; }
 .segments { max-height: 21em; overflow-y: auto; }
@@ -49,8 +49,8 @@ CSS = """
 .segments .time { min-width: 7.5em; font-variant-numeric: tabular-nums; }
 .segments .label { flex: 1; overflow-wrap: anywhere; }
 .segments i { flex: none; width: 0.9em; height: 0.9em; }
-.error { padding: 0.8em; border: 2px solid #D55E00; border-radius: 4px; overflow-wrap: anywhere; }
-"""
+.error { padding: 0.8em; border: 2px solid VERMILION; border-radius: 4px; overflow-wrap: anywhere; }
+""".replace("BLUE", BLUE).replace("VERMILION", VERMILION)
 # The player is gradio's. Its events do not bubble, but are seen on the way down.
 JAVASCRIPT = """
 const player = () => document.querySelector('#recording audio');
@@ -86,7 +86,7 @@ def make_app(
     longer than the model takes the segments of one label, played where one clicks. Serve it with [`launch_app`].
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         examples: Audio files to choose from.
         max_megabytes, max_seconds: Of a recording; what is more gets a message that says so.
 
@@ -176,7 +176,7 @@ def classify_recording(
     Classify a file within limits.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         path: Audio file.
         max_megabytes, max_seconds: As [`make_app`] has them.
 
@@ -266,11 +266,11 @@ def draw_recording(
 
 
 def _draw_waveform(waveform: np.ndarray) -> str:
-    starts = np.linspace(0, len(waveform), min(len(waveform), WIDTH), endpoint=False).astype(int)
-    low, high = np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
+    length = -(-len(waveform) // WIDTH)
+    low, high = envelope([waveform], length)
     # Quiet recordings are to be seen too.
-    scale = 0.48 * HEIGHT / max(np.abs(waveform).max(), 1e-3)
-    x = starts * (WIDTH / len(waveform))
+    scale = 0.48 * HEIGHT / max(largest_amplitude(waveform), 1e-3)
+    x = np.arange(len(low)) * (length * WIDTH / len(waveform))
     upper = zip(x, HEIGHT / 2 - scale * high - 0.5)
     lower = zip(x[::-1], HEIGHT / 2 - scale * low[::-1] + 0.5)
     return f'<path class="wave" d="{_path([*upper, *lower])}"/>'
@@ -331,10 +331,8 @@ def _introduction(
     max_seconds: float,
 ) -> str:
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    listed = ", ".join(labels[:MAX_LISTED_CLASSES])
-    more = f" and {len(labels) - MAX_LISTED_CLASSES} more" if len(labels) > MAX_LISTED_CLASSES else ""
     return (
-        f"<h1>{escape(title)}</h1><p>{len(labels)} classes: {escape(listed)}{more}.</p>"
+        f"<h1>{escape(title)}</h1><p>{len(labels)} classes: {escape(shorten(labels))}.</p>"
         f"<p>Recordings of up to {format_time(max_seconds)} (min:s) and {max_megabytes:g} MB, in windows of "
         f"{find_window_seconds(model, feature_extractor):g} s. They are classified on the machine that serves this "
         "page, go nowhere else, and are deleted within about an hour.</p>"

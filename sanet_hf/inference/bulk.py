@@ -104,7 +104,7 @@ def predict_files(
             if prediction.error is not None:
                 _report(prediction, strict, state)
             elif plot is not None and state.is_main_process:
-                plot_timeline(prediction, plot)
+                plot_timeline(prediction, plot, feature_extractor.sampling_rate)
         is_complete = True
     finally:
         if file is not None:
@@ -148,7 +148,7 @@ def embed_files(
         check_picture(plot)
     state = join_processes()
     paths = share(list(find_audio_files(inputs, sys.stdin)) if state.is_main_process else [])
-    classify = partial(predict, _optimize(model), feature_extractor, return_embeddings=True, **options)
+    classify = partial(_embed, _optimize(model), feature_extractor, **options)
     predictions = _with_progress(_predict(classify, paths, state), len(paths), state)
     table = make_embedding_table(_without_errors(predictions, strict, state), normalize)
     if len(table) and state.is_main_process:
@@ -173,11 +173,19 @@ def _predict(
     return predict_in_processes(classify, list(paths), state)
 
 
+def _embed(
+    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, sources: Iterable[str], **options
+) -> Iterator[Prediction]:
+    """Yield predictions with the embeddings of files, but not those of windows, which are large for long files."""
+    for prediction in predict(model, feature_extractor, sources, return_embeddings=True, **options):
+        for window in prediction.windows:
+            window.embedding = None
+        yield prediction
+
+
 def _without_errors(predictions: Iterable[Prediction], strict: bool, state: PartialState) -> Iterator[Prediction]:
     for prediction in predictions:
         if prediction.error is None:
-            # Not needed any more, and large for long files.
-            prediction.windows.clear()
             yield prediction
         else:
             _report(prediction, strict, state)

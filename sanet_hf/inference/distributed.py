@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classification by several processes, as `accelerate launch` and `torchrun` start them."""
+"""Classification by several processes that `accelerate launch` or `torchrun` started."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TypeVar
 
 import torch
@@ -14,19 +14,19 @@ from accelerate.utils import broadcast_object_list, gather_object
 from sanet_hf.inference.windows import Prediction
 
 
-FILES_PER_ROUND = 128  # of each process; then the main process gets what all of them found
+FILES_PER_ROUND = 128  # of each process; then the processes exchange their predictions
 
 Value = TypeVar("Value")
 
 
 def join_processes() -> PartialState:
-    """Which of the processes that were started together this one is, and its device."""
-    # The others wait for one with long files; where one dies, the launcher ends them.
+    """Initialise the distributed state, and return it."""
+    # Processes wait for the one with the longest files. If one dies, the launcher ends the others.
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
 
 
 def share(value: Value) -> Value:
-    """The main process's value, in all of them."""
+    """Return the main process's value in every process."""
     values = [value]
     broadcast_object_list(values)
     return values[0]
@@ -36,15 +36,17 @@ def predict_in_processes(
     predict: Callable[[Sequence[str]], Iterable[Prediction]], paths: Sequence[str], state: PartialState
 ) -> Iterator[Prediction]:
     """
-    Predictions of files, in their order and in each process; every process classifies a part of the files.
+    Yield the predictions of all files, in order and in every process. Each process classifies a part of the files.
+
+    Every process gets all predictions, so that `--strict` and exit codes agree without another exchange.
 
     Args:
-        predict: Classifies files.
+        predict: Classifies files. Yields one prediction per file, in order.
         paths: The files, the same in each process.
-        state: As [`join_processes`] gives it.
+        state: The result of [`join_processes`].
     """
-    num_files = FILES_PER_ROUND * state.num_processes
-    for first in range(0, len(paths), num_files):
-        part = paths[first : first + num_files][state.process_index :: state.num_processes]
-        for predictions in zip_longest(*gather_object([list(predict(part))])):
-            yield from (prediction for prediction in predictions if prediction is not None)
+    # One call for all files, so that batches, files decoded ahead and a smaller batch size outlast a round.
+    predictions = iter(predict(paths[state.process_index :: state.num_processes]))
+    for _ in range(0, len(paths), FILES_PER_ROUND * state.num_processes):
+        for row in zip_longest(*gather_object([list(islice(predictions, FILES_PER_ROUND))])):
+            yield from (prediction for prediction in row if prediction is not None)

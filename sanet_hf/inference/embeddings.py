@@ -10,7 +10,7 @@ import numpy as np
 import pandas
 
 from sanet_hf.inference.windows import Prediction
-from sanet_hf.utils.files import to_text
+from sanet_hf.utils.files import to_text, write_atomically
 
 
 FORMATS = (".parquet", ".npz")
@@ -53,16 +53,8 @@ def write_embeddings(table: pandas.DataFrame, path: str | Path) -> None:
         ValueError: The suffix is none of [`FORMATS`].
     """
     check_embedding_file(path)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # What was there stays until the new file is whole.
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            _write(table, file, path.suffix)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_atomically(path) as file:
+        _write(table, file, Path(path).suffix)
 
 
 def _write(table: pandas.DataFrame, file: BinaryIO, suffix: str) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 
-from sanet_hf.architectures import class_scores, extract_features, find_window_seconds
+from sanet_hf.architectures import architecture_of, class_scores, extract_features, find_window_seconds
+from sanet_hf.inference.loading import default_batch_size
+from sanet_hf.utils.formatting import shorten
 
 
 DECIMALS = 9
-MAX_LISTED_CLASSES = 20
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Explanation:
         score_drops: Score of the class minus the score without that part, of shape (parts,): positive where the part
             spoke for the class, negative where it spoke against.
         pooling_weights: How much each frame counted in SANet's pooling, of shape (frames,), sum 1; `None` for other
-            architectures. A model that [`~sanet_hf.inference.hears_padding`] has frames of the silence after the clip
+            architectures. A model that [`hears_padding`] has frames of the silence after the clip
             too, as do its attentions.
         pooling_edges: When each of these frames begins, and the last one ends, of shape (frames + 1,).
         attentions: How much each frame (rows) attends to each (columns) in every attention block of SANet, as the mean
@@ -80,15 +81,15 @@ def explain(
     the clip stays the same. Models that take spectrograms get that of the waveform with silence.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them, of any architecture.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them, of any architecture.
         waveform: Clip of shape (samples,) at the feature extractor's sampling rate. Of one longer than
-            [`~sanet_hf.inference.find_window_seconds`], the middle is explained, as a clip of its own.
+            [`find_window_seconds`], the middle is explained, as a clip of its own.
         label: Class to explain; by default the one with the highest score.
         occlusion_seconds: Duration of each silenced part; by default 0.25 s, but at least 1/64 and at most 1/8 of the
             clip.
         hop_seconds: Longest time from one silenced part to the next; by default half of their duration.
         offset: Where the waveform begins in the recording it is cut from, in seconds: added to all times.
-        batch_size: Clips that are classified at once; by default 32 on a GPU and else 8.
+        batch_size: Clips that are classified at once; by default [`default_batch_size`].
 
     Raises:
         ValueError: The model has no such class, or a duration is not positive.
@@ -104,14 +105,14 @@ def explain(
     first = max(0, (len(waveform) - window) // 2)
     waveform, start = waveform[first : first + window], first / rate + offset
     if batch_size is None:
-        batch_size = 32 if model.device.type == "cuda" else 8
+        batch_size = default_batch_size(model)
 
     def extract(waveforms: list[np.ndarray]) -> BatchFeature:
         return extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
 
     features = extract([waveform])
     weights = {}
-    if model.config.model_type == "sanet":
+    if architecture_of(model).has_pooling_weights:
         with _eager_attention(model):
             outputs = model(**features, output_attentions=True)
         num_samples = features["input_values"].shape[-1]
@@ -157,11 +158,11 @@ def weigh_frames(
     SANet.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         waveform: Clip of shape (samples,) at the feature extractor's sampling rate, no longer than
-            [`~sanet_hf.inference.find_window_seconds`].
+            [`find_window_seconds`].
     """
-    if model.config.model_type != "sanet":
+    if not architecture_of(model).has_pooling_weights:
         return None
     features = extract_features(feature_extractor, [waveform]).to(model.device, model.dtype)
     num_samples = features["input_values"].shape[-1]
@@ -172,8 +173,7 @@ def weigh_frames(
 def _unknown_label(label: str, labels: list[str]) -> str:
     nearest = difflib.get_close_matches(label, labels, n=1)
     guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    more = f" and {len(labels) - MAX_LISTED_CLASSES} more" if len(labels) > MAX_LISTED_CLASSES else ""
-    return f"label={label!r} is no class of the model.{guess} It knows {', '.join(labels[:MAX_LISTED_CLASSES])}{more}."
+    return f"label={label!r} is no class of the model.{guess} It knows {shorten(labels)}."
 
 
 @contextmanager

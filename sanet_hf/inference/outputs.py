@@ -13,7 +13,7 @@ import numpy as np
 import pandas
 
 from sanet_hf.inference.windows import Prediction, merge_windows
-from sanet_hf.utils.files import to_text
+from sanet_hf.utils.files import to_text, write_atomically
 
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -134,9 +134,8 @@ class PredictionFile:
             places = {to_text(path): place for place, path in reversed(list(enumerate(paths)))}
             self._write(sorted(self._read(self._rows_path), key=lambda row: places.get(row["path"], -1)))
         if self._rows_path != self.path:
-            temporary = self.path.with_name(f"{self.path.name}.tmp")
-            to_table(self._read(self._rows_path), self.columns).to_parquet(temporary, index=False)
-            temporary.replace(self.path)
+            with write_atomically(self.path) as file:
+                to_table(self._read(self._rows_path), self.columns).to_parquet(file, index=False)
             self._rows_path.unlink()
 
     def _read(self, path: Path) -> list[Row]:
@@ -164,12 +163,13 @@ class PredictionFile:
         return rows
 
     def _write(self, rows: Sequence[Row]) -> None:
-        temporary = self._rows_path.with_name(f"{self._rows_path.name}.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (
+            write_atomically(self._rows_path) as content,
+            io.TextIOWrapper(content, encoding="utf-8", newline="") as file,
+        ):
             if self._rows_path.suffix == ".csv":
                 csv.writer(file).writerow(self.columns)
             _print_rows(file, self._rows_path.suffix, rows, self.columns)
-        temporary.replace(self._rows_path)
 
 
 def _print_rows(file: TextIO, suffix: str, rows: Sequence[Row], columns: Sequence[str]) -> None:

@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 import pandas
 
+from sanet_hf.audio.levels import envelope
 from sanet_hf.audio.stream import stream_audio
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.inference.explanation import Explanation, as_dict
 from sanet_hf.inference.windows import Prediction, merge_windows
 from sanet_hf.utils.formatting import format_time
-from sanet_hf.utils.plot_style import COLORS, OTHER_COLOR, PICTURES, check_picture
+from sanet_hf.utils.plot_style import BLUE, COLORS, GRAY, OTHER_COLOR, PICTURES, VERMILION, check_picture, style
 
 
-SAMPLING_RATE = 16000  # Hz, of the waveform that is drawn
 NUM_PIXELS = 2000
 MAX_CLASSES = 10
 
 
-def plot_timeline(prediction: Prediction, path: str | Path) -> None:
+def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int = DEFAULT_SAMPLING_RATE) -> None:
     """
     Draw the waveform's envelope, the segments of one label, and the score of each class over time; of many classes,
     the ten with the highest scores.
@@ -31,12 +32,14 @@ def plot_timeline(prediction: Prediction, path: str | Path) -> None:
     Args:
         prediction: Of a file that can still be read, as [`predict`] gives it.
         path: Picture to write, of a format of [`PICTURES`].
+        sampling_rate: Of the waveform that is drawn, in Hz: the one that the model hears.
 
     Raises:
         ValueError: The file could not be classified, or `path` is not that of a picture.
     """
     # Imported late, since other commands do not draw.
-    import matplotlib.pyplot as plt
+    import matplotlib
+    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     check_picture(path)
@@ -52,69 +55,46 @@ def plot_timeline(prediction: Prediction, path: str | Path) -> None:
         *((a.end + b.start) / 2 for a, b in pairwise(prediction.windows)),
         prediction.windows[-1].end,
     ]
-    figure, (wave_axes, label_axes, score_axes) = plt.subplots(
-        3,
-        figsize=(10, 2.4 + 0.28 * len(shown)),
-        sharex=True,
-        layout="constrained",
-        height_ratios=[1.5, 0.3, 0.28 * len(shown) + 0.3],
-    )
-    low, high = read_envelope(prediction.path, prediction.duration)
-    times = np.linspace(0, prediction.duration, len(low))
-    wave_axes.fill_between(times, low, high, color="#555555", linewidth=0)
-    wave_axes.set_ylabel("amplitude")
-    title = f"{Path(prediction.path).name}: {prediction.label} ({prediction.score:.2f})"
-    wave_axes.set_title(title.encode("utf-8", "backslashreplace").decode(), loc="left", parse_math=False)
-    for segment in segments:
-        color = colors.get(segment.label, OTHER_COLOR)
-        label_axes.axvspan(segment.start, segment.end, facecolor=color, edgecolor="white", linewidth=0.5)
-    label_axes.set_yticks([0.5], ["label"])
-    label_axes.set_ylim(0, 1)
-    image = score_axes.pcolormesh(edges, np.arange(len(shown) + 1), scores[:, shown].T, cmap="Greys", vmin=0, vmax=1)
-    score_axes.set_yticks(np.arange(len(shown)) + 0.5, [prediction.labels[index] for index in shown])
-    for tick, index in zip(score_axes.get_yticklabels(), shown):
-        tick.set_parse_math(False)
-        score_axes.plot(
-            -0.006,
-            np.flatnonzero(shown == index)[0] + 0.5,
-            marker="s",
-            color=colors.get(prediction.labels[index], OTHER_COLOR),
-            transform=score_axes.get_yaxis_transform(),
-            clip_on=False,
+    with matplotlib.rc_context(style()):
+        figure = Figure(figsize=(10, 2.4 + 0.28 * len(shown)), layout="constrained")
+        heights = [1.5, 0.3, 0.28 * len(shown) + 0.3]
+        wave_axes, label_axes, score_axes = figure.subplots(3, sharex=True, height_ratios=heights)
+        length = max(1, round(prediction.duration * sampling_rate / NUM_PIXELS))
+        low, high = envelope(stream_audio(prediction.path, sampling_rate), length)
+        times = np.linspace(0, prediction.duration, len(low))
+        wave_axes.fill_between(times, low, high, color=GRAY, linewidth=0)
+        wave_axes.set_ylabel("amplitude")
+        title = f"{Path(prediction.path).name}: {prediction.label} ({prediction.score:.2f})"
+        wave_axes.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
+        for segment in segments:
+            color = colors.get(segment.label, OTHER_COLOR)
+            label_axes.axvspan(segment.start, segment.end, facecolor=color, edgecolor="white", linewidth=0.5)
+        label_axes.set_yticks([0.5], ["label"])
+        label_axes.set_ylim(0, 1)
+        image = score_axes.pcolormesh(
+            edges, np.arange(len(shown) + 1), scores[:, shown].T, cmap="Greys", vmin=0, vmax=1
         )
-    score_axes.tick_params(axis="y", length=0, pad=10)
-    score_axes.invert_yaxis()
-    score_axes.set_xlim(0, prediction.duration)
-    score_axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: format_time(seconds)))
-    score_axes.set_xlabel("time (h:min:s)" if prediction.duration >= 3600 else "time (min:s)")
-    figure.colorbar(image, ax=score_axes, label="score", pad=0.01)
-    for axes in (wave_axes, label_axes):
-        axes.tick_params(axis="x", length=0)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def read_envelope(path: str | Path, duration: float) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Lowest and highest samples of a file in 2,000 or so equal stretches.
-
-    Args:
-        path: Audio file.
-        duration: In seconds.
-    """
-    length = max(1, round(duration * SAMPLING_RATE / NUM_PIXELS))
-    low, high = [], []
-    rest = np.zeros(0, np.float32)
-    for block in stream_audio(path, SAMPLING_RATE):
-        block = np.concatenate([rest, block])
-        whole = len(block) // length * length
-        stretches, rest = block[:whole].reshape(-1, length), block[whole:]
-        low.append(stretches.min(axis=1))
-        high.append(stretches.max(axis=1))
-    if len(rest):
-        low.append(rest.min(keepdims=True))
-        high.append(rest.max(keepdims=True))
-    return np.concatenate(low), np.concatenate(high)
+        score_axes.set_yticks(np.arange(len(shown)) + 0.5, [prediction.labels[index] for index in shown])
+        for tick, index in zip(score_axes.get_yticklabels(), shown):
+            tick.set_parse_math(False)
+            score_axes.plot(
+                -0.006,
+                np.flatnonzero(shown == index)[0] + 0.5,
+                marker="s",
+                markersize=6,
+                color=colors.get(prediction.labels[index], OTHER_COLOR),
+                transform=score_axes.get_yaxis_transform(),
+                clip_on=False,
+            )
+        score_axes.tick_params(axis="y", length=0, pad=10)
+        score_axes.invert_yaxis()
+        score_axes.set_xlim(0, prediction.duration)
+        score_axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: format_time(seconds)))
+        score_axes.set_xlabel("time (h:min:s)" if prediction.duration >= 3600 else "time (min:s)")
+        figure.colorbar(image, ax=score_axes, label="score", pad=0.01)
+        for axes in (wave_axes, label_axes):
+            axes.tick_params(axis="x", length=0)
+        figure.savefig(path)
 
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
@@ -126,7 +106,7 @@ def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pc
 
     Args:
         table: As [`make_embedding_table`] gives it.
-        path: Picture to write, of a format of [`pictures.PICTURES`].
+        path: Picture to write, of a format of [`PICTURES`].
         method: `pca`, or `tsne`, which shows clusters but no distances between them.
         seed: Of t-SNE.
 
@@ -134,7 +114,8 @@ def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pc
         ValueError: There are fewer than three embeddings, or `path` is not that of a picture.
     """
     # Imported late, since other commands do not draw.
-    import matplotlib.pyplot as plt
+    import matplotlib
+    from matplotlib.figure import Figure
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -152,41 +133,31 @@ def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pc
         points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings)
         names = ["t-SNE 1", "t-SNE 2"]
     labels = table["label"].value_counts().index
-    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
-    for index, label in enumerate(labels):
-        of_label = points[(table["label"] == label).to_numpy()]
-        color, marker = COLORS[index % len(COLORS)], MARKERS[index // len(COLORS) % len(MARKERS)]
-        axes.scatter(*of_label.T, s=16, color=color, marker=marker, label=f"{label} ({len(of_label)})", linewidths=0)
-    known = set(table["prediction"]) & set(labels)
-    is_mistake = (table["prediction"] != table["label"]) & table["label"].isin(known)
-    if is_mistake.any():
-        ring = {"facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
-        axes.scatter(*points[is_mistake.to_numpy()].T, s=40, label=f"predicted otherwise ({is_mistake.sum()})", **ring)
-    axes.set_xlabel(names[0])
-    axes.set_ylabel(names[1])
-    legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with matplotlib.rc_context(style()):
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        axes = figure.subplots()
+        for index, label in enumerate(labels):
+            of_label = points[(table["label"] == label).to_numpy()]
+            color, marker = COLORS[index % len(COLORS)], MARKERS[index // len(COLORS) % len(MARKERS)]
+            axes.scatter(
+                *of_label.T, s=16, color=color, marker=marker, label=f"{label} ({len(of_label)})", linewidths=0
+            )
+        known = set(table["prediction"]) & set(labels)
+        is_mistake = (table["prediction"] != table["label"]) & table["label"].isin(known)
+        if is_mistake.any():
+            ring = {"facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
+            axes.scatter(
+                *points[is_mistake.to_numpy()].T, s=40, label=f"predicted otherwise ({is_mistake.sum()})", **ring
+            )
+        axes.set_xlabel(names[0])
+        axes.set_ylabel(names[1])
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        figure.savefig(path)
 
 
 SUFFIXES = (*PICTURES, ".json")
-
-# Of the colour-blind safe palette of Okabe and Ito (https://jfly.uni-koeln.de/color/).
-BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#555555"
-STYLE = {
-    "figure.dpi": 100,
-    "savefig.dpi": 100,
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.formatter.useoffset": False,
-}
 
 
 def write_explanation(explanation: Explanation, path: str | Path, name: str = "") -> None:
@@ -237,7 +208,7 @@ def plot_explanation(explanation: Explanation, path: str | Path, name: str = "")
     heard = explanation.pooling_edges[-1] if has_pooling else explanation.end
     # Of the silence that a model hears after a clip, enough to see what it makes of it.
     end = min(heard, explanation.end + 0.25 * (explanation.end - explanation.start))
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(style()):
         figure = Figure(figsize=(9, 1.0 + 1.25 * sum(heights)), layout="constrained")
         panels = figure.subplots(len(heights), sharex=True, height_ratios=heights)
         _draw_waveform(panels[0], explanation)
@@ -250,7 +221,7 @@ def plot_explanation(explanation: Explanation, path: str | Path, name: str = "")
         for axes in panels:
             axes.yaxis.set_major_locator(MaxNLocator(3))
             if end > explanation.end:
-                axes.axvline(explanation.end, color="#999999", linewidth=1, linestyle=(0, (4, 3)))
+                axes.axvline(explanation.end, color=OTHER_COLOR, linewidth=1, linestyle=(0, (4, 3)))
         panels[0].set_yticks([])
         panels[0].set_xlim(explanation.start, end)
         panels[-1].set_xlabel("seconds")
@@ -270,11 +241,9 @@ def _title(explanation: Explanation, name: str, heard: float) -> str:
 
 
 def _draw_waveform(axes, explanation: Explanation) -> None:
-    # Lowest and highest sample of each column: a line through a million samples is slow and looks the same.
-    waveform = explanation.waveform
-    starts = np.linspace(0, len(waveform), min(len(waveform), 1000), endpoint=False).astype(int)
-    times = explanation.start + starts / explanation.sampling_rate
-    low, high = np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
+    length = -(-len(explanation.waveform) // NUM_PIXELS)
+    low, high = envelope([explanation.waveform], length)
+    times = explanation.start + np.arange(len(low)) * length / explanation.sampling_rate
     axes.fill_between(times, low, high, color=GRAY, linewidth=0.6)
     axes.set_title("waveform")
 
@@ -313,7 +282,7 @@ def _draw_occlusion(axes, explanation: Explanation) -> None:
     drops, seconds = explanation.score_drops, explanation.occlusion_ends[0] - explanation.occlusion_starts[0]
     axes.axhline(0, color=GRAY, linewidth=0.6)
     axes.fill_between(centers, drops, 0, where=drops >= 0, interpolate=True, color=BLUE, alpha=0.35, linewidth=0)
-    axes.fill_between(centers, drops, 0, where=drops <= 0, interpolate=True, color=ORANGE, alpha=0.35, linewidth=0)
+    axes.fill_between(centers, drops, 0, where=drops <= 0, interpolate=True, color=VERMILION, alpha=0.35, linewidth=0)
     axes.plot(centers, drops, color="black", linewidth=1, marker="o", markersize=2.5)
     title = f"occlusion: what the score of {explanation.label} loses when {seconds:.2g} s around a moment are silenced"
     axes.set_title(title, parse_math=False)

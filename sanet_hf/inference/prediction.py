@@ -15,18 +15,18 @@ from threading import Event
 import numpy as np
 import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from sanet_hf.architectures import (
-    _captured,
-    _pool,
+    backbone_outputs,
     class_scores,
     extract_features,
     find_window_seconds,
     is_padding_neutral,
+    pool,
 )
 from sanet_hf.audio.stream import resample_blocks, stream_audio
 from sanet_hf.errors import AudioError
+from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.inference.windows import Prediction, Window, cut_windows
 
 
@@ -63,13 +63,13 @@ def predict(
     device's memory does not suffice for a batch, smaller ones follow.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         sources: Audio files; arrays of shape (samples,) at the feature extractor's sampling rate; or mappings with
             `array` and `sampling_rate`. What cannot be read gives a prediction with an error.
         window_seconds: Length of a window; by default what [`find_window_seconds`] says.
         hop_seconds: From the start of a window to that of the next; by default `window_seconds`.
         aggregate: What the windows' scores become the file's by: `mean`, or `max` for rare events.
-        batch_size: Windows that are classified at once; by default 32 on a GPU and else 8.
+        batch_size: Windows that are classified at once; by default [`default_batch_size`].
         num_threads: Files that are decoded at once.
         return_embeddings: Whether to keep embeddings; see [`classify_waveforms`].
 
@@ -81,7 +81,7 @@ def predict(
     if aggregate not in ("mean", "max"):
         raise ValueError(f"aggregate={aggregate!r} must be 'mean' or 'max'.")
     if batch_size is None:
-        batch_size = 32 if model.device.type == "cuda" else 8
+        batch_size = default_batch_size(model)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     classify = partial(classify_waveforms, model, feature_extractor, return_embeddings=return_embeddings)
     needs_one_length = not is_padding_neutral(feature_extractor)
@@ -266,7 +266,7 @@ def classify_waveforms(
     time of the last hidden states.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.loading.load_classifier`] gives them.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
         return_embeddings: Whether to return embeddings.
 
@@ -274,10 +274,9 @@ def classify_waveforms(
         float32 of shape (clips, classes), and None or float32 of shape (clips, features).
     """
     features = extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
-    captured: list[ModelOutput] = []
-    with _captured(model, captured) if return_embeddings else nullcontext():
+    with backbone_outputs(model) if return_embeddings else nullcontext() as outputs:
         scores = class_scores(model, model(**features).logits)
     embeddings = None
     if return_embeddings:
-        embeddings = _pool(model, captured[0], features.get("attention_mask")).float().cpu().numpy()
+        embeddings = pool(model, outputs[0], features.get("attention_mask")).float().cpu().numpy()
     return scores, embeddings

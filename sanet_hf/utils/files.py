@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors import SafetensorError
 
@@ -39,6 +40,31 @@ def writing_to(path: str | Path, is_folder: bool = True) -> Iterator[None]:
         # Some libraries do not say what the matter is.
         _probe(path)
         raise
+
+
+@contextmanager
+def write_atomically(path: str | Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """
+    A file to write that takes its name when it is whole: until then, or if writing fails, what was there stays. The
+    folders for it are made.
+
+    Safe against the end of the process at any moment, which can leave the temporary file. Not against a power cut: the
+    file is not synchronised to the disk.
+
+    Args:
+        path: The file.
+        temporary: Name until it is whole, on the same file system; by default `path` with `.tmp` at its end, which the
+            next run overwrites. Processes that write one file at the same time need one each.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary or path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def is_full(error: Exception) -> bool:

@@ -1,6 +1,54 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Durations, times and tables as text."""
+"""Durations, times, tables and lists of names as text."""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+
+MAX_LISTED = 20  # names that a message lists
+
+
+def shorten(names: Collection[str], limit: int = MAX_LISTED, separator: str = ", ") -> str:
+    """The first names, and how many more there are: `a, b and 3 more`."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(list(names)[:limit]) + more
+
+
+def shorten_lines(lines: Collection[str], limit: int = MAX_LISTED, indent: int = 2) -> str:
+    """The first lines, each after a line break and indented, and how many more there are."""
+    shown = list(lines)[:limit]
+    if len(lines) > limit:
+        shown.append(f"and {len(lines) - limit} more")
+    return "".join(f"\n{' ' * indent}{line}" for line in shown)
+
+
+def format_markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], alignments: Sequence[str] | None = None
+) -> str:
+    """
+    A Markdown table: floats with three digits, a dash for `None`.
+
+    Args:
+        header: Titles of the columns.
+        rows: Cells of each row.
+        alignments: `:--` or `--:` for each column; by default text is on the left, and numbers are on the right.
+    """
+    rows = list(rows)
+    if alignments is None:
+        alignments = [":--" if any(isinstance(value, str) for value in column) else "--:" for column in zip(*rows)]
+
+    def cell(value: object) -> str:
+        text = f"{value:.3f}" if isinstance(value, float) else "–" if value is None else str(value)
+        return escape_markdown(text)
+
+    lines = [map(cell, header), alignments, *(map(cell, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escape_markdown(text: str) -> str:
+    """Text on one line that Markdown shows as it is, also in a table."""
+    return re.sub(r"[\\`*\[\]>|~$&#]|<(?=\S)|\b_|_\b", r"\\\g<0>", " ".join(text.split()))
 
 
 def format_time(seconds: float) -> str:

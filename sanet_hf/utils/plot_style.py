@@ -1,14 +1,64 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the pictures that matplotlib draws have in common."""
+"""Colours and style of all plots and pages, and the formats of pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 
 PICTURES = (".png", ".jpg", ".svg", ".pdf")
-# Of Okabe and Ito, which those who do not see all colours can tell apart; then grey.
+
+# The palette of Okabe and Ito, whose colours people with colour blindness can tell apart
+# (https://jfly.uni-koeln.de/color/).
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-OTHER_COLOR = "#999999"
+BLUE, ORANGE, GREEN, PINK, SKY_BLUE, VERMILION, YELLOW = COLORS
+GRAY, OTHER_COLOR = "#555555", "#999999"
+# Colours by their role, on light and on dark pages: background, panels, text, secondary text, lines, series.
+LIGHT = {
+    **{"page": "#ffffff", "panel": "#f6f7f9", "text": "#1b1f24", "muted": "#5c6570", "line": "#dfe3e8"},
+    **{"first": BLUE, "second": VERMILION, "third": GREEN},
+}
+DARK = {
+    **{"page": "#14171b", "panel": "#1c2026", "text": "#e4e7eb", "muted": "#9aa4b0", "line": "#303740"},
+    **{"first": SKY_BLUE, "second": ORANGE, "third": GREEN},
+}
+
+
+def style(colors: Mapping[str, str] = LIGHT) -> dict[str, object]:
+    """
+    Parameters for `matplotlib.rc_context`.
+
+    Args:
+        colors: Values of the roles in [`LIGHT`]: hexadecimal colours.
+    """
+    # Imported late, since most commands do not draw.
+    from matplotlib import cycler
+
+    return {
+        "figure.dpi": 100,
+        "savefig.dpi": 120,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "sanet-hf",
+        "font.size": 9,
+        "text.color": colors["text"],
+        "axes.edgecolor": colors["line"],
+        "axes.labelcolor": colors["muted"],
+        "axes.prop_cycle": cycler(color=[colors["first"], colors["second"], colors["third"]]),
+        "axes.titlesize": 9,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 3,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.formatter.useoffset": False,
+        "grid.color": colors["line"],
+        "grid.linewidth": 0.6,
+        "xtick.color": colors["muted"],
+        "ytick.color": colors["muted"],
+        "lines.linewidth": 1.6,
+        "lines.markersize": 3.5,
+        "legend.frameon": False,
+    }
 
 
 def check_picture(path: str | Path) -> None:

@@ -17,6 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.formats import SUFFIXES, is_audio_file
+from sanet_hf.audio.levels import envelope
+from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError
 
 
@@ -60,6 +63,53 @@ def test_formats_that_only_ffmpeg_reads(tmp_path, suffix):
     assert len(waveform) == pytest.approx(8000, abs=2500)
     spectrum = np.abs(np.fft.rfft(waveform[2000:6000]))
     assert np.argmax(spectrum) * RATE / 4000 == pytest.approx(440, abs=4)
+
+
+# What soundfile calls formats whose suffix is another, or has no encoder for here.
+SOUNDFILE_FORMATS = {".aif": "AIFF", ".aifc": "AIFF", ".oga": "OGG"}
+# Options of FFmpeg where its choice for a suffix is not at hand; None where nothing here writes the format.
+FFMPEG_OPTIONS = {
+    ".3g2": ["-c:a", "aac"],
+    ".3gp": ["-c:a", "aac"],
+    ".ac3": ["-ar", "48000"],
+    ".amr": None,
+    ".f4v": ["-ar", "44100"],
+    ".flv": ["-ar", "44100"],
+    ".mxf": ["-f", "lavfi", "-i", "color=s=720x576:r=25", "-ar", "48000", "-shortest"],
+    ".ogm": ["-f", "ogg"],
+}
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_suffix_that_commands_look_for(tmp_path, suffix):
+    path = tmp_path / f"a{suffix.upper()}"
+    container = SOUNDFILE_FORMATS.get(suffix, suffix[1:].upper())
+    if container in soundfile.available_formats():
+        soundfile.write(path, tone(), RATE, format=container, subtype="ALAW" if suffix == ".wve" else None)
+    else:
+        options = FFMPEG_OPTIONS.get(suffix, [])
+        if shutil.which("ffmpeg") is None or options is None:
+            pytest.skip("nothing here writes such a file")
+        soundfile.write(tmp_path / "a.wav", tone(), RATE)
+        output = tmp_path / f"a{suffix}"
+        subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", *options, output], check=True)
+        output.rename(path)
+    assert is_audio_file(path.name)
+    for waveform in (load_audio(path, RATE), np.concatenate(list(stream_audio(path, RATE)))):
+        # WVE is of 8,000 Hz by definition: soundfile wrote half the pitch.
+        expected = 220 if suffix == ".wve" else 440
+        spectrum = np.abs(np.fft.rfft(waveform[2000:6000]))
+        assert np.argmax(spectrum) * RATE / 4000 == pytest.approx(expected, abs=4)
+
+
+@pytest.mark.parametrize("edges", [[], [1], [4999], [5000, 5001], [79, 80, 81, 9990]])
+def test_envelope(edges):
+    waveform = np.zeros(10_001, np.float32)
+    waveform[3000], waveform[7000], waveform[-1] = 0.5, -0.25, 0.125
+    low, high = envelope(np.split(waveform, edges), 80)
+    assert len(low) == len(high) == 126
+    assert {index: high[index] for index in np.flatnonzero(high)} == {37: 0.5, 125: 0.125}
+    assert {index: low[index] for index in np.flatnonzero(low)} == {87: -0.25, 125: 0.125}
 
 
 def test_channels_are_averaged(tmp_path):
@@ -230,7 +280,8 @@ def noises(tmp_path_factory) -> dict[tuple[int, str], tuple[Path, np.ndarray]]:
             if suffix == "flac":
                 soundfile.write(path, samples, rate)
             elif suffix != "wav":
-                codec = ["-c:a", "libopus"] if suffix == "opus" else []
+                # AAC replaces noise by the decoder's random numbers, which depend on where decoding begins.
+                codec = {"opus": ["-c:a", "libopus"], "m4a": ["-aac_pns", "0"]}.get(suffix, [])
                 subprocess.run(["ffmpeg", "-loglevel", "error", "-i", wav, *codec, path], check=True)
             files[rate, suffix] = path, load_audio(path, 16000)
     return files

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sanet_hf import SANetFeatureExtractor, SANetModel, modeling_sanet
-from sanet_hf.modeling_sanet import SANetBatchNorm, downsample_mask, zero_padded_frames
+from sanet_hf.layers_sanet import SANetBatchNorm, downsample_mask, zero_padded_frames
 
 
 # Changes to the tiny model of conftest.py, whose first kernel is even and whose others are odd.

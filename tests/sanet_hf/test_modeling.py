@@ -14,16 +14,15 @@ from torch.nn import functional as F
 from transformers import initialization
 
 from sanet_hf import SANetConfig, SANetForAudioClassification, SANetModel
-from sanet_hf.modeling_sanet import (
+from sanet_hf.layers_sanet import (
     SANetAttention,
-    SANetAttentivePooling,
     SANetBatchNorm,
     SANetConv1d,
     SANetDownsample,
-    SANetPreTrainedModel,
     SANetSqueezeExcitation,
     SANetUpsample,
 )
+from sanet_hf.modeling_sanet import SANetAttentivePooling, SANetPreTrainedModel
 
 
 @pytest.fixture
@@ -572,6 +571,18 @@ def test_training_in_bfloat16(tiny_model, clips, mask, masked):
     assert tiny_model.sanet.layers[0].norm1.num_batches_tracked == 1
 
 
+def test_replicas_without_parameters(tiny_model, clips):
+    """`nn.DataParallel` runs replicas, whose weights are plain tensors: `model.dtype` raises StopIteration there."""
+    with torch.no_grad():
+        expected = tiny_model(clips).logits
+        replica = tiny_model
+        for module in replica.modules():
+            weights, module._parameters = module._parameters, {}
+            module.__dict__.update(weights)
+        assert next(replica.parameters(), None) is None
+        assert torch.equal(replica(clips).logits, expected)
+
+
 def test_float64(tiny_model, clips):
     with torch.no_grad():
         expected = tiny_model(clips).logits
@@ -640,7 +651,7 @@ def test_save_and_load(make_model, clips, mask, tmp_path, model_class):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json",
         "configuration_sanet.py",
-        "fft_convolution.py",
+        "layers_sanet.py",
         "model.safetensors",
         "modeling_sanet.py",
     ]
@@ -782,7 +793,7 @@ def test_push_to_hub(tiny_model, tmp_path, monkeypatch):
         "README.md",
         "config.json",
         "configuration_sanet.py",
-        "fft_convolution.py",
+        "layers_sanet.py",
         "model.safetensors",
         "modeling_sanet.py",
     }

@@ -14,7 +14,7 @@ from torch import nn
 
 from sanet_hf import SANetFeatureExtractor, optimization
 from sanet_hf.export import export_onnx
-from sanet_hf.modeling_sanet import SANetConv1d
+from sanet_hf.layers_sanet import SANetConv1d
 from sanet_hf.optimization import keep_freed_memory, optimize_for_inference
 from sanet_hf.optimized_layers import FFT_MIN_FRAMES, WINOGRAD_KERNEL_SIZES, FFTConv1d, OneDNNLinear, WinogradConv1d
 

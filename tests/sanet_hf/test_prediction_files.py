@@ -69,6 +69,21 @@ def test_patterns_do_not_go_in_circles(folder):
     assert list(find_audio_files(["b/here/*.mp3"])) == ["b/here/2.mp3"]
 
 
+def test_patterns_keep_the_spelling_of_paths(folder):
+    """`--resume` compares paths as they are written."""
+    for name in ("x[1]/1.wav", os.fsdecode(b"x[1]/\xff.wav")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert list(find_audio_files(["./*.wav"])) == ["./[c].wav", "./a.wav"]
+    assert list(find_audio_files(["b/../a.*", "a**"])) == ["b/../a.wav", "a.wav"]
+    assert list(find_audio_files([f"{folder}/x[[]1]/*"])) == [f"{folder}/x[1]/1.wav", f"{folder}/x[1]/\udcff.wav"]
+
+
+def test_patterns_find_hidden_files_only_by_name(folder):
+    assert list(find_audio_files([".git/*", ".h*"])) == [".git/x.wav", ".hidden.wav"]
+    assert "x.wav" not in str(list(find_audio_files(["*/*", "**/*.wav"])))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("*.ogg", "no file matches"), ("@none.txt", "the list cannot be read"), (".git/y", "holds no audio files")],

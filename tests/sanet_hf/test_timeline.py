@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sanet_hf.inference.plots import plot_timeline, read_envelope
+from sanet_hf.inference.plots import plot_timeline
 from sanet_hf.inference.windows import Prediction, Window
 from sanet_hf.utils.formatting import format_time
 
@@ -31,19 +31,6 @@ def test_picture(tmp_path, num_classes, suffix):
     path = tmp_path / f"timeline.{suffix}"
     plot_timeline(prediction, path)
     assert plt.imread(path).std() > 0 if suffix == "png" else "</svg>" in path.read_text()
-
-
-def test_envelope(tmp_path):
-    waveform = np.zeros(16000 * 10)
-    waveform[16000 * 3] = 0.5
-    waveform[16000 * 7] = -0.25
-    soundfile.write(tmp_path / "a.wav", waveform, 16000)
-    low, high = read_envelope(tmp_path / "a.wav", 10.0)
-    assert len(low) == len(high) == 2000
-    assert np.flatnonzero(high).tolist() == [600] and high[600] == pytest.approx(0.5, abs=1e-4)
-    assert np.flatnonzero(low).tolist() == [1400] and low[1400] == pytest.approx(-0.25, abs=1e-4)
-    soundfile.write(tmp_path / "b.wav", waveform[:3], 16000)
-    assert [len(part) for part in read_envelope(tmp_path / "b.wav", 3 / 16000)] == [3, 3]
 
 
 def test_what_cannot_be_drawn(tmp_path):

@@ -83,6 +83,29 @@ def test_config_overrides(text, values):
     assert parse_config_overrides(text) == values
 
 
+def test_config_overrides_are_merged(tmp_path):
+    """Those of a YAML file with those of a later one and of the flag, which names other values."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("config_overrides: {attention_dim: [8, 8], hidden_act: relu}\n", encoding="utf-8")
+    argv = ["sanet", "sanet_small", str(path), *REQUIRED]
+    merged = {"conv_dim": [16, 32, 64, 128, 256], "attention_dim": [8, 8], "hidden_act": "relu"}
+    for flags, values in (
+        ([], merged),
+        (["--config_overrides", "classifier_dropout=0.2"], {**merged, "classifier_dropout": 0.2}),
+        (["--config_overrides", '{"hidden_act": "gelu"}'], {**merged, "hidden_act": "gelu"}),
+        (["--config_overrides="], {}),
+    ):
+        assert parse_config_overrides(parse_train_arguments([*argv, *flags])[0].config_overrides) == values
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "mAP", "accuracy", "loss", "eval_loss", "ece", "eval_ece"])
+def test_whether_greater_is_better_follows_from_the_metric(metric):
+    for config in ("sanet", "wav2vec2", "ast"):
+        argv = [config, *REQUIRED, "--metric_for_best_model", metric]
+        assert parse_train_arguments(argv)[2].greater_is_better == (not metric.endswith(("loss", "ece")))
+        assert parse_train_arguments([*argv, "--greater_is_better", "true"])[2].greater_is_better
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_precision(precision):
     assert parse_train_arguments([*REQUIRED, "--precision", precision])[2].bf16 == (precision == "bf16")

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`training.compare`: its statistics against plain computations, its measurements, and the files that it writes."""
+"""Comparison of models: statistics against plain computations, measurements, and files."""
 
 import copy
 import json
@@ -326,7 +326,7 @@ def test_what_cannot_be_measured(make_candidate, monkeypatch, tmp_path):
 def test_refuses_what_cannot_be_compared(make_candidate, tmp_path, evaluation, message):
     candidates = [make_candidate("one"), make_candidate("two", evaluation=evaluation)]
     with pytest.raises(ValueError, match=rf"\S*runs\S* and \S*runs\S* cannot be compared: .*{message}"):
-        compare(candidates, tmp_path)
+        compare(candidates, tmp_path, batch_size=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -345,7 +345,7 @@ def test_labels_may_stand_in_another_order(make_candidate, without_process, tmp_
 
 def test_nothing_to_compare(tmp_path):
     with pytest.raises(ValueError, match="no run"):
-        compare([], tmp_path)
+        compare([], tmp_path, batch_size=1)
 
 
 def test_unique_names(make_candidate):

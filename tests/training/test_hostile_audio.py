@@ -13,9 +13,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from sanet_hf.audio.formats import SUFFIXES
-from sanet_hf.training.data.sources import AUDIO_SUFFIXES
-from sanet_hf.training.preparation.source_files import SUFFIXES as PREPARED_SUFFIXES
+from sanet_hf.audio.formats import SUFFIXES, is_audio_file
 from sanet_hf.utils.files import to_text
 
 from ..hostile_audio import HOURS, Case, write_corpus
@@ -116,7 +114,7 @@ def check_prepared(folder: Path, cases: dict[Path, Case], output: Path) -> None:
         name = to_text(path.relative_to(folder).as_posix())
         if path.name.startswith("."):
             assert name not in rows
-        elif path.suffix.lower() not in PREPARED_SUFFIXES and not path.is_dir():
+        elif path.suffix.lower() not in SUFFIXES and not path.is_dir():
             assert rows[name]["skipped"].item().startswith("no recording by its name")
         elif path.is_symlink() and path.is_dir():
             # All of it lies deeper than its class.
@@ -153,7 +151,7 @@ def test_train(recordings, tiny_options, tmp_path):
     assert result.returncode == 0, messages[-3000:]
     left_out = re.search(r"Left out:\n  and (\d+) more", messages)
     assert messages.count("Left out: ") >= 20 and left_out
-    bad = [path for path, case in cases.items() if case.shortest is None and path.suffix.lower() in AUDIO_SUFFIXES]
+    bad = [path for path, case in cases.items() if case.shortest is None and is_audio_file(path.relative_to(folder))]
     assert 20 + int(left_out[1]) >= sum(not path.is_dir() for path in bad)
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
@@ -169,7 +167,7 @@ def check_predicted(folder: Path, cases: dict[Path, Case], output: Path) -> None
     rows = pandas.read_csv(output, keep_default_na=False)
     rows = rows[rows["start"] == ""].set_index("path")
     for path, case in cases.items():
-        if path.suffix.lower() in SUFFIXES and not path.is_dir() and not path.name.startswith("."):
+        if is_audio_file(path.relative_to(folder)) and not path.is_dir():
             row = rows.loc[to_text(str(path))]
             assert bool(row["error"]) != bool(row["label"])
             assert not row["error"] or re.search(case.reason, row["error"]), row

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from sanet_hf.cli.main import main
-from sanet_hf.training import checkpoints
+from sanet_hf.training.callbacks import CheckpointOnSIGTERM
 from sanet_hf.training.checkpoints import find_last_checkpoint
 from sanet_hf.training.trainer import AudioClassificationTrainer
 
@@ -76,7 +76,7 @@ def kill_while_writing(number: int) -> None:
 
 
 def run_command(command: list[str], log: str, step: int | None, number: int, kill_at_file: int | None) -> None:
-    with open(log, "a") as file:
+    with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
@@ -115,7 +115,7 @@ def run(
 @pytest.fixture
 def command(tones, tiny_options) -> list[str]:
     """Dropout, augmentation, random batches and an average of weights: all that chance decides."""
-    options = "--num_train_epochs 6 --averaged_epochs 3 --save_total_limit 1 --train_sampling_strategy random".split()
+    options = "--num_train_epochs 6 --averaged_epochs 3 --save_total_limit 2 --train_sampling_strategy random".split()
     overrides = [tiny_options[0], f"{tiny_options[1]},attention_dropout=0.1,classifier_dropout=0.1", *tiny_options[2:]]
     noise = json.dumps([{"AddGaussianSNR": {"p": 0.5}}, {"Shift": {"p": 0.5}}])
     return ["train", "sanet.yaml", "--data_dir", str(tones), *overrides, *options, "--augmentations", noise]
@@ -131,7 +131,10 @@ def check_same(folder: Path, expected: Path, in_whole_epochs: bool = True) -> No
     states = [torch.load(Path(path) / "optimizer.pt", weights_only=True)["state"] for path in (last, other)]
     for index, state in states[0].items():
         assert all(torch.equal(value, states[1][index][name]) for name, value in state.items())
-    histories = [json.loads((Path(path) / "trainer_state.json").read_text())["log_history"] for path in (last, other)]
+    histories = [
+        json.loads((Path(path) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        for path in (last, other)
+    ]
     for history in histories:
         for entry in history:
             for name in [name for name in entry if "runtime" in name or "per_second" in name]:
@@ -139,12 +142,12 @@ def check_same(folder: Path, expected: Path, in_whole_epochs: bool = True) -> No
     if not in_whole_epochs:
         histories = [[entry for entry in history if "eval_loss" in entry] for history in histories]
     assert histories[0] == histories[1]
-    results = [json.loads((path / "all_results.json").read_text()) for path in (folder, expected)]
+    results = [json.loads((path / "all_results.json").read_text(encoding="utf-8")) for path in (folder, expected)]
     names = [name for name in results[0] if name.startswith(("eval_", "test_")) and "per_second" not in name]
     assert {name: results[0][name] for name in names} == {name: results[1][name] for name in names}
     for split in ("train", "validation", "test"):
         name = f"predictions/{split}.csv"
-        assert (folder / name).read_text() == (expected / name).read_text()
+        assert (folder / name).read_text(encoding="utf-8") == (expected / name).read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -172,10 +175,10 @@ def test_killed_trainings_go_on_as_if_nothing_had_been(command, expected, tmp_pa
         else:
             # A checkpoint has about seven files.
             code = run(command, log, kill_at_file=generator.randint(1, 14))
-        assert code == -signal.SIGKILL, log.read_text()[-3000:]
-    assert run(command, log) == 0, log.read_text()[-3000:]
+        assert code == -signal.SIGKILL, log.read_text(encoding="utf-8")[-3000:]
+    assert run(command, log) == 0, log.read_text(encoding="utf-8")[-3000:]
     check_same(folder, expected)
-    assert "is passed over, since it was not written to its end" in log.read_text()
+    assert "Skipping incomplete checkpoint" in log.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("step", [20, 24, 41, 48], ids=["amid", "end of an epoch", "amid averaging", "last step"])
@@ -183,18 +186,26 @@ def test_terminated_trainings_save_a_checkpoint(command, expected, tmp_path, ste
     folder, log = tmp_path / "run", tmp_path / "log.txt"
     command = [*command, "--output_dir", str(folder)]
     assert run(command, log, step=step, number=signal.SIGTERM) == 143
-    assert f"Ended by SIGTERM after step {step} of 48" in log.read_text()
+    assert f"Ended by SIGTERM after step {step} of 48" in log.read_text(encoding="utf-8")
     assert Path(find_last_checkpoint(folder)).name == f"checkpoint-{step}"
     assert not (folder / "all_results.json").exists()
     assert run(command, log) == 0
     check_same(folder, expected, in_whole_epochs=False)
 
 
+def test_a_terminated_training_keeps_its_last_checkpoint(command, tmp_path):
+    """Although of a finished one, only the best would stay."""
+    folder, log = tmp_path / "run", tmp_path / "log.txt"
+    command = [*command, "--output_dir", str(folder), "--save_total_limit", "1"]
+    assert run(command, log, step=20, number=signal.SIGTERM) == 143
+    assert Path(find_last_checkpoint(folder)).name == "checkpoint-20"
+
+
 def test_workers_outlive_sigterm(command, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log.txt"
     command = [*command, "--output_dir", str(folder), "--dataloader_num_workers", "1"]
     command += ["--dataloader_persistent_workers", "true"]
-    assert run(command, log, step=12, number=signal.SIGTERM) == 143, log.read_text()[-3000:]
+    assert run(command, log, step=12, number=signal.SIGTERM) == 143, log.read_text(encoding="utf-8")[-3000:]
     assert Path(find_last_checkpoint(folder)).name == "checkpoint-12"
 
 
@@ -212,7 +223,7 @@ def test_half_written_checkpoints_are_passed_over(command, tmp_path, caplog):
                 path.write_bytes(content[:end])
                 caplog.clear()
                 assert find_last_checkpoint(folder) == str(whole), path
-                assert "checkpoint-24 is passed over" in caplog.text and path.name in caplog.text
+                assert f"Skipping incomplete checkpoint {last}: {path.name}" in caplog.text
             path.write_bytes(content)
     assert find_last_checkpoint(folder) == str(last)
 
@@ -266,7 +277,7 @@ def test_a_full_disk(command, expected, monkeypatch, tmp_path, capsys):
     command = [*command, "--output_dir", str(folder)]
     assert main(command) == 1
     error = capsys.readouterr().err
-    assert "checkpoint-16 cannot be written" in error and "the same command goes on" in error
+    assert "checkpoint-16 cannot be written" in error and "The same command then resumes" in error
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-8"]
     monkeypatch.undo()
     assert run(command, tmp_path / "log.txt") == 0
@@ -282,7 +293,7 @@ def test_a_recording_that_vanishes(tones, command, tmp_path, monkeypatch, capsys
         if state.global_step == 12:
             victim.unlink(missing_ok=True)
 
-    monkeypatch.setattr(checkpoints.CheckpointOnSIGTERM, "on_step_begin", remove)
+    monkeypatch.setattr(CheckpointOnSIGTERM, "on_step_begin", remove)
     command = [*command, "--data_dir", str(data), "--output_dir", str(folder)]
     assert main(command) in (1, 2)
     _, _, error = capsys.readouterr().err.rpartition("sanet: error: ")

@@ -50,6 +50,16 @@ def test_several_classes_a_clip():
     assert metrics["macro_f1"] == pytest.approx((1 + 0.8 + 0) / 3)
 
 
+def test_classes_without_contrast():
+    """Class 0 has no clip, class 1 all of them: mAP takes class 1 alone, AUROC neither; then one class is left."""
+    probabilities = np.array([[0.9, 0.9, 0.1], [0.8, 0.7, 0.6]])
+    metrics = compute_metrics(probabilities[:, :2], np.array([[0, 1], [0, 1]]))
+    assert (metrics["mAP"], metrics["auroc"]) == (1, 0.5)
+    metrics = compute_metrics(probabilities, np.array([[0, 1, 0], [0, 1, 1]]))
+    assert (metrics["mAP"], metrics["auroc"]) == (1, 1)
+    assert compute_metrics(probabilities, np.zeros((2, 3), int))["mAP"] == 0
+
+
 def test_per_class():
     values = PerClassMetrics().compute(predictions=certain([0, 0, 0, 1], 3), references=certain([0, 0, 2, 1], 3))
     assert values["precision"] == [pytest.approx(2 / 3), 1, 0]

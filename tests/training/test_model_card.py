@@ -5,6 +5,7 @@
 import ast
 import re
 
+import jinja2.meta
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
@@ -12,7 +13,7 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassifica
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval
-from sanet_hf.training.reports.model_card import write_model_card
+from sanet_hf.training.reports.model_card import TEMPLATE, write_model_card
 from sanet_hf.utils.formatting import format_duration
 
 from .tiny_models import make_config
@@ -116,7 +117,7 @@ def test_metadata_where_a_clip_can_have_several_classes(write_card):
     card = write_card(evaluation, model=make_sanet(problem_type="multi_label_classification"))
     assert [r.metric_type for r in card.data.eval_results] == card.data.metrics == ["mAP", "f1"]
     assert card.data.eval_results[0].metric_value == evaluation.metrics["mAP"]
-    assert "of which a clip can have several" in words(card) and "assigns every clip to one" not in words(card)
+    assert "several of which can apply to a clip" in words(card) and "assigns every clip to one" not in words(card)
 
 
 def test_without_evaluations(write_card):
@@ -149,7 +150,7 @@ def test_base_model_in_a_folder(write_card, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     card = write_card(base_model=name.format(tmp_path=tmp_path))
     assert "base_model" not in card.data.to_dict()
-    assert "fine-tuned from a checkpoint in a folder (old_one)" in words(card)
+    assert "fine-tuned from a local checkpoint (old_one)" in words(card)
     assert "runs" not in str(card) and tmp_path.name not in str(card)
 
 
@@ -172,6 +173,25 @@ def test_results_and_training(write_card):
     assert "Clips: 30 train, 12 test." in words(card) and "Training took 12.6 min." in words(card)
     assert rows(card, "learning_rate") == [["learning_rate", "0.001"]]
     assert rows(card, "notes") == [["notes", r"a\|b"]]
+
+
+def test_machine_and_versions(write_card):
+    """A checkpoint trained with a processor's wrong kernel can be recognised by its card."""
+    versions = {"torch": ("2.4", "2.14"), "transformers": ("5.0", "5.24")}
+    card = write_card(machine="Some_ CPU|2", precision="bfloat16", tested_versions=versions)
+    assert "## Training Trained on: Some\\_ CPU\\|2, in bfloat16." in words(card)
+    assert "Tested with: torch 2.4–2.14, transformers 5.0–5.24." in words(card)
+    assert "Trained on" not in words(write_card()) and "Tested with" not in words(write_card())
+
+
+def test_template_uses_no_other_values(write_card, monkeypatch):
+    """`ModelCard.from_template` would leave out a value with a misspelled name."""
+    given = {}
+    from_template = ModelCard.from_template
+    monkeypatch.setattr(ModelCard, "from_template", lambda *args, **kw: given.update(kw) or from_template(*args, **kw))
+    write_card(make_evaluation())
+    used = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(TEMPLATE.read_text(encoding="utf-8")))
+    assert used == {*given, "card_data"}
 
 
 def test_class_without_clips(write_card):
@@ -199,10 +219,10 @@ def test_many_classes(write_card):
 
 
 def test_length_of_clips(write_card):
-    sentence = "Clips may be up to 0.5 s long"
+    sentence = "Clips can have any length up to 0.5 s."
     assert sentence in words(write_card(model=make_sanet(max_length=8000)))
-    assert "Clips may be" not in words(write_card(model=make_sanet(max_length=None)))
-    assert "Clips may be" not in words(write_card(model=make_wav2vec2()))
+    assert "Clips can" not in words(write_card(model=make_sanet(max_length=None)))
+    assert "Clips can" not in words(write_card(model=make_wav2vec2()))
 
 
 @pytest.mark.parametrize("make_model", [make_sanet, make_wav2vec2])

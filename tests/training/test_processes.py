@@ -57,7 +57,7 @@ def test_every_clip_counts_once(runs):
 
 def test_one_process_prints(runs):
     """The table of each epoch, and that of the splits."""
-    assert runs[2].count("The model is in") == 1 and runs[2].count("macro F1") == 2
+    assert runs[2].count("The model is in") == 1 and runs[2].count("Macro F1") == 2
 
 
 def test_predictions_are_those_of_one_process(runs, tones, tmp_path):
@@ -97,7 +97,7 @@ def test_evaluation_is_that_of_one_process(runs, tones, tmp_path):
     command = ["evaluate", str(runs[0]), "--data_dir", str(tones), "--batch_size", "3", "--output"]
     assert main([*command, str(tmp_path / "one")]) == 0
     output = run_in_processes(["-m", "sanet_hf", *command, str(tmp_path / "two")], timeout=300)
-    assert output.count("macro F1") == 1 and output.count("The report is") == 1
+    assert output.count("Macro F1") == 1 and output.count("The report is") == 1
     tables = [pd.read_csv(tmp_path / name / "predictions/test.csv") for name in ("one", "two")]
     pd.testing.assert_frame_equal(*tables, atol=1e-5)
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
@@ -152,8 +152,8 @@ def set_device_of_cpus(state):
 PartialState.set_device = set_device_of_cpus
 
 from torch.distributed.fsdp import FSDPModule
-from training.cli import main
-from training.trainer import AudioClassificationTrainer
+from sanet_hf.cli.main import main
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 training_step = AudioClassificationTrainer.training_step
 
@@ -196,8 +196,8 @@ def test_sharding_needs_gpus(command, tmp_path):
 KILL_ONE = """
 import os, signal, sys
 from pathlib import Path
-from training.cli import main
-from training.trainer import AudioClassificationTrainer
+from sanet_hf.cli.main import main
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 training_step = AudioClassificationTrainer.training_step
 

@@ -15,12 +15,15 @@ from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sanet_hf.audio.find import find_audio_files
+from sanet_hf.audio.formats import SUFFIXES
 from sanet_hf.cli.main import main
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.data.sources import read_source
 from sanet_hf.training.data.splits import SPLIT_PARTS, split_by_hash
+from sanet_hf.training.preparation.source_files import list_files
 
 
 MULTI_LABEL = {"problem_type": "multi_label_classification"}
@@ -39,6 +42,21 @@ def contents(recordings) -> dict[str, list[tuple]]:
         split: [(Path(file).name, label) for file, label in zip(dataset["file"], names_of(dataset))]
         for split, dataset in recordings.items()
     }
+
+
+def test_all_commands_take_the_same_files(tmp_path):
+    names = [f"recording{suffix}" for suffix in SUFFIXES]
+    for name in (*names, "LOUD.WAV", ".hidden.wav", "._recording.mp3", "notes.txt", "samples.raw", ".hidden/a.wav"):
+        for label in ("a", "b"):
+            path = tmp_path / label / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    expected = {str(tmp_path / label / name) for label in ("a", "b") for name in (*names, "LOUD.WAV")}
+    assert set(find_audio_files([tmp_path])) == expected
+    assert set(read_source(DataArguments(data_dir=str(tmp_path)))["unsplit"]["file"]) == expected
+    files = list_files(tmp_path)
+    assert {str(file.path) for file in files if file.error is None} == expected
+    assert {file.path.name for file in files if file.error is not None} == {"notes.txt", "samples.raw"}
 
 
 # Manifests

@@ -264,11 +264,11 @@ import json, sys
 from pathlib import Path
 import datasets, torch
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
-from training.arguments import AudioTrainingArguments, DataArguments
-from training.data import load_recordings
-from training.features import StreamedClips, TrainingClips
-from training.sources import stream_training_split
-from training.train import _make_clips, _make_trainer
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments
+from sanet_hf.training.data.load import load_recordings
+from sanet_hf.training.data.clips import StreamedClips, TrainingClips
+from sanet_hf.training.data.sources import stream_training_split
+from sanet_hf.training.train import _make_clips, _make_trainer
 
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1
 folder, output, sizes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])

@@ -4,9 +4,11 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,9 +20,10 @@ from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
+from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.data.splits import SPLITS
+from sanet_hf.training.evaluation.saved_models import evaluate_models
 from sanet_hf.training.train import train
-from sanet_hf.training.trainer import TrainingClock
 
 
 def test_learns_and_reports(trained):
@@ -85,6 +88,7 @@ def test_what_a_run_leaves(trained, tones):
     assert all(row["label"] == row["prediction"] == Path(row["file"]).parent.name for row in rows)
     assert all(0.5 < float(row[f"probability_{row['label']}"]) <= 1 for row in rows)
     assert yaml.safe_load((trained / "train_options.yaml").read_text())["num_train_epochs"] == 12
+    assert re.search(r"^Trained on: \S.*, in (bfloat16|float32)\.$", (trained / "README.md").read_text(), re.MULTILINE)
 
 
 def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):
@@ -137,6 +141,38 @@ def test_a_run_that_never_began_is_no_obstacle(tones, tiny_options, tmp_path):
             train(*parse_train_arguments([*command, "--learning_rate", "7"]))
     assert (tmp_path / "run/train_options.yaml").exists()
     assert train(*parse_train_arguments([*command, "--num_train_epochs", "1"]))["epoch"] == 1
+
+
+def test_fine_tuning_at_another_sampling_rate(trained, tones, tiny_options, tmp_path, monkeypatch):
+    model, feature_extractor = load_classifier(trained)
+    feature_extractor.sampling_rate = 8000
+    for part in (model, feature_extractor):
+        part.save_pretrained(tmp_path / "checkpoint")
+    rates, heard = [], []
+
+    def make_augmentation(transforms, sampling_rate):
+        rates.append(sampling_rate)
+        return lambda waveform: heard.append(waveform) or waveform
+
+    def load(source, sampling_rate, *arguments, **options):
+        rates.append(sampling_rate)
+        return load_audio(source, sampling_rate, *arguments, **options)
+
+    monkeypatch.setattr("sanet_hf.training.train.make_augmentation", make_augmentation)
+    monkeypatch.setattr("sanet_hf.training.data.clips.load_audio", load)
+    output_dir = tmp_path / "run"
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options[2:]]
+    command += ["--model_name_or_path", str(tmp_path / "checkpoint"), "--dataloader_num_workers", "0"]
+    train(*parse_train_arguments([*command, "--num_train_epochs", "1"]))
+    evaluate_models([str(output_dir)], {}, "test", 4)
+    assert set(rates) == {8000} and len(rates) > 100
+    # Once before and once after the loudness is set.
+    assert len(heard) == 2 * 32
+    for waveform in heard:
+        assert 0.3 * 8000 - 1 <= len(waveform) <= 0.8 * 8000 + 1
+        frequency = np.abs(np.fft.rfft(waveform)).argmax() * 8000 / len(waveform)
+        assert 190 < frequency < 410 or 990 < frequency < 2010
+    assert load_classifier(output_dir)[1].sampling_rate == 8000
 
 
 def test_overwrite_output_dir_starts_anew(tones, tiny_options, tmp_path):

@@ -12,27 +12,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from transformers import AutoModelForAudioClassification, TrainerState
+from transformers import AutoModelForAudioClassification, Trainer, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import UsageError
+from sanet_hf.training import callbacks as callbacks_module
 from sanet_hf.training import trainer as trainer_module
 from sanet_hf.training.arguments import AudioTrainingArguments
+from sanet_hf.training.callbacks import TrainingClock, WeightAverage
 from sanet_hf.training.data.batches import mixup
+from sanet_hf.training.losses import balanced_class_weights, make_loss
+from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length
 from sanet_hf.training.train import train
-from sanet_hf.training.trainer import (
-    AudioClassificationTrainer,
-    EpochSampler,
-    TrainingClock,
-    WeightAverage,
-    balanced_class_weights,
-    draw_balanced,
-    make_loss,
-)
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 from .tiny_models import MODEL_TYPES, make_config
 
@@ -152,6 +149,30 @@ def test_balanced_draws_of_several_classes():
     assert none / frequent == pytest.approx(1, rel=0.1)
 
 
+@given(
+    seconds=st.lists(st.integers(1, 4), min_size=1, max_size=60), batch_size=st.integers(1, 8), seed=st.integers(0, 9)
+)
+def test_clips_are_grouped_by_length_as_transformers_does(seconds, batch_size, seed):
+    """So that a resumed training goes through the rest of its epoch."""
+    expected = get_length_grouped_indices(seconds, batch_size, generator=torch.Generator().manual_seed(seed))
+    assert group_by_length(seconds, batch_size, torch.Generator().manual_seed(seed)) == expected
+
+
+def test_recordings_are_grouped_by_what_is_heard_of_them(tmp_path):
+    """Of recordings longer than a clip, the order is random."""
+    lengths = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5] * 8)
+
+    class Clips(list):
+        seconds, max_length, feature_extractor = lengths, 3000, SimpleNamespace(sampling_rate=1000)
+
+    clips = Clips(lengths)
+    trainer = make_trainer(AutoModelForAudioClassification.from_config(make_config("sanet")), tmp_path)
+    trainer.train_dataset, trainer.args.train_sampling_strategy = clips, "group_by_length"
+    order = [*trainer._make_sampler(4)]
+    part = lengths[order][:20]
+    assert (np.diff(np.minimum(part, 3)) <= 0).all() and (np.diff(part[part > 3]) > 0).any()
+
+
 @given(num_clips=st.integers(1, 50), seed=st.integers(0, 9), epoch=st.integers(0, 9))
 def test_sampler_names_the_clip_and_the_epoch(num_clips, seed, epoch):
     def draw(seed: int, epoch: int) -> list[int]:
@@ -247,7 +268,6 @@ def test_head_learning_rate(model_type, frozen, tmp_path):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in head)
     trainer = make_trainer(model, tmp_path, learning_rate=1e-4, head_learning_rate=1e-2, weight_decay=0.05)
-    # What is decayed is Trainer's choice: no biases, no norms.
     decayed = set(trainer.get_decay_parameter_names(model))
     groups = trainer.create_optimizer().param_groups
     found = [(id(parameter), group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]]
@@ -259,6 +279,56 @@ def test_head_learning_rate(model_type, frozen, tmp_path):
     assert sorted(found) == sorted(expected)
     assert all(group["params"] for group in groups)
     assert {name for name in head if name.endswith("bias")}.isdisjoint(decayed)
+
+
+# Although they have several dimensions: tables of positions, and single vectors.
+NOT_DECAYED = {
+    "sanet": {"sanet.layers.3.position_embedding.weight"},
+    "wav2vec2": set(),
+    "hubert": set(),
+    "ast": {
+        "audio_spectrogram_transformer.embeddings.cls_token",
+        "audio_spectrogram_transformer.embeddings.distillation_token",
+        "audio_spectrogram_transformer.embeddings.position_embeddings",
+    },
+    "whisper": {"encoder.embed_positions.weight"},
+}
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_only_weights_of_several_dimensions_are_decayed(model_type, tmp_path):
+    model = AutoModelForAudioClassification.from_config(make_config(model_type))
+    decayed = set(make_trainer(model, tmp_path).get_decay_parameter_names(model))
+    of_several = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    assert decayed < {name for name, _ in model.named_parameters()}
+    assert of_several - decayed == NOT_DECAYED[model_type] and decayed <= of_several
+    norms = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    gains = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, norms)}
+    assert gains and gains.isdisjoint(decayed)
+
+
+def test_factories_of_optimizers_keep_their_groups(tmp_path, monkeypatch):
+    """Some bring groups with settings of their own, of which the head's part has them too."""
+    model = AutoModelForAudioClassification.from_config(make_config("wav2vec2"))
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [{"params": parameters[:20], "dampening": 0.1}, {"params": parameters[20:], "momentum": 0.5}]
+    options = {"params": groups, "lr": 1e-4}
+    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", staticmethod(lambda *_: (torch.optim.SGD, options)))
+    trainer = make_trainer(model, tmp_path, learning_rate=1e-4, head_learning_rate=1e-2)
+    head = {p for name, p in model.named_parameters() if name.startswith(("classifier.", "projector."))}
+    first, second, of_head = trainer.create_optimizer().param_groups
+    assert (first["dampening"], second["momentum"], of_head["momentum"]) == (0.1, 0.5, 0.5)
+    assert set(of_head["params"]) == head and of_head["lr"] == 1e-2 and first["lr"] == second["lr"] == 1e-4
+    assert {*first["params"], *second["params"]} == set(parameters) - head
+
+
+def test_optimizers_without_groups_have_one_learning_rate(tmp_path, monkeypatch):
+    """Such as those that step within the backward pass, layer by layer."""
+    model = AutoModelForAudioClassification.from_config(make_config("wav2vec2"))
+    options = {"optimizer_dict": [torch.zeros(1)], "lr": 1e-4}
+    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", staticmethod(lambda *_: (torch.optim.SGD, options)))
+    with pytest.raises(UsageError, match="--head_learning_rate does not work with --optim"):
+        make_trainer(model, tmp_path, head_learning_rate=1e-2).create_optimizer()
 
 
 def test_schedule_scales_both_learning_rates(tmp_path):
@@ -278,12 +348,80 @@ def test_one_learning_rate_without_the_option(tmp_path):
     assert {group["lr"] for group in optimizer.param_groups} == {1e-4}
 
 
+# What transformers' Trainer calls
+
+
+def test_no_private_method_of_the_trainer_is_overridden():
+    """They change between versions."""
+    own = {name for name in vars(AudioClassificationTrainer) if name.startswith("_") and not name.startswith("__")}
+    assert own and not {name for name in own if hasattr(Trainer, name)}
+
+
+def test_the_trainer_calls_what_is_overridden(command, monkeypatch):
+    """Each override does its part only as long as transformers calls it."""
+    calls = set()
+
+    def spy(name: str):
+        original = getattr(AudioClassificationTrainer, name)
+
+        def function(trainer, *args, **kwargs):
+            calls.add(name)
+            return original(trainer, *args, **kwargs)
+
+        return function
+
+    names = {name for name in vars(AudioClassificationTrainer) if hasattr(Trainer, name) and not name.startswith("_")}
+    assert names == {
+        "compute_loss",
+        "create_model_card",
+        "create_optimizer",
+        "evaluate",
+        "get_batch_samples",
+        "get_decay_parameter_names",
+        "get_eval_dataloader",
+        "get_test_dataloader",
+        "get_train_dataloader",
+        "save_model",
+        "train",
+        "training_step",
+    }
+    for name in names:
+        monkeypatch.setattr(AudioClassificationTrainer, name, spy(name))
+    assert main([*command, "--num_train_epochs", "1"]) == 0
+    # Trainer writes a card when it uploads the model.
+    assert names - calls == {"create_model_card"}
+
+
+def test_one_process_uses_one_gpu(tmp_path, monkeypatch):
+    """`Trainer` would give each GPU a copy of the model, whose BatchNorm sees a part of the batch."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda arguments: 2))
+    model = AutoModelForAudioClassification.from_config(make_config("sanet"))
+    batch = {"input_values": torch.randn(4000), "labels": 0}
+
+    def wrapped_by(trainer_class: type, arguments: TrainingArguments, **options) -> nn.Module:
+        """What evaluates a batch."""
+        trainer = trainer_class(model=model, args=arguments, eval_dataset=[batch, batch], **options)
+        seen = []
+        compute_loss = trainer.compute_loss
+        trainer.compute_loss = lambda model, *args, **kwargs: (
+            seen.append(model),
+            compute_loss(model, *args, **kwargs),
+        )[1]
+        trainer.evaluate()
+        return seen[0]
+
+    options = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "per_device_eval_batch_size": 1}
+    assert isinstance(wrapped_by(Trainer, TrainingArguments(**options)), nn.DataParallel)
+    losses = {"train_loss": make_loss(False), "eval_loss": make_loss(False)}
+    assert wrapped_by(AudioClassificationTrainer, AudioTrainingArguments(**options), **losses) is model
+
+
 # Clock
 
 
 def test_clock_adds_up_over_resumptions(monkeypatch):
     now = SimpleNamespace(value=100.0)
-    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: now.value))
+    monkeypatch.setattr(callbacks_module, "time", SimpleNamespace(monotonic=lambda: now.value))
     clock = TrainingClock()
     assert clock.total() == 0
     clock.on_train_begin(None, None, None)
@@ -322,23 +460,24 @@ def average_of(values: list[float], num_epochs: int) -> tuple[WeightAverage, nn.
 @given(values=st.lists(st.floats(-10, 10), min_size=1, max_size=12), num_epochs=st.integers(2, 5))
 def test_average_is_the_mean_of_the_last_epochs(values, num_epochs):
     average, _ = average_of(values, num_epochs)
-    for name in ("weight", "running_mean"):
-        np.testing.assert_allclose(average.weights[name], np.mean(values[-num_epochs:]), atol=1e-5)
-    assert average.weights["num_batches_tracked"] == len(values)
+    mean = average.average.module
+    np.testing.assert_allclose(mean.weight.detach(), np.mean(values[-num_epochs:]), atol=1e-5)
+    # Statistics are not averaged, but estimated.
+    assert torch.equal(mean.running_mean, torch.full((2,), values[-1])) and mean.num_batches_tracked == len(values)
 
 
 def test_average_is_applied_and_taken_back():
     average, model = average_of([1.0, 3.0], 2)
     with pytest.raises(KeyError), average.applied(model):
-        assert model.weight.tolist() == model.running_mean.tolist() == [2.0, 2.0]
+        assert model.weight.tolist() == [2.0, 2.0]
         raise KeyError
     assert model.weight.tolist() == model.running_mean.tolist() == [3.0, 3.0]
     # The average is not what training then changes.
     model.weight.data.fill_(9)
-    assert average.weights["weight"].tolist() == [2.0, 2.0]
+    assert average.average.module.weight.tolist() == [2.0, 2.0]
 
 
-def test_statistics_are_estimated_once_for_a_mean():
+def test_statistics_are_estimated_once_for_a_mean(tmp_path):
     average, model = average_of([1.0, 3.0], 2)
     calls = []
 
@@ -352,9 +491,14 @@ def test_statistics_are_estimated_once_for_a_mean():
             assert model.running_mean.tolist() == [7.0, 7.0]
         assert model.running_mean.tolist() == [3.0, 3.0]
     assert calls == [[2.0, 2.0]]
-    average.resume(average.weights)
+    # Resumed from a checkpoint, whose model is the mean.
+    save_file(model.state_dict(), tmp_path / "training_weights.safetensors")
+    model.weight.data.fill_(2)
+    average.checkpoint = tmp_path
+    average.on_train_begin(None, None, None, model=model)
+    assert model.weight.tolist() == [3.0, 3.0]
     with average.applied(model):
-        assert len(calls) == 2
+        assert calls == [[2.0, 2.0]] * 2 and model.weight.tolist() == [2.0, 2.0]
 
 
 class Normalization(nn.Module):
@@ -386,9 +530,15 @@ def test_statistics_are_the_mean_of_those_of_batches(rank, monkeypatch):
         model=model,
         train_dataset=Clips(),
         state=SimpleNamespace(epoch=3.0),
-        args=SimpleNamespace(seed=0, train_batch_size=4, world_size=2, process_index=rank),
+        args=SimpleNamespace(
+            seed=0,
+            train_batch_size=4,
+            world_size=2,
+            process_index=rank,
+            device=torch.device("cpu"),
+            dataloader_num_workers=0,
+        ),
         data_collator=lambda items: {"values": torch.stack([item["values"] for item in items]), "labels": 0},
-        _prepare_inputs=dict,
     )
     before = torch.get_rng_state()
     AudioClassificationTrainer._estimate_batch_norm(trainer)
@@ -407,7 +557,7 @@ def test_statistics_are_the_mean_of_those_of_batches(rank, monkeypatch):
 def test_no_average_without_the_option():
     average, model = average_of([1.0, 3.0], 1)
     with average.applied(model) as training_weights:
-        assert average.weights is training_weights is None and model.weight.tolist() == [3.0, 3.0]
+        assert average.average is training_weights is None and model.weight.tolist() == [3.0, 3.0]
 
 
 # From the command to the model
@@ -454,11 +604,11 @@ def plain_weights(train_uneven):
 
 
 def results_of(folder) -> dict:
-    return json.loads((folder / "all_results.json").read_text())
+    return json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
 
 
 def history_of(folder) -> list[dict]:
-    return json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
 
 
 def weights_of(folder) -> dict[str, torch.Tensor]:
@@ -508,7 +658,7 @@ def test_accumulated_batches_are_one_large_batch(command, uneven, tmp_path):
     for name, size, steps in (("one", "20", "1"), ("parts", "6", "4")):
         options = ["--per_device_train_batch_size", size, "--gradient_accumulation_steps", steps]
         assert main([*command, *options, "--output_dir", str(tmp_path / name)]) == 0
-        assert json.loads((tmp_path / name / "trainer_state.json").read_text())["global_step"] == 1
+        assert json.loads((tmp_path / name / "trainer_state.json").read_text(encoding="utf-8"))["global_step"] == 1
         losses.append(next(entry["loss"] for entry in history_of(tmp_path / name) if "loss" in entry))
     one, parts = weights_of(tmp_path / "one"), weights_of(tmp_path / "parts")
     head = [name for name in one if name.startswith("classifier.")]
@@ -543,6 +693,49 @@ def test_clips_are_drawn_anew_each_epoch(command, uneven, monkeypatch, options, 
     else:
         # Clips of `high` come first: 4 of 20, but about half of what is drawn.
         assert 0.3 < np.mean([index < 4 for indices in clips for index in indices]) < 0.7
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "loss", "ece", "eval_loss"])
+def test_the_best_epoch_is_kept(command, tmp_path, metric):
+    """Whether high values are good or low ones."""
+    options = ["--metric_for_best_model", metric, "--num_train_epochs", "5", "--save_total_limit", "1"]
+    assert main([*command, *options, "--learning_rate", "3e-2"]) == 0
+    values = [
+        entry[f"eval_{metric.removeprefix('eval_')}"] for entry in history_of(tmp_path / "run") if "eval_loss" in entry
+    ]
+    best = max(values) if metric == "macro_f1" else min(values)
+    assert len(values) == 5 and min(values) < max(values)
+    state = TrainerState.load_from_json(str(tmp_path / "run/trainer_state.json"))
+    assert state.best_metric == best
+    (checkpoint,) = checkpoints_of(tmp_path / "run")
+    assert checkpoint.name == f"checkpoint-{8 * (values.index(best) + 1)}"
+    kept = weights_of(tmp_path / "run")
+    assert all(torch.equal(kept[name], weight) for name, weight in weights_of(checkpoint).items())
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_as_many_checkpoints_stay_as_asked_for(command, tmp_path, limit):
+    """The best one among them."""
+    options = ["--num_train_epochs", "5", "--metric_for_best_model", "loss", "--learning_rate", "3e-2"]
+    assert main([*command, *options, "--save_total_limit", str(limit)]) == 0
+    kept = [path.name for path in checkpoints_of(tmp_path / "run")]
+    state = TrainerState.load_from_json(str(tmp_path / "run/trainer_state.json"))
+    best = f"checkpoint-{state.best_global_step}"
+    assert len(kept) == limit and best in kept and (limit == 1 or "checkpoint-40" in kept)
+
+
+def test_two_handlers_of_sigterm_are_refused(command):
+    with pytest.raises(UsageError, match="Leave out --enable_jit_checkpoint"):
+        train(*parse_train_arguments([*command[1:], "--enable_jit_checkpoint", "true"]))
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(command, tmp_path):
+    """As those of earlier versions, which decayed other weights."""
+    assert main(command) == 0
+    (tmp_path / "run/all_results.json").unlink()
+    options = ["--resume_from_checkpoint", "true", "--num_train_epochs", "3", "--head_learning_rate", "1e-3"]
+    with pytest.raises(UsageError, match="whose optimizer has other groups of parameters"):
+        train(*parse_train_arguments([*command[1:], *options]))
 
 
 def test_early_stopping(command, tmp_path):
@@ -593,7 +786,7 @@ def train_joined(tones, fixed, tmp_path_factory):
 def test_joined_clips_are_the_same_in_worker_processes(train_joined):
     alone, workers = train_joined(), train_joined("--dataloader_num_workers", "2")
     # Two classes of six clips, in batches of four.
-    assert json.loads((alone / "trainer_state.json").read_text())["global_step"] == 6
+    assert json.loads((alone / "trainer_state.json").read_text(encoding="utf-8"))["global_step"] == 6
     weights = weights_of(workers)
     assert all(torch.equal(weight, weights[name]) for name, weight in weights_of(alone).items())
 

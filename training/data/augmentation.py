@@ -15,6 +15,8 @@ import soundfile
 from huggingface_hub import cached_assets_path
 from tqdm.auto import tqdm
 
+from sanet_hf.utils.files import write_atomically
+
 
 Augmentation = Callable[[np.ndarray], np.ndarray]
 
@@ -108,9 +110,9 @@ def simulated_rooms(sampling_rate: int) -> Path:
         ) from error
     for index in tqdm(missing, desc="Simulating rooms", unit="room"):
         response = _simulate_room(pyroomacoustics, np.random.default_rng(index), sampling_rate)
-        temporary = paths[index].with_suffix(f".{os.getpid()}.tmp")
-        soundfile.write(temporary, response, sampling_rate, subtype="FLOAT", format="WAV")
-        temporary.replace(paths[index])
+        # Several processes can be at it.
+        with write_atomically(paths[index], paths[index].with_suffix(f".{os.getpid()}.tmp")) as file:
+            soundfile.write(file, response, sampling_rate, subtype="FLOAT", format="WAV")
     return folder
 
 

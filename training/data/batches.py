@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import FeatureExtractionMixin
 
-from sanet_hf.architectures import _takes_waveforms, hears_padding
+from sanet_hf.architectures import hears_padding, takes_waveforms
 
 
 def collate(
@@ -32,7 +32,7 @@ def collate(
     padding = {"padding": "longest"}
     if hears_padding(feature_extractor):
         padding = {"padding": "max_length", "max_length": feature_extractor.max_length}
-    elif length is not None and _takes_waveforms(feature_extractor):
+    elif length is not None and takes_waveforms(feature_extractor):
         padding = {"padding": "max_length", "max_length": length}
     batch = dict(feature_extractor.pad(features, **padding, return_tensors="pt"))
     if length is None and "attention_mask" in batch and bool(batch["attention_mask"].all()):

@@ -8,20 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 from datasets import DatasetDict, List
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.data.clips import load_recording
+from sanet_hf.utils.formatting import MAX_LISTED, shorten, shorten_lines
 
 
 logger = logging.get_logger(__name__)
 
 
-SILENCE = 1e-4  # largest amplitude, -80 dB of full scale
-NUM_SHOWN = 20  # recordings that a message lists
 CHECKED_AT_ONCE = 2**24  # samples of a recording that lie in memory; 17 minutes at 16 kHz
 
 
@@ -64,7 +63,7 @@ def _check(row: Mapping, sampling_rate: int) -> _Check:
             is_whole = len(stretch) < CHECKED_AT_ONCE
             count += len(stretch) - known
             digest.update(stretch[known:])
-            largest = max(largest, float(np.abs(stretch).max()))
+            largest = max(largest, largest_amplitude(stretch))
     except AudioError as error:
         return _Check(error=str(error))
     return _Check(seconds=count / sampling_rate, digest=digest.digest(), is_silent=largest < SILENCE)
@@ -75,17 +74,15 @@ def _leave_out_unreadable(
 ) -> Rows:
     bad = [check.error for by_index in checks.values() for check in by_index.values() if check.error]
     total = sum(len(indices) for _, indices in rows.values())
-    for error in bad[:NUM_SHOWN]:
+    for error in bad[:MAX_LISTED]:
         logger.warning(f"Left out: {error}")
-    more = f"\n  and {len(bad) - NUM_SHOWN} more" if len(bad) > NUM_SHOWN else ""
     if len(bad) > max_bad_fraction * total:
-        shown = "".join(f"\n  {error}" for error in bad[:NUM_SHOWN])
         raise DataError(
             f"{len(bad)} of {total} recordings cannot be read, more than max_bad_fraction={max_bad_fraction:g}:"
-            f"{shown}{more}"
+            f"{shorten_lines(bad)}"
         )
-    if more:
-        logger.warning(f"Left out:{more}")
+    if len(bad) > MAX_LISTED:
+        logger.warning(f"Left out:\n  and {len(bad) - MAX_LISTED} more")
     return {
         split: (origin, [index for index in indices if checks[origin][index].error is None])
         for split, (origin, indices) in rows.items()
@@ -100,7 +97,7 @@ def _warn_of_silence(source: DatasetDict, rows: Rows, checks: Mapping[str, Mappi
         if checks[origin][index].is_silent
     ]
     if silent:
-        logger.warning(f"{len(silent)} recordings are silent, and used all the same: {_shorten(silent)}.")
+        logger.warning(f"{len(silent)} recordings are silent, and used all the same: {shorten(silent)}.")
 
 
 def _warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]]) -> None:
@@ -115,7 +112,7 @@ def _warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Ma
                 pairs.append(f"{names[0]} ({other[0]}) = {names[1]} ({split})")
     if pairs:
         logger.warning(
-            f"{len(pairs)} recordings stand in two splits, so that scores on them are flattering: {_shorten(pairs)}."
+            f"{len(pairs)} recordings stand in two splits, so that scores on them are flattering: {shorten(pairs)}."
         )
 
 
@@ -133,10 +130,10 @@ def _check_labels(source: DatasetDict, rows: Rows) -> list[str]:
     for split, found in labels.items():
         unknown = sorted(found - labels["train"])
         if unknown:
-            raise DataError(f"{_shorten(unknown)}: in {split} but not in train, so that it cannot be learnt.")
+            raise DataError(f"{shorten(unknown)}: in {split} but not in train, so that it cannot be learnt.")
     lost = _names_in(source[rows["train"][0]]["label"]) - labels["train"]
     if lost:
-        raise DataError(f"No recordings that can be read are left to learn {_shorten(sorted(lost))} from.")
+        raise DataError(f"No recordings that can be read are left to learn {shorten(sorted(lost))} from.")
     is_multi_label = isinstance(source[rows["train"][0]].features["label"], List)
     if len(names) == 1 and not is_multi_label:
         raise DataError(f"There is one class, {names[0]}, and nothing to tell it from. Add another.")
@@ -147,8 +144,3 @@ def _check_labels(source: DatasetDict, rows: Rows) -> list[str]:
 
 def _names_in(labels: Iterable[str | list[str]]) -> set[str]:
     return {name for label in labels for name in (label if isinstance(label, list) else [label])}
-
-
-def _shorten(names: Sequence[str], limit: int = NUM_SHOWN) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -13,12 +13,12 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
-from sanet_hf.architectures import _takes_waveforms, extract_features
+from sanet_hf.architectures import extract_features, takes_waveforms
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
 from sanet_hf.training.data.augmentation import Augmentation, seeded
-from sanet_hf.training.data.labels import _as_target, is_multi_label, label_matrix, stream_label_names
+from sanet_hf.training.data.labels import as_target, is_multi_label, label_matrix, stream_label_names
 
 
 logger = logging.get_logger(__name__)
@@ -289,7 +289,7 @@ class EvaluationClips(Dataset):
         row = self.recordings[int(self.rows[index])]
         waveform = load_recording(row, self.feature_extractor.sampling_rate, self.starts[index], self.max_length)
         item = _extract(self.feature_extractor, waveform)
-        return {**item, "labels": _as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
+        return {**item, "labels": as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
 
 
 def _augmented(
@@ -300,13 +300,13 @@ def _augmented(
         if clips.augment is not None:
             # A slower clip is a longer one.
             waveform = clips.augment(waveform)[: clips.max_length]
-        after = clips.augment_normalized is not None and _takes_waveforms(clips.feature_extractor)
+        after = clips.augment_normalized is not None and takes_waveforms(clips.feature_extractor)
         if clips.augment_normalized is not None and not after:
             waveform = clips.augment_normalized(waveform)
         item = _extract(clips.feature_extractor, waveform)
         if after:
             item["input_values"] = clips.augment_normalized(item["input_values"])
-    return {**item, "labels": _as_target(labels, clips.is_multi_label)}
+    return {**item, "labels": as_target(labels, clips.is_multi_label)}
 
 
 def _extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) -> dict[str, np.ndarray]:

@@ -47,6 +47,6 @@ def label_matrix(recordings: datasets.Dataset, label2id: Mapping[str, int]) -> n
     return matrix
 
 
-def _as_target(classes: np.ndarray, is_multi_label: bool) -> np.ndarray | int:
+def as_target(classes: np.ndarray, is_multi_label: bool) -> np.ndarray | int:
     """What a loss takes for 0/1 of shape (classes,)."""
     return classes.astype(np.float32) if is_multi_label else int(classes.argmax())

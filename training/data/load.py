@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, List
 from transformers.utils import logging
 
 from sanet_hf.errors import DataError
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.checks import (
     Rows,
@@ -26,7 +27,10 @@ logger = logging.get_logger(__name__)
 
 
 def load_recordings(
-    arguments: DataArguments, sampling_rate: int = 16000, splits: Collection[str] = SPLITS, num_threads: int = 4
+    arguments: DataArguments,
+    sampling_rate: int = DEFAULT_SAMPLING_RATE,
+    splits: Collection[str] = SPLITS,
+    num_threads: int = 4,
 ) -> DatasetDict:
     """
     Load recordings, divide them into splits where their source does not, and check every one.

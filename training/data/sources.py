@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pandas
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
-from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from transformers.utils import logging
 
+from sanet_hf.audio.formats import SUFFIXES, is_audio_file
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.splits import SPLIT_NAMES, SPLITS
@@ -25,9 +25,6 @@ from sanet_hf.utils.files import to_text
 
 
 logger = logging.get_logger(__name__)
-
-
-AUDIO_SUFFIXES = frozenset(AudioFolder.EXTENSIONS)
 
 
 def read_source(arguments: DataArguments) -> DatasetDict:
@@ -87,7 +84,7 @@ def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
     }
     files = {split: paths for split, paths in files.items() if paths}
     if not files:
-        raise DataError(f"{data_dir} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
+        raise DataError(f"{data_dir} holds no recordings ({', '.join(sorted(SUFFIXES))}).")
     # Not datasets' audiofolder, which takes names for globs and URLs: "[x]" it would not find, nor anything with "::".
     names = sorted({path.parent.name for paths in files.values() for path in paths})
     numbers = {name: number for number, name in enumerate(names)}
@@ -117,13 +114,13 @@ def _files_of_classes(folder: Path) -> list[Path]:
     too_deep = []
     classes = visible_folders(folder)
     for path in classes:
-        own = _audio_files(path.iterdir())
+        own = list_audio_files(path)
         if not own and SPLIT_NAMES.get(folder.name.lower(), "train") == "train":
             raise DataError(f"{folder}: no recordings to learn {path.name} from. Add some or remove the class folder.")
         files += own
-        too_deep += [file for file in _audio_files(path.rglob("*")) if file.parent != path]
+        too_deep += [file for file in list_audio_files(path, is_deep=True) if file.parent != path]
     if not classes:
-        loose = _audio_files(folder.iterdir())
+        loose = list_audio_files(folder)
         found = f"{len(loose)} recordings" if loose else "nothing"
         raise DataError(
             f"{folder} holds {found} but no class folders: put each class's recordings in {folder}/CLASS/."
@@ -140,8 +137,10 @@ def visible_folders(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
 
 
-def _audio_files(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
+def list_audio_files(folder: Path, is_deep: bool = False) -> list[Path]:
+    """Recordings in a folder (or, with `is_deep`, in the folders in it too) by their names, in the order of these."""
+    paths = folder.rglob("*") if is_deep else folder.iterdir()
+    return sorted(path for path in paths if is_audio_file(path.relative_to(folder)) and not path.is_dir())
 
 
 def _read_manifest(path: Path) -> DatasetDict:

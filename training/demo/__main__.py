@@ -8,15 +8,15 @@ A speech data set of ten synthetic voices, training, evaluation on sentences tha
 CPU cores train it in a few minutes.
 """
 
-from pathlib import Path
-from sanet_hf.cli.main import main as sanet
-from sanet_hf.training.demo.speech import make_speech_dataset
 import argparse
 import shlex
 import shutil
 import sys
 import time
+from pathlib import Path
 
+from sanet_hf.cli.main import main as sanet
+from sanet_hf.training.demo.speech import make_speech_dataset
 
 
 def main() -> int:

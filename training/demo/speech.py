@@ -7,20 +7,22 @@ Every clip is one short English sentence, spoken by one of the voices in `VOICES
 in light background noise. No sentence is used twice, so the validation and test sentences are new to the model.
 """
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterator
-from pathlib import Path
-from scipy.signal import resample_poly
-from tqdm import tqdm
 import contextlib
 import ctypes
 import json
-import numpy as np
 import re
 import shutil
-import soundfile
 import tempfile
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+from tqdm import tqdm
+
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.training.data.splits import SPLITS
 
 
 # Class name -> espeak-ng voice variant. Aunty and Linda, Grandpa and Max, and Mario and Nguyen are rather alike.
@@ -36,8 +38,6 @@ VOICES: dict[str, str] = {
     "whisper": "whisper",
     "zac": "zac",
 }
-SPLITS = ("train", "validation", "test")
-SAMPLING_RATE = 16_000  # Hz
 MIN_DURATION = 1.2  # seconds
 MAX_DURATION = 3.5  # seconds
 SETTINGS_FILE = "demo_speech.json"
@@ -122,7 +122,7 @@ def make_speech_dataset(
                 for index in range(num_clips[split]):
                     waveform, sentence = _make_clip(speak, variant, sentences.values(), rng)
                     path = f"{split}/{voice}/{index:03d}.wav"
-                    soundfile.write(output_dir / path, waveform, SAMPLING_RATE, subtype="PCM_16")
+                    soundfile.write(output_dir / path, waveform, DEFAULT_SAMPLING_RATE, subtype="PCM_16")
                     sentences[path] = sentence
                     progress.update()
     # Written last: its presence says that the set is complete.
@@ -156,8 +156,9 @@ def _make_clip(speak: Callable, variant: str, used: Collection, rng: np.random.G
         while (sentence := _make_sentence(rng)) in used:
             pass
         rate, pitch, intonation = rng.integers(*zip(RATE_RANGE, PITCH_RANGE, INTONATION_RANGE), endpoint=True).tolist()
-        speech = resample_poly(speak(sentence, variant, rate, pitch, intonation), SAMPLING_RATE, ESPEAK_SAMPLING_RATE)
-        duration = len(speech) / SAMPLING_RATE
+        speech = speak(sentence, variant, rate, pitch, intonation)
+        speech = resample_poly(speech, DEFAULT_SAMPLING_RATE, ESPEAK_SAMPLING_RATE)
+        duration = len(speech) / DEFAULT_SAMPLING_RATE
     noise = _make_noise(len(speech), pink=bool(rng.integers(2)), rng=rng)
     waveform = speech + noise * np.std(speech) * 10 ** (-rng.uniform(*SNR_RANGE) / 20)
     waveform *= 10 ** (rng.uniform(*PEAK_RANGE) / 20) / np.abs(waveform).max()

@@ -38,7 +38,7 @@ class Candidate:
         feature_extractor: The model's own.
         evaluation: Its predictions of the split.
         training_seconds: Duration of its training; `None` where that is not known.
-        disk_bytes: Size of its files, see [`measure.model_bytes`]; `None` where that is not known.
+        disk_bytes: Size of its files, see [`costs.model_bytes`]; `None` where that is not known.
         path: Folder that the model was loaded from.
     """
 
@@ -56,7 +56,7 @@ def compare(
     output_dir: str | Path,
     *,
     clip_seconds: float = 4.0,
-    batch_size: int = 8,
+    batch_size: int,
     num_rounds: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from transformers import EvalPrediction, PreTrainedConfig, Trainer
 from sanet_hf.training.data.clips import EvaluationClips
 from sanet_hf.training.evaluation.metrics import compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, softmax_or_sigmoid
-from sanet_hf.training.trainer import make_loss
+from sanet_hf.training.losses import make_loss
 
 
 def make_compute_metrics(is_multi_label: bool) -> Callable[[EvalPrediction], dict[str, float]]:

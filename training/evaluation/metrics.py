@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Metrics of classification as `evaluate.Metric`s over scikit-learn, which need no download.
+Classification metrics: subclasses of `evaluate.Metric` that call scikit-learn and download nothing.
 
-All take probabilities of shape (clips, classes). Classes of which a data set holds no clip (or, for AUROC, nothing
-else) are left out of mAP and AUROC; macro-F1 is scikit-learn's, where they count as 0 as soon as one is predicted, and
+All take probabilities of shape (clips, classes). mAP and AUROC leave out classes without clips; AUROC also leaves out
+classes that all clips have. In scikit-learn's macro F1, a class without clips counts as 0 once it is predicted, and
 always in multi-label data.
 """
 
@@ -23,13 +23,13 @@ from sklearn.metrics import (
 
 TOP_K = 3
 NUM_CALIBRATION_BINS = 15
-# Probability from which a class counts as predicted where a clip can have several.
+# Smallest probability of a predicted class if a clip can have several classes.
 THRESHOLD = 0.5
 
 
 class ClassificationMetrics(evaluate.Metric):
     """
-    Metrics where each clip has one class: `accuracy`, `macro_f1`, `auroc` (one class against the rest, averaged over
+    Metrics for one class per clip: `accuracy`, `macro_f1`, `auroc` (one class against the rest, averaged over
     classes), `ece` (expected calibration error) and, with more than three classes, `top_3_accuracy`.
     """
 
@@ -55,8 +55,8 @@ class ClassificationMetrics(evaluate.Metric):
 
 class MultiLabelMetrics(evaluate.Metric):
     """
-    Metrics where a clip can have any number of classes: `mAP` (mean over classes of the average precision), `auroc`
-    (mean over classes), `macro_f1` and `accuracy` (all classes of a clip right) at a probability of 0.5, and `ece`.
+    Metrics for any number of classes per clip: `mAP` (mean over classes of the average precision), `auroc` (mean over
+    classes), `macro_f1` and `accuracy` (all classes of a clip are correct) at a probability of 0.5, and `ece`.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -65,10 +65,9 @@ class MultiLabelMetrics(evaluate.Metric):
     def _compute(self, predictions, references) -> dict[str, float]:
         probabilities, references = np.asarray(predictions, np.float64), np.asarray(references)
         predicted = (probabilities >= THRESHOLD).astype(int)
-        present = references.any(axis=0)
-        precisions = [average_precision_score(references[:, i], probabilities[:, i]) for i in np.flatnonzero(present)]
+        used = references.any(axis=0)
         metrics = {
-            "mAP": np.mean(precisions) if precisions else 0.0,
+            "mAP": average_precision_score(references[:, used], probabilities[:, used]) if used.any() else 0.0,
             "macro_f1": f1_score(references, predicted, average="macro", zero_division=0),
             "auroc": _macro_auroc(references, probabilities),
             "accuracy": accuracy_score(references, predicted),
@@ -79,8 +78,8 @@ class MultiLabelMetrics(evaluate.Metric):
 
 class PerClassMetrics(evaluate.Metric):
     """
-    `precision`, `recall` and `f1` of each class, lists in the order of the classes, and `support`, its clips. Takes
-    predicted and true 0/1 matrices of shape (clips, classes), so that it serves one class a clip and several.
+    Lists with `precision`, `recall`, `f1` and `support` (number of clips) of each class, in the order of the classes.
+    Takes predicted and true 0/1 matrices of shape (clips, classes), with one or several classes per clip.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -94,11 +93,11 @@ class PerClassMetrics(evaluate.Metric):
 
 def compute_metrics(probabilities: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """
-    Metrics of one split.
+    Compute the metrics of one split.
 
     Args:
         probabilities: Shape (clips, classes).
-        references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) where a clip can have
+        references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) if a clip can have
             several.
     """
     metric = (MultiLabelMetrics if np.ndim(references) == 2 else ClassificationMetrics)(keep_in_memory=True)
@@ -109,8 +108,9 @@ def calibration(
     probabilities: np.ndarray, references: np.ndarray, num_bins: int = NUM_CALIBRATION_BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Mean confidence, fraction that is right and number of predictions in bins of equal width over [0, 1]; empty bins
-    are left out. A prediction is a clip's most probable class, or each class of each clip where it can have several.
+    Return the mean confidence, the fraction of correct predictions and the number of predictions in bins of equal
+    width over [0, 1], without empty bins. A prediction is the most probable class of a clip, or, if a clip can have
+    several classes, each class of each clip.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -127,15 +127,14 @@ def calibration(
 
 
 def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray) -> float:
-    """Mean distance between confidence and fraction right over the bins of [`calibration`], weighted by their size."""
+    """Return the mean distance between confidence and accuracy over the bins of [`calibration`], weighted by size."""
     confidences, fractions_right, counts = calibration(probabilities, references)
     return float(np.average(np.abs(confidences - fractions_right), weights=counts))
 
 
 def _macro_auroc(references: np.ndarray, probabilities: np.ndarray) -> float:
-    mixed = np.flatnonzero(references.any(axis=0) & ~references.all(axis=0))
-    values = [roc_auc_score(references[:, i], probabilities[:, i]) for i in mixed]
-    return float(np.mean(values)) if values else 0.5
+    mixed = references.any(axis=0) & ~references.all(axis=0)
+    return roc_auc_score(references[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.5
 
 
 def _metric_info(metric: type, references) -> evaluate.MetricInfo:
@@ -148,14 +147,14 @@ def _metric_info(metric: type, references) -> evaluate.MetricInfo:
     )
 
 
-# Title and meaning of each metric, in the order in which they are shown.
+# Title and meaning of each metric, in the order of display.
 METRICS = {
     "mAP": ("mAP", "mean over classes of the average precision; 1 is perfect"),
-    "accuracy": ("Accuracy", "part of the clips that are right"),
-    "macro_f1": ("Macro F1", "F1 averaged over classes, rare and frequent ones alike"),
-    "top_3_accuracy": ("Top-3 accuracy", "part of the clips whose class is among the three most probable"),
-    "auroc": ("AUROC", "how well each class is told from the rest; 0.5 is chance, 1 perfect"),
-    "ece": ("ECE", "expected calibration error: mean distance between probability and being right; 0 is perfect"),
+    "accuracy": ("Accuracy", "fraction of the clips that are classified correctly"),
+    "macro_f1": ("Macro F1", "F1 averaged over classes; rare and frequent classes count the same"),
+    "top_3_accuracy": ("Top-3 accuracy", "fraction of the clips whose class is among the three most probable"),
+    "auroc": ("AUROC", "how well each class is separated from the others; 0.5 is chance, 1 is perfect"),
+    "ece": ("ECE", "expected calibration error: mean distance between probability and accuracy; 0 is perfect"),
 }
-# What the Hub calls the metrics that go into its index.
+# Names that the Hub has for the metrics in its index.
 METRIC_TYPES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "f1"}

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer, TrainingArguments
+from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer
 
 from sanet_hf.inference.loading import load_classifier
-from sanet_hf.training.arguments import override_data_arguments
+from sanet_hf.training.arguments import AudioTrainingArguments, override_data_arguments
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import load_recording
 from sanet_hf.training.data.load import load_recordings, longest_first
@@ -28,9 +28,9 @@ from sanet_hf.training.evaluation.compare import Candidate, compare
 from sanet_hf.training.evaluation.costs import model_bytes
 from sanet_hf.training.evaluation.evaluate import evaluate_splits
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
+from sanet_hf.training.losses import make_loss
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.run_folder import RESULTS_FILE, _read, read_options
-from sanet_hf.training.trainer import make_loss
 from sanet_hf.utils.files import atomic_directory
 
 
@@ -51,7 +51,7 @@ class EvaluatedModel:
 
 
 def evaluate_models(
-    names: Sequence[str], data_options: Mapping[str, object], split: str = "test", batch_size: int = 8
+    names: Sequence[str], data_options: Mapping[str, object], split: str, batch_size: int
 ) -> list[EvaluatedModel]:
     """
     Evaluate classifiers on the same recordings, in float32.
@@ -68,7 +68,9 @@ def evaluate_models(
     models = {name: load_classifier(name) for name in names}
     runs = {name: read_options(name) for name in names}
     arguments = override_data_arguments(runs[names[0]], data_options)
-    recordings = longest_first(load_recordings(arguments, splits=[split])[split])
+    # Each model is given them at its own rate; at the highest their lengths are the most exact.
+    sampling_rate = max(feature_extractor.sampling_rate for _, feature_extractor in models.values())
+    recordings = longest_first(load_recordings(arguments, sampling_rate, splits=[split])[split])
     evaluated = []
     for name, (model, feature_extractor) in models.items():
         # Each model hears as much of a recording as in its training.
@@ -104,8 +106,8 @@ def compare_models(
     names: Sequence[str],
     data_options: Mapping[str, object],
     output_dir: str | Path,
-    split: str = "test",
-    batch_size: int = 8,
+    split: str,
+    batch_size: int,
     num_rounds: int = 10,
 ) -> str:
     """
@@ -141,11 +143,11 @@ def compare_models(
         batch_size=batch_size,
         num_rounds=num_rounds,
     )
-    return (Path(output_dir) / "comparison.md").read_text()
+    return (Path(output_dir) / "comparison.md").read_text(encoding="utf-8")
 
 
 def _make_trainer(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, batch_size: int) -> Trainer:
-    arguments = TrainingArguments(
+    arguments = AudioTrainingArguments(
         output_dir=tempfile.gettempdir(),
         per_device_eval_batch_size=batch_size,
         remove_unused_columns=False,

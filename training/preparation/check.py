@@ -12,19 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from sanet_hf.audio.levels import CLIPPED, SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.baseline import fit_baseline
-from sanet_hf.training.data.checks import SILENCE
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
-from sanet_hf.training.data.sources import AUDIO_SUFFIXES
 from sanet_hf.training.data.splits import SPLITS, make_groups
 from sanet_hf.training.evaluation.results import FEW_CLIPS
 from sanet_hf.training.preparation.progress import FOLDERS, PROGRESS
-from sanet_hf.training.preparation.signal import CLIPPED, SAMPLING_RATE, largest_amplitude
 from sanet_hf.training.preparation.source_files import SourceFile, list_files, read_recording
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
 from sanet_hf.utils.files import to_text
-from sanet_hf.utils.formatting import format_table
+from sanet_hf.utils.formatting import format_table, shorten_lines
 
 
 # What is reported: less of a class, more of a file.
@@ -100,7 +99,7 @@ def _check_folder(folder: Path, files: Sequence[SourceFile], group_pattern: str 
 def measure_file(file: SourceFile) -> Measured:
     """Read a file whole and measure it; the features are those of the waveform at an RMS of 0.1."""
     try:
-        recording = read_recording(file.path, SAMPLING_RATE)
+        recording = read_recording(file.path, DEFAULT_SAMPLING_RATE)
     except Exception as error:  # Whatever is the matter with one file, the others are to be checked.
         if isinstance(error, AudioError):
             return Measured(str(error).removeprefix(f"{to_text(str(file.path))}: "))
@@ -111,12 +110,12 @@ def measure_file(file: SourceFile) -> Measured:
     gain = RMS / np.sqrt(power) if power > 0 else 1.0
     count, total, squares = 0, np.zeros(NUM_MELS), np.zeros(NUM_MELS)
     for block in blocks:
-        mel = log_mel(block * np.float32(gain))
+        mel = log_mel(block * np.float32(gain), DEFAULT_SAMPLING_RATE)
         count, total, squares = count + len(mel), total + mel.sum(0), squares + np.square(mel).sum(0)
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return Measured(
-        seconds=len(waveform) / SAMPLING_RATE,
+        seconds=len(waveform) / DEFAULT_SAMPLING_RATE,
         original_rate=recording.original_rate,
         peak=largest_amplitude(waveform),
         clipped=sum(int((np.abs(block) >= CLIPPED).sum()) for block in blocks) / len(waveform),
@@ -152,12 +151,6 @@ def find_faults(files: Sequence[SourceFile], measured: Mapping[SourceFile, Measu
     if errors:
         causes = [f"{file}: {error}" for file, error in errors.items()]
         findings.append(f"{len(errors)} of {len(files)} files cannot be used:{_list(causes)}")
-    unknown = [name(file) for file in usable if file.path.suffix.lower() not in AUDIO_SUFFIXES]
-    if unknown:
-        findings.append(
-            f"{len(unknown)} files have an extension that sanet train does not read, but sanet prepare does:"
-            f"{_list(unknown)}"
-        )
     findings += _find_small_classes(usable, {file.label for file in files if file.label})
     findings += _find_duplicates({name(file): (file, m) for file, m in usable.items() if m.peak >= SILENCE})
     for text, names in (
@@ -171,8 +164,7 @@ def find_faults(files: Sequence[SourceFile], measured: Mapping[SourceFile, Measu
 
 
 def _list(names: Sequence[str]) -> str:
-    more = [f"and {len(names) - NUM_SHOWN} more"] if len(names) > NUM_SHOWN else []
-    return "".join(f"\n      {name}" for name in [*names[:NUM_SHOWN], *more])
+    return shorten_lines(names, NUM_SHOWN, indent=6)
 
 
 def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[str]) -> list[str]:

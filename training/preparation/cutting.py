@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from sanet_hf.training.preparation.signal import SAMPLING_RATE
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.utils.files import to_text
 
 
@@ -44,7 +44,7 @@ def find_speech(waveform: np.ndarray, min_seconds: float = 0.0) -> list[tuple[in
     stretches = get_speech_timestamps(
         torch.from_numpy(waveform),
         _load_vad(),
-        sampling_rate=SAMPLING_RATE,
+        sampling_rate=DEFAULT_SAMPLING_RATE,
         min_speech_duration_ms=min(250, 1000 * min_seconds),
         max_speech_duration_s=MAX_SECONDS,
         min_silence_duration_ms=round(1000 * MIN_PAUSE),

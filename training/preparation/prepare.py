@@ -24,7 +24,9 @@ import numpy as np
 import pandas
 from tqdm.auto import tqdm
 
+from sanet_hf.audio.levels import is_silent, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.data.splits import HELD_OUT_PARTS, SPLIT_PARTS, make_groups, split_by_hash
 from sanet_hf.training.preparation.cutting import MAX_SECONDS, clip_stem, cut_evenly, find_speech
 from sanet_hf.training.preparation.progress import (
@@ -47,9 +49,9 @@ from sanet_hf.training.preparation.progress import (
     _temporary_folder,
     _to_line,
     _write_progress,
-    write_atomically,
+    write_output,
 )
-from sanet_hf.training.preparation.signal import SAMPLING_RATE, denoise, is_silent, largest_amplitude, write_clip
+from sanet_hf.training.preparation.signal import denoise, write_clip
 from sanet_hf.training.preparation.source_files import METADATA, SourceFile, list_files, read_recording, store
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
 from sanet_hf.utils.files import is_full, to_text
@@ -150,7 +152,7 @@ def _prepare(source_dir: Path, tasks: Sequence[_Task], num_workers: int) -> tupl
 
 
 def _check_options(options: PrepareOptions) -> None:
-    if not 1 / SAMPLING_RATE <= options.max_seconds <= MAX_SECONDS:
+    if not 1 / DEFAULT_SAMPLING_RATE <= options.max_seconds <= MAX_SECONDS:
         raise DataError(f"--max_seconds must be from one sample to {MAX_SECONDS:,} s, not {options.max_seconds:g}.")
     if not 0 <= options.min_seconds <= MAX_SECONDS:
         raise DataError(f"--min_seconds must be from 0 to {MAX_SECONDS:,} s, not {options.min_seconds:g}.")
@@ -222,7 +224,7 @@ def prepare_file(task: _Task) -> list[dict[str, Any]]:
     if task.file.error:
         return [{**about, "kind": "recording", "skipped": task.file.error}]
     try:
-        recording = read_recording(task.file.path, SAMPLING_RATE, task.output_dir / TEMPORARY)
+        recording = read_recording(task.file.path, DEFAULT_SAMPLING_RATE, task.output_dir / TEMPORARY)
         waveform = recording.waveform
         about |= {
             "original_rate": recording.original_rate,
@@ -234,7 +236,7 @@ def prepare_file(task: _Task) -> list[dict[str, Any]]:
         if is_silent(waveform):
             raise AudioError("silent throughout")
         pieces = {
-            "clip": cut_evenly(len(waveform), round(task.options.max_seconds * SAMPLING_RATE)),
+            "clip": cut_evenly(len(waveform), round(task.options.max_seconds * DEFAULT_SAMPLING_RATE)),
             "segment": find_speech(waveform, task.options.min_seconds),
         }
         cleaned = waveform
@@ -270,9 +272,9 @@ def _write_pieces(
 ) -> Iterator[dict[str, Any]]:
     folder = Path(FOLDERS[kind], task.file.split, task.file.label)
     for index, (start, end) in enumerate(stretches):
-        row = {**about, "kind": kind, "start": start / SAMPLING_RATE, "end": end / SAMPLING_RATE}
-        row["duration"] = (end - start) / SAMPLING_RATE
-        if kind == "segment" and end - start < task.options.min_seconds * SAMPLING_RATE:
+        row = {**about, "kind": kind, "start": start / DEFAULT_SAMPLING_RATE, "end": end / DEFAULT_SAMPLING_RATE}
+        row["duration"] = (end - start) / DEFAULT_SAMPLING_RATE
+        if kind == "segment" and end - start < task.options.min_seconds * DEFAULT_SAMPLING_RATE:
             yield row | {"skipped": "speech shorter than --min_seconds"}
         elif is_silent(waveform[start:end]):
             yield row | {"skipped": "silent"}
@@ -281,7 +283,7 @@ def _write_pieces(
         else:
             name = f"{clip_stem(task.file.path.name)}_{index:04d}.wav"
             row["file"] = (folder / name).as_posix()
-            with write_atomically(task.output_dir / folder / name) as file:
+            with write_output(task.output_dir, folder / name) as file:
                 measured = write_clip(file, waveform[start:end], cleaned[start:end], gain)
             yield row | measured
 
@@ -303,7 +305,7 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
             columns={"file": "file_name", "class": "label"}
         )
         table["file_name"] = [Path(name).relative_to(folder).as_posix() for name in table["file_name"]]
-        with write_atomically(output_dir / folder / METADATA) as file:
+        with write_output(output_dir, folder / METADATA) as file:
             table.to_csv(file, index=False, lineterminator="\n", encoding="utf-8")
         wanted.add((folder / METADATA).as_posix())
     # Clips of which the run was killed before it took note, and whose recording has gone since.
@@ -312,10 +314,10 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
             is_ours = path.name == METADATA or re.search(r"_\d{4,}\.wav$", path.name)
             if is_ours and path.is_file() and path.relative_to(output_dir).as_posix() not in wanted:
                 path.unlink()
-    with write_atomically(output_dir / MANIFEST) as file:
+    with write_output(output_dir, MANIFEST) as file:
         manifest.to_parquet(file, index=False)
     html = to_html(manifest, output_dir, to_text(source_dir.resolve().name), _facts(manifest, options))
-    with write_atomically(output_dir / REPORT) as file:
+    with write_output(output_dir, REPORT) as file:
         file.write(html.encode())
 
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from sanet_hf.errors import DataError
 from sanet_hf.training.preparation.source_files import SourceFile
-from sanet_hf.utils.files import to_text
+from sanet_hf.utils.files import to_text, write_atomically
 
 
 FOLDERS = {"clip": "denoised_clips", "segment": "speech_segments"}
@@ -173,16 +173,10 @@ def _to_line(value: Mapping[str, Any]) -> str:
 
 def _write_progress(output_dir: Path, header: Mapping[str, Any], lines: Iterable[_Finished]) -> None:
     text = "".join([_to_line(header), *(_to_line(asdict(line)) for line in lines)])
-    with write_atomically(output_dir / PROGRESS) as file:
+    with write_output(output_dir, PROGRESS) as file:
         file.write(text.encode())
 
 
-@contextlib.contextmanager
-def write_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when it is whole; the folders for it are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the folder that the next run empties; of the same file system, so that it can be renamed.
-    temporary = next(parent for parent in path.parents if (parent / TEMPORARY).is_dir()) / TEMPORARY / str(os.getpid())
-    with open(temporary, "wb") as file:
-        yield file
-    os.replace(temporary, path)
+def write_output(output_dir: Path, name: str | Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    """[`write_atomically`] for a file of the preparation, by way of the folder that the next run empties."""
+    return write_atomically(output_dir / name, output_dir / TEMPORARY / str(os.getpid()))

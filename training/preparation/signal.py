@@ -10,16 +10,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sanet_hf.training.data.checks import SILENCE
+from sanet_hf.audio.levels import CLIPPED, largest_amplitude
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 
 
-SAMPLING_RATE = 16000  # Hz
 # noisereduce's own: samples that are denoised at once, and those on each side of them that it takes into account.
 DENOISING_BLOCK, DENOISING_CONTEXT = 600_000, 30_000
 BLOCK = 2**20  # samples that are written at once
 
 SNR_RANGE = (-20.0, 100.0)  # dB
-CLIPPED = 0.99  # amplitude, just below the highest value of 8 bits
 
 
 def denoise(waveform: np.ndarray) -> Iterator[np.ndarray]:
@@ -38,7 +37,7 @@ def denoise(waveform: np.ndarray) -> Iterator[np.ndarray]:
         offset = first - start + DENOISING_CONTEXT
         block[offset : offset + len(part)] = part
         with np.errstate(divide="ignore", invalid="ignore"):
-            reduced = reduce_noise(block, SAMPLING_RATE, chunk_size=None, padding=0)
+            reduced = reduce_noise(block, DEFAULT_SAMPLING_RATE, chunk_size=None, padding=0)
         # Without any noise, as in digital silence, it divides by zero.
         block = reduced if np.isfinite(reduced).all() else block
         yield block[DENOISING_CONTEXT : DENOISING_CONTEXT + min(length, len(waveform) - start)]
@@ -61,7 +60,7 @@ def write_clip(file: BinaryIO, waveform: np.ndarray, cleaned: np.ndarray, gain: 
     """
     power, peak, num_clipped, digest = 0.0, 0.0, 0, hashlib.sha256()
     with wave.open(file, "wb") as wav:
-        wav.setparams((1, 2, SAMPLING_RATE, len(cleaned), "NONE", None))
+        wav.setparams((1, 2, DEFAULT_SAMPLING_RATE, len(cleaned), "NONE", None))
         for start in range(0, len(cleaned), BLOCK):
             samples = np.clip(np.rint(cleaned[start : start + BLOCK] * (32768 * gain)), -32768, 32767).astype("<i2")
             wav.writeframes(samples.data)
@@ -84,7 +83,7 @@ def estimate_snr(waveform: np.ndarray) -> float | None:
     Signal-to-noise ratio in dB of a waveform of shape (samples,) at 16 kHz: noise is the power that nine tenths of its
     frames of 20 ms exceed, signal what the mean is above that. `None` for less than ten frames.
     """
-    length = SAMPLING_RATE // 50
+    length = DEFAULT_SAMPLING_RATE // 50
     frames = waveform[: len(waveform) // length * length].reshape(-1, length)
     if len(frames) < 10:
         return None
@@ -92,13 +91,3 @@ def estimate_snr(waveform: np.ndarray) -> float | None:
     noise = max(float(np.quantile(powers, 0.1)), 1e-10)
     signal = max(float(powers.mean()) - noise, 1e-10)
     return float(np.clip(10 * math.log10(signal / noise), *SNR_RANGE))
-
-
-def largest_amplitude(waveform: np.ndarray) -> float:
-    """Of a waveform of shape (samples,), without a copy of it."""
-    return max(float(waveform.max()), -float(waveform.min()))
-
-
-def is_silent(waveform: np.ndarray) -> bool:
-    """Whether a waveform of shape (samples,) stays below -80 dB of full scale."""
-    return largest_amplitude(waveform) < SILENCE

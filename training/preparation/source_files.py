@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from sanet_hf.audio.decode import check_file, check_sampling_rate, explain_error, is_odd_ratio
-from sanet_hf.audio.formats import SUFFIXES as KNOWN_SUFFIXES
+from sanet_hf.audio.formats import is_audio_file
 from sanet_hf.audio.stream import (
     AudioBlocks,
     average_channels,
@@ -21,11 +21,11 @@ from sanet_hf.audio.stream import (
     resample_blocks,
 )
 from sanet_hf.errors import AudioError, DataError
-from sanet_hf.training.data.sources import AUDIO_SUFFIXES, find_split_folders, visible_folders
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.training.data.sources import find_split_folders, list_audio_files, visible_folders
 from sanet_hf.utils.files import to_text
 
 
-SUFFIXES = AUDIO_SUFFIXES | KNOWN_SUFFIXES
 METADATA = "metadata.csv"  # the list of a split's clips, which lies beside its class folders
 MAX_NAME = 255  # bytes, of file systems
 # Waveforms of more bytes, 17 minutes at 16 kHz, lie in a temporary file instead of in memory.
@@ -73,11 +73,11 @@ def list_files(folder: Path) -> list[SourceFile]:
     split_folders = find_split_folders(folder)
     files = []
     for parent, split in (split_folders or {folder: "unsplit"}).items():
-        files += [SourceFile(path, split, "", "lies in no class folder") for path in _loose_recordings(parent)]
+        files += [SourceFile(path, split, "", "lies in no class folder") for path in list_audio_files(parent)]
         for class_folder in visible_folders(parent):
             files += _files_of_class(class_folder, split)
     if split_folders:
-        files += [SourceFile(path, "", "", "lies in no split folder") for path in _loose_recordings(folder)]
+        files += [SourceFile(path, "", "", "lies in no split folder") for path in list_audio_files(folder)]
         others = [path for path in visible_folders(folder) if path not in split_folders]
         files += [SourceFile(path, "", "", "a folder beside those of the splits") for path in others]
     if not any(file.label for file in files):
@@ -111,23 +111,20 @@ def _files_of_class(folder: Path, split: str) -> Iterator[SourceFile]:
     for path in entries:
         error = None
         if path.is_dir():
-            deeper = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
+            deeper = list_audio_files(path, is_deep=True)
             for file in deeper:
                 yield SourceFile(file, split, label, "lies deeper than its class folder")
             if deeper:
                 continue
             error = "a folder, not a file"
-        elif path.suffix.lower() not in SUFFIXES:
+        elif not is_audio_file(path.name):
             error = f"no recording by its name ({to_text(path.suffix) or 'no extension'})"
         yield SourceFile(path, split, label, error)
 
 
-def _loose_recordings(folder: Path) -> list[Path]:
-    paths = sorted(folder.iterdir())
-    return [path for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir() and path.name[0] != "."]
-
-
-def read_recording(path: Path, sampling_rate: int = 16000, temporary_folder: Path | None = None) -> Recording:
+def read_recording(
+    path: Path, sampling_rate: int = DEFAULT_SAMPLING_RATE, temporary_folder: Path | None = None
+) -> Recording:
     """
     Read a file as a mono waveform, block by block: memory does not grow with its length.
 

@@ -1,6 +1,11 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Work spread over processes that does not outlive the command that started it."""
+"""
+A pool of processes that end with the command that started them.
+
+Why not joblib: if the command is killed, its workers finish what is queued, then wait for minutes. They would write
+into the folder of the next run. Ctrl-C can print a traceback of one of its threads.
+"""
 
 import multiprocessing
 import os
@@ -20,7 +25,7 @@ Result = TypeVar("Result")
 
 
 def count_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -28,15 +33,15 @@ def map_unordered(
     function: Callable[[Item], Result], items: Sequence[Item], num_workers: int
 ) -> Iterator[tuple[Item, Result]]:
     """
-    Items and what the function makes of them, in the order in which they are done.
+    Yield each item with the function's result, as soon as it is done.
 
-    Each process uses one thread, as this one does with `num_workers=1`: results do not depend on the number of
-    processes. Closing the iterator ends the processes.
+    Each process uses one thread, also this one with `num_workers=1`. The results therefore do not depend on the number
+    of processes. Closing the iterator ends the processes.
 
     Args:
-        function: A function of a module, which other processes can import.
+        function: A function that other processes can import.
         items: Its arguments.
-        num_workers: Processes; with one, the work is done in this process.
+        num_workers: Number of processes. With one, the work is done in this process.
 
     Raises:
         OSError: A process died.
@@ -51,7 +56,7 @@ def map_unordered(
             torch.set_num_threads(num_threads)
         return
     others = set(multiprocessing.active_children())
-    # A forked process can hang in locks that threads of this one held.
+    # A forked process can hang in a lock that a thread of this one held.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(num_workers, len(items)), context, _start_worker)
     try:
@@ -60,8 +65,8 @@ def map_unordered(
             yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
         raise OSError(
-            f"A worker process died, perhaps for want of memory. What was finished is kept: run the same command "
-            f"again, with fewer than {num_workers} for --num_workers."
+            f"A worker process died, possibly because memory ran out. Finished files are kept. Run the same command "
+            f"again with fewer than {num_workers} for --num_workers."
         ) from error
     finally:
         for process in set(multiprocessing.active_children()) - others:
@@ -71,7 +76,7 @@ def map_unordered(
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
-    # The parent ends its workers on Ctrl-C; where it was killed, they end themselves.
+    # The parent ends its workers on Ctrl-C. If the parent is killed, they end themselves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

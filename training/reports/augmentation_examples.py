@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Examples of an augmentation to listen to and to look at."""
+"""Examples of an augmentation, as audio files and as spectrograms."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,23 +14,21 @@ from sanet_hf.audio.decode import load_audio
 from sanet_hf.errors import UsageError
 from sanet_hf.training.config_files import find_config, parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation, seeded
-
-
-SAMPLING_RATE = 16000  # Hz
+from sanet_hf.utils.plot_style import style
 
 
 def write_examples(file: Path, output_dir: Path, config: str, num_examples: int = 8, seed: int = 0) -> None:
     """
-    Write `original.wav`, `1.wav`, `2.wav`, ..., at the loudness that SANet's feature extractor sets, and
-    `examples.png` with their spectrograms and what was done.
+    Write `original.wav`, `1.wav`, `2.wav`, ... at the loudness that SANet's feature extractor sets, and
+    `examples.png` with their spectrograms and the transforms that were applied.
 
     Args:
         file: A recording.
         output_dir: Folder to write into.
-        config: YAML file, or the name of one that comes with the package, with `augmentations` and
+        config: YAML file, or the name of a file in the package, with `augmentations` and
             `augmentations_after_normalization`.
-        num_examples: Examples beside the original.
-        seed: Decides what is drawn.
+        num_examples: Number of examples besides the original.
+        seed: Seed of the random parameters.
 
     Raises:
         UsageError: The YAML file cannot be read, or has no augmentation.
@@ -38,7 +36,7 @@ def write_examples(file: Path, output_dir: Path, config: str, num_examples: int 
     """
     path = find_config(config)
     try:
-        options = yaml.safe_load(path.read_text())
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {error}") from error
     lists = [
@@ -47,30 +45,31 @@ def write_examples(file: Path, output_dir: Path, config: str, num_examples: int 
     ]
     if not any(lists):
         raise UsageError(f"{path} has neither augmentations nor augmentations_after_normalization.")
-    augment, augment_normalized = (make_augmentation(transforms, SAMPLING_RATE) for transforms in lists)
     feature_extractor = SANetFeatureExtractor(max_length=None)
-    waveform = load_audio(file, SAMPLING_RATE)
+    sampling_rate = feature_extractor.sampling_rate
+    augment, augment_normalized = (make_augmentation(transforms, sampling_rate) for transforms in lists)
+    waveform = load_audio(file, sampling_rate)
     output_dir.mkdir(parents=True, exist_ok=True)
-    examples = {"original": (_normalize(waveform, feature_extractor), "as it is")}
+    examples = {"original": (_normalize(waveform, feature_extractor), "unchanged")}
     for number in range(1, num_examples + 1):
         with seeded(int(np.random.SeedSequence([seed, number]).generate_state(1)[0])):
             changed = waveform if augment is None else augment(waveform)
             changed = _normalize(changed, feature_extractor)
             changed = changed if augment_normalized is None else augment_normalized(changed)
         done = [text for step in (augment, augment_normalized) if step is not None for text in _applied(step)]
-        examples[str(number)] = changed, ", ".join(done) or "nothing done"
+        examples[str(number)] = changed, ", ".join(done) or "unchanged"
     for name, (changed, _) in examples.items():
-        # Float, since gain can lift samples above full scale.
-        soundfile.write(output_dir / f"{name}.wav", changed, SAMPLING_RATE, subtype="FLOAT")
-    _plot(examples, output_dir / "examples.png")
+        # Floating point, because gain can lift samples above full scale.
+        soundfile.write(output_dir / f"{name}.wav", changed, sampling_rate, subtype="FLOAT")
+    _plot(examples, sampling_rate, output_dir / "examples.png")
 
 
 def _normalize(waveform: np.ndarray, feature_extractor: SANetFeatureExtractor) -> np.ndarray:
-    return feature_extractor(waveform, sampling_rate=SAMPLING_RATE, padding=False)["input_values"][0]
+    return feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, padding=False)["input_values"][0]
 
 
 def _applied(augment: Augmentation) -> list[str]:
-    """What the transforms of the last call were, with their parameters."""
+    """Return the transforms of the last call with their parameters."""
     texts = []
     for transform in augment.func.transforms:
         parameters = {name: value for name, value in transform.parameters.items() if name != "should_apply"}
@@ -81,23 +80,23 @@ def _applied(augment: Augmentation) -> list[str]:
     return texts
 
 
-def _plot(examples: Mapping[str, tuple[np.ndarray, str]], path: Path) -> None:
+def _plot(examples: Mapping[str, tuple[np.ndarray, str]], sampling_rate: int, path: Path) -> None:
     # Imported late, since other commands do not draw.
-    import matplotlib.pyplot as plt
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    seconds = max(len(waveform) for waveform, _ in examples.values()) / SAMPLING_RATE
+    seconds = max(len(waveform) for waveform, _ in examples.values()) / sampling_rate
     rows = -(-len(examples) // 3)
-    figure, axes = plt.subplots(
-        rows, 3, figsize=(13, 2.4 * rows), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(examples) :]:
-        axis.set_visible(False)
-    for axis, (name, (waveform, text)) in zip(axes.flat, examples.items()):
-        waveform = np.pad(waveform, (0, max(0, 512 - len(waveform))))
-        axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=SAMPLING_RATE, vmin=-130, vmax=-30, cmap="magma")
-        axis.set_title(f"{name}: {text}", fontsize=8, wrap=True)
-        axis.set_xlim(0, seconds)
-    figure.supxlabel("seconds")
-    figure.supylabel("Hz")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with matplotlib.rc_context(style()):
+        figure = Figure(figsize=(13, 2.4 * rows), layout="constrained")
+        axes = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+        for axis in axes.flat[len(examples) :]:
+            axis.set_visible(False)
+        for axis, (name, (waveform, text)) in zip(axes.flat, examples.items()):
+            waveform = np.pad(waveform, (0, max(0, 512 - len(waveform))))
+            axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=sampling_rate, vmin=-130, vmax=-30, cmap="magma")
+            axis.set_title(f"{name}: {text}", wrap=True)
+            axis.set_xlim(0, seconds)
+        figure.supxlabel("seconds")
+        figure.supylabel("Hz")
+        figure.savefig(path)

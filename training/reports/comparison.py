@@ -5,14 +5,12 @@
 import io
 import itertools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.path import Path as Line
@@ -21,16 +19,13 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import Bbox
 from scipy.stats import binomtest
 
-from sanet_hf.training.reports.html import render_page
+from sanet_hf.training.evaluation.metrics import METRICS
+from sanet_hf.training.reports.html import COLORS, SVG_OPTIONS, embed_svg, render_page
 from sanet_hf.utils.files import atomic_directory
-from sanet_hf.utils.formatting import format_duration
+from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table
+from sanet_hf.utils.plot_style import LIGHT, style
 
 
-METRIC_TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "mAP": "mAP"}
-# The plot's colours: in the PNG, and in the SVG as stand-ins for variables of the page's style sheet, which change
-# between light and dark.
-LIGHT = {"text": "#1b1f24", "muted": "#5c6570", "line": "#dfe3e8", "first": "#2a6fdb"}
-STAND_INS = {name: f"#0{i}0{i}0{i}" for i, name in enumerate(LIGHT, 1)}
 # In square points: of the model with the most parameters, and the smallest that can be seen.
 MARKER_AREA, MIN_MARKER_AREA = 900, 20
 # Where texts may stand: so many points off the edge of their point, in these directions.
@@ -121,14 +116,14 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     rows = result["candidates"]
     first, differences = rows[0]["name"], [row["difference"] for row in rows[1:]]
     table = [
-        (f"{METRIC_TITLES[metric]} (95 % interval)", [_percent(row["metrics"][metric]) for row in rows])
+        (f"{METRICS[metric][0]} (95 % interval)", [_percent(row["metrics"][metric]) for row in rows])
         for metric in rows[0]["metrics"]
     ]
     if differences:
         gaps = [[_signed(100 * d[name], "+") for name in ("value", "low", "high")] for d in differences]
         table += [
             (
-                f"{METRIC_TITLES[result['metric']]} minus that of {first}, points",
+                f"{METRICS[result['metric']][0]} minus that of {first}, points",
                 ["", *(f"{value} ({low} to {high})" for value, low, high in gaps)],
             ),
             (f"Clips that only {first} / only this has right", ["", *(f"{d['b']} / {d['c']}" for d in differences)]),
@@ -155,31 +150,26 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 def to_markdown(result: Mapping[str, Any]) -> str:
     """The table, what it means, the plot, and how it came about."""
-    table = [("", [row["name"] for row in result["candidates"]]), *make_table(result)]
-    lines = ["| " + " | ".join(_escape(cell) for cell in (title, *cells)) + " |" for title, cells in table]
-    lines.insert(1, "| :-- |" + " --: |" * len(result["candidates"]))
-    summary = _escape(" ".join(result["summary"]))
-    notes = [f"- {_escape(note)}" for note in result["notes"]]
-    image = f"![{METRIC_TITLES[result['metric']]} and time per clip](comparison.png)"
-    return "\n".join([*lines, "", summary, "", image, "", "How this was measured:", "", *notes, ""])
+    names = [row["name"] for row in result["candidates"]]
+    rows = [[title, *cells] for title, cells in make_table(result)]
+    table = format_markdown_table(["", *names], rows, [":--", *("--:" for _ in names)])
+    summary = escape_markdown(" ".join(result["summary"]))
+    notes = [f"- {escape_markdown(note)}" for note in result["notes"]]
+    image = f"![{METRICS[result['metric']][0]} and time per clip](comparison.png)"
+    return "\n".join([table, "", summary, "", image, "", "How this was measured:", "", *notes, ""])
 
 
 def to_html(result: Mapping[str, Any]) -> str:
     """The same as one page that needs no other file and no network."""
     buffer = io.StringIO()
-    plot(result, STAND_INS, buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg role="img" \1>', svg[svg.index("<svg") :], count=1)
-    # What describes the file names its licence and format by addresses.
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for name, color in STAND_INS.items():
-        svg = svg.replace(color, f"var(--{name})")
+    plot(result, COLORS, buffer, **SVG_OPTIONS)
+    metric = METRICS[result["metric"]][0]
     return render_page(
         "comparison.html",
         result=result,
         table=make_table(result),
-        metric=METRIC_TITLES[result["metric"]],
-        svg=Markup(svg),
+        metric=metric,
+        svg=embed_svg(buffer.getvalue(), f"{metric} and time per clip"),
     )
 
 
@@ -189,22 +179,9 @@ def plot(result: Mapping[str, Any], colors: Mapping[str, str], file, **options) 
 
     Args:
         result: What [`compare.compare`] returns.
-        colors: Of `text`, `muted` text, `line`s and the `first` series.
+        colors: As [`style`] takes them.
         file, options: As `Figure.savefig` takes them.
     """
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "sanet-hf",
-        "font.size": 11,
-        "text.color": colors["text"],
-        "axes.labelcolor": colors["muted"],
-        "axes.edgecolor": colors["line"],
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "grid.color": colors["line"],
-        "grid.linewidth": 0.6,
-    }
     rows, metric = result["candidates"], result["metric"]
     times = [1e3 * row["latency_median"] for row in rows]
     lows, values, highs = ([100 * row["metrics"][metric][name] for row in rows] for name in ("low", "value", "high"))
@@ -215,7 +192,7 @@ def plot(result: Mapping[str, Any], colors: Mapping[str, str], file, **options) 
     margin = max(1.0, 0.15 * (max(highs) - min(lows)))
     bottom, top = min(lows) - margin, max(highs) + margin
     ticks = [tick for tick in MaxNLocator("auto", steps=[1, 2, 5, 10]).tick_values(bottom, top) if 0 <= tick <= 100]
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context({**style(colors), "font.size": 11}):
         figure = Figure(figsize=(9, 5.2), layout="constrained")
         axes = figure.subplots()
         axes.set(xscale="log", xlim=(min(times) / factor, factor * max(times)), yticks=ticks, ylim=(bottom, top))
@@ -225,7 +202,7 @@ def plot(result: Mapping[str, Any], colors: Mapping[str, str], file, **options) 
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid()
-        axes.tick_params(which="both", length=0, labelcolor=colors["muted"])
+        axes.tick_params(which="both", length=0)
         axes.vlines(times, lows, highs, color=colors["first"], linewidth=1.5)
         axes.scatter(times, values, areas, color=colors["first"], linewidth=0, alpha=0.75)
         texts = [
@@ -353,8 +330,3 @@ def _ratio(value: float) -> str:
 
 def _with_unit(value: float | None, unit: str = "") -> str:
     return UNKNOWN if value is None else EngFormatter(unit, places=1)(value).strip()
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is, also in a table."""
-    return re.sub(r"([\\`*|\[\]]|<(?=\S))", r"\\\1", text)

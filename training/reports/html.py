@@ -18,35 +18,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sanet_hf.utils.formatting import format_duration
+from sanet_hf.utils.plot_style import DARK, LIGHT, style
 
 
 MAX_AUDIO_SECONDS = 10
 
 # Stand-ins for variables of the page's style sheet, which change between light and dark.
-COLORS = {name: f"#0{i}0{i}0{i}" for i, name in enumerate(("text", "muted", "line", "first", "second", "third"), 1)}
+COLORS = {name: f"#0{i}0{i}0{i}" for i, name in enumerate(LIGHT, 1)}
 STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "sanet-hf",
-    "font.size": 9,
-    "text.color": COLORS["text"],
-    "axes.edgecolor": COLORS["line"],
-    "axes.labelcolor": COLORS["muted"],
-    "axes.prop_cycle": matplotlib.cycler(color=[COLORS["first"], COLORS["second"], COLORS["third"]]),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **style(COLORS),
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": COLORS["line"],
-    "grid.linewidth": 0.6,
-    "xtick.labelcolor": COLORS["muted"],
-    "ytick.labelcolor": COLORS["muted"],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 3.5,
-    "legend.frameon": False,
+}
+# What the file would say of itself holds addresses and the time.
+SVG_OPTIONS = {
+    "format": "svg",
+    "transparent": True,
+    "metadata": dict.fromkeys(("Creator", "Date", "Format", "Type")),
 }
 
 
@@ -66,6 +57,8 @@ def render_page(template: str, **values) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["duration"] = format_duration
+    environment.filters["rgb"] = lambda color: " ".join(str(value) for value in bytes.fromhex(color[1:]))
+    environment.globals.update(light=LIGHT, dark=DARK)
     return environment.get_template(template).render(**values)
 
 
@@ -115,13 +108,16 @@ def make_plot(title: str, axes: Axes, caption: str) -> Plot:
     if len(labels) > 1:
         axes.figure.legend(loc="outside upper left", ncols=len(labels), handlelength=1.2)
     buffer = io.StringIO()
-    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    axes.figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    svg = buffer.getvalue()
+    axes.figure.savefig(buffer, **SVG_OPTIONS)
+    return Plot(title, embed_svg(buffer.getvalue(), title), caption)
+
+
+def embed_svg(svg: str, title: str) -> Markup:
+    """SVG of matplotlib, drawn with [`STYLE`], as a part of a page in the page's colours."""
     opening = rf'<svg role="img" aria-label="{title}" \1>'
     svg = re.sub(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', opening, svg[svg.index("<svg") :])
     # Names of parts are the same in each plot; those that are referred to are hashes, without "_".
     svg = re.sub(r' id="[^"]*_\d+"', "", svg)
     for name, color in COLORS.items():
         svg = svg.replace(color, f"var(--{name})")
-    return Plot(title, Markup(svg), caption)
+    return Markup(svg)

@@ -1,10 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a trained classifier: what the Hub reads of it, and what people do."""
+"""The model card of a trained classifier: metadata for the Hub, and values for the text in `model_card.md`."""
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,10 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.training.evaluation.metrics import METRIC_TYPES, METRICS, THRESHOLD
 from sanet_hf.training.evaluation.results import FEW_CLIPS, Evaluation, accuracy_interval, in_order, list_classes
-from sanet_hf.utils.formatting import format_duration
+from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table, shorten
 
 
+TEMPLATE = Path(__file__).with_name("templates") / "model_card.md"
 MAX_CLASSES = 50
 
 
@@ -30,39 +30,70 @@ def write_model_card(
     base_model: str | None,
     hyperparameters: Mapping[str, object],
     training_seconds: float | None,
+    machine: str | None = None,
+    precision: str | None = None,
+    tested_versions: Mapping[str, tuple[str, str]] | None = None,
 ) -> None:
     """
-    Write `output_dir/README.md`: metadata for the Hub, and what the model is, how to use it, its results, training and
+    Write `output_dir/README.md`: metadata for the Hub, a description of the model, its use, results, training and
     limitations.
 
     Args:
-        output_dir: The model's folder; its name is the model's.
+        output_dir: Folder of the model. The model has the folder's name.
         model, feature_extractor: As they are saved there.
         evaluations: By split, any of `train`, `validation` and `test`.
-        dataset_name: What the training data are called.
+        dataset_name: Name of the training data.
         dataset_id: Their id on the Hub, if they are there.
         base_model: Hub id or folder of the model that was fine-tuned; `None` if it was trained from scratch.
-        hyperparameters: Names and values of the options of training.
-        training_seconds: How long training took.
+        hyperparameters: Names and values of the training options.
+        training_seconds: Duration of the training.
+        machine: Name of the processor or GPU of the training.
+        precision: Number format of the training.
+        tested_versions: By library, the oldest and the newest version that the saved code was tested with.
     """
     output_dir = Path(output_dir)
     evaluations = in_order(evaluations)
     name = output_dir.resolve().name
-    # A folder in the metadata would be refused by the Hub.
+    # The Hub refuses a folder in the metadata.
     dataset_id = dataset_id if dataset_id and _is_hub_id(dataset_id) else None
     base_id = base_model if base_model and _is_hub_id(base_model) else None
-    card_data = make_card_data(name, model, evaluations, dataset_name, dataset_id, base_id)
-    sections = [
-        f"# {_escape(name)}",
-        _describe(model, feature_extractor, dataset_name, dataset_id, base_model, base_id),
-        _show_use(name, model, feature_extractor),
-        _show_results(evaluations),
-        _show_training(evaluations, hyperparameters, training_seconds),
-        _show_limitations(model, evaluations),
-    ]
-    text = "\n\n".join(sections)
+    is_sanet = model.config.model_type == "sanet"
+    max_seconds = None
+    # The meaning of `max_length` differs between other feature extractors.
+    if is_sanet and feature_extractor.max_length is not None:
+        max_seconds = f"{feature_extractor.max_length / feature_extractor.sampling_rate:.4g} s"
+    card = ModelCard.from_template(
+        make_card_data(name, model, evaluations, dataset_name, dataset_id, base_id),
+        TEMPLATE,
+        escape=escape_markdown,
+        table=format_markdown_table,
+        enumerate_some=_enumerate,
+        name=name,
+        quoted_name=json.dumps(name, ensure_ascii=False),
+        architecture=type(model).__name__,
+        num_parameters=model.num_parameters(),
+        is_sanet=is_sanet,
+        is_multi_label=model.config.problem_type == "multi_label_classification",
+        labels=[model.config.id2label[index] for index in range(model.config.num_labels)],
+        max_classes=MAX_CLASSES,
+        base_id=base_id,
+        base_folder=Path(base_model).resolve().name if base_model else None,
+        dataset_name=dataset_name,
+        dataset_id=dataset_id,
+        sampling_rate=feature_extractor.sampling_rate,
+        max_seconds=max_seconds,
+        training_time=None if training_seconds is None else format_duration(training_seconds),
+        machine=machine,
+        precision=precision,
+        tested_versions=", ".join(
+            f"{library} {oldest}–{newest}" for library, (oldest, newest) in (tested_versions or {}).items()
+        ),
+        hyperparameters=[[option, str(value)] for option, value in hyperparameters.items()],
+        evaluations=evaluations,
+        **_results(evaluations),
+    )
     output_dir.mkdir(parents=True, exist_ok=True)
-    ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{text}\n").save(output_dir / "README.md")
+    card.save(output_dir / "README.md")
 
 
 def make_card_data(
@@ -73,7 +104,7 @@ def make_card_data(
     dataset_id: str | None,
     base_id: str | None,
 ) -> ModelCardData:
-    """Metadata of the card, with the results of the test split or, without one, of the validation split."""
+    """Return the metadata, with the results of the test split or, if there is none, of the validation split."""
     evaluation = evaluations.get("test", evaluations.get("validation"))
     results = None
     if evaluation is not None:
@@ -105,144 +136,37 @@ def make_card_data(
     )
 
 
-def _describe(
-    model: PreTrainedModel,
-    feature_extractor: FeatureExtractionMixin,
-    dataset_name: str,
-    dataset_id: str | None,
-    base_model: str | None,
-    base_id: str | None,
-) -> str:
-    origin = "trained from scratch"
-    if base_id:
-        origin = f"fine-tuned from [{_escape(base_id)}](https://huggingface.co/{base_id})"
-    elif base_model:
-        origin = f"fine-tuned from a checkpoint in a folder ({_escape(Path(base_model).resolve().name)})"
-    data = _escape(dataset_name)
-    if dataset_id:
-        data = f"[{data}](https://huggingface.co/datasets/{dataset_id})"
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    several = ", of which a clip can have several" if _is_multi_label(model) else ""
-    more = f" and {len(labels) - MAX_CLASSES} more (`id2label` in `config.json`)" if len(labels) > MAX_CLASSES else ""
-    text = (
-        f"An audio classifier with {len(labels)} classes{several}: `{type(model).__name__}` with "
-        f"{model.num_parameters():,} parameters, {origin} on {data}.\n\n"
-        f"Classes: {', '.join(map(_escape, labels[:MAX_CLASSES]))}{more}.\n\n"
-        f"It takes mono audio at {feature_extractor.sampling_rate:,} Hz."
-    )
-    # What `max_length` means for other feature extractors differs from one to the next.
-    if model.config.model_type == "sanet" and feature_extractor.max_length is not None:
-        seconds = f"{feature_extractor.max_length / feature_extractor.sampling_rate:.4g} s"
-        text += f" Clips may be up to {seconds} long, and shorter by any amount; of a longer one "
-        text += (
-            f"transformers' pipeline hears the middle {seconds}, and `sanet predict`, as in the metrics below, all."
-        )
-    return text
-
-
-def _show_use(name: str, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> str:
-    sampling_rate = feature_extractor.sampling_rate
-    is_sanet = model.config.model_type == "sanet"
-    remote_code = (
-        " Where sanet_hf is not installed, leave out its import and pass `trust_remote_code=True` to `pipeline`: the "
-        "repository carries the code."
-    )
-    return f"""\
-## Use
-
-```python
-import numpy as np
-{"import sanet_hf  # makes the model known to transformers" + chr(10) if is_sanet else ""}\
-from transformers import pipeline
-
-classifier = pipeline("audio-classification", model={json.dumps(name, ensure_ascii=False)})
-noise = 0.1 * np.random.default_rng(0).standard_normal({sampling_rate}, dtype=np.float32)  # 1 s
-print(classifier({{"array": noise, "sampling_rate": {sampling_rate}}}))
-# print(classifier("recording.wav"))
-```
-
-The name is that of the model's folder; for the model on the Hub, give its id.{remote_code if is_sanet else ""}"""
-
-
-def _show_results(evaluations: Mapping[str, Evaluation]) -> str:
+def _results(evaluations: Mapping[str, Evaluation]) -> dict[str, object]:
+    """Return the values of the template that depend on the results."""
     if not evaluations:
-        return "## Results\n\nThe model was not evaluated."
+        return {}
     shown = [metric for metric in METRICS if any(metric in e.metrics for e in evaluations.values())]
-    table = _table(
-        ["Split", "Clips", *(METRICS[metric][0] for metric in shown)],
-        [
+    last_split, last = list(evaluations.items())[-1]
+    low, high = accuracy_interval(last)
+    counts = last.true_matrix.sum(axis=0)
+    return {
+        "metrics": [METRICS[metric] for metric in shown],
+        "threshold": THRESHOLD,
+        "results_header": ["Split", "Clips", *(METRICS[metric][0] for metric in shown)],
+        "results": [
             [split, len(evaluation.files), *(evaluation.metrics.get(metric) for metric in shown)]
             for split, evaluation in evaluations.items()
         ],
-    )
-    meanings = "\n".join(f"- {METRICS[metric][0]}: {METRICS[metric][1]}" for metric in shown)
-    parts = ["## Results", table, meanings]
-    if any(evaluation.is_multi_label for evaluation in evaluations.values()):
-        parts.append(
-            f"A class counts as predicted from a probability of {THRESHOLD}; a clip is right if all its classes are."
-        )
-    for split, evaluation in evaluations.items():
-        rows = [list(row.values()) for row in list_classes(evaluation)]
-        classes = _table(["Class", "Precision", "Recall", "F1", "Clips"], rows)
-        parts.append(f"<details>\n<summary>Each class of the {split} split</summary>\n\n{classes}\n\n</details>")
-    return "\n\n".join(parts)
-
-
-def _show_training(
-    evaluations: Mapping[str, Evaluation], hyperparameters: Mapping[str, object], training_seconds: float | None
-) -> str:
-    parts = ["## Training"]
-    if training_seconds is not None:
-        parts.append(f"Training took {format_duration(training_seconds)}.")
-    if evaluations:
-        sizes = ", ".join(f"{len(evaluation.files):,} {split}" for split, evaluation in evaluations.items())
-        parts.append(f"Clips: {sizes}.")
-    if hyperparameters:
-        parts.append(_table(["Option", "Value"], [[option, str(value)] for option, value in hyperparameters.items()]))
-    return "\n\n".join(parts)
-
-
-def _show_limitations(model: PreTrainedModel, evaluations: Mapping[str, Evaluation]) -> str:
-    limitations = [
-        "It knows no other classes than these: sounds of others get none of them or a wrong one."
-        if _is_multi_label(model)
-        else "It assigns every clip to one of its classes, also clips of something else.",
-        "The results hold for recordings like those of the data set; other microphones, rooms, noise or sources were "
-        "not tested.",
-        "Where recordings of one source (a speaker, a place, a session) stand in more than one split, the results are "
-        "better than they would be for new sources.",
-    ]
-    if evaluations:
-        split, evaluation = list(evaluations.items())[-1]
-        if split != "test":
-            limitations.append(
-                f"There was no test split. Results of the {split} split, which can have influenced training or the "
-                "choice of the epoch, are better than they would be for new clips."
-            )
-        low, high = accuracy_interval(evaluation)
-        limitations.append(
-            f"With {len(evaluation.files):,} clips in the {split} split, the accuracy is only known to lie between "
-            f"{low:.3f} and {high:.3f} (95 % confidence, if the clips are independent of each other)."
-        )
-        counts = evaluation.true_matrix.sum(axis=0)
-        few = [
-            f"{_escape(evaluation.labels[index])} ({counts[index]})" for index in np.flatnonzero(counts < FEW_CLIPS)
-        ]
-        if few:
-            more = f" and {len(few) - MAX_CLASSES} more" if len(few) > MAX_CLASSES else ""
-            limitations.append(
-                f"Classes with fewer than {FEW_CLIPS} clips in the {split} split, whose results say little: "
-                f"{', '.join(few[:MAX_CLASSES])}{more}."
-            )
-    return "\n".join(["## Limitations\n", *(f"- {limitation}" for limitation in limitations)])
-
-
-def _is_multi_label(model: PreTrainedModel) -> bool:
-    return model.config.problem_type == "multi_label_classification"
+        "classes": {
+            split: [list(row.values()) for row in list_classes(evaluation)]
+            for split, evaluation in evaluations.items()
+        },
+        "last_split": last_split,
+        "num_clips": len(last.files),
+        "low": low,
+        "high": high,
+        "few": FEW_CLIPS,
+        "few_clips": [f"{last.labels[index]} ({counts[index]})" for index in np.flatnonzero(counts < FEW_CLIPS)],
+    }
 
 
 def _is_hub_id(name: str) -> bool:
-    """Whether a name of a model is an id on the Hub rather than a folder."""
+    """Return whether a name is an id on the Hub, and not a folder."""
     if Path(name).exists():
         return False
     try:
@@ -252,20 +176,6 @@ def _is_hub_id(name: str) -> bool:
     return True
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Markdown table; text on the left, numbers on the right, floats with three digits, a dash for `None`."""
-    rows = list(rows)
-    alignments = [":--" if any(isinstance(value, str) for value in column) else "--:" for column in zip(*rows)]
-    cells = [
-        [
-            f"{value:.3f}" if isinstance(value, float) else "–" if value is None else _escape(str(value))
-            for value in row
-        ]
-        for row in rows
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, alignments, *cells])
-
-
-def _escape(text: str) -> str:
-    """Text on one line that Markdown shows as it is."""
-    return re.sub(r"[\\`*\[\]<>|~$&#]|\b_|_\b", r"\\\g<0>", " ".join(text.split()))
+def _enumerate(names: Sequence[str]) -> str:
+    """Return up to `MAX_CLASSES` names, and the number of the others."""
+    return shorten([escape_markdown(name) for name in names], MAX_CLASSES)

@@ -14,17 +14,17 @@ import pandas
 import soundfile
 from matplotlib.figure import Figure
 
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.data.log_mel import log_mel
 from sanet_hf.training.evaluation.results import in_order
-from sanet_hf.training.reports.html import STYLE, encode_audio, plot_durations, render_page
-from sanet_hf.utils.formatting import format_table
+from sanet_hf.training.reports.html import MAX_AUDIO_SECONDS, STYLE, encode_audio, plot_durations, render_page
+from sanet_hf.utils.formatting import format_table, shorten_lines
 
 
 KIND_TITLES = {"clip": "Clips", "segment": "Stretches of speech"}
 NUM_SPECTROGRAMS = 6
 # Skipped files that the page lists; the manifest lists all.
 MAX_SKIPPED = 500
-SAMPLING_RATE = 16000  # Hz
 
 
 class Spectrogram(NamedTuple):
@@ -54,6 +54,7 @@ def to_html(manifest: pandas.DataFrame, output_dir: Path, title: str, facts: Map
         "preparation.html",
         title=title,
         facts=facts,
+        sampling_rate=DEFAULT_SAMPLING_RATE,
         parts=[_describe_part(kind, rows) for kind, rows in parts.items()],
         spectrograms=draw_spectrograms(parts.get("clip", manifest[:0]), output_dir),
         quality=list_quality(parts.get("clip", manifest[:0])),
@@ -136,15 +137,16 @@ def draw_spectrograms(clips: pandas.DataFrame, output_dir: Path) -> list[Spectro
         if len(drawn) == NUM_SPECTROGRAMS:
             break
         file = rows.sort_values(["duration", "file"], ascending=[False, True], kind="stable")["file"].iloc[0]
-        length = 10 * SAMPLING_RATE
-        waveform = soundfile.read(output_dir / file, frames=length, dtype="float32")[0]
-        drawn.append(Spectrogram(str(label), file, _draw(waveform), encode_audio(waveform, SAMPLING_RATE)))
+        with soundfile.SoundFile(output_dir / file) as clip:
+            rate = clip.samplerate
+            waveform = clip.read(MAX_AUDIO_SECONDS * rate, dtype="float32")
+        drawn.append(Spectrogram(str(label), file, _draw(waveform, rate), encode_audio(waveform, rate)))
     return drawn
 
 
 @matplotlib.rc_context(STYLE)
-def _draw(waveform: np.ndarray) -> str:
-    decibels = log_mel(waveform).T * (10 / np.log(10))
+def _draw(waveform: np.ndarray, sampling_rate: int) -> str:
+    decibels = log_mel(waveform, sampling_rate).T * (10 / np.log(10))
     figure = Figure(figsize=(4.4, 1.8), dpi=150)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -164,7 +166,6 @@ def summarize(manifest: pandas.DataFrame) -> str:
     lines += [f"\nNo recording of {label} can be used." for label in list_empty_classes(manifest)]
     reasons = count_reasons(manifest[manifest["skipped"].notna()])
     if reasons:
-        lines += ["", "Skipped:"] + [f"  {count:6} {kind:10} {reason}" for kind, reason, count in reasons[:20]]
-        if len(reasons) > 20:
-            lines.append(f"  and {len(reasons) - 20} more reasons")
+        skipped = [f"{count:6} {kind:10} {reason}" for kind, reason, count in reasons]
+        lines += ["", f"Skipped:{shorten_lines(skipped)}"]
     return "\n".join(lines)

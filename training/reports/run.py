@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import confusion_matrix
 from transformers.utils import logging
 
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.evaluation.metrics import (
     METRICS,
     NUM_CALIBRATION_BINS,
@@ -52,7 +53,7 @@ def write_report(
     durations: Mapping[str, np.ndarray],
     log_history: Sequence[Mapping[str, float]],
     load_clip: Callable[[str, int], np.ndarray] | None = None,
-    sampling_rate: int = 16000,
+    sampling_rate: int = DEFAULT_SAMPLING_RATE,
     num_mistakes: int = 12,
 ) -> None:
     """

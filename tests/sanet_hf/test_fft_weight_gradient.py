@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sanet_hf import fft_convolution
-from sanet_hf.fft_convolution import FFT_MIN_FRAMES, FFT_SIZE, Conv2dWithFFTWeightGradient
-from sanet_hf.modeling_sanet import SANetConv1d
+from sanet_hf import layers_sanet
+from sanet_hf.layers_sanet import FFT_MIN_FRAMES, FFT_SIZE, Conv2dWithFFTWeightGradient, SANetConv1d
 
 
 def make_inputs(num_frames: int, in_channels: int, out_channels: int, kernel_size: int) -> list[torch.Tensor]:
@@ -60,13 +59,13 @@ def test_gradients_of_gradients():
 def calls(monkeypatch) -> list[torch.Size]:
     """Shapes of the inputs of weight gradients that were computed by FFT."""
     shapes = []
-    original = fft_convolution._weight_gradient
+    original = layers_sanet._weight_gradient
 
     def record(inputs, *others):
         shapes.append(inputs.shape)
         return original(inputs, *others)
 
-    monkeypatch.setattr(fft_convolution, "_weight_gradient", record)
+    monkeypatch.setattr(layers_sanet, "_weight_gradient", record)
     return shapes
 
 

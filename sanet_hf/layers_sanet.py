@@ -1,0 +1,394 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Layers of SANet: masks, convolutions, normalisation, and the weight gradient of long convolutions by FFT.
+
+Hidden states are (batch, frames, channels). benchmarks/NOTES.md has the measurements behind the limits.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .configuration_sanet import SANetConfig
+
+
+FFT_SIZE = 512
+FFT_MIN_KERNEL = 32
+FFT_MIN_FRAMES = 1024
+
+# Channels that a convolution in bfloat16 or float16 on a CPU has at least.
+HALF_MIN_CHANNELS = 16
+
+
+def zero_padded_frames(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Zero the frames of (batch, frames, channels) that the (batch, frames) mask leaves out."""
+    return hidden_states if mask is None else hidden_states * mask.unsqueeze(-1).to(hidden_states.dtype)
+
+
+def downsample_mask(mask: torch.Tensor | None, stride: int) -> torch.Tensor | None:
+    """
+    Merge each `stride` frames of a (batch, frames) mask into one that counts if any of them does:
+
+        1 1 1 1 1 0 0 0  with stride 4  ->  1 1
+    """
+    if mask is None or stride == 1:
+        return mask
+    return mask.view(mask.shape[0], -1, stride).amax(-1)
+
+
+class SANetConv1d(nn.Conv1d):
+    """
+    `nn.Conv1d` over (batch, frames, channels).
+
+    It runs as a two-dimensional convolution of height 1, which PyTorch computes channels-last: no transposition in
+    memory, and faster kernels than `conv1d` has at these sizes. In training on a CPU the gradient of long kernels is
+    computed by FFT.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.in_channels == 1 and self.stride[0] > 1 and self.kernel_size[0] % self.stride[0] == 0:
+            return self._convolve_strides_as_channels(hidden_states)
+        batch_size, num_frames, channels = hidden_states.shape
+        if channels == 1:
+            # Not a transpose: the gradient of a convolution over one channel with strides (frames, 1, 1) corrupts
+            # memory on the CPU (PyTorch 2.11 and 2.13).
+            hidden_states = hidden_states.reshape(batch_size, 1, 1, num_frames)
+        else:
+            hidden_states = hidden_states.transpose(1, 2).unsqueeze(2)
+        weight = self.weight.unsqueeze(2)
+        if self._has_fft_gradient(hidden_states):
+            hidden_states = Conv2dWithFFTWeightGradient.apply(hidden_states, weight, self.stride[0], self.padding[0])
+        else:
+            hidden_states = nn.functional.conv2d(
+                hidden_states,
+                weight,
+                self.bias,
+                stride=(1, self.stride[0]),
+                padding=(0, self.padding[0]),
+                groups=self.groups,
+            )
+        # From one channel the result is (batch, channels, frames) in memory, which would slow down all that follows.
+        return hidden_states.squeeze(2).transpose(1, 2).contiguous()
+
+    def _convolve_strides_as_channels(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """The samples of a stride as channels, (batch, samples, 1) to (batch, frames, out): four times as fast."""
+        kernel_size, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
+        num_samples = waveforms.shape[1]
+        used = (num_samples + 2 * padding - kernel_size) // stride * stride + kernel_size
+        waveforms = nn.functional.pad(waveforms.squeeze(2), (padding, used - num_samples - padding))
+        waveforms = waveforms.unflatten(1, (-1, stride)).transpose(1, 2).unsqueeze(2)
+        weight = self.weight.unflatten(2, (-1, stride)).squeeze(1).transpose(1, 2).unsqueeze(2)
+        return nn.functional.conv2d(waveforms, weight, self.bias).squeeze(2).transpose(1, 2)
+
+    def _has_fft_gradient(self, hidden_states: torch.Tensor) -> bool:
+        # Compilers and exporters know convolutions better, and would keep the limit on frames.
+        return (
+            not torch.compiler.is_compiling()
+            and suits_fft(self.weight, self.groups)
+            and self.kernel_size[0] % self.stride[0] == 0
+            and hidden_states.shape[-1] >= FFT_MIN_FRAMES
+            and hidden_states.device.type == "cpu"
+            and hidden_states.dtype != torch.float64
+            and self.bias is None
+            and self.weight.requires_grad
+            and torch.is_grad_enabled()
+        )
+
+
+class SANetDownsample(nn.Conv1d):
+    """`nn.Conv1d` whose kernel is its stride, as one matrix product: (batch, n * stride, in) -> (batch, n, out)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
+
+    def linear_parameters(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of the product."""
+        return self.weight.transpose(1, 2).flatten(1), self.bias
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.linear_parameters()
+        merged = hidden_states.reshape(hidden_states.shape[0], -1, weight.shape[1])
+        return nn.functional.linear(merged, weight, bias)
+
+
+class SANetUpsample(nn.ConvTranspose1d):
+    """
+    `nn.ConvTranspose1d` whose kernel is its stride, as one matrix product: (batch, n, in) -> (batch, n * stride, out).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
+
+    def linear_parameters(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of the product."""
+        return self.weight.permute(2, 1, 0).flatten(0, 1), self.bias.repeat(self.stride[0])
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        spread = nn.functional.linear(hidden_states, *self.linear_parameters())
+        return spread.reshape(hidden_states.shape[0], -1, self.out_channels)
+
+
+class SANetBatchNorm(nn.BatchNorm1d):
+    """
+    `nn.BatchNorm1d` over (batch, frames, channels) or (batch, channels) with these differences in training:
+
+    - padded frames are left out of the statistics,
+    - a single value per channel is normalised by the running statistics, where PyTorch raises an error,
+    - with frozen weights the running statistics are used and kept,
+    - gradient checkpointing's second forward pass does not update the running statistics again,
+    - with `synchronize` set, processes that train together share the statistics of their batches, on CPUs too, which
+      `nn.SyncBatchNorm` does not.
+    """
+
+    synchronize: bool = False
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        training = self.training and self.weight.requires_grad
+        flat = hidden_states.reshape(-1, self.num_features)
+        if training and self.synchronize:
+            valid = flat.new_ones(len(flat), 1, dtype=torch.float32) if mask is None else mask.reshape(-1, 1)
+            return self._normalize_weighted(flat, valid, _add_up_over_processes).view_as(hidden_states)
+        if mask is None or not training:
+            return self._normalize(flat, training).view_as(hidden_states)
+        if torch.compiler.is_compiling():
+            # A number of frames that depends on the data would break the graph.
+            return self._normalize_weighted(flat, mask.reshape(-1, 1)).view_as(hidden_states)
+        index = mask.flatten().nonzero().squeeze(1)
+        valid = self._normalize(flat.index_select(0, index), training)
+        return valid.new_zeros(flat.shape).index_copy(0, index, valid).view_as(hidden_states)
+
+    def _normalize(self, values: torch.Tensor, training: bool) -> torch.Tensor:
+        """(values, channels) by the statistics of these values, or in evaluation by the running ones."""
+        if values.shape[0] == 1:
+            training = False
+        update = training and not _is_recomputing()
+        if update:
+            self.num_batches_tracked.add_(1)
+        return nn.functional.batch_norm(
+            values,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training,
+            self.momentum if update else 0.0,
+            self.eps,
+        )
+
+    def _normalize_weighted(
+        self, values: torch.Tensor, mask: torch.Tensor, add_up: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """
+        (values, channels) by the statistics of the values that the (values, 1) mask keeps; `add_up` adds sums to those
+        of other processes.
+        """
+        sums = torch.cat([mask.sum(0), (values * mask).sum(0)])
+        sums = sums if add_up is None else add_up(sums)
+        count, mean = sums[0], sums[1:] / sums[0]
+        squares = ((values - mean).square() * mask).sum(0)
+        var = (squares if add_up is None else add_up(squares)) / count
+        if not _is_recomputing():
+            with torch.no_grad():
+                # One value has no variance: it leaves the running statistics as they are.
+                momentum = self.momentum * (count > 1)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), momentum)
+                self.num_batches_tracked.add_(1)
+        mean = torch.where(count > 1, mean, self.running_mean)
+        var = torch.where(count > 1, var, self.running_var)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return (values * scale + (self.bias - mean * scale)).to(values.dtype)
+
+
+# Compiled by PyTorch 2.11, gradients would not be added up.
+@torch.compiler.disable
+def _add_up_over_processes(values: torch.Tensor) -> torch.Tensor:
+    # Not every build of PyTorch has it.
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(values)
+
+
+def _is_recomputing() -> bool:
+    """Whether this runs inside a backward pass, as gradient checkpointing's second forward pass does."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+class SANetSqueezeExcitation(nn.Module):
+    """Scale channels by a gate computed from their mean over time (Hu et al., 2018)."""
+
+    def __init__(self, config: SANetConfig, channels: int):
+        super().__init__()
+        self.reduce = nn.Linear(channels, channels // config.se_reduction)
+        self.act = ACT2FN[config.hidden_act]
+        self.expand = nn.Linear(channels // config.se_reduction, channels)
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        mean = zero_padded_frames(hidden_states, mask).mean(1)
+        if mask is not None:
+            mean = mean * (1 / mask.mean(1, keepdim=True)).to(mean.dtype)
+        gate = torch.sigmoid(self.expand(self.act(self.reduce(mean))))
+        return hidden_states * gate.unsqueeze(1)
+
+
+class SANetPositionEmbedding(nn.Module):
+    """Add learned positions to (batch, frames, dim)."""
+
+    def __init__(self, num_positions: int, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_positions, dim))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.weight[: hidden_states.shape[1]]
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scaled dot-product attention of (batch, heads, frames, head dim) that also returns its probabilities."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
+    output = torch.matmul(probabilities, value)
+    return output.transpose(1, 2).contiguous(), probabilities
+
+
+class SANetAttention(nn.Module):
+    """Multi-head self-attention through transformers' attention interface."""
+
+    def __init__(self, config: SANetConfig, dim: int):
+        super().__init__()
+        self.config = config
+        self.head_dim = dim // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = False
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.o_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch_and_frames = hidden_states.shape[:-1]
+        heads = (*batch_and_frames, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        # Not get_interface(), which transformers 5.0 lacks.
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention_forward)
+        output, probabilities = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(*batch_and_frames, -1)), probabilities
+
+
+# The weight gradient of long convolutions by FFT.
+
+
+def suits_fft(weight: torch.Tensor, groups: int) -> bool:
+    """Whether a convolution with a weight of shape (out, in, kernel) is long enough, and over several channels."""
+    return FFT_MIN_KERNEL <= weight.shape[2] <= FFT_SIZE // 2 and groups == 1 and weight.shape[1] > 1
+
+
+class Conv2dWithFFTWeightGradient(torch.autograd.Function):
+    """
+    `conv2d` of (batch, in, 1, frames) with a weight of shape (out, in, 1, kernel), strided and padded along frames.
+
+    The weight's gradient goes by FFT, in float32: oneDNN computes it at a fifth of the forward pass's rate. The kernel
+    is a multiple of the stride.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(inputs: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
+        return nn.functional.conv2d(inputs, weight, stride=(1, stride), padding=(0, padding))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        values, weight, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(values, weight)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        inputs, weight = ctx.saved_tensors
+        input_gradient = weight_gradient = None
+        if ctx.needs_input_grad[0]:
+            # Of the inputs only format and layout in memory count, which `nn.grad.conv2d_input` does not keep.
+            like = inputs.to(gradient.dtype)
+            options = ([1, ctx.stride], [0, ctx.padding], [1, 1], False, [0, 0], 1, [True, False, False])
+            input_gradient, _, _ = torch.ops.aten.convolution_backward(
+                gradient, like, weight.to(gradient.dtype), None, *options
+            )
+            input_gradient = input_gradient.to(inputs.dtype)
+        if ctx.needs_input_grad[1]:
+            weight_gradient = _weight_gradient(
+                inputs.squeeze(2).transpose(1, 2),
+                gradient.squeeze(2).transpose(1, 2),
+                weight.shape[3],
+                ctx.stride,
+                ctx.padding,
+            )
+            weight_gradient = weight_gradient.unsqueeze(2).to(weight.dtype)
+        return input_gradient, weight_gradient, None, None
+
+
+def _weight_gradient(
+    inputs: torch.Tensor, gradient: torch.Tensor, kernel_size: int, stride: int, padding: int
+) -> torch.Tensor:
+    """
+    (batch, frames, in) and (batch, frames / stride, out) to (out, in, kernel): the correlation of the two by
+    overlap-save, `FFT_SIZE` strides a block.
+    """
+    batch_size, num_frames, in_channels = inputs.shape
+    num_lags = kernel_size // stride
+    step = FFT_SIZE - num_lags + 1
+    num_blocks = -(-gradient.shape[1] // step)
+    end = (num_blocks * step + num_lags - 1) * stride - num_frames - padding
+    # A stride's frames become channels.
+    inputs = nn.functional.pad(inputs, (0, 0, padding, end)).reshape(batch_size, -1, stride * in_channels)
+    inputs = spectra_of(inputs.unfold(1, FFT_SIZE, step))
+    gradient = nn.functional.pad(gradient, (0, 0, 0, num_blocks * step - gradient.shape[1]))
+    gradient = spectra_of(gradient.unfold(1, step, step))
+    with torch.autocast("cpu", enabled=False):
+        products = torch.bmm(gradient.mT, inputs).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+    real = products[:, :, 0, :, 0] + products[:, :, 1, :, 1]
+    imaginary = products[:, :, 0, :, 1] - products[:, :, 1, :, 0]
+    lags = torch.fft.irfft(torch.complex(real, imaginary), n=FFT_SIZE, dim=0)[:num_lags]
+    return lags.view(num_lags, -1, stride, in_channels).permute(1, 3, 0, 2).flatten(2)
+
+
+def spectra_of(blocks: torch.Tensor) -> torch.Tensor:
+    """
+    (batch, blocks, channels, frames) to (frequencies, batch * blocks, 2 * channels): real and imaginary parts by
+    turns, since PyTorch computes products of complex matrices one by one.
+    """
+    spectra = torch.fft.rfft(blocks.float(), n=FFT_SIZE).permute(3, 0, 1, 2).flatten(1, 2)
+    return torch.view_as_real(spectra.contiguous()).flatten(2)

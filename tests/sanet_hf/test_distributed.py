@@ -1,0 +1,42 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rounds of predictions by several processes. Here threads take the place of processes."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from sanet_hf.inference import distributed
+
+
+@pytest.mark.parametrize("num_files", [0, 1, 5, 6, 7, 13])
+def test_rounds_keep_the_order_of_files(monkeypatch, num_files):
+    """Three processes with two files per round. Each of them calls the model once, for all its files."""
+    barrier, index, parts, calls = threading.Barrier(3, timeout=60), threading.local(), {}, []
+
+    def gather_object(values: list) -> list:
+        parts[index.value] = values[0]
+        barrier.wait()
+        gathered = [parts[number] for number in range(3)]
+        # Nobody writes the next round before all have read this one.
+        barrier.wait()
+        return gathered
+
+    def predict(paths):
+        calls.append(paths)
+        return (path.upper() for path in paths)
+
+    def run(number: int) -> list[str]:
+        index.value = number
+        state = SimpleNamespace(process_index=number, num_processes=3)
+        return list(distributed.predict_in_processes(predict, files, state))
+
+    monkeypatch.setattr(distributed, "FILES_PER_ROUND", 2)
+    monkeypatch.setattr(distributed, "gather_object", gather_object)
+    files = [f"{number}.wav" for number in range(num_files)]
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(run, range(3)))
+    assert results == [[name.upper() for name in files]] * 3
+    assert sorted(path for paths in calls for path in paths) == sorted(files) and len(calls) == 3

@@ -1,0 +1,35 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Lists of names and Markdown as text."""
+
+import pytest
+
+from sanet_hf.utils.formatting import escape_markdown, shorten, shorten_lines
+
+
+@pytest.mark.parametrize(
+    ("count", "line", "lines"),
+    [
+        (0, "", ""),
+        (2, "0, 1", "\n   0\n   1"),
+        (3, "0, 1 and 1 more", "\n   0\n   1\n   and 1 more"),
+        (12, "0, 1 and 10 more", "\n   0\n   1\n   and 10 more"),
+    ],
+)
+def test_lists_of_names(count, line, lines):
+    names = dict.fromkeys(map(str, range(count)))
+    assert shorten(names, 2) == line
+    assert shorten_lines(names, 2, indent=3) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("p < 0.001, 95 % and snake_case", "p < 0.001, 95 % and snake_case"),
+        ("<b>a|b</b>", r"\<b\>a\|b\</b\>"),
+        ("_x_ *y* `z` [a](b) #1 $2", r"\_x\_ \*y\* \`z\` \[a\](b) \#1 \$2"),
+        ("two\n lines ", "two lines"),
+    ],
+)
+def test_markdown_shows_the_text(text, expected):
+    assert escape_markdown(text) == expected

@@ -1,0 +1,136 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Run the core tests with the oldest and the newest versions that pyproject.toml allows: `make test-versions`.
+
+Each set of versions has an environment of its own in build/versions. An environment is kept, and made again when its
+requirements change. Two environments take 15 GB with PyTorch for CUDA. A table of versions and results is printed at
+the end; each set's full output is in build/versions/NAME.log.
+
+    python tests/versions/check.py [oldest] [newest]
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+from xml.etree import ElementTree
+
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "versions"
+
+# Model, masks, Auto classes, pipeline, remote code, export, and a short training with its evaluation and predictions.
+TESTS = [
+    "tests/conformance",
+    "tests/sanet_hf/test_auto.py",
+    "tests/sanet_hf/test_configuration.py",
+    "tests/sanet_hf/test_conversion.py",
+    "tests/sanet_hf/test_export.py",
+    "tests/sanet_hf/test_feature_extraction.py",
+    "tests/sanet_hf/test_masks.py",
+    "tests/sanet_hf/test_modeling.py",
+    "tests/training/test_cli.py",
+    "tests/training/test_train.py",
+]
+EXTRAS = ("train", "formats", "plot", "onnx")
+TEST_PACKAGES = ["hypothesis", "parameterized", "pytest", "setuptools", "wheel"]
+SHOWN = ["torch", "torchaudio", "torchcodec", "transformers", "huggingface-hub", "accelerate", "datasets", "numpy"]
+
+# Between the sets: a checkpoint saved with one loads with the other, by its own code.
+SAVE = """
+import sys, torch, sanet_hf
+torch.manual_seed(0)
+config = sanet_hf.SANetConfig(conv_dim=(8, 16), conv_kernel=(8, 3), conv_stride=(4, 1), attention_after=(1,),
+    attention_dim=(16,), num_attention_heads=2, se_reduction=4, num_labels=3)
+model = sanet_hf.SANetForAudioClassification(config).eval()
+model.save_pretrained(sys.argv[1])
+sanet_hf.SANetFeatureExtractor(max_length=8000).save_pretrained(sys.argv[1])
+clip = torch.sin(torch.arange(8000) * 0.1)[None]
+torch.save((clip, model(clip).logits.detach()), sys.argv[1] + "/expected.pt")
+"""
+LOAD = """
+import sys, torch
+sys.modules["sanet_hf"] = None
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+AutoFeatureExtractor.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModelForAudioClassification.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+clip, expected = torch.load(sys.argv[1] + "/expected.pt", weights_only=True)
+torch.testing.assert_close(model(clip).logits, expected, atol=1e-5, rtol=0)
+"""
+
+
+def requirements(name: str) -> list[str]:
+    """Requirements of the set `name` ("oldest" or "newest"), in the form of pip."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in EXTRAS)]
+    names = [requirement for group in groups for requirement in group if not requirement.startswith("sanet-hf")]
+    return [requirement.replace(">=", "==") if name == "oldest" else requirement for requirement in names]
+
+
+def make_environment(name: str) -> Path:
+    """Make the environment of a set, unless it is there with the same requirements, and return its Python."""
+    folder, wanted = BUILD / name, "\n".join(requirements(name))
+    python, stamp = folder / "bin" / "python", folder / "requirements.txt"
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
+        print(f"Making the environment {folder}")
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+        install = [python, "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, *TEST_PACKAGES, *wanted.split("\n")], check=True)
+        stamp.write_text(wanted, encoding="utf-8")
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT]
+    subprocess.run(install, check=True)
+    return python
+
+
+def run_tests(name: str, python: Path) -> dict[str, int]:
+    """Run the core tests in an environment and return how many passed, failed and were skipped."""
+    report = BUILD / f"{name}.xml"
+    command = [python, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", f"--junitxml={report}", *TESTS]
+    with open(BUILD / f"{name}.log", "wb") as log:
+        subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    suite = ElementTree.parse(report).getroot()[0]
+    total, skipped = int(suite.get("tests")), int(suite.get("skipped"))
+    failed = int(suite.get("failures")) + int(suite.get("errors"))
+    return {"passed": total - failed - skipped, "failed": failed, "skipped": skipped}
+
+
+def loads_checkpoint_of(python: Path, other: Path, folder: Path) -> bool:
+    """Whether a checkpoint saved by `other` gives the same logits, by its own code, with `python`."""
+    subprocess.run([other, "-c", SAVE, folder], check=True, cwd=BUILD)
+    return subprocess.run([python, "-c", LOAD, folder], cwd=BUILD).returncode == 0
+
+
+def versions(python: Path) -> dict[str, str]:
+    code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    output = subprocess.run([python, "-c", code, *SHOWN], check=True, capture_output=True, text=True).stdout
+    return dict(zip(SHOWN, output.split()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", default=["oldest", "newest"], metavar="SET")
+    sets = parser.parse_args().sets
+    BUILD.mkdir(parents=True, exist_ok=True)
+    pythons = {name: make_environment(name) for name in sets}
+    columns = {}
+    for name, python in pythons.items():
+        print(f"Testing {name}: build/versions/{name}.log")
+        columns[name] = {**versions(python), **run_tests(name, python)}
+        for other in sets:
+            loads = loads_checkpoint_of(python, pythons[other], BUILD / f"checkpoint_{other}")
+            columns[name][f"loads the checkpoint of {other}"] = "yes" if loads else "no"
+            columns[name]["failed"] += not loads
+    print("\n| |", " | ".join(sets), "|")
+    print("| --- " * (1 + len(sets)) + "|")
+    for row in columns[sets[0]]:
+        print(f"| {row} |", " | ".join(str(columns[name][row]) for name in sets), "|")
+    return int(any(column["failed"] for column in columns.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Callbacks of a training: the mean of the last epochs' weights, SIGTERM, a table of evaluations, the time."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import distributed, nn
+from torch.optim.swa_utils import AveragedModel
+from transformers import ProgressCallback, TrainerCallback
+
+# Not among the names that transformers exports, but documented: what a checkpoint keeps of a callback.
+from transformers.trainer_callback import ExportableState
+
+
+# In a checkpoint whose model is an average: the weights that training resumes from.
+TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
+
+
+class WeightAverage(TrainerCallback):
+    """
+    Mean of the weights at the ends of the last epochs of a training.
+
+    Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018.
+
+    Args:
+        num_epochs: Epochs that count; with 1 there is no mean. Until they begin there is none either.
+        estimate_batch_norm: Sets the statistics of the model's BatchNorm layers to those that fit its weights.
+    """
+
+    def __init__(self, num_epochs: int, estimate_batch_norm: Callable[[], None]):
+        self.num_epochs = num_epochs
+        self.estimate_batch_norm = estimate_batch_norm
+        self.checkpoint: str | Path | None = None  # that the training resumes from
+        self.average: AveragedModel | None = None
+        self._is_estimated = False
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # Trainer has loaded the checkpoint's model, which is the mean.
+        path = None if self.checkpoint is None else Path(self.checkpoint, TRAINING_WEIGHTS_FILE)
+        if path is not None and path.is_file():
+            self.average, self._is_estimated = AveragedModel(model), False
+            model.load_state_dict(safetensors.torch.load_file(path))
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        number = round(state.epoch) - max(0, state.num_train_epochs - self.num_epochs)
+        if self.num_epochs == 1 or number < 1:
+            return
+        if self.average is None:
+            self.average = AveragedModel(model)
+        # A checkpoint has the mean, but not how many weights it is of.
+        self.average.n_averaged.fill_(number - 1)
+        self.average.update_parameters(model)
+        self._is_estimated = False
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        # Otherwise the model is that of the best checkpoint, which is an average already.
+        if self.average is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
+            self._load(model)
+        self.average = None
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[dict[str, torch.Tensor] | None]:
+        """Give the model the mean as its weights; yield a copy of its own, or None where there is no mean."""
+        if self.average is None:
+            yield None
+            return
+        training_weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+        self._load(model)
+        try:
+            yield training_weights
+        finally:
+            model.load_state_dict(training_weights)
+
+    def _load(self, model: nn.Module) -> None:
+        model.load_state_dict(self.average.module.state_dict())
+        if not self._is_estimated:
+            self.estimate_batch_norm()
+            self.average.module.load_state_dict(model.state_dict())
+            self._is_estimated = True
+
+
+class CheckpointOnSIGTERM(TrainerCallback):
+    """
+    Ends a training after the step during which SIGTERM came, with a checkpoint. `Trainer.train` then returns as if it
+    were done; `is_terminated` tells.
+
+    `TrainingArguments.enable_jit_checkpoint` does less: its checkpoint of an epoch's last step lacks the evaluation
+    that belongs to it, and processes that train together do not agree on a step.
+    """
+
+    def __init__(self):
+        self.is_terminated = False
+        self._previous = None
+        self._cpu_group = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._cpu_group = new_cpu_group()
+        # Python gives signals to the main thread alone.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, number, frame):
+        self.is_terminated = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.world_size > 1:
+            # Each process has a signal of its own, perhaps in another step.
+            flag = torch.tensor([self.is_terminated], dtype=torch.int32)
+            distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self._cpu_group)
+            self.is_terminated = bool(flag)
+        if self.is_terminated:
+            # The mean loss of an epoch's first part is not in a checkpoint.
+            control.should_log = control.should_training_stop = True
+            # At the end of an epoch the evaluation and what else belongs to it come first.
+            control.should_save = not _is_whole(state.epoch)
+            if args.save_total_limit == 1:
+                # At its end, Trainer would delete this checkpoint if it is not the best.
+                args.save_total_limit = 2
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.is_terminated:
+            control.should_save = _is_whole(state.epoch)
+            control.should_evaluate = control.should_evaluate and _is_whole(state.epoch)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
+
+
+class EvaluationTable(ProgressCallback):
+    """A progress bar of the steps and a line of results for each evaluation."""
+
+    COLUMNS = (("mAP", "mAP"), ("accuracy", "accuracy"), ("macro_f1", "macro F1"))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.columns = None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Without the dictionaries that the base class prints."""
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        super().on_evaluate(args, state, control, **kwargs)
+        if not state.is_world_process_zero or self.training_bar is None or "eval_loss" not in metrics:
+            return
+        if self.columns is None:
+            self.columns = [(f"eval_{name}", title) for name, title in self.COLUMNS if f"eval_{name}" in metrics]
+            titles = "".join(f"{title:>10}" for _, title in self.columns)
+            self.training_bar.write(f"{'epoch':>8}{'loss':>10}{'validation loss':>18}{titles}")
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        loss = f"{losses[-1]:.4f}" if losses else "-"
+        values = "".join(f"{metrics[name]:10.3f}" for name, _ in self.columns)
+        self.training_bar.write(f"{state.epoch:8.1f}{loss:>10}{metrics['eval_loss']:18.4f}{values}")
+
+
+class TrainingClock(TrainerCallback, ExportableState):
+    """Seconds of training, over all resumptions; `Trainer` itself counts from the last one."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self.started: float | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds, self.started = self.total(), None
+
+    def total(self) -> float:
+        return self.seconds + (0.0 if self.started is None else time.monotonic() - self.started)
+
+    def state(self) -> dict:
+        return {"args": {"seconds": self.total()}, "attributes": {}}
+
+
+def _is_whole(epoch: float) -> bool:
+    return abs(epoch - round(epoch)) < 1e-9
+
+
+def new_cpu_group() -> distributed.ProcessGroup | None:
+    """A group of all processes that exchanges numbers without waiting for GPUs; None where the default one does."""
+    if not distributed.is_initialized() or distributed.get_backend() == "gloo":
+        return None
+    return distributed.new_group(backend="gloo")

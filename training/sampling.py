@@ -1,0 +1,74 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Order of the clips in training."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler, WeightedRandomSampler
+
+
+class EpochSampler(Sampler[int]):
+    """
+    Draws the clips of each epoch anew, as `epoch * num_clips + clip`, so that a data set knows the epoch too.
+
+    Args:
+        num_clips: Clips to draw from.
+        draw: Clips of an epoch, drawn with a generator.
+        seed: With the epoch, decides what is drawn.
+    """
+
+    def __init__(self, num_clips: int, draw: Callable[[torch.Generator], Sequence[int]], seed: int):
+        self.num_clips, self.draw, self.seed = num_clips, draw, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __iter__(self) -> Iterator[int]:
+        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        yield from (self.epoch * self.num_clips + clip for clip in self.draw(generator))
+
+
+def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator) -> list[int]:
+    """
+    As many clips as there are, with replacement, each class equally often. Clips of several classes are drawn as often
+    as their rarest; those of none as often as the most frequent.
+
+    Args:
+        class_matrix: 0/1 of shape (clips, classes).
+    """
+    counts = np.maximum(class_matrix.sum(axis=0), 1)
+    weights = (class_matrix / counts).max(axis=1)
+    weights[weights == 0] = 1 / counts.max()
+    return list(WeightedRandomSampler(weights, len(weights), generator=generator))
+
+
+def group_by_length(seconds: Sequence[float], batch_size: int, generator: torch.Generator) -> list[int]:
+    """
+    Every clip once, in an order in which batches hold clips of similar length: the clips are shuffled, and up to 50
+    batches in a row sorted by length. The longest clip comes first, so that a lack of memory shows at once.
+
+    Source: `transformers.trainer_pt_utils.get_length_grouped_indices`, whose order this is.
+
+    Args:
+        seconds: Length of each clip.
+        batch_size: Clips of a batch.
+    """
+    size = batch_size * max(1, min(len(seconds) // (batch_size * 4), 50))
+    order = shuffle(len(seconds), generator)
+    parts = [sorted(order[i : i + size], key=lambda clip: -seconds[clip]) for i in range(0, len(order), size)]
+    longest = max(parts, key=lambda part: seconds[part[0]])
+    parts[0][0], longest[0] = longest[0], parts[0][0]
+    return [clip for part in parts for clip in part]
+
+
+def shuffle(num_clips: int, generator: torch.Generator) -> list[int]:
+    """Every clip once, in random order."""
+    return torch.randperm(num_clips, generator=generator).tolist()
