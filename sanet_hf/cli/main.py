@@ -37,6 +37,7 @@ from sanet_hf.cli.training import (
     _prepare,
     _train,
 )
+from sanet_hf.utils.extras import MissingPackageError
 from sanet_hf.utils.files import writing_to
 
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MissingPackageError) as error:
         if debug:
             traceback.print_exc()
         print(f"sanet: error: {error}", file=sys.stderr)
