@@ -195,7 +195,7 @@ def finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device
 
 def _read_rows(path: str) -> list[dict]:
     try:
-        return json.loads(Path(path).read_text())["rows"]
+        return json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise argparse.ArgumentTypeError(f"{path} holds no results of a benchmark ({error})") from error
 

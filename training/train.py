@@ -44,13 +44,14 @@ from sanet_hf.training.run_folder import (
     METRIC_PREFIXES,
     OPTIONS_FILE,
     RESULTS_FILE,
-    _find_checkpoint,
-    _read,
+    find_checkpoint,
     is_finished,
+    read_file,
 )
 from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
+from sanet_hf.versions import TESTED_VERSIONS
 
 
 def train(
@@ -78,9 +79,9 @@ def train(
         **changed_options(data_arguments),
         **changed_options(training_arguments),
     }
-    checkpoint = _find_checkpoint(output_dir, options, training_arguments)
+    checkpoint = find_checkpoint(output_dir, options, training_arguments)
     if is_finished(output_dir) and checkpoint is None:
-        return _read(output_dir / RESULTS_FILE)
+        return read_file(output_dir / RESULTS_FILE)
 
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
@@ -140,6 +141,7 @@ def train(
             training_seconds=metrics["train_runtime"],
             machine=describe_machine(training_arguments.device)["device"],
             precision=_precision(training_arguments),
+            tested_versions=TESTED_VERSIONS if model.config.model_type == "sanet" else None,
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.

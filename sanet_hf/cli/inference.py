@@ -12,18 +12,33 @@ from typing import TYPE_CHECKING
 from sanet_hf.cli.options import (
     DEVICE_HELP,
     MODEL_HELP,
-    _add_evaluation_options,
-    _add_model_options,
-    _check_new_folder,
-    _is_main_process,
-    _num_processes,
-    _positive,
+    add_evaluation_options,
+    add_model_options,
+    check_new_folder,
+    is_main_process,
+    num_processes,
+    positive,
 )
 from sanet_hf.errors import UsageError
+from sanet_hf.utils.extras import require
 
 
 if TYPE_CHECKING:
     from transformers import FeatureExtractionMixin, PreTrainedModel
+
+
+# Commands whose output is a file, not a folder.
+WITH_FILES = ("predict", "embed", "explain")
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    """Add the parsers of [`COMMANDS`]."""
+    _add_predict(commands)
+    _add_embed(commands)
+    _add_explain(commands)
+    _add_export(commands)
+    _add_app(commands)
+    _add_convert(commands)
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
@@ -47,7 +62,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "with one of those a line; - for such lines from standard input",
     )
     predict.add_argument("--output", type=Path, help=".csv, .jsonl or .parquet file; without it a table is printed")
-    predict.add_argument("--top_k", type=_positive, default=1, help="classes in a row, the best first (default: 1)")
+    predict.add_argument("--top_k", type=positive, default=1, help="classes in a row, the best first (default: 1)")
     predict.add_argument("--window", type=float, help="seconds of a window (default: the longest the model takes)")
     predict.add_argument("--hop", type=float, help="seconds from a window to the next (default: those of a window)")
     predict.add_argument(
@@ -75,7 +90,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     )
     existing.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     predict.add_argument("--strict", action="store_true", help="stop at the first file that cannot be classified")
-    _add_model_options(predict)
+    add_model_options(predict)
 
 
 def _add_embed(commands: argparse._SubParsersAction) -> None:
@@ -95,7 +110,7 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
     embed.add_argument("--plot", type=Path, help="picture of a map in two dimensions: .png, .jpg, .svg or .pdf")
     embed.add_argument("--method", choices=["pca", "tsne"], default="pca", help="of the map (default: pca)")
     embed.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
-    _add_model_options(embed)
+    add_model_options(embed)
 
 
 def _add_explain(commands: argparse._SubParsersAction) -> None:
@@ -135,7 +150,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
         metavar="SECONDS",
         help="time from one silenced part to the next (default: half of their duration)",
     )
-    _add_model_options(explain)
+    add_model_options(explain)
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
@@ -162,7 +177,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         help="recordings to quantize with, in class folders, or in train, validation and test folders of them "
         "(default: those of the training run); ranges of values are measured on the validation split, if there is one",
     )
-    _add_evaluation_options(export)
+    add_evaluation_options(export)
 
 
 def _add_app(commands: argparse._SubParsersAction) -> None:
@@ -177,7 +192,7 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
     app.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     app.add_argument("--examples", type=Path, metavar="FOLDER", help="audio files to choose from, up to 10 of all")
     app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: %(default)s, nobody else)")
-    app.add_argument("--port", type=_positive, help="default: the first that is free from 7860 on")
+    app.add_argument("--port", type=positive, help="default: the first that is free from 7860 on")
     app.add_argument("--max_seconds", type=float, default=1800.0, help="longest recording (default: %(default)g)")
     app.add_argument("--max_megabytes", type=float, default=100.0, help="largest file (default: %(default)g)")
     app.add_argument("--device", help=DEVICE_HELP)
@@ -196,11 +211,8 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     convert.add_argument("--labels", type=Path, help="text file with one class name a line, in the model's order")
 
 
-# Commands whose output is a file.
-WITH_FILES = ("predict", "embed", "explain")
-
-
 def _predict(arguments: argparse.Namespace) -> int:
+    _require_for_output(arguments.output, arguments.plot)
     from sanet_hf.inference.bulk import predict_files
 
     model, feature_extractor = _load_classifier(arguments.model, arguments.device, arguments.dtype)
@@ -222,7 +234,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         aggregate=arguments.aggregate,
         batch_size=arguments.batch_size,
     )
-    if not _is_main_process():
+    if not is_main_process():
         return 1 if num_errors else 0
     if num_errors:
         print(f"{num_errors} of {num_done + num_errors} files could not be classified.", file=sys.stderr)
@@ -234,6 +246,9 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
+    _require_for_output(arguments.output)
+    if arguments.plot is not None:
+        require(["matplotlib", "sklearn"], "plot")
     from sanet_hf.inference.bulk import embed_files
 
     num_done, num_errors = embed_files(
@@ -246,13 +261,20 @@ def _embed(arguments: argparse.Namespace) -> int:
         strict=arguments.strict,
         batch_size=arguments.batch_size,
     )
-    if not _is_main_process():
+    if not is_main_process():
         return 1 if num_errors else 0
     if num_done:
         print(f"{arguments.output} holds the embeddings of {num_done} files.")
     if num_errors:
         print(f"{num_errors} of {num_done + num_errors} files could not be read.", file=sys.stderr)
     return 1 if num_errors else 0
+
+
+def _require_for_output(output: Path | None, plot: Path | None = None) -> None:
+    if output is not None and output.suffix == ".parquet":
+        require("pyarrow", "train")
+    if plot is not None:
+        require("matplotlib", "plot")
 
 
 def _load_classifier(
@@ -263,10 +285,10 @@ def _load_classifier(
     from sanet_hf.inference.loading import load_classifier
 
     disable_progress_bar()  # it takes a moment
-    if device is None and _num_processes() > 1:
+    if device is None and num_processes() > 1:
         from sanet_hf.inference.distributed import join_processes
 
-        device = str(join_processes().device)
+        device = join_processes().device
     return load_classifier(name, device, dtype)
 
 
@@ -308,6 +330,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     from sanet_hf.inference.plots import check_suffix, write_explanation
 
     check_suffix(arguments.output)
+    if arguments.output.suffix.lower() != ".json":
+        require("matplotlib", "plot")
     start = arguments.start
     if start is not None and not 0 <= start < float("inf"):
         raise UsageError(f"--start {start:g} must be 0 or more seconds.")
@@ -338,6 +362,7 @@ def _app(arguments: argparse.Namespace) -> int:
     from sanet_hf.audio.find import find_audio_files
     from sanet_hf.inference.app import launch_app, make_app
 
+    require("gradio", "app")
     examples = []
     if arguments.examples is not None:
         if not arguments.examples.is_dir():
@@ -364,11 +389,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
     from sanet_hf.export.command import export_classifier
 
-    _check_new_folder(arguments.output)
+    check_new_folder(arguments.output)
     if arguments.quantize and arguments.format != "onnx":
         raise UsageError(f"--quantize {arguments.quantize} is for --format onnx.")
     if arguments.calibration_dir and not arguments.quantize:
         raise UsageError("--calibration_dir is for --quantize int8.")
+    if arguments.format == "onnx":
+        require(["onnx", "onnxruntime", "onnxscript"], "onnx")
     disable_progress_bar()
     print(
         export_classifier(
@@ -388,7 +415,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from sanet_hf import SANetFeatureExtractor, convert_original_checkpoint
 
-    _check_new_folder(arguments.output_dir)
+    check_new_folder(arguments.output_dir)
     id2label = None
     if arguments.labels is not None:
         try:
@@ -403,3 +430,13 @@ def _convert(arguments: argparse.Namespace) -> int:
     print(f"Converted {model.num_parameters():,} parameters and {model.config.num_labels} classes.")
     print(f"The model is in {arguments.output_dir}. Classify a file with: sanet predict {arguments.output_dir} FILE")
     return 0
+
+
+COMMANDS = {
+    "predict": _predict,
+    "embed": _embed,
+    "explain": _explain,
+    "export": _export,
+    "app": _app,
+    "convert": _convert,
+}

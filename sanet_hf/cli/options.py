@@ -9,16 +9,21 @@ from pathlib import Path
 from sanet_hf.errors import UsageError
 
 
-def _num_processes() -> int:
-    # Launchers tell it so; not to import accelerate for it.
+def num_processes() -> int:
+    """Processes that a launcher started together; its environment tells, so that accelerate need not be imported."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _is_main_process() -> bool:
+def is_main_process() -> bool:
+    """Whether this is the only process, or the one that prints and writes."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def _check_new_folder(folder: Path) -> None:
+def check_new_folder(folder: Path) -> None:
+    """
+    Raises:
+        UsageError: There is something at this path other than an empty folder.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: choose a new folder.")
 
@@ -30,35 +35,39 @@ DATA_HELP = (
 )
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options of a command that runs a model on files."""
     parser.add_argument("--device", help=DEVICE_HELP)
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="of the model (default: as it was saved)"
     )
     parser.add_argument(
         "--batch_size",
-        type=lambda text: None if text == "auto" else _positive(text),
+        type=lambda text: None if text == "auto" else positive(text),
         help="clips classified at once; auto (the default): 32 on a GPU, else 8, and fewer where memory is short",
     )
 
 
-def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """Options of a command that evaluates on a split."""
     parser.add_argument(
         "--split",
         default="test",
         choices=["train", "validation", "test", "all"],
         help="split to evaluate on (default: test); all takes every recording of a source without splits",
     )
-    parser.add_argument("--batch_size", type=_positive, default=8, help="clips classified at once (default: 8)")
+    parser.add_argument("--batch_size", type=positive, default=8, help="clips classified at once (default: 8)")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An option's value as a whole number of 1 or more."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """An option's value as a whole number of 0 or more."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not 0 or a positive whole number")
     return int(text)

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of `sanet train`: dataclasses as flags, overridden by YAML files."""
 
+import argparse
 import dataclasses
 import difflib
 import itertools
 import json
 import math
 from argparse import SUPPRESS
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -66,10 +67,57 @@ RARE_OPTIONS = (
 ) - COMMON_TRAINING_OPTIONS
 
 
-def make_parser(all_options: bool = False) -> HfArgumentParser:
+class OptionParser(HfArgumentParser):
+    """
+    `HfArgumentParser` with help that lists each option once; `--data-dir` works as `--data_dir` all the same.
+
+    Args:
+        dataclass_types: As `HfArgumentParser` takes them.
+        hidden: Names of options that the help leaves out.
+        title: Heading of the options, if they need one of their own.
+        are_defaults_left_out: Whether options that are not given are no attributes of what is parsed.
+        options: As `argparse.ArgumentParser` has them.
+    """
+
+    def __init__(
+        self,
+        dataclass_types: Sequence[type] | type,
+        hidden: Collection[str] = (),
+        title: str | None = None,
+        are_defaults_left_out: bool = False,
+        **options,
+    ):
+        self.hidden, self.title, self.are_defaults_left_out = hidden, title, are_defaults_left_out
+        self._group = None
+        super().__init__(dataclass_types, add_help=False, allow_abbrev=False, **options)
+
+    def add_argument(self, *names: str, **options) -> argparse.Action:
+        """As of `argparse.ArgumentParser`, for the options of the dataclasses, which come in up to two spellings."""
+        if self.title is not None and self._group is None:
+            self._group = self.add_argument_group(self.title)
+        add = super().add_argument if self._group is None else self._group.add_argument
+        name = names[0]
+        spellings = [other for other in names[1:] if other.replace("-", "_") == name.replace("-", "_")]
+        names = [other for other in names if other not in spellings]
+        if name.startswith("--"):
+            options.setdefault("dest", name.removeprefix("--"))
+        if self.are_defaults_left_out:
+            options["default"] = SUPPRESS
+        if options.get("dest") in self.hidden or (name.startswith("--no_") and self.hidden):
+            options["help"] = SUPPRESS
+        if "type" in options and "choices" not in options:
+            options["metavar"] = getattr(options["type"], "__name__", "value").removeprefix("string_to_").upper()
+        action = add(*names, **options)
+        for spelling in spellings:
+            add(spelling, **{**options, "help": SUPPRESS})
+        return action
+
+
+def make_train_parser(all_options: bool = False) -> HfArgumentParser:
     """Parser of `sanet train`; its help leaves out the rarer options of `TrainingArguments` unless asked for all."""
-    parser = HfArgumentParser(
+    parser = OptionParser(
         ARGUMENT_CLASSES,
+        hidden=() if all_options else RARE_OPTIONS,
         prog="sanet train",
         usage="sanet train CONFIG [CONFIG ...] --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
         description="Train an audio classifier on a folder of recordings.",
@@ -77,17 +125,7 @@ def make_parser(all_options: bool = False) -> HfArgumentParser:
         "flag both; config_overrides are merged, name by name. CONFIG is a YAML file or the name of one that comes "
         f"with sanet-hf: {', '.join(path.name for path in shipped_configs())}. --help_all lists all options of "
         "transformers' TrainingArguments.",
-        allow_abbrev=False,
-        add_help=False,
     )
-    # HfArgumentParser adds one flat list, each option in two spellings.
-    for action in parser._actions:
-        rare = action.dest in RARE_OPTIONS
-        if (rare or "--no_" in "".join(action.option_strings)) and not all_options:
-            action.help = SUPPRESS
-        action.option_strings = action.option_strings[:1]
-        if action.choices is None:
-            action.metavar = getattr(action.type, "__name__", "value").removeprefix("string_to_").upper()
     parser.add_argument("-h", "--help", action="help", help="Show this help.")
     parser.add_argument("--help_all", action="store_true", help="Show all options.")
     return parser
@@ -101,7 +139,7 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArgu
         UsageError: An option does not exist, has a wrong type, is missing, or the YAML file cannot be read.
         SystemExit: Help was asked for.
     """
-    parser = make_parser(all_options="--help_all" in argv)
+    parser = make_train_parser(all_options="--help_all" in argv)
     parser.error = _raise_usage_error
     if "--help_all" in argv:
         parser.print_help()
@@ -160,12 +198,9 @@ def _check_ranges(values: Mapping[str, object]) -> None:
 
 def make_data_parser() -> HfArgumentParser:
     """Options of the data, for the parser of another command to inherit; those that are not given are left out."""
-    parser = HfArgumentParser(DataArguments, add_help=False)
-    parser._action_groups[1].title = "recordings: by default as in the training run"
-    for action in parser._actions:
-        action.option_strings = action.option_strings[:1]
-        action.default = SUPPRESS
-    return parser
+    return OptionParser(
+        DataArguments, title="recordings: by default as in the training run", are_defaults_left_out=True
+    )
 
 
 def has_fast_bfloat16(use_cpu: bool = False) -> bool:

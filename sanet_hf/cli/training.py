@@ -1,6 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options and handlers of the commands that make or test a model: prepare, augment, train, evaluate, compare."""
+"""
+Options and handlers of the commands that make or test a model: prepare, check, train, evaluate, compare, augment.
+
+What they call is imported when they run: the other commands work without the packages for training.
+"""
 
 import argparse
 import signal
@@ -12,26 +16,56 @@ from pathlib import Path
 from sanet_hf.cli.options import (
     DATA_HELP,
     MODEL_HELP,
-    _add_evaluation_options,
-    _check_new_folder,
-    _is_main_process,
-    _natural,
-    _num_processes,
-    _positive,
+    add_evaluation_options,
+    check_new_folder,
+    is_main_process,
+    natural,
+    num_processes,
+    positive,
 )
 from sanet_hf.errors import TrainingTerminated, UsageError
+from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import writing_to
 
 
-def _train(argv: Sequence[str]) -> int:
+# Packages that training, preparation and evaluation need beyond those of inference.
+TRAIN_PACKAGES = ("datasets", "evaluate", "jinja2", "matplotlib", "scipy", "sklearn", "yaml")
+
+
+def add_parsers(commands: argparse._SubParsersAction, with_data_options: bool = True) -> None:
+    """
+    Add the parsers of [`COMMANDS`], and a line for `train`.
+
+    Args:
+        commands: Where to add them.
+        with_data_options: Whether to load the options of `evaluate` and `compare` about data, which takes seconds.
+    """
+    data_parsers = []
+    if with_data_options:
+        from sanet_hf.cli.train_options import make_data_parser
+
+        data_parsers = [make_data_parser()]
+    _add_prepare(commands)
+    _add_check(commands)
+    commands.add_parser("train", help="train a classifier on a folder of recordings", add_help=False)
+    _add_evaluate(commands, data_parsers)
+    _add_compare(commands, data_parsers)
+    _add_augment(commands)
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """`sanet train`, whose options are those of transformers and of a YAML file; gives the exit code."""
+    if not {"-h", "--help", "--help_all"} & set(argv):
+        require(TRAIN_PACKAGES, "train")
+    from sanet_hf.cli.train_options import parse_train_arguments
+
+    model_arguments, data_arguments, training_arguments = parse_train_arguments(argv)
     import datasets
     from transformers.utils.logging import disable_progress_bar
 
-    from sanet_hf.cli.train_options import parse_train_arguments
     from sanet_hf.training.run_folder import METRIC_PREFIXES, is_finished
     from sanet_hf.training.train import train
 
-    model_arguments, data_arguments, training_arguments = parse_train_arguments(argv)
     output_dir = training_arguments.output_dir
     was_finished = is_finished(output_dir) and not training_arguments.overwrite_output_dir
     # Bars for what takes a moment; those for reading recordings and for training stay.
@@ -58,15 +92,9 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    if arguments.check:
-        from sanet_hf.training.preparation.check import check
-
-        if arguments.output is not None:
-            raise UsageError("--check writes nothing: leave OUTPUT away.")
-        print(check(arguments.recordings, arguments.group_pattern, arguments.num_workers))
-        return 0
-    if arguments.output is None:
-        raise UsageError("OUTPUT is missing: the folder for the clips. To check a folder, use --check.")
+    require((*TRAIN_PACKAGES, "filelock", "silero_vad", "soxr"), "prepare")
+    if arguments.denoise:
+        require("noisereduce", "prepare")
     from sanet_hf.training.preparation.prepare import prepare
     from sanet_hf.training.preparation.progress import FOLDERS, PrepareOptions
     from sanet_hf.training.reports.preparation import summarize
@@ -86,6 +114,23 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    if arguments.folder is None and not arguments.machine:
+        raise UsageError("Nothing to check: give a FOLDER, or --machine.")
+    if arguments.machine:
+        from sanet_hf.optimization.self_check import machine_report
+
+        print(machine_report())
+    if arguments.folder is not None:
+        require((*TRAIN_PACKAGES, "filelock"), "prepare")
+        from sanet_hf.training.preparation.check import check
+
+        if arguments.machine:
+            print()
+        print(check(arguments.folder, arguments.group_pattern, arguments.num_workers))
+    return 0
+
+
 def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     """A table with a row for each split."""
     from sanet_hf.training.evaluation.metrics import METRICS
@@ -98,12 +143,13 @@ def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    require(TRAIN_PACKAGES, "train")
     from sanet_hf.training.evaluation.saved_models import evaluate_models, write_evaluation
 
     if arguments.output is not None:
-        _check_new_folder(arguments.output)
+        check_new_folder(arguments.output)
     (result,) = evaluate_models([arguments.model], vars(arguments), arguments.split, arguments.batch_size)
-    if not _is_main_process():
+    if not is_main_process():
         return 0
     _print_metrics({arguments.split: result.evaluation.metrics})
     if arguments.output is not None:
@@ -113,9 +159,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    require(TRAIN_PACKAGES, "train")
     from sanet_hf.training.evaluation.saved_models import compare_models
 
-    if _num_processes() > 1:
+    if num_processes() > 1:
         raise UsageError("sanet compare measures time, which other processes would take: run it as one process.")
     markdown = compare_models(
         arguments.models,
@@ -131,9 +178,10 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _augment(arguments: argparse.Namespace) -> int:
+    require((*TRAIN_PACKAGES, "audiomentations"), "train")
     from sanet_hf.training.reports.augmentation_examples import write_examples
 
-    _check_new_folder(arguments.output)
+    check_new_folder(arguments.output)
     write_examples(arguments.file, arguments.output, arguments.config, arguments.num_examples, arguments.seed)
     print(f"{arguments.num_examples} examples are in {arguments.output}; see examples.png.")
     return 0
@@ -142,14 +190,12 @@ def _augment(arguments: argparse.Namespace) -> int:
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
     prepare = commands.add_parser(
         "prepare",
-        help="cut recordings into clips to train on, or check a folder",
-        usage="sanet prepare RECORDINGS OUTPUT [--OPTION VALUE ...]\n       sanet prepare --check FOLDER",
+        help="cut recordings into clips to train on",
+        usage="sanet prepare RECORDINGS OUTPUT [--OPTION VALUE ...]",
         description="Decode recordings of any format and length to 16 kHz mono, reduce noise, and cut them: all of "
         "each recording to OUTPUT/denoised_clips, its stretches of speech to OUTPUT/speech_segments, in folders of "
         "splits. OUTPUT/manifest.parquet and report.html list every clip, and what was skipped and why. The "
-        "recordings are only read. The same command goes on after an interruption. With --check nothing is written: "
-        "a folder that sanet train takes, or OUTPUT, is searched for faults, and a simple classifier shows what to "
-        "beat.",
+        "recordings are only read. Run the same command again to resume after an interruption.",
         epilog="Example: sanet prepare recordings data && sanet train sanet.yaml --data_dir data/denoised_clips",
     )
     prepare.add_argument(
@@ -159,9 +205,8 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         help="folder of class folders, or of split folders that hold them",
     )
     prepare.add_argument(
-        "output", type=Path, nargs="?", metavar="OUTPUT", help="folder for the clips; not inside of the recordings"
+        "output", type=Path, metavar="OUTPUT", help="folder for the clips; not inside of the recordings"
     )
-    prepare.add_argument("--check", action="store_true", help="check a folder instead")
     prepare.add_argument(
         "--max_seconds",
         type=float,
@@ -184,8 +229,33 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         help="regular expression on CLASS/FILE: recordings for which it finds the same, such as a speaker, come into "
         "one split",
     )
-    prepare.add_argument("--num_workers", type=_positive, help="processes (default: one a core)")
+    prepare.add_argument("--num_workers", type=positive, help="processes (default: one a core)")
     prepare.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote to OUTPUT")
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    check = commands.add_parser(
+        "check",
+        help="find faults in a folder of recordings, or in this machine's fast paths",
+        usage="sanet check [FOLDER] [--machine] [--group_pattern PATTERN] [--num_workers NUMBER]",
+        description="Check a folder that sanet train supports, or the output of sanet prepare: files that cannot be "
+        "read, duplicates, silence, clipping, offsets, sampling rates that differ, small classes. A simple classifier "
+        "shows the accuracy to beat. Nothing is written.",
+        epilog="Examples: sanet check recordings; sanet check --machine",
+    )
+    check.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="folder of recordings or clips")
+    check.add_argument(
+        "--machine",
+        action="store_true",
+        help="print processor, instruction sets, threads and PyTorch, and whether each fast path computes the right "
+        "numbers here, for bug reports",
+    )
+    check.add_argument(
+        "--group_pattern",
+        help="regular expression on CLASS/FILE: files for which it finds the same stay together in cross-validation "
+        "(default: the clips that sanet prepare cut from one recording)",
+    )
+    check.add_argument("--num_workers", type=positive, help="processes (default: one per core)")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction, data_parsers: list[argparse.ArgumentParser]) -> None:
@@ -198,7 +268,7 @@ def _add_evaluate(commands: argparse._SubParsersAction, data_parsers: list[argpa
         epilog="Example: sanet evaluate runs/mine --data_dir recordings --split test --output evaluation",
     )
     evaluate.add_argument("model", help=MODEL_HELP)
-    _add_evaluation_options(evaluate)
+    add_evaluation_options(evaluate)
     evaluate.add_argument(
         "--output", type=Path, help="new folder for report.html, metrics.json and predictions/SPLIT.csv"
     )
@@ -217,9 +287,9 @@ def _add_compare(commands: argparse._SubParsersAction, data_parsers: list[argpar
         epilog="Example: sanet compare runs/sanet runs/wav2vec2 runs/ast --data_dir recordings --output comparison",
     )
     compare.add_argument("models", nargs="+", metavar="model", help="folder of a trained audio classifier")
-    _add_evaluation_options(compare)
+    add_evaluation_options(compare)
     compare.add_argument("--output", type=Path, required=True, help="folder for the comparison")
-    compare.add_argument("--num_rounds", type=_positive, default=10, help="rounds of timing (default: 10)")
+    compare.add_argument("--num_rounds", type=positive, default=10, help="rounds of timing (default: 10)")
 
 
 def _add_augment(commands: argparse._SubParsersAction) -> None:
@@ -238,5 +308,14 @@ def _add_augment(commands: argparse._SubParsersAction) -> None:
         help="YAML file with augmentations and augmentations_after_normalization, or the name of one that comes with "
         "sanet-hf (default: %(default)s)",
     )
-    augment.add_argument("-n", "--num_examples", type=_positive, default=8, help="examples (default: 8)")
-    augment.add_argument("--seed", type=_natural, default=0, help="other examples (default: 0)")
+    augment.add_argument("-n", "--num_examples", type=positive, default=8, help="examples (default: 8)")
+    augment.add_argument("--seed", type=natural, default=0, help="other examples (default: 0)")
+
+
+COMMANDS = {
+    "prepare": _prepare,
+    "check": _check,
+    "evaluate": _evaluate,
+    "compare": _compare,
+    "augment": _augment,
+}

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.audio.find import find_audio_files
 from sanet_hf.errors import AudioError, UsageError
-from sanet_hf.inference.distributed import join_processes, predict_in_processes, share
+from sanet_hf.inference.distributed import Processes, join_processes, predict_in_processes, share
 from sanet_hf.inference.embeddings import check_embedding_file, make_embedding_table, write_embeddings
 from sanet_hf.inference.outputs import PredictionFile, Row, column_names, to_rows
 from sanet_hf.inference.plots import plot_embeddings, plot_timeline
@@ -167,7 +166,7 @@ def _optimize(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _predict(
-    classify: Callable[[Iterable[str]], Iterable[Prediction]], paths: Iterable[str], state: PartialState
+    classify: Callable[[Iterable[str]], Iterable[Prediction]], paths: Iterable[str], state: Processes
 ) -> Iterable[Prediction]:
     if state.num_processes == 1:
         return classify(paths)
@@ -184,7 +183,7 @@ def _embed(
         yield prediction
 
 
-def _without_errors(predictions: Iterable[Prediction], strict: bool, state: PartialState) -> Iterator[Prediction]:
+def _without_errors(predictions: Iterable[Prediction], strict: bool, state: Processes) -> Iterator[Prediction]:
     for prediction in predictions:
         if prediction.error is None:
             yield prediction
@@ -192,7 +191,7 @@ def _without_errors(predictions: Iterable[Prediction], strict: bool, state: Part
             _report(prediction, strict, state)
 
 
-def _report(prediction: Prediction, strict: bool, state: PartialState) -> None:
+def _report(prediction: Prediction, strict: bool, state: Processes) -> None:
     message = f"{to_text(prediction.path)}: {prediction.error}"
     if strict:
         raise AudioError(f"{message} (--strict stops here)")
@@ -200,7 +199,7 @@ def _report(prediction: Prediction, strict: bool, state: PartialState) -> None:
         tqdm.write(message, file=sys.stderr)
 
 
-def _with_progress(predictions: Iterable[Prediction], total: int | None, state: PartialState) -> Iterator[Prediction]:
+def _with_progress(predictions: Iterable[Prediction], total: int | None, state: Processes) -> Iterator[Prediction]:
     start, num_windows, seconds = time.monotonic(), 0, 0.0
     # Only where someone looks: the bar is nothing for a log file.
     disable = None if state.is_main_process else True

@@ -2,14 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classification by several processes that `accelerate launch` or `torchrun` started."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice, zip_longest
-from typing import TypeVar
-
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from typing import NamedTuple, TypeVar
 
 from sanet_hf.inference.windows import Prediction
 
@@ -19,21 +16,45 @@ FILES_PER_ROUND = 128  # of each process; then the processes exchange their pred
 Value = TypeVar("Value")
 
 
-def join_processes() -> PartialState:
-    """Initialise the distributed state, and return it."""
+class Processes(NamedTuple):
+    """Number of processes that a launcher started together, index of this one, and its device if there are several."""
+
+    num_processes: int = 1
+    process_index: int = 0
+    device: str | None = None
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.process_index == 0
+
+
+def join_processes() -> Processes:
+    """Initialise the distributed state if a launcher started several processes, and return it."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Processes()
+    # Imported late, since a single process does not need it.
+    import torch
+    from accelerate import PartialState
+
     # Processes wait for the one with the longest files. If one dies, the launcher ends the others.
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+    return Processes(state.num_processes, state.process_index, str(state.device))
 
 
 def share(value: Value) -> Value:
     """Return the main process's value in every process."""
+    if join_processes().num_processes == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
     values = [value]
     broadcast_object_list(values)
     return values[0]
 
 
 def predict_in_processes(
-    predict: Callable[[Sequence[str]], Iterable[Prediction]], paths: Sequence[str], state: PartialState
+    predict: Callable[[Sequence[str]], Iterable[Prediction]], paths: Sequence[str], state: Processes
 ) -> Iterator[Prediction]:
     """
     Yield the predictions of all files, in order and in every process. Each process classifies a part of the files.
@@ -45,6 +66,8 @@ def predict_in_processes(
         paths: The files, the same in each process.
         state: The result of [`join_processes`].
     """
+    from accelerate.utils import gather_object
+
     # One call for all files, so that batches, files decoded ahead and a smaller batch size outlast a round.
     predictions = iter(predict(paths[state.process_index :: state.num_processes]))
     for _ in range(0, len(paths), FILES_PER_ROUND * state.num_processes):

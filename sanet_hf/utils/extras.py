@@ -5,8 +5,10 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from sanet_hf.errors import SanetError
 
-class MissingPackageError(ImportError):
+
+class MissingPackageError(ImportError, SanetError):
     """A package of an optional dependency group is not installed; the message says how to install it."""
 
 

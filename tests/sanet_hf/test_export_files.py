@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exported files: what is in them, that they give what the model gives, that a wrong one is not written."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -24,6 +23,7 @@ from sanet_hf.errors import DataError, ExportError, UsageError
 from sanet_hf.export import export_onnx, export_program, exporters, load_onnx, quantize, quantize_onnx, run_onnx
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
+from sanet_hf.utils import extras
 from sanet_hf.utils.files import atomic_directory
 
 from .padded_batches import SHAPES, make_batch
@@ -283,7 +283,7 @@ def test_recordings_of_a_training_run(recordings, tmp_path):
 
 
 def test_calibration_clips(recordings, make_model, monkeypatch, caplog):
-    """Windows of at most the model's length, as many of each recording; what is damaged is left out."""
+    """Windows of at most the length of the model, the same number of each recording; damaged files are left out."""
     model, feature_extractor = make_model(), SANetFeatureExtractor(max_length=8000)
     (recordings / "test/cat/damaged.wav").write_text("this is no audio")
     _, files, _ = find("model", recordings / "test", "all")
@@ -339,9 +339,13 @@ def test_comparison_of_int8(exported, recordings, tmp_path, caplog, problem_type
 
 
 def test_without_onnx(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(UsageError, match=r"^ONNX export needs onnxscript: pip install 'sanet-hf\[onnx\]'\.$"):
-        export_onnx(tiny_model, SANetFeatureExtractor(max_length=8000), tmp_path / "out")
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnxscript" else name)
+    for export in (
+        lambda: export_onnx(tiny_model, SANetFeatureExtractor(max_length=8000), tmp_path / "out"),
+        lambda: quantize_onnx(tmp_path / "out", []),
+    ):
+        with pytest.raises(extras.MissingPackageError, match=r'onnxscript is not installed.*"sanet-hf\[onnx\]"'):
+            export()
     assert not (tmp_path / "out").exists()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sanet_hf.cli.train_options import parse_train_arguments
+from sanet_hf.cli.train_options import make_train_parser, parse_train_arguments
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import changed_options
 from sanet_hf.training.config_files import find_config, parse_augmentations, parse_config_overrides
@@ -111,6 +111,16 @@ def test_precision(precision):
     assert parse_train_arguments([*REQUIRED, "--precision", precision])[2].bf16 == (precision == "bf16")
 
 
+def test_an_option_can_have_dashes():
+    _, data, training = parse_train_arguments(["--data-dir", "data", "--output-dir", "out", "--learning-rate=3e-4"])
+    assert (data.data_dir, training.output_dir, training.learning_rate) == ("data", "out", 3e-4)
+    assert "-dir" not in make_train_parser(all_options=True).format_help()
+
+
+def test_debug_is_the_option_of_transformers():
+    assert parse_train_arguments([*REQUIRED, "--debug", "underflow_overflow"])[2].debug == ["underflow_overflow"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -151,5 +161,5 @@ def test_mistakes_in_yaml(tmp_path, text, message):
 def test_find_config_prefers_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("sanet.yaml").parent.name == "configs"
-    Path("sanet.yaml").write_text("seed: 1\n")
+    Path("sanet.yaml").write_text("seed: 1\n", encoding="utf-8")
     assert find_config("sanet.yaml") == Path("sanet.yaml")

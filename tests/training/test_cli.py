@@ -4,9 +4,11 @@
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +20,7 @@ import torch
 from transformers import AutoModelForAudioClassification, BertConfig
 
 from sanet_hf import SANetConfig, SANetForAudioClassification
-from sanet_hf.cli.main import main, make_parser
+from sanet_hf.cli.main import COMMANDS, main, make_parser
 from sanet_hf.inference.app import MAX_MEGABYTES, MAX_SECONDS
 
 
@@ -30,9 +32,11 @@ def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--help"], ["sanet train sanet.yaml", "train", "predict", "convert", "--debug"]),
+        (["--help"], ["sanet train sanet.yaml", "train", "predict", "convert", "--traceback"]),
         (["--version"], ["sanet-hf "]),
-        (["prepare", "--help"], ["--max_seconds", "--no_denoise", "--group_pattern", "--check", "interruption"]),
+        (["prepare", "--help"], ["--max_seconds", "--no_denoise", "--group_pattern", "interruption"]),
+        (["check", "--help"], ["FOLDER", "--machine", "--group_pattern", "--num_workers"]),
+        (["embed", "--help"], ["--output", "--normalize", ".npz"]),
         (["train", "--help"], ["--data_dir", "--learning_rate", "--config_overrides", "CONFIG"]),
         (["train", "--help_all"], ["--adam_epsilon", "--ddp_backend"]),
         (["evaluate", "--help"], ["--data_dir", "--split", "--output", "--group_pattern"]),
@@ -155,7 +159,7 @@ def test_explain(trained, tones, make_tone, tmp_path, capsys):
         (["--start", "2", "--occlusion_seconds", "0.1", "--hop_seconds", "0.1"], "high", 2, 2.5),
     ):
         assert main([*command, *options]) == 0
-        result = json.loads(Path(f"{output}.json").read_text())
+        result = json.loads(Path(f"{output}.json").read_text(encoding="utf-8"))
         assert (result["label"], result["start"], result["end"]) == (label, start, end)
         assert result["scores"]["high"] > 0.5 and result["pooling"]["edges"][-1] == end
     np.testing.assert_allclose(result["occlusion"]["start"], [2.0, 2.1, 2.2, 2.3, 2.4])
@@ -260,9 +264,102 @@ def test_train_with_a_mistake(tones, tmp_path, capsys, argv, message):
     assert not (output_dir / "config.json").exists()
 
 
-def test_debug_shows_the_traceback(capsys):
-    assert main(["train", "--debug", "--data_dir", "nowhere", "--output_dir", "out"]) == 2
+def test_the_traceback_of_a_mistake(capsys, monkeypatch):
+    command = ["train", "--data_dir", "nowhere", "--output_dir", "out"]
+    assert main(command) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert main([*command, "--traceback"]) == 2
     assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("SANET_TRACEBACK", "1")
+    assert main(command) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_every_command_has_help(capsys):
+    choices = re.findall(r"^    (\w+) ", make_parser().format_help().partition("COMMAND")[2], re.MULTILINE)
+    assert set(choices) == {*COMMANDS, "train"}
+    for command in choices:
+        with pytest.raises(SystemExit) as exit_info:
+            main([command, "--help"])
+        assert exit_info.value.code == 0
+        assert f"usage: sanet {command} " in capsys.readouterr().out
+
+
+def test_check_needs_something_to_check(capsys):
+    assert main(["check"]) == 2
+    assert "give a FOLDER, or --machine" in capsys.readouterr().err
+
+
+def test_check_machine(monkeypatch, capsys):
+    module = types.ModuleType("sanet_hf.optimization.self_check")
+    module.machine_report = lambda: "Processor: one\nFFT: right"
+    monkeypatch.setitem(sys.modules, "sanet_hf.optimization.self_check", module)
+    assert main(["check", "--machine"]) == 0
+    assert capsys.readouterr().out == "Processor: one\nFFT: right\n"
+
+
+OPTIONAL_PACKAGES = [
+    *("accelerate", "audiomentations", "datasets", "evaluate", "gradio", "jinja2", "librosa", "matplotlib"),
+    *("noisereduce", "onnx", "onnxruntime", "onnxscript", "pyarrow", "pyroomacoustics", "scipy", "silero_vad"),
+    *("sklearn", "soxr", "torchcodec"),
+]
+
+
+def test_what_works_with_the_core_packages_alone(trained, tones, original_checkpoint, tmp_path):
+    """And what does not names the extra that is missing."""
+    clip = str(tones / "test/high/high_test_0.wav")
+    works = [
+        ["predict", str(trained), clip],
+        ["predict", str(trained), clip, "--output", "rows.csv"],
+        ["embed", str(trained), clip, "--output", "embedding.npz"],
+        ["explain", str(trained), clip, "--output", "explained.json"],
+        ["convert", str(original_checkpoint), "converted"],
+        *([command, "--help"] for command in (*COMMANDS, "train")),
+    ]
+    refused = {
+        "train": ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", "out"],
+        "evaluate": ["evaluate", str(trained)],
+        "compare": ["compare", str(trained), "--output", "out"],
+        "augment": ["augment", clip, "out"],
+        "prepare": ["prepare", str(tones), "out"],
+        "check": ["check", str(tones)],
+        "export": ["export", str(trained), "out"],
+        "app": ["app", str(trained)],
+        "plot": ["explain", str(trained), clip, "--output", "explained.png"],
+        "plot of files": ["embed", str(trained), clip, "--output", "e.npz", "--plot", "map.png"],
+        "parquet": ["predict", str(trained), clip, "--output", "rows.parquet"],
+    }
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import json, sys
+sys.modules.update(dict.fromkeys({OPTIONAL_PACKAGES}))
+from sanet_hf.cli.main import main
+
+def run(argv):
+    try:
+        return main(argv)
+    except SystemExit as error:
+        return error.code
+
+codes = [run(argv) for argv in {works}]
+print("=====", file=sys.stderr)
+codes += [run(argv) for argv in {list(refused.values())}]
+print(json.dumps(codes))
+"""
+    )
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert result.returncode == 0, result.stderr
+    codes = json.loads(result.stdout.splitlines()[-1])
+    assert codes == [0] * len(works) + [2] * len(refused), result.stderr
+    lines = [line for line in result.stderr.partition("=====")[2].splitlines() if line.startswith("sanet: error: ")]
+    extras = {"prepare": "prepare", "check": "prepare", "export": "onnx", "app": "app"}
+    extras |= {"plot": "plot", "plot of files": "plot"}
+    assert len(lines) == len(refused)
+    for name, line in zip(refused, lines):
+        assert line.endswith(f'not installed. Run: pip install "sanet-hf[{extras.get(name, "train")}]"'), name
+    assert {row["label"] for row in pandas.read_csv(tmp_path / "rows.csv").to_dict("records")} == {"high"}
+    assert not (tmp_path / "out").exists() and not (tmp_path / "rows.parquet").exists()
 
 
 def test_evaluate(trained, tones, tmp_path, capsys):
@@ -574,17 +671,17 @@ def test_a_bug_is_shown_with_its_traceback(
 def test_a_mistake_is_one_line(trained, tones, tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     Path("EMPTY").mkdir()
-    Path("LARGE.csv").write_text(f"path\n{'a' * 200_000}\n")
-    Path("NUMBERS.jsonl").write_text("1\n2\n")
-    Path("OTHERS.jsonl").write_text('{"other": 1}\n')
-    Path("DATE.yaml").write_text("augmentations: 2020-99-99")
-    Path("LIST.yaml").write_text("augmentations:\n- Gain: [1]\n")
-    Path("GAIN.yaml").write_text("augmentations:\n- Gain: {loudness: 3}\n")
+    Path("LARGE.csv").write_text(f"path\n{'a' * 200_000}\n", encoding="utf-8")
+    Path("NUMBERS.jsonl").write_text("1\n2\n", encoding="utf-8")
+    Path("OTHERS.jsonl").write_text('{"other": 1}\n', encoding="utf-8")
+    Path("DATE.yaml").write_text("augmentations: 2020-99-99", encoding="utf-8")
+    Path("LIST.yaml").write_text("augmentations:\n- Gain: [1]\n", encoding="utf-8")
+    Path("GAIN.yaml").write_text("augmentations:\n- Gain: {loudness: 3}\n", encoding="utf-8")
     Path("LATIN.txt").write_bytes(b"\xe4\n")
     torch.save({1: torch.zeros(1)}, "NAMES.pt")
     for name in ("BARE", "DAMAGED"):
         shutil.copytree(trained, name, ignore=shutil.ignore_patterns("checkpoint-*", "train_options.yaml"))
-    Path("DAMAGED/train_options.yaml").write_text("a: [")
+    Path("DAMAGED/train_options.yaml").write_text("a: [", encoding="utf-8")
     clip = tones / "test/high/high_test_0.wav"
     replacements = {"MODEL": str(trained), "CLIP": str(clip), "DATA": str(tones)}
     argv = [replacements.get(argument, argument) for argument in argv]

@@ -91,7 +91,7 @@ def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
         evaluation.names(evaluation.predicted_matrix),
         evaluation.probabilities,
     )
-    with open(path, "w", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label", "prediction", *(f"probability_{label}" for label in evaluation.labels)])
         for name, label, prediction, probabilities in sorted(columns, key=lambda row: row[0]):
