@@ -18,7 +18,9 @@ from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from sanet_hf.architectures import THRESHOLD
 from sanet_hf.audio.find import find_audio_files
+from sanet_hf.audio.folders import find_split_folders
 from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, DataError, ExportError, UsageError
 from sanet_hf.export.exporters import (
@@ -53,8 +55,6 @@ MIN_AGREEMENT = 0.95
 MAX_CALIBRATION_CLIPS = 128
 FEW_CALIBRATION_CLIPS = 32
 NUM_ROUNDS = 20  # of timing
-SPLITS = ("train", "validation", "test")
-THRESHOLD = 0.5  # probability from which a class is predicted where a clip can have several
 
 # Classes of each recording, by its path.
 Recordings = Mapping[str, Sequence[str]]
@@ -168,8 +168,8 @@ def find_recordings(
     Find recordings to measure ranges of values on, and recordings to measure accuracy on.
 
     Without `calibration_dir` they are those of the `validation` split and of `split` in the predictions that
-    `sanet train` left in the model's folder. A `calibration_dir` holds class folders. If it has folders called
-    `train`, `validation` or `test`, these are its splits; otherwise, or if `split` is `all`, all recordings in it are
+    `sanet train` left in the model's folder. A `calibration_dir` holds class folders. If it has split folders, as for
+    `sanet train`, these are its splits; otherwise, or if `split` is `all`, all recordings in it are
     used for both.
 
     Returns:
@@ -184,7 +184,9 @@ def find_recordings(
             raise UsageError(f"--calibration_dir is missing: {model_name} does not say what it was trained on.")
     else:
         folder = Path(calibration_dir)
-        sources = {name: folder / name for name in SPLITS if (folder / name).is_dir()}
+        if not folder.is_dir():
+            raise DataError(f"{folder}: there is no such folder.")
+        sources = {name: path for path, name in find_split_folders(folder).items()}
         if split == "all" or not sources:
             sources = {split: folder}
     if split not in sources:
@@ -199,8 +201,6 @@ def find_recordings(
 
 
 def _read_folder(folder: Path, config: PreTrainedConfig) -> Recordings:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder.")
     return {path: [Path(path).parent.name] for path in find_audio_files([folder])}
 
 

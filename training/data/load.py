@@ -8,6 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List
 from transformers.utils import logging
 
+from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
@@ -20,7 +21,7 @@ from sanet_hf.training.data.checks import (
     warn_of_silence,
 )
 from sanet_hf.training.data.sources import read_source
-from sanet_hf.training.data.splits import HELD_OUT_PARTS, SPLIT_PARTS, SPLITS, make_groups, split_by_hash
+from sanet_hf.training.data.splits import HELD_OUT_PARTS, SPLIT_PARTS, make_groups, split_by_hash
 
 
 logger = logging.get_logger(__name__)

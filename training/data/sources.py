@@ -17,10 +17,9 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Iterable
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
+from sanet_hf.audio.folders import SPLIT_NAMES, SPLITS, find_split_folders, list_audio_files, visible_folders
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
-from sanet_hf.training.data.folders import find_split_folders, list_audio_files, visible_folders
-from sanet_hf.training.data.splits import SPLIT_NAMES, SPLITS
 from sanet_hf.utils.files import to_text
 
 
