@@ -30,8 +30,6 @@ from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
 
 logger = logging.get_logger(__name__)
 
-# Probability from which a class is predicted where a clip can have several.
-THRESHOLD = 0.5
 # Windows of models that take clips of any length, whose memory grows with the square of it.
 MAX_WINDOW_SECONDS = 30.0
 AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank

@@ -18,9 +18,8 @@ from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from sanet_hf.architectures import THRESHOLD
 from sanet_hf.audio.find import find_audio_files
-from sanet_hf.audio.folders import find_split_folders
+from sanet_hf.audio.folders import SPLITS, find_split_folders
 from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, DataError, ExportError, UsageError
 from sanet_hf.export.exporters import (
@@ -34,7 +33,7 @@ from sanet_hf.export.exporters import (
     window_length,
 )
 from sanet_hf.inference.prediction import predict
-from sanet_hf.inference.windows import cut_windows
+from sanet_hf.inference.windows import THRESHOLD, cut_windows
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
 
@@ -186,7 +185,8 @@ def find_recordings(
         folder = Path(calibration_dir)
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder.")
-        sources = {name: path for path, name in find_split_folders(folder).items()}
+        folders = {name: path for path, name in find_split_folders(folder).items()}
+        sources = {name: folders[name] for name in SPLITS if name in folders}
         if split == "all" or not sources:
             sources = {split: folder}
     if split not in sources:

@@ -245,7 +245,9 @@ def test_recordings_in_folders(recordings, tmp_path):
     for folder, split, count in ((recordings, "all", 24), (recordings / "train", "test", 12)):
         calibration, measured, source = find("model", folder, split)
         assert calibration == measured and len(measured) == count and source == folder
-    shutil.rmtree(recordings / "validation")
+    (recordings / "validation").rename(recordings / "Dev")
+    assert set(find("model", recordings, "test")[0]) == {str(path) for path in (recordings / "Dev").rglob("*.wav")}
+    shutil.rmtree(recordings / "Dev")
     calibration, measured, _ = find("model", recordings, "train")
     assert calibration == measured and len(measured) == 12
     with pytest.raises(DataError, match="no validation split to measure accuracy on, only train, test"):

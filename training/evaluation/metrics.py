@@ -20,7 +20,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from sanet_hf.architectures import THRESHOLD
+from sanet_hf.inference.windows import THRESHOLD
 
 
 TOP_K = 3

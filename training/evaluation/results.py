@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from sanet_hf.architectures import THRESHOLD
 from sanet_hf.audio.folders import SPLITS
+from sanet_hf.inference.windows import THRESHOLD
 from sanet_hf.training.evaluation.metrics import PerClassMetrics, compute_metrics
 
 

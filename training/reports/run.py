@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import confusion_matrix
 from transformers.utils import logging
 
-from sanet_hf.architectures import THRESHOLD
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.inference.windows import THRESHOLD
 from sanet_hf.training.evaluation.metrics import METRICS, NUM_CALIBRATION_BINS, calibration, expected_calibration_error
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, in_order, list_classes
 from sanet_hf.training.reports.html import (
