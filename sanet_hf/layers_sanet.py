@@ -59,13 +59,15 @@ class SANetConv1d(nn.Conv1d):
     computed by FFT.
 
     In bfloat16 and float16 on a CPU it avoids kernels of oneDNN that are wrong on Intel processors with AMX: few
-    channels become many, and convolutions in groups are computed in float32. benchmarks/NOTES.md lists the shapes.
+    channels become many, and convolutions in groups or of fewer frames than the kernel has are computed in float32.
+    benchmarks/NOTES.md lists the shapes.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         dtype = computing_dtype(hidden_states)
         is_half_on_cpu = hidden_states.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
-        if is_half_on_cpu and self.groups > 1:
+        is_short = not torch.compiler.is_compiling() and hidden_states.shape[1] < self.kernel_size[0]
+        if is_half_on_cpu and (self.groups > 1 or is_short):
             with torch.autocast("cpu", enabled=False):
                 bias = None if self.bias is None else self.bias.float()
                 return self._convolve(hidden_states.float(), self.weight.float(), bias).to(dtype)

@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
-from sanet_hf.optimization import keep_freed_memory
+from sanet_hf.optimization import keep_freed_memory, replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
 from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
 from sanet_hf.training.config_files import parse_augmentations
@@ -105,6 +106,7 @@ def train(
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
+    replace_wrong_layers(model, _number_format(training_arguments), training=True)
     clips = _make_clips(
         stream, recordings, model, feature_extractor, data_arguments, augmentations, training_arguments
     )
@@ -149,6 +151,11 @@ def train(
     if trainer.is_world_process_zero():
         _write_results(trainer, recordings, evaluations, source, model_arguments.model_name_or_path, metrics)
     return metrics
+
+
+def _number_format(arguments: AudioTrainingArguments) -> torch.dtype:
+    """In which a training computes."""
+    return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
 
 
 def _check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:

@@ -77,6 +77,9 @@ def check(layer: nn.Module, inputs: torch.Tensor, number_format: str) -> None:
         results = results_of(other, rounded(inputs.double(), roundoff), rounded(weighting.double(), roundoff))
         for name, value in results.items():
             spread[name] = torch.maximum(spread[name], (value - expected[name]).norm())
+    if "k_proj.bias" in spread:
+        # Zero, since the softmax does not depend on it: a difference of what k_proj.weight's gradient is a sum of.
+        spread["k_proj.bias"] = spread["k_proj.weight"]
     with torch.autocast("cpu", dtype, enabled=is_autocast):
         results = results_of(layer, inputs, weighting)
     for name, value in results.items():
@@ -104,15 +107,17 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
 
 
 @pytest.mark.parametrize("number_format", FORMATS)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(layer=convolutions(), num_frames=st.integers(1, 200))
-# The first stages of the networks in configs/, one channel a group, and the gradient by FFT.
+# A short input, the first stages of the networks in configs/, one channel a group, and the gradient by FFT.
+@example(layer=conv(16, 1, 3, 2), num_frames=1)
 @example(layer=conv(1, 32, 64, 4), num_frames=4000)
 @example(layer=conv(1, 16, 64, 16), num_frames=4000)
 @example(layer=conv(2, 32, 64, 4), num_frames=4000)
 @example(layer=conv(4, 4, 64, groups=4), num_frames=200)
 @example(layer=conv(16, 16, 32), num_frames=1100)
 def test_convolutions(number_format, layer, num_frames):
+    torch.manual_seed(num_frames)
     check(copy.deepcopy(layer), torch.randn(2, num_frames, layer.in_channels), number_format)
 
 
@@ -133,7 +138,7 @@ def make_layer(kind: str, channels: int) -> nn.Module:
 @pytest.mark.parametrize(
     "kind", ["linear", "downsample", "upsample", "batch norm", "squeeze-and-excitation", "eager", "sdpa"]
 )
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(channels=st.sampled_from([8, 16, 24, 40, 128]), num_frames=st.integers(1, 40))
 def test_other_layers(number_format, kind, channels, num_frames):
     torch.manual_seed(num_frames)
