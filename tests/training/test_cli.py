@@ -353,8 +353,8 @@ print(json.dumps(codes))
     codes = json.loads(result.stdout.splitlines()[-1])
     assert codes == [0] * len(works) + [2] * len(refused), result.stderr
     lines = [line for line in result.stderr.partition("=====")[2].splitlines() if line.startswith("sanet: error: ")]
-    extras = {"prepare": "prepare", "check": "prepare", "export": "onnx", "app": "app"}
-    extras |= {"plot": "plot", "plot of files": "plot"}
+    extras = {name: name for name in ("prepare", "app", "plot")}
+    extras |= {"check": "prepare", "export": "onnx", "plot of files": "plot"}
     assert len(lines) == len(refused)
     for name, line in zip(refused, lines):
         assert line.endswith(f'not installed. Run: pip install "sanet-hf[{extras.get(name, "train")}]"'), name
