@@ -23,7 +23,8 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
-from sanet_hf.optimization import keep_freed_memory, replace_wrong_layers
+from sanet_hf.optimization.allocator import keep_freed_memory
+from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
 from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
 from sanet_hf.training.config_files import parse_augmentations
