@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sanet_hf.optimized_layers import has_onednn_linear, onednn_linear
+from sanet_hf.optimization.cpu_layers import has_onednn_linear, onednn_linear
 from training.measure import describe_machine, synchronize
 
 

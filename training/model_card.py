@@ -44,6 +44,7 @@ def write_model_card(
     base_model: str | None,
     hyperparameters: Mapping[str, object],
     training_seconds: float | None,
+    trained_on: str | None = None,
 ) -> None:
     """
     Write `output_dir/README.md`: metadata for the Hub, and what the model is, how to use it, its results, training and
@@ -58,6 +59,7 @@ def write_model_card(
         base_model: Hub id or folder of the model that was fine-tuned; `None` if it was trained from scratch.
         hyperparameters: Names and values of the options of training.
         training_seconds: How long training took.
+        trained_on: Processor, number format and libraries.
     """
     output_dir = Path(output_dir)
     evaluations = in_order(evaluations)
@@ -71,7 +73,7 @@ def write_model_card(
         _describe(model, feature_extractor, dataset_name, dataset_id, base_model, base_id),
         _show_use(name, model, feature_extractor),
         _show_results(evaluations),
-        _show_training(evaluations, hyperparameters, training_seconds),
+        _show_training(evaluations, hyperparameters, training_seconds, trained_on),
         _show_limitations(model, evaluations),
     ]
     text = "\n\n".join(sections)
@@ -236,11 +238,16 @@ def _show_results(evaluations: Mapping[str, Evaluation]) -> str:
 
 
 def _show_training(
-    evaluations: Mapping[str, Evaluation], hyperparameters: Mapping[str, object], training_seconds: float | None
+    evaluations: Mapping[str, Evaluation],
+    hyperparameters: Mapping[str, object],
+    training_seconds: float | None,
+    trained_on: str | None,
 ) -> str:
     parts = ["## Training"]
     if training_seconds is not None:
         parts.append(f"Training took {format_duration(training_seconds)}.")
+    if trained_on is not None:
+        parts.append(f"Trained on: {_escape(trained_on)}.")
     if evaluations:
         sizes = ", ".join(f"{len(evaluation.files):,} {split}" for split, evaluation in evaluations.items())
         parts.append(f"Clips: {sizes}.")

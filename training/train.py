@@ -17,13 +17,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 from transformers.utils import logging
 
-from sanet_hf.optimization import keep_freed_memory
+from sanet_hf.optimization import describe_training, keep_freed_memory, replace_wrong_layers
 
 from .arguments import (
     DATA_SOURCES,
@@ -113,6 +114,7 @@ def train(
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
+    replace_wrong_layers(model, _number_format(training_arguments), training=True)
     clips = _make_clips(
         stream, recordings, model, feature_extractor, data_arguments, augmentations, training_arguments
     )
@@ -147,6 +149,7 @@ def train(
             base_model=model_arguments.model_name_or_path,
             hyperparameters={name: value for name, value in options.items() if name not in LOCAL_OPTIONS},
             training_seconds=metrics["train_runtime"],
+            trained_on=describe_training(_number_format(training_arguments), training_arguments.device),
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.
@@ -154,6 +157,11 @@ def train(
     if trainer.is_world_process_zero():
         _write_results(trainer, recordings, evaluations, source, model_arguments.model_name_or_path, metrics)
     return metrics
+
+
+def _number_format(arguments: AudioTrainingArguments) -> torch.dtype:
+    """In which a training computes."""
+    return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
 
 
 def is_finished(output_dir: str | Path) -> bool:

@@ -159,7 +159,7 @@ def test_from_scratch(write_card):
 def test_results_and_training(write_card):
     evaluations = [make_evaluation("test", num_clips=12), make_evaluation("train", num_clips=30)]
     options = {"learning_rate": 0.001, "notes": "a|b"}
-    card = write_card(*evaluations, hyperparameters=options, training_seconds=754)
+    card = write_card(*evaluations, hyperparameters=options, training_seconds=754, trained_on="A processor, bfloat16")
     for evaluation in evaluations:
         names = ("accuracy", "macro_f1", "auroc", "ece")
         numbers = [f"{evaluation.metrics[name]:.3f}" for name in names]
@@ -169,6 +169,7 @@ def test_results_and_training(write_card):
     assert recalls == [f"{evaluation.per_class()['recall'][2]:.3f}" for evaluation in reversed(evaluations)]
     assert card.text.count("<details>") == card.text.count("</details>") == 2
     assert "Clips: 30 train, 12 test." in words(card) and "Training took 12.6 min." in words(card)
+    assert "Trained on: A processor, bfloat16." in words(card)
     assert rows(card, "learning_rate") == [["learning_rate", "0.001"]]
     assert rows(card, "notes") == [["notes", r"a\|b"]]
 

@@ -1,0 +1,24 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Faster inference and training on a CPU, and the check that it is right."""
+
+from .allocator import keep_freed_memory
+from .optimize import optimize_for_inference
+from .self_check import (
+    describe_processor,
+    describe_training,
+    format_machine_report,
+    machine_report,
+    replace_wrong_layers,
+)
+
+
+__all__ = [
+    "describe_processor",
+    "describe_training",
+    "format_machine_report",
+    "keep_freed_memory",
+    "machine_report",
+    "optimize_for_inference",
+    "replace_wrong_layers",
+]
