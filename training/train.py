@@ -24,6 +24,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallbac
 
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
 from sanet_hf.optimization.allocator import keep_freed_memory
+from sanet_hf.optimization.processor import describe_training
 from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
 from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
@@ -34,7 +35,6 @@ from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, Trainin
 from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import load_recordings, longest_first
 from sanet_hf.training.data.sources import stream_training_split
-from sanet_hf.training.evaluation.costs import describe_machine
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.losses import balanced_class_weights, make_loss
@@ -142,8 +142,7 @@ def train(
             base_model=model_arguments.model_name_or_path,
             hyperparameters={name: value for name, value in options.items() if name not in LOCAL_OPTIONS},
             training_seconds=metrics["train_runtime"],
-            machine=describe_machine(training_arguments.device)["device"],
-            precision=_precision(training_arguments),
+            trained_on=describe_training(_number_format(training_arguments), training_arguments.device),
             tested_versions=TESTED_VERSIONS if model.config.model_type == "sanet" else None,
         )
     if training_arguments.push_to_hub:
@@ -157,6 +156,10 @@ def train(
 def _number_format(arguments: AudioTrainingArguments) -> torch.dtype:
     """In which a training computes."""
     return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
+
+
+def _format_name(arguments: AudioTrainingArguments) -> str:
+    return str(_number_format(arguments)).removeprefix("torch.")
 
 
 def _check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:
@@ -306,7 +309,7 @@ def _write_results(
             "Started from": base_model or "scratch",
             "Recordings": source,
             "Training": f"{format_duration(metrics['train_runtime'])}, {steps}",
-            "Device": f"{trainer.args.device}, {_precision(trainer.args)}",
+            "Device": f"{trainer.args.device}, {_format_name(trainer.args)}",
         },
         evaluations=evaluations,
         durations={split: np.array(recordings[split]["seconds"]) for split in evaluations},
@@ -318,16 +321,12 @@ def _write_results(
         file.write(json.dumps(metrics, indent=2, sort_keys=True).encode())
 
 
-def _precision(arguments: AudioTrainingArguments) -> str:
-    return "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32"
-
-
 def _print_summary(recordings: DatasetDict, model: PreTrainedModel, arguments: AudioTrainingArguments) -> None:
     counts = ", ".join(f"{len(dataset)} {split}" for split, dataset in recordings.items())
     if "train" not in recordings:
         counts = f"streamed train, {counts}"
     print(
         f"{model.config.num_labels} classes; recordings: {counts}; {model.config.model_type} with "
-        f"{model.num_parameters() / 1e6:.2f} M parameters; {_precision(arguments)} on {arguments.device}",
+        f"{model.num_parameters() / 1e6:.2f} M parameters; {_format_name(arguments)} on {arguments.device}",
         file=sys.stderr,
     )

@@ -118,9 +118,9 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.folder is None and not arguments.machine:
         raise UsageError("Nothing to check: give a FOLDER, or --machine.")
     if arguments.machine:
-        from sanet_hf.optimization.self_check import machine_report
+        from sanet_hf.optimization.report import format_machine_report, machine_report
 
-        print(machine_report())
+        print(format_machine_report(machine_report()))
     if arguments.folder is not None:
         require((*TRAIN_PACKAGES, "filelock"), "prepare")
         from sanet_hf.training.preparation.check import check

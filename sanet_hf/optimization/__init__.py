@@ -4,11 +4,15 @@
 
 from sanet_hf.optimization.allocator import keep_freed_memory
 from sanet_hf.optimization.optimize import optimize_for_inference
-from sanet_hf.optimization.self_check import describe_processor, machine_report, replace_wrong_layers
+from sanet_hf.optimization.processor import describe_processor, describe_training
+from sanet_hf.optimization.report import format_machine_report, machine_report
+from sanet_hf.optimization.self_check import replace_wrong_layers
 
 
 __all__ = [
     "describe_processor",
+    "describe_training",
+    "format_machine_report",
     "keep_freed_memory",
     "machine_report",
     "optimize_for_inference",

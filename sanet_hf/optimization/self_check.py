@@ -11,21 +11,18 @@ replaced.
 
 import functools
 import math
-import platform
-import re
 import time
 import types
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from sanet_hf.configuration_sanet import SANetConfig
 from sanet_hf.layers_sanet import FFT_MIN_FRAMES, SANetConv1d, SANetDownsample, SANetUpsample, suits_fft
-from sanet_hf.modeling_sanet import SANetForAudioClassification, SANetPreTrainedModel
+from sanet_hf.modeling_sanet import SANetPreTrainedModel
 from sanet_hf.optimization.cpu_layers import FFTConv1d, OneDNNLinear, WinogradConv1d
+from sanet_hf.optimization.processor import describe_libraries, describe_processor
 
 
 Layer = nn.Linear | SANetConv1d | SANetDownsample | SANetUpsample
@@ -44,16 +41,6 @@ NUM_ROUNDINGS = 4
 # By how much the transforms of FFT and Winograd's algorithm, which subtract large numbers, multiply rounding errors of
 # float32. 2 of 1, -1, 2, -2, 1/2, -1/2 to the power of 7 is the largest number that they multiply by.
 TRANSFORM_GAIN = 2**7
-INSTRUCTION_SETS = (
-    "avx2",
-    "avx512_f",
-    "avx512_bf16",
-    "avx512_fp16",
-    "avx512_vnni",
-    "amx_tile",
-    "amx_bf16",
-    "amx_fp16",
-)
 
 
 @dataclass(frozen=True)
@@ -101,10 +88,10 @@ def replace_wrong_layers(model: nn.Module, dtype: torch.dtype, training: bool = 
             checks.append(check)
     wrong = [check for check in checks if not check.is_right]
     if wrong:
-        found = "; ".join(f"{check.path} {check.shape}: {_format_error(check)}" for check in wrong)
+        found = "; ".join(f"{check.path} {check.shape}: {format_error(check)}" for check in wrong)
         warnings.warn(
-            f"Wrong results in {wrong[0].number_format} on {describe_processor()} with {_libraries()}: {found}. These "
-            "layers are computed in a plain way instead, which is slower.",
+            f"Wrong results in {wrong[0].number_format} on {describe_processor()} with {describe_libraries()}: "
+            f"{found}. These layers are computed in a plain way instead, which is slower.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -249,92 +236,6 @@ def _shape(layer: Layer) -> str:
     return text if layer.groups == 1 else f"{text}, {layer.groups} groups"
 
 
-def _format_error(check: Check) -> str:
+def format_error(check: Check) -> str:
+    """Return a check's error as text."""
     return f"off by {check.error:.1%}" if math.isfinite(check.error) else "fails or is not finite"
-
-
-# The machine.
-
-
-def describe_processor() -> str:
-    """Return the processor's name and its widest instruction sets."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (
-        found := re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), re.M)
-    ):
-        name = found[1].strip()
-    sets = instruction_sets()
-    return f"{name} ({', '.join(sets)})" if sets else name
-
-
-def instruction_sets() -> list[str]:
-    """Return those that decide which kernels run."""
-    try:
-        capabilities = torch.cpu.get_capabilities()
-    except (AttributeError, RuntimeError):
-        # New in PyTorch 2.11.
-        return [torch.backends.cpu.get_cpu_capability()]
-    return [name for name in INSTRUCTION_SETS if capabilities.get(name)]
-
-
-def describe_training(dtype: torch.dtype, device: torch.device) -> str:
-    """Return where and in which number format a training computes, for a model card."""
-    number_format = str(dtype).removeprefix("torch.")
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {number_format}, PyTorch {torch.__version__}"
-    if device.type != "cpu":
-        return f"{device.type}, {number_format}, PyTorch {torch.__version__}"
-    return f"{describe_processor()}, {number_format}, {_libraries()}"
-
-
-def _libraries() -> str:
-    found = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
-    return f"PyTorch {torch.__version__}" + (f", oneDNN {found[1]}" if found else "")
-
-
-def machine_report() -> dict[str, object]:
-    """
-    Describe the processor and compare each fast computation of the default network with plain computation.
-
-    Returns:
-        `processor`, `instruction_sets`, `threads`, `torch`, `onednn`, `openmp`, and `checks`: a [`Check`] for each
-        layer and number format, for inference and training.
-    """
-    from sanet_hf.optimization.optimize import optimize_for_inference
-
-    build = torch.__config__.show()
-    checks: list[Check] = []
-    model = SANetForAudioClassification(SANetConfig())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            optimized = optimize_for_inference(model.to(dtype))
-            checks += replace_wrong_layers(optimized, dtype)
-            model.float()
-        for dtype in (torch.float32, torch.bfloat16):
-            checks += replace_wrong_layers(model, dtype, training=True)
-    onednn, openmp = re.search(r"(?:MKL-DNN|oneDNN) v(\S+)", build), re.search(r"OpenMP (\d+)", build)
-    return {
-        "processor": describe_processor(),
-        "instruction_sets": instruction_sets(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "onednn": onednn and onednn[1],
-        "openmp": openmp and openmp[1],
-        "checks": checks,
-    }
-
-
-def format_machine_report(report: dict[str, object]) -> str:
-    """Return the report of [`machine_report`] as lines of text: one for each way of computing and number format."""
-    lines = [f"{name:20}{value}" for name, value in report.items() if name != "checks"]
-    groups: dict[tuple[str, str], list[Check]] = {}
-    for check in report["checks"]:
-        groups.setdefault((check.path, check.number_format), []).append(check)
-    for (path, number_format), checks in groups.items():
-        worst = max(checks, key=lambda check: check.error / check.tolerance)
-        verdict = "ok" if worst.is_right else f"{_format_error(worst)} ({worst.shape})"
-        milliseconds = 1000 * sum(check.seconds for check in checks)
-        lines.append(f"{path:42}{number_format:12}{verdict:24}{milliseconds:6.1f} ms")
-    return "\n".join(lines)

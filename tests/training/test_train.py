@@ -88,7 +88,8 @@ def test_what_a_run_leaves(trained, tones):
     assert all(row["label"] == row["prediction"] == Path(row["file"]).parent.name for row in rows)
     assert all(0.5 < float(row[f"probability_{row['label']}"]) <= 1 for row in rows)
     assert yaml.safe_load((trained / "train_options.yaml").read_text())["num_train_epochs"] == 12
-    assert re.search(r"^Trained on: \S.*, in (bfloat16|float32)\.$", (trained / "README.md").read_text(), re.MULTILINE)
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^Trained on: \S.*, (bfloat16|float32), PyTorch .*\.$", card, re.MULTILINE)
 
 
 def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):

@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from sanet_hf.architectures import extract_features
 from sanet_hf.inference.loading import load_classifier
+from sanet_hf.optimization.processor import processor_name
 
 
 def make_noise(feature_extractor: FeatureExtractionMixin, num_clips: int, seconds: float, seed: int) -> list:
@@ -152,7 +153,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int | bool]:
     """The `device`'s name, whether it `is_gpu`, CPU `threads`, versions of `python`, `torch`, `transformers`."""
     gpu = f"{torch.cuda.get_device_name(device)} with " if device.type == "cuda" else ""
     return {
-        "device": f"{gpu}{_cpu_name()}",
+        "device": f"{gpu}{processor_name()}",
         "is_gpu": device.type == "cuda",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -192,10 +193,3 @@ def synchronize(device: torch.device) -> None:
     """Wait for what a device still computes."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -31,8 +31,7 @@ def write_model_card(
     base_model: str | None,
     hyperparameters: Mapping[str, object],
     training_seconds: float | None,
-    machine: str | None = None,
-    precision: str | None = None,
+    trained_on: str | None = None,
     tested_versions: Mapping[str, tuple[str, str]] | None = None,
 ) -> None:
     """
@@ -48,8 +47,7 @@ def write_model_card(
         base_model: Hub id or folder of the model that was fine-tuned; `None` if it was trained from scratch.
         hyperparameters: Names and values of the training options.
         training_seconds: Duration of the training.
-        machine: Name of the processor or GPU of the training.
-        precision: Number format of the training.
+        trained_on: Processor or GPU, number format and libraries of the training.
         tested_versions: By library, the oldest and the newest version that the saved code was tested with.
     """
     output_dir = Path(output_dir)
@@ -84,8 +82,7 @@ def write_model_card(
         sampling_rate=feature_extractor.sampling_rate,
         max_seconds=max_seconds,
         training_time=None if training_seconds is None else format_duration(training_seconds),
-        machine=machine,
-        precision=precision,
+        trained_on=trained_on,
         tested_versions=", ".join(
             f"{library} {oldest}–{newest}" for library, (oldest, newest) in (tested_versions or {}).items()
         ),

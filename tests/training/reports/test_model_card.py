@@ -161,7 +161,7 @@ def test_from_scratch(write_card):
 def test_results_and_training(write_card):
     evaluations = [make_evaluation("test", num_clips=12), make_evaluation("train", num_clips=30)]
     options = {"learning_rate": 0.001, "notes": "a|b"}
-    card = write_card(*evaluations, hyperparameters=options, training_seconds=754)
+    card = write_card(*evaluations, hyperparameters=options, training_seconds=754, trained_on="A processor, bfloat16")
     for evaluation in evaluations:
         names = ("accuracy", "macro_f1", "auroc", "ece")
         numbers = [f"{evaluation.metrics[name]:.3f}" for name in names]
@@ -171,6 +171,7 @@ def test_results_and_training(write_card):
     assert recalls == [f"{evaluation.per_class()['recall'][2]:.3f}" for evaluation in reversed(evaluations)]
     assert card.text.count("<details>") == card.text.count("</details>") == 2
     assert "Clips: 30 train, 12 test." in words(card) and "Training took 12.6 min." in words(card)
+    assert "Trained on: A processor, bfloat16." in words(card)
     assert rows(card, "learning_rate") == [["learning_rate", "0.001"]]
     assert rows(card, "notes") == [["notes", r"a\|b"]]
 
@@ -178,8 +179,8 @@ def test_results_and_training(write_card):
 def test_machine_and_versions(write_card):
     """A checkpoint trained with a processor's wrong kernel can be recognised by its card."""
     versions = {"torch": ("2.4", "2.14"), "transformers": ("5.0", "5.24")}
-    card = write_card(machine="Some_ CPU|2", precision="bfloat16", tested_versions=versions)
-    assert "## Training Trained on: Some\\_ CPU\\|2, in bfloat16." in words(card)
+    card = write_card(trained_on="Some_ CPU|2, bfloat16", tested_versions=versions)
+    assert "## Training Trained on: Some\\_ CPU\\|2, bfloat16." in words(card)
     assert "Tested with: torch 2.4–2.14, transformers 5.0–5.24." in words(card)
     assert "Trained on" not in words(write_card()) and "Tested with" not in words(write_card())
 

@@ -1,0 +1,63 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The processor and the libraries that compute on it, as text."""
+
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx512_f",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx512_vnni",
+    "amx_tile",
+    "amx_bf16",
+    "amx_fp16",
+)
+
+
+def processor_name() -> str:
+    """Return the name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_processor() -> str:
+    """Return the processor's name and its widest instruction sets."""
+    sets = instruction_sets()
+    return f"{processor_name()} ({', '.join(sets)})" if sets else processor_name()
+
+
+def instruction_sets() -> list[str]:
+    """Return those that decide which kernels run."""
+    try:
+        capabilities = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):
+        # New in PyTorch 2.11.
+        return [torch.backends.cpu.get_cpu_capability()]
+    return [name for name in INSTRUCTION_SETS if capabilities.get(name)]
+
+
+def describe_training(dtype: torch.dtype, device: torch.device) -> str:
+    """Return where and in which number format a training computes, for a model card."""
+    number_format = str(dtype).removeprefix("torch.")
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {number_format}, PyTorch {torch.__version__}"
+    if device.type != "cpu":
+        return f"{device.type}, {number_format}, PyTorch {torch.__version__}"
+    return f"{describe_processor()}, {number_format}, {describe_libraries()}"
+
+
+def describe_libraries() -> str:
+    """Return the versions of PyTorch and oneDNN."""
+    found = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
+    return f"PyTorch {torch.__version__}" + (f", oneDNN {found[1]}" if found else "")

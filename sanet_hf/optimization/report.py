@@ -1,0 +1,59 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The report of `sanet check --machine`: the processor, and whether fast computations are right on it."""
+
+import re
+import warnings
+
+import torch
+
+from sanet_hf.configuration_sanet import SANetConfig
+from sanet_hf.modeling_sanet import SANetForAudioClassification
+from sanet_hf.optimization.optimize import optimize_for_inference
+from sanet_hf.optimization.processor import describe_processor, instruction_sets
+from sanet_hf.optimization.self_check import Check, format_error, replace_wrong_layers
+
+
+def machine_report() -> dict[str, object]:
+    """
+    Describe the processor and compare each fast computation of the default network with plain computation.
+
+    Returns:
+        `processor`, `instruction_sets`, `threads`, `torch`, `onednn`, `openmp`, and `checks`: a [`Check`] for each
+        layer and number format, for inference and training.
+    """
+    build = torch.__config__.show()
+    checks: list[Check] = []
+    model = SANetForAudioClassification(SANetConfig())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            optimized = optimize_for_inference(model.to(dtype))
+            checks += replace_wrong_layers(optimized, dtype)
+            model.float()
+        for dtype in (torch.float32, torch.bfloat16):
+            checks += replace_wrong_layers(model, dtype, training=True)
+    onednn, openmp = re.search(r"(?:MKL-DNN|oneDNN) v(\S+)", build), re.search(r"OpenMP (\d+)", build)
+    return {
+        "processor": describe_processor(),
+        "instruction_sets": instruction_sets(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "onednn": onednn and onednn[1],
+        "openmp": openmp and openmp[1],
+        "checks": checks,
+    }
+
+
+def format_machine_report(report: dict[str, object]) -> str:
+    """Return the report of [`machine_report`] as lines of text: one for each way of computing and number format."""
+    lines = [f"{name:20}{value}" for name, value in report.items() if name != "checks"]
+    groups: dict[tuple[str, str], list[Check]] = {}
+    for check in report["checks"]:
+        groups.setdefault((check.path, check.number_format), []).append(check)
+    for (path, number_format), checks in groups.items():
+        worst = max(checks, key=lambda check: check.error / check.tolerance)
+        verdict = "ok" if worst.is_right else f"{format_error(worst)} ({worst.shape})"
+        milliseconds = 1000 * sum(check.seconds for check in checks)
+        lines.append(f"{path:42}{number_format:12}{verdict:24}{milliseconds:6.1f} ms")
+    return "\n".join(lines)
