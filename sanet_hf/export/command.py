@@ -52,7 +52,7 @@ def export_classifier(
         [`compare_files`].
 
     Raises:
-        ValueError: The model cannot be loaded or exported, or the recordings do not fit it.
+        SanetError: The model cannot be loaded or exported, or the recordings do not fit it.
     """
     if file_format == "onnx":
         require_onnx()
