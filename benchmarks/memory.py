@@ -36,7 +36,7 @@ def measure(benchmark: str, variant: str, dtype: torch.dtype, device: str, batch
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     for _ in range(NUM_CALLS):
         run(inputs)
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sanet_hf.optimized_layers import has_onednn_linear, onednn_linear
+from sanet_hf.optimization.cpu_layers import has_onednn_linear, onednn_linear
 from sanet_hf.training.evaluation.costs import describe_machine, synchronize
 
 
@@ -195,7 +195,7 @@ def finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device
 
 def _read_rows(path: str) -> list[dict]:
     try:
-        return json.loads(Path(path).read_text())["rows"]
+        return json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise argparse.ArgumentTypeError(f"{path} holds no results of a benchmark ({error})") from error
 

@@ -42,6 +42,14 @@ def downsample_mask(mask: torch.Tensor | None, stride: int) -> torch.Tensor | No
     return mask.view(mask.shape[0], -1, stride).amax(-1)
 
 
+def computing_dtype(hidden_states: torch.Tensor) -> torch.dtype:
+    """Number format that convolutions and matrix products compute these values in: autocast's, if it is on."""
+    device = hidden_states.device.type
+    if hidden_states.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return hidden_states.dtype
+
+
 class SANetConv1d(nn.Conv1d):
     """
     `nn.Conv1d` over (batch, frames, channels).
@@ -49,11 +57,28 @@ class SANetConv1d(nn.Conv1d):
     It runs as a two-dimensional convolution of height 1, which PyTorch computes channels-last: no transposition in
     memory, and faster kernels than `conv1d` has at these sizes. In training on a CPU the gradient of long kernels is
     computed by FFT.
+
+    In bfloat16 and float16 on a CPU it avoids kernels of oneDNN that are wrong on Intel processors with AMX: few
+    channels become many, and convolutions in groups or of fewer frames than the kernel has are computed in float32.
+    benchmarks/NOTES.md lists the shapes.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        dtype = computing_dtype(hidden_states)
+        is_half_on_cpu = hidden_states.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
+        is_short = not torch.compiler.is_compiling() and hidden_states.shape[1] < self.kernel_size[0]
+        if is_half_on_cpu and (self.groups > 1 or is_short):
+            with torch.autocast("cpu", enabled=False):
+                bias = None if self.bias is None else self.bias.float()
+                return self._convolve(hidden_states.float(), self.weight.float(), bias).to(dtype)
+        stride_channels = self.in_channels * self.stride[0]
+        if is_half_on_cpu and self.in_channels < HALF_MIN_CHANNELS:
+            return self._convolve_merged(hidden_states, -(-HALF_MIN_CHANNELS // stride_channels))
         if self.in_channels == 1 and self.stride[0] > 1 and self.kernel_size[0] % self.stride[0] == 0:
-            return self._convolve_strides_as_channels(hidden_states)
+            return self._convolve_merged(hidden_states, 1)
+        return self._convolve(hidden_states, self.weight, self.bias)
+
+    def _convolve(self, hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         batch_size, num_frames, channels = hidden_states.shape
         if channels == 1:
             # Not a transpose: the gradient of a convolution over one channel with strides (frames, 1, 1) corrupts
@@ -61,14 +86,14 @@ class SANetConv1d(nn.Conv1d):
             hidden_states = hidden_states.reshape(batch_size, 1, 1, num_frames)
         else:
             hidden_states = hidden_states.transpose(1, 2).unsqueeze(2)
-        weight = self.weight.unsqueeze(2)
+        weight = weight.unsqueeze(2)
         if self._has_fft_gradient(hidden_states):
             hidden_states = Conv2dWithFFTWeightGradient.apply(hidden_states, weight, self.stride[0], self.padding[0])
         else:
             hidden_states = nn.functional.conv2d(
                 hidden_states,
                 weight,
-                self.bias,
+                bias,
                 stride=(1, self.stride[0]),
                 padding=(0, self.padding[0]),
                 groups=self.groups,
@@ -76,15 +101,33 @@ class SANetConv1d(nn.Conv1d):
         # From one channel the result is (batch, channels, frames) in memory, which would slow down all that follows.
         return hidden_states.squeeze(2).transpose(1, 2).contiguous()
 
-    def _convolve_strides_as_channels(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """The samples of a stride as channels, (batch, samples, 1) to (batch, frames, out): four times as fast."""
+    def _convolve_merged(self, hidden_states: torch.Tensor, num_merged: int) -> torch.Tensor:
+        """
+        Compute `num_merged` frames at once, by a kernel that is shifted by a stride from one to the next, with the
+        input frames that these strides have as channels:
+
+            input frames of 2 strides  a b c d | e f g h | i j k l    (stride 2, kernel 4)
+            kernel of the first frame  w x y z   0 0 0 0
+            kernel of the second       0 0 w x   y z 0 0
+        """
         kernel_size, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
-        num_samples = waveforms.shape[1]
-        used = (num_samples + 2 * padding - kernel_size) // stride * stride + kernel_size
-        waveforms = nn.functional.pad(waveforms.squeeze(2), (padding, used - num_samples - padding))
-        waveforms = waveforms.unflatten(1, (-1, stride)).transpose(1, 2).unsqueeze(2)
-        weight = self.weight.unflatten(2, (-1, stride)).squeeze(1).transpose(1, 2).unsqueeze(2)
-        return nn.functional.conv2d(waveforms, weight, self.bias).squeeze(2).transpose(1, 2)
+        batch_size, num_inputs, _ = hidden_states.shape
+        num_frames = (num_inputs + 2 * padding - kernel_size) // stride + 1
+        num_blocks = (num_frames + num_merged - 1) // num_merged
+        width = num_merged * stride
+        num_taps = -(-(kernel_size + width - stride) // width)
+        after = (num_blocks - 1 + num_taps) * width - num_inputs - padding
+        blocks = nn.functional.pad(hidden_states, (0, 0, padding, after))
+        blocks = blocks.reshape(batch_size, -1, width * self.in_channels)
+        taps = self.weight.transpose(1, 2)
+        unused = num_taps * width - kernel_size
+        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
+        weight = taps.reshape(len(taps), num_taps, -1).transpose(1, 2).unsqueeze(2)
+        bias = None if self.bias is None else self.bias.repeat(num_merged)
+        frames = nn.functional.conv2d(blocks.transpose(1, 2).unsqueeze(2), weight, bias).squeeze(2).transpose(1, 2)
+        if num_merged == 1:
+            return frames
+        return frames.reshape(batch_size, -1, self.out_channels)[:, :num_frames].contiguous()
 
     def _has_fft_gradient(self, hidden_states: torch.Tensor) -> bool:
         # Compilers and exporters know convolutions better, and would keep the limit on frames.

@@ -371,7 +371,7 @@ class SANetModel(SANetPreTrainedModel):
         if limit is not None and not exporting and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "
-                f"allows {limit} ({limit / 16000:g} s at 16 kHz). Cut it, as the feature extractor does by default, "
+                f"allows {limit}. Cut it, as the feature extractor does by default, "
                 "or classify it window by window and average the windows' scores."
             )
 

@@ -231,7 +231,7 @@ def make_unreadable(path: Path) -> None:
 
 
 def make_own_list(path: Path) -> None:
-    path.write_text(f"ffconcat version 1.0\nfile '{path.name}'\n")
+    path.write_text(f"ffconcat version 1.0\nfile '{path.name}'\n", encoding="utf-8")
 
 
 # --- the table

@@ -42,7 +42,7 @@ READERS = {
 
 def limit_memory(num_bytes: int) -> None:
     """Of the address space, which files that are mapped into memory take part of too."""
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + num_bytes, resource.RLIM_INFINITY))
 

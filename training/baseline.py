@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sanet_hf.training.data.splits import SPLITS
+from sanet_hf.audio.folders import SPLITS
 
 
 NUM_FOLDS = 5

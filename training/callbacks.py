@@ -18,6 +18,8 @@ from transformers import ProgressCallback, TrainerCallback
 # Not among the names that transformers exports, but documented: what a checkpoint keeps of a callback.
 from transformers.trainer_callback import ExportableState
 
+from sanet_hf.training.evaluation.metrics import METRICS
+
 
 # In a checkpoint whose model is an average: the weights that training resumes from.
 TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
@@ -138,7 +140,7 @@ class CheckpointOnSIGTERM(TrainerCallback):
 class EvaluationTable(ProgressCallback):
     """A progress bar of the steps and a line of results for each evaluation."""
 
-    COLUMNS = (("mAP", "mAP"), ("accuracy", "accuracy"), ("macro_f1", "macro F1"))
+    COLUMNS = ("mAP", "accuracy", "macro_f1")
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
@@ -152,7 +154,7 @@ class EvaluationTable(ProgressCallback):
         if not state.is_world_process_zero or self.training_bar is None or "eval_loss" not in metrics:
             return
         if self.columns is None:
-            self.columns = [(f"eval_{name}", title) for name, title in self.COLUMNS if f"eval_{name}" in metrics]
+            self.columns = [(f"eval_{name}", METRICS[name][0]) for name in self.COLUMNS if f"eval_{name}" in metrics]
             titles = "".join(f"{title:>10}" for _, title in self.columns)
             self.training_bar.write(f"{'epoch':>8}{'loss':>10}{'validation loss':>18}{titles}")
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]

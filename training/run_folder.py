@@ -8,20 +8,29 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from transformers.trainer import TRAINER_STATE_NAME
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments
-from sanet_hf.training.checkpoints import find_last_checkpoint
+from sanet_hf.training.checkpoints import STATE_FILE, find_last_checkpoint
+
+
+OPTIONS_FILE = "train_options.yaml"
+# Written last: a run that has it is finished.
+RESULTS_FILE = "all_results.json"
+# Options that say where things lie here, and are nobody else's business.
+LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
+METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
 
 
 def read_options(name: str | Path) -> dict:
     """Options that differ from the defaults of the training run that left a folder; none where there is no such."""
-    return _read(Path(name) / OPTIONS_FILE)
+    return read_file(Path(name) / OPTIONS_FILE)
 
 
-def _read(path: Path) -> dict:
+def read_file(path: Path) -> dict:
     """
+    The options or results in a YAML or JSON file; none where there is no such file.
+
     Raises:
         DataError: The file is damaged.
     """
@@ -38,20 +47,12 @@ def _read(path: Path) -> dict:
     return values
 
 
-OPTIONS_FILE = "train_options.yaml"
-# Written last: a run that has it is finished.
-RESULTS_FILE = "all_results.json"
-# Options that say where things lie here, and are nobody else's business.
-LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
-METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
-
-
 def is_finished(output_dir: str | Path) -> bool:
     """Whether a run trained and was evaluated to the end."""
     return (Path(output_dir) / RESULTS_FILE).is_file()
 
 
-def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
+def find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
     """The checkpoint to go on from; refuses to go on with a run that other options describe."""
     resume = arguments.resume_from_checkpoint
     if arguments.overwrite_output_dir:
@@ -60,7 +61,7 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
     if resume and resume.lower() not in ("true", "false"):
         if not Path(resume).is_dir():
             raise UsageError(f"--resume_from_checkpoint {resume}: there is no such folder.")
-        if not (Path(resume) / TRAINER_STATE_NAME).is_file():
+        if not (Path(resume) / STATE_FILE).is_file():
             raise UsageError(f"--resume_from_checkpoint {resume}: the folder holds no checkpoint of a training.")
         return resume
     checkpoint = find_last_checkpoint(output_dir)
@@ -74,7 +75,7 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
         raise UsageError(f"{output_dir} already holds a model. {anew}")
     if checkpoint is None and not is_finished(output_dir):
         return None
-    old = _read(options_file)
+    old = read_file(options_file)
     for name in sorted({*old, *options}):
         if old.get(name) != _as_yaml(options.get(name)):
             raise UsageError(

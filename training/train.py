@@ -16,13 +16,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
-from sanet_hf.optimization import keep_freed_memory
+from sanet_hf.optimization.allocator import keep_freed_memory
+from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
 from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
 from sanet_hf.training.config_files import parse_augmentations
@@ -44,13 +46,14 @@ from sanet_hf.training.run_folder import (
     METRIC_PREFIXES,
     OPTIONS_FILE,
     RESULTS_FILE,
-    _find_checkpoint,
-    _read,
+    find_checkpoint,
     is_finished,
+    read_file,
 )
 from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
+from sanet_hf.versions import TESTED_VERSIONS
 
 
 def train(
@@ -78,9 +81,9 @@ def train(
         **changed_options(data_arguments),
         **changed_options(training_arguments),
     }
-    checkpoint = _find_checkpoint(output_dir, options, training_arguments)
+    checkpoint = find_checkpoint(output_dir, options, training_arguments)
     if is_finished(output_dir) and checkpoint is None:
-        return _read(output_dir / RESULTS_FILE)
+        return read_file(output_dir / RESULTS_FILE)
 
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
@@ -104,6 +107,7 @@ def train(
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
+    replace_wrong_layers(model, _number_format(training_arguments), training=True)
     clips = _make_clips(
         stream, recordings, model, feature_extractor, data_arguments, augmentations, training_arguments
     )
@@ -140,6 +144,7 @@ def train(
             training_seconds=metrics["train_runtime"],
             machine=describe_machine(training_arguments.device)["device"],
             precision=_precision(training_arguments),
+            tested_versions=TESTED_VERSIONS if model.config.model_type == "sanet" else None,
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.
@@ -147,6 +152,11 @@ def train(
     if trainer.is_world_process_zero():
         _write_results(trainer, recordings, evaluations, source, model_arguments.model_name_or_path, metrics)
     return metrics
+
+
+def _number_format(arguments: AudioTrainingArguments) -> torch.dtype:
+    """In which a training computes."""
+    return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
 
 
 def _check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:

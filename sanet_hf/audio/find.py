@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sanet_hf.audio.formats import SUFFIXES, is_audio_file
+from sanet_hf.audio.formats import is_audio_file
 from sanet_hf.errors import UsageError
 
 
@@ -81,4 +81,4 @@ def _files_in(folder: str) -> Iterator[str]:
                 is_empty = False
                 yield os.path.join(parent, name)
     if is_empty:
-        raise UsageError(f"{folder} holds no audio files ({', '.join(sorted(SUFFIXES))}).")
+        raise UsageError(f"{folder} holds no audio files, such as .wav, .flac or .mp3.")

@@ -10,10 +10,10 @@ from sanet_hf.architectures import extract_features
 from sanet_hf.export.exporters import (
     CLASSIFY_SCRIPT,
     ONNX_FILE,
+    ONNX_PACKAGES,
     PROGRAM_FILE,
     export_onnx,
     export_program,
-    require_onnx,
     shortest_clip,
 )
 from sanet_hf.export.quantize import (
@@ -24,6 +24,7 @@ from sanet_hf.export.quantize import (
     quantize_onnx,
 )
 from sanet_hf.inference.loading import load_classifier
+from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
 
 
@@ -53,9 +54,10 @@ def export_classifier(
 
     Raises:
         SanetError: The model cannot be loaded or exported, or the recordings do not fit it.
+        MissingPackageError: A package for ONNX is not installed.
     """
     if file_format == "onnx":
-        require_onnx()
+        require(ONNX_PACKAGES, "onnx")
     model, feature_extractor = load_classifier(name, device="cpu")
     if quantize:
         # First: an export takes longer than to find that the recordings do not fit.

@@ -7,7 +7,6 @@ Each file is compared with the PyTorch model before it gets its name.
 """
 
 import copy
-import importlib.util
 import io
 import json
 import logging
@@ -30,8 +29,9 @@ from sanet_hf.architectures import (
     is_padding_neutral,
     min_samples,
 )
-from sanet_hf.errors import ExportError, UsageError
+from sanet_hf.errors import ExportError
 from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
+from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
 
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 ONNX_FILE, PROGRAM_FILE = "model.onnx", "model.pt2"
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 CLASSIFY_SCRIPT = Path(__file__).parent / "templates" / "classify.py"
 # Largest difference of a logit from PyTorch's.
 TOLERANCE = 1e-4
@@ -65,10 +66,10 @@ def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixi
         The largest difference of a logit from the model's, in float32 on the CPU.
 
     Raises:
-        UsageError: A package for ONNX is not installed.
+        MissingPackageError: A package for ONNX is not installed.
         ExportError: The architecture cannot be exported, or a logit differs by more than `TOLERANCE`.
     """
-    require_onnx()
+    require(ONNX_PACKAGES, "onnx")
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     min_length = shortest_clip(model, feature_extractor)
     example, dynamic_shapes = _example(model, feature_extractor)
@@ -136,16 +137,6 @@ def export_program(model: PreTrainedModel, feature_extractor: FeatureExtractionM
         difference = _compare(model, feature_extractor, lambda features: loaded(**features).logits, min_length)
         _write_settings(model, feature_extractor, folder)
     return difference
-
-
-def require_onnx() -> None:
-    """
-    Raises:
-        UsageError: A package for ONNX is not installed.
-    """
-    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"ONNX export needs {', '.join(missing)}: pip install 'sanet-hf[onnx]'.")
 
 
 def load_onnx(path: str | Path) -> "onnxruntime.InferenceSession":

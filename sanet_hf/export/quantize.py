@@ -19,20 +19,22 @@ from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedMod
 from transformers.utils import logging
 
 from sanet_hf.audio.find import find_audio_files
+from sanet_hf.audio.folders import SPLITS, find_split_folders
 from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, DataError, ExportError, UsageError
 from sanet_hf.export.exporters import (
     ONNX_FILE,
+    ONNX_PACKAGES,
     load_onnx,
     make_noise_features,
     onnx_inputs,
     quiet,
-    require_onnx,
     run_onnx,
     window_length,
 )
 from sanet_hf.inference.prediction import predict
-from sanet_hf.inference.windows import cut_windows
+from sanet_hf.inference.windows import THRESHOLD, cut_windows
+from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
 
 
@@ -44,16 +46,14 @@ logger = logging.get_logger(__name__)
 INT8_FILE = "model_int8.onnx"
 # Operators of ONNX with weights.
 QUANTIZED = ["Conv", "Gemm", "MatMul"]
-# Largest root mean square of the logits' errors in int8, relative to that of the logits. Beyond it the quantization
-# has failed; those of trained SANets are below 0.1.
+# Largest root mean square of the logits' errors in int8 on the clips for calibration, relative to that of the logits.
+# A tiny SANet trained on tones is at 0.003 to 0.006; a failed quantization is near 1 or above.
 MAX_ERROR = 0.5
 # Part of the recordings with the same classes in int8, below which there is a warning.
 MIN_AGREEMENT = 0.95
 MAX_CALIBRATION_CLIPS = 128
 FEW_CALIBRATION_CLIPS = 32
 NUM_ROUNDS = 20  # of timing
-SPLITS = ("train", "validation", "test")
-THRESHOLD = 0.5  # probability from which a class is predicted where a clip can have several
 
 # Classes of each recording, by its path.
 Recordings = Mapping[str, Sequence[str]]
@@ -73,13 +73,15 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
         features: Batches of clips as the model takes them, such as some hundred of the training recordings.
 
     Returns:
-        The root mean square of the errors of the logits in int8 on these clips, relative to that of the logits.
+        The root mean square of the errors of the logits in int8 on these clips, relative to that of the logits. On
+        sounds that these do not represent it is larger; [`compare_files`] measures that.
 
     Raises:
-        UsageError: A package for ONNX is not installed, there is no `model.onnx`, or there are no batches.
+        MissingPackageError: A package for ONNX is not installed.
+        UsageError: There is no `model.onnx`, or there are no batches.
         ExportError: The file is over 2 GB, or the error is above `MAX_ERROR`. `model_int8.onnx` is not written.
     """
-    require_onnx()
+    require(ONNX_PACKAGES, "onnx")
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -165,8 +167,8 @@ def find_recordings(
     Find recordings to measure ranges of values on, and recordings to measure accuracy on.
 
     Without `calibration_dir` they are those of the `validation` split and of `split` in the predictions that
-    `sanet train` left in the model's folder. A `calibration_dir` holds class folders. If it has folders called
-    `train`, `validation` or `test`, these are its splits; otherwise, or if `split` is `all`, all recordings in it are
+    `sanet train` left in the model's folder. A `calibration_dir` holds class folders. If it has split folders, as for
+    `sanet train`, these are its splits; otherwise, or if `split` is `all`, all recordings in it are
     used for both.
 
     Returns:
@@ -181,7 +183,10 @@ def find_recordings(
             raise UsageError(f"--calibration_dir is missing: {model_name} does not say what it was trained on.")
     else:
         folder = Path(calibration_dir)
-        sources = {name: folder / name for name in SPLITS if (folder / name).is_dir()}
+        if not folder.is_dir():
+            raise DataError(f"{folder}: there is no such folder.")
+        folders = {name: path for path, name in find_split_folders(folder).items()}
+        sources = {name: folders[name] for name in SPLITS if name in folders}
         if split == "all" or not sources:
             sources = {split: folder}
     if split not in sources:
@@ -196,8 +201,6 @@ def find_recordings(
 
 
 def _read_folder(folder: Path, config: PreTrainedConfig) -> Recordings:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder.")
     return {path: [Path(path).parent.name] for path in find_audio_files([folder])}
 
 
@@ -217,7 +220,7 @@ def _read_predictions(path: Path, config: PreTrainedConfig) -> Recordings:
 def load_calibration_clips(
     recordings: Recordings, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin
 ) -> list[np.ndarray]:
-    """Return up to `MAX_CALIBRATION_CLIPS` windows of recordings in random order, as many of each recording."""
+    """Return up to `MAX_CALIBRATION_CLIPS` windows, the same number of each recording, in random order."""
     length, rate = window_length(model, feature_extractor), feature_extractor.sampling_rate
     clips: list[np.ndarray] = []
     for path in random.Random(0).sample(list(recordings), len(recordings)):
@@ -283,15 +286,7 @@ def compare_files(
         truth[row, [config.label2id[label] for label in recordings[path]]] = True
 
     length = window_length(model, feature_extractor)
-    features = make_noise_features(feature_extractor, [length])
-    times: dict[str, list[float]] = {name: [] for name in classifiers}
-    # Interleaved, so that other work of the machine affects both alike. The first round is not counted.
-    for _ in range(NUM_ROUNDS + 1):
-        for name, classifier in classifiers.items():
-            start = time.perf_counter()
-            classifier(**features)
-            times[name].append(time.perf_counter() - start)
-
+    times = _median_times(classifiers, make_noise_features(feature_extractor, [length]))
     threads = torch.get_num_threads()
     clip = f"{length / feature_extractor.sampling_rate:g} s, {threads} thread{'s' if threads > 1 else ''}"
     lines = [f"{'':16}{'size':>10}{'accuracy':>10}{'macro F1':>10}{'agreement':>11}{clip:>18}"]
@@ -302,7 +297,7 @@ def compare_files(
         accuracy, agreement = ((predicted == classes).all(axis=1).mean() for classes in (truth, expected))
         lines.append(
             f"{name:16}{megabytes(folder / name):>10}{accuracy:10.3f}{macro_f1(predicted, truth, several):10.3f}"
-            f"{agreement:11.3f}{f'{1000 * np.median(times[name][1:]):.1f} ms':>18}"
+            f"{agreement:11.3f}{f'{1000 * times[name]:.1f} ms':>18}"
         )
     if agreement < MIN_AGREEMENT:
         logger.warning(
@@ -310,6 +305,18 @@ def compare_files(
             f"Calibrate with more of the recordings that it is meant for, or use {ONNX_FILE}."
         )
     return "\n".join(lines), len(of_file)
+
+
+def _median_times(classifiers: Mapping[str, OnnxClassifier], features: Mapping) -> dict[str, float]:
+    """Return the median seconds of each classifier on a batch, measured interleaved so that other load is shared."""
+    times: dict[str, list[float]] = {name: [] for name in classifiers}
+    for index in range(NUM_ROUNDS + 1):
+        for name, classifier in classifiers.items():
+            start = time.perf_counter()
+            classifier(**features)
+            if index > 0:  # The first warms up.
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 def predicted_classes(scores: np.ndarray, several: bool) -> np.ndarray:

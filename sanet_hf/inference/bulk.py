@@ -20,7 +20,8 @@ from sanet_hf.inference.plots import plot_embeddings, plot_timeline
 from sanet_hf.inference.prediction import predict
 from sanet_hf.inference.windows import Prediction
 from sanet_hf.modeling_sanet import SANetPreTrainedModel
-from sanet_hf.optimization import keep_freed_memory, optimize_for_inference
+from sanet_hf.optimization.allocator import keep_freed_memory
+from sanet_hf.optimization.optimize import optimize_for_inference
 from sanet_hf.utils.files import to_text
 from sanet_hf.utils.plot_style import check_picture
 

@@ -30,7 +30,7 @@ def load_classifier(
 
     Args:
         model_name_or_path: Folder, or name of a model on the Hub.
-        device: As PyTorch names it; by default the GPU where there is one.
+        device: As PyTorch names it; by default [`default_device`].
         dtype: Of the weights, such as `bfloat16`; by default the checkpoint's.
 
     Raises:
@@ -39,7 +39,7 @@ def load_classifier(
     """
     name = str(model_name_or_path)
     try:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(device) if device else default_device()
         torch.empty(1, device=device).cpu()  # "meta" has no memory to compute with
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {device}: {str(error).splitlines()[0]}") from error
@@ -70,6 +70,11 @@ def load_classifier(
         raise UsageError(f"{name}: the model cannot be loaded ({_first_lines(error)}).") from error
     _check_weights(name, info)
     return model.eval().to(device), feature_extractor
+
+
+def default_device() -> torch.device:
+    """The accelerator that PyTorch finds (CUDA, MPS, XPU …), or else the CPU; training uses the same."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def default_batch_size(model: PreTrainedModel) -> int:

@@ -10,6 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 
+# Probability from which a class is predicted where a clip can have several.
+THRESHOLD = 0.5
+
+
 @dataclass
 class Window:
     """

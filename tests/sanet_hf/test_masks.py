@@ -364,10 +364,10 @@ def test_masks_count_in_every_number_format(tiny_model, dtype):
 # Errors.
 
 
-def test_too_long_a_clip_names_the_limit_in_samples_and_seconds(full_size_model):
+def test_too_long_a_clip_names_the_limit_in_samples(full_size_model):
     with pytest.raises(ValueError) as error:
         full_size_model(torch.zeros(1, 64_001))
-    for part in ("64001 samples", "64000", "4 s at 16 kHz", "max_position_embeddings=500", "window"):
+    for part in ("64001 samples", "64000", "max_position_embeddings=500", "window"):
         assert part in str(error.value)
 
 

@@ -111,7 +111,7 @@ class _Changes:
 def start(log: str) -> None:
     """What a process of [`PROCESSES`] does first: a group of its own, output to a file, one thread."""
     os.setpgid(0, 0)
-    with open(log, "a") as file:
+    with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)

@@ -78,7 +78,7 @@ def logits_of(folder: Path, files: Iterable[str], split: str) -> Iterator[torch.
 
 
 def read_csv(path: Path) -> list[dict]:
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -161,5 +161,5 @@ def test_mistakes_in_yaml(tmp_path, text, message):
 def test_find_config_prefers_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("sanet.yaml").parent.name == "configs"
-    Path("sanet.yaml").write_text("seed: 1\n")
+    Path("sanet.yaml").write_text("seed: 1\n", encoding="utf-8")
     assert find_config("sanet.yaml") == Path("sanet.yaml")

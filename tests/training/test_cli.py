@@ -159,7 +159,7 @@ def test_explain(trained, tones, make_tone, tmp_path, capsys):
         (["--start", "2", "--occlusion_seconds", "0.1", "--hop_seconds", "0.1"], "high", 2, 2.5),
     ):
         assert main([*command, *options]) == 0
-        result = json.loads(Path(f"{output}.json").read_text())
+        result = json.loads(Path(f"{output}.json").read_text(encoding="utf-8"))
         assert (result["label"], result["start"], result["end"]) == (label, start, end)
         assert result["scores"]["high"] > 0.5 and result["pooling"]["edges"][-1] == end
     np.testing.assert_allclose(result["occlusion"]["start"], [2.0, 2.1, 2.2, 2.3, 2.4])
@@ -629,7 +629,7 @@ def test_a_bug_is_shown_with_its_traceback(
         (["embed", "MODEL", "CLIP", "--output", "rows.csv"], "ends in .parquet or .npz"),
         (["embed", "MODEL", "CLIP", "--output", "one.npz", "--plot", "one.png"], "A map of 1 files"),
         (["explain", "MODEL", "CLIP", "--output", "e.json", "--start", "1e300"], "holds no samples from"),
-        (["app", "MODEL", "--host", "192.0.2.1"], "The app cannot be served on 192.0.2.1: "),
+        (["app", "MODEL", "--host", "192.0.2.1"], "The app cannot be served on 192.0.2.1, port any: "),
         (["app", "MODEL", "--port", "70000"], "The app cannot be served on 127.0.0.1, port 70000: "),
         (["export", "MODEL", "new", "--calibration_dir", "EMPTY"], "--calibration_dir is for --quantize int8"),
         (["export", "nowhere", "new"], "nowhere: it is neither a folder"),
@@ -671,17 +671,17 @@ def test_a_bug_is_shown_with_its_traceback(
 def test_a_mistake_is_one_line(trained, tones, tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     Path("EMPTY").mkdir()
-    Path("LARGE.csv").write_text(f"path\n{'a' * 200_000}\n")
-    Path("NUMBERS.jsonl").write_text("1\n2\n")
-    Path("OTHERS.jsonl").write_text('{"other": 1}\n')
-    Path("DATE.yaml").write_text("augmentations: 2020-99-99")
-    Path("LIST.yaml").write_text("augmentations:\n- Gain: [1]\n")
-    Path("GAIN.yaml").write_text("augmentations:\n- Gain: {loudness: 3}\n")
+    Path("LARGE.csv").write_text(f"path\n{'a' * 200_000}\n", encoding="utf-8")
+    Path("NUMBERS.jsonl").write_text("1\n2\n", encoding="utf-8")
+    Path("OTHERS.jsonl").write_text('{"other": 1}\n', encoding="utf-8")
+    Path("DATE.yaml").write_text("augmentations: 2020-99-99", encoding="utf-8")
+    Path("LIST.yaml").write_text("augmentations:\n- Gain: [1]\n", encoding="utf-8")
+    Path("GAIN.yaml").write_text("augmentations:\n- Gain: {loudness: 3}\n", encoding="utf-8")
     Path("LATIN.txt").write_bytes(b"\xe4\n")
     torch.save({1: torch.zeros(1)}, "NAMES.pt")
     for name in ("BARE", "DAMAGED"):
         shutil.copytree(trained, name, ignore=shutil.ignore_patterns("checkpoint-*", "train_options.yaml"))
-    Path("DAMAGED/train_options.yaml").write_text("a: [")
+    Path("DAMAGED/train_options.yaml").write_text("a: [", encoding="utf-8")
     clip = tones / "test/high/high_test_0.wav"
     replacements = {"MODEL": str(trained), "CLIP": str(clip), "DATA": str(tones)}
     argv = [replacements.get(argument, argument) for argument in argv]

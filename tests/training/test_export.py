@@ -181,6 +181,12 @@ def test_export_with_a_mistake(trained, tones, make_tone, tmp_path, capsys, argv
     assert not (tmp_path / "out").exists()
 
 
+def test_export_without_onnx(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sanet_hf.utils.extras.find_spec", lambda name: None if name == "onnx" else name)
+    assert main(["export", str(trained), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == 'sanet: error: onnx is not installed. Run: pip install "sanet-hf[onnx]"\n'
+
+
 # Other architectures.
 
 

@@ -53,7 +53,9 @@ def kill_and_go_on(
         else:
             num_killed += 1
             # The other code is that of a run one of whose workers was killed.
-            assert result == -signal.SIGKILL or "A worker process died" in log.read_text(), log.read_text()[-3000:]
+            assert result == -signal.SIGKILL or "A worker process died" in log.read_text(encoding="utf-8"), (
+                log.read_text(encoding="utf-8")[-3000:]
+            )
         if is_last:
             assert all(content == contents_at_end[-1] for content in contents_at_end)
             return contents_at_end[-1]

@@ -15,13 +15,13 @@ import yaml
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, TrainerCallback, pipeline
 
 from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.folders import SPLITS
 from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
 from sanet_hf.training.callbacks import TrainingClock
-from sanet_hf.training.data.splits import SPLITS
 from sanet_hf.training.evaluation.saved_models import evaluate_models
 from sanet_hf.training.train import train
 

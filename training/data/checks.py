@@ -25,7 +25,7 @@ CHECKED_AT_ONCE = 2**24  # samples of a recording that lie in memory; 17 minutes
 
 
 @dataclass
-class _Check:
+class RecordingCheck:
     """What reading a recording showed: its length and content, or the error."""
 
     seconds: float = 0.0
@@ -38,21 +38,21 @@ class _Check:
 Rows = Mapping[str, tuple[str, Sequence[int]]]
 
 
-def _check_recordings(
+def check_recordings(
     source: DatasetDict, rows: Rows, sampling_rate: int, num_threads: int
-) -> dict[str, dict[int, _Check]]:
+) -> dict[str, dict[int, RecordingCheck]]:
     """Read every recording once."""
     places = [(origin, index) for origin, indices in rows.values() for index in indices]
     with ThreadPoolExecutor(num_threads) as pool:
         results = pool.map(lambda place: _check(source[place[0]][place[1]], sampling_rate), places)
         bar = tqdm(results, total=len(places), desc="Checking recordings", unit="file")
-        checks: dict[str, dict[int, _Check]] = defaultdict(dict)
+        checks: dict[str, dict[int, RecordingCheck]] = defaultdict(dict)
         for (origin, index), check in zip(places, bar):
             checks[origin][index] = check
     return checks
 
 
-def _check(row: Mapping, sampling_rate: int) -> _Check:
+def _check(row: Mapping, sampling_rate: int) -> RecordingCheck:
     digest, count, largest = hashlib.sha256(), 0, 0.0
     is_whole = False
     try:
@@ -65,13 +65,19 @@ def _check(row: Mapping, sampling_rate: int) -> _Check:
             digest.update(stretch[known:])
             largest = max(largest, largest_amplitude(stretch))
     except AudioError as error:
-        return _Check(error=str(error))
-    return _Check(seconds=count / sampling_rate, digest=digest.digest(), is_silent=largest < SILENCE)
+        return RecordingCheck(error=str(error))
+    return RecordingCheck(seconds=count / sampling_rate, digest=digest.digest(), is_silent=largest < SILENCE)
 
 
-def _leave_out_unreadable(
-    source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]], max_bad_fraction: float
+def leave_out_unreadable(
+    source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, RecordingCheck]], max_bad_fraction: float
 ) -> Rows:
+    """
+    Leave out recordings that cannot be decoded, with a warning that names them.
+
+    Raises:
+        DataError: More than `max_bad_fraction` of them cannot be decoded.
+    """
     bad = [check.error for by_index in checks.values() for check in by_index.values() if check.error]
     total = sum(len(indices) for _, indices in rows.values())
     for error in bad[:MAX_LISTED]:
@@ -89,7 +95,8 @@ def _leave_out_unreadable(
     }
 
 
-def _warn_of_silence(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]]) -> None:
+def warn_of_silence(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, RecordingCheck]]) -> None:
+    """Warn of recordings without any sound, which are used all the same."""
     silent = [
         source[origin][index]["file"]
         for origin, indices in rows.values()
@@ -100,7 +107,8 @@ def _warn_of_silence(source: DatasetDict, rows: Rows, checks: Mapping[str, Mappi
         logger.warning(f"{len(silent)} recordings are silent, and used all the same: {shorten(silent)}.")
 
 
-def _warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, _Check]]) -> None:
+def warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, RecordingCheck]]) -> None:
+    """Warn of recordings with the same samples in two splits."""
     first: dict[bytes, tuple[str, str, int]] = {}
     pairs = []
     for split, (origin, indices) in rows.items():
@@ -116,8 +124,13 @@ def _warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Ma
         )
 
 
-def _check_labels(source: DatasetDict, rows: Rows) -> list[str]:
-    """Names of the classes in alphabetical order."""
+def check_labels(source: DatasetDict, rows: Rows) -> list[str]:
+    """
+    Names of the classes in alphabetical order.
+
+    Raises:
+        DataError: A class has no recordings in the training split, or there is only one class.
+    """
     labels: dict[str, set[str]] = {}
     for split, (origin, indices) in rows.items():
         column = source[origin]["label"][:]

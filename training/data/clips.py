@@ -19,6 +19,7 @@ from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
 from sanet_hf.training.data.augmentation import Augmentation, seeded
 from sanet_hf.training.data.labels import as_target, is_multi_label, label_matrix, stream_label_names
+from sanet_hf.utils.formatting import shorten
 
 
 logger = logging.get_logger(__name__)
@@ -234,7 +235,7 @@ class StreamedClips(IterableDataset):
             value = str(value if classes is None or isinstance(value, str) else classes[value]).strip()
             if value not in self.label2id:
                 raise DataError(
-                    f"{name} has the label {value!r}; the classes are {', '.join(sorted(self.label2id))}: those of "
+                    f"{name} has the label {value!r}; the classes are {shorten(sorted(self.label2id))}: those of "
                     "the stream's label column if it lists them, or else of the validation split."
                 )
             labels[self.label2id[value]] = 1

@@ -9,6 +9,7 @@ import numpy as np
 from datasets import List
 
 from sanet_hf.errors import DataError
+from sanet_hf.utils.formatting import shorten
 
 
 def label_names(recordings: datasets.Dataset) -> list[str]:
@@ -38,7 +39,7 @@ def label_matrix(recordings: datasets.Dataset, label2id: Mapping[str, int]) -> n
     unknown = set(label_names(recordings)) - set(label2id)
     if unknown:
         raise DataError(
-            f"The model does not know {', '.join(sorted(unknown))}; its classes are {', '.join(sorted(label2id))}."
+            f"The model does not know {shorten(sorted(unknown))}; its classes are {shorten(sorted(label2id))}."
         )
     ids = [label2id[name] for name in label_names(recordings)]
     matrix = np.zeros((len(recordings), len(label2id)), dtype=int)

@@ -8,19 +8,20 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List
 from transformers.utils import logging
 
+from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.checks import (
     Rows,
-    _check_labels,
-    _check_recordings,
-    _leave_out_unreadable,
-    _warn_of_duplicates,
-    _warn_of_silence,
+    check_labels,
+    check_recordings,
+    leave_out_unreadable,
+    warn_of_duplicates,
+    warn_of_silence,
 )
 from sanet_hf.training.data.sources import read_source
-from sanet_hf.training.data.splits import HELD_OUT_PARTS, SPLIT_PARTS, SPLITS, make_groups, split_by_hash
+from sanet_hf.training.data.splits import HELD_OUT_PARTS, SPLIT_PARTS, make_groups, split_by_hash
 
 
 logger = logging.get_logger(__name__)
@@ -55,11 +56,11 @@ def load_recordings(
     rows = _divide(source, arguments, splits)
     if not rows:
         raise DataError(f"There is no {' or '.join(splits)} split: the recordings have {', '.join(source)}.")
-    checks = _check_recordings(source, rows, sampling_rate, num_threads)
-    rows = _leave_out_unreadable(source, rows, checks, arguments.max_bad_fraction)
-    _warn_of_silence(source, rows, checks)
-    _warn_of_duplicates(source, rows, checks)
-    names = _check_labels(source, rows)
+    checks = check_recordings(source, rows, sampling_rate, num_threads)
+    rows = leave_out_unreadable(source, rows, checks, arguments.max_bad_fraction)
+    warn_of_silence(source, rows, checks)
+    warn_of_duplicates(source, rows, checks)
+    names = check_labels(source, rows)
     label = ClassLabel(names=names)
     is_multi_label = arguments.problem_type == "multi_label_classification"
     recordings = DatasetDict()

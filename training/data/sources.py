@@ -17,11 +17,9 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Iterable
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
-from sanet_hf.audio.formats import SUFFIXES
+from sanet_hf.audio.folders import SPLIT_NAMES, SPLITS, find_split_folders, list_audio_files, visible_folders
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
-from sanet_hf.training.data.folders import find_split_folders, list_audio_files, visible_folders
-from sanet_hf.training.data.splits import SPLIT_NAMES, SPLITS
 from sanet_hf.utils.files import to_text
 
 
@@ -69,7 +67,7 @@ def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
     }
     files = {split: paths for split, paths in files.items() if paths}
     if not files:
-        raise DataError(f"{data_dir} holds no recordings ({', '.join(sorted(SUFFIXES))}).")
+        raise DataError(f"{data_dir} holds no recordings, such as .wav, .flac or .mp3 files.")
     # Not datasets' audiofolder, which takes names for globs and URLs: "[x]" it would not find, nor anything with "::".
     names = sorted({path.parent.name for paths in files.values() for path in paths})
     numbers = {name: number for number, name in enumerate(names)}

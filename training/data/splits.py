@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Names of splits, and the split of each recording."""
+"""The split of each recording."""
 
 import hashlib
 import re
@@ -10,19 +10,6 @@ from functools import partial
 
 from sanet_hf.errors import DataError
 
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-}
-SPLITS = ("train", "validation", "test")
 
 # Part of each split where the source has none, and of train where only validation is missing.
 SPLIT_PARTS = {"train": 0.8, "validation": 0.1, "test": 0.1}

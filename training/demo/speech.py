@@ -21,8 +21,8 @@ import soundfile
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
+from sanet_hf.audio.folders import SPLITS
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.training.data.splits import SPLITS
 
 
 # Class name -> espeak-ng voice variant. Aunty and Linda, Grandpa and Max, and Mario and Nguyen are rather alike.

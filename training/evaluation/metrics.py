@@ -20,11 +20,11 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
+from sanet_hf.inference.windows import THRESHOLD
+
 
 TOP_K = 3
 NUM_CALIBRATION_BINS = 15
-# Smallest probability of a predicted class if a clip can have several classes.
-THRESHOLD = 0.5
 
 
 class ClassificationMetrics(evaluate.Metric):

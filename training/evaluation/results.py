@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from sanet_hf.training.data.splits import SPLITS
-from sanet_hf.training.evaluation.metrics import THRESHOLD, PerClassMetrics, compute_metrics
+from sanet_hf.audio.folders import SPLITS
+from sanet_hf.inference.windows import THRESHOLD
+from sanet_hf.training.evaluation.metrics import PerClassMetrics, compute_metrics
 
 
 @dataclass
@@ -91,7 +92,7 @@ def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
         evaluation.names(evaluation.predicted_matrix),
         evaluation.probabilities,
     )
-    with open(path, "w", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label", "prediction", *(f"probability_{label}" for label in evaluation.labels)])
         for name, label, prediction, probabilities in sorted(columns, key=lambda row: row[0]):

@@ -32,7 +32,7 @@ from sanet_hf.training.evaluation.evaluate import evaluate_splits
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.losses import make_loss
 from sanet_hf.training.reports.run import write_report
-from sanet_hf.training.run_folder import RESULTS_FILE, _read, read_options
+from sanet_hf.training.run_folder import RESULTS_FILE, read_file, read_options
 from sanet_hf.utils.files import atomic_directory
 
 
@@ -84,7 +84,7 @@ def evaluate_models(
                 raise UsageError(f"--max_length_seconds {seconds:g}: {name} supports clips of up to {longest:g} s.")
         trainer = _make_trainer(model, feature_extractor, batch_size)
         evaluation = evaluate_splits(trainer, {split: recordings}, seconds)[split]
-        results = _read(Path(name) / RESULTS_FILE)
+        results = read_file(Path(name) / RESULTS_FILE)
         evaluated.append(EvaluatedModel(name, model, feature_extractor, seconds, recordings, evaluation, results))
     return evaluated
 

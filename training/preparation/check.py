@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from sanet_hf.audio.folders import SPLITS
 from sanet_hf.audio.levels import CLIPPED, SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.baseline import fit_baseline
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
-from sanet_hf.training.data.splits import SPLITS, make_groups
+from sanet_hf.training.data.splits import make_groups
 from sanet_hf.training.evaluation.results import FEW_CLIPS
 from sanet_hf.training.preparation.progress import FOLDERS, PROGRESS
 from sanet_hf.training.preparation.source_files import SourceFile, list_files, read_recording

@@ -35,20 +35,20 @@ from sanet_hf.training.preparation.progress import (
     PROGRESS,
     REPORT,
     TEMPORARY,
+    FinishedRecording,
     PrepareOptions,
-    _check_output,
-    _drop_changed,
-    _Finished,
-    _locked,
-    _read_progress,
-    _relative,
-    _remove_output,
-    _state,
-    _Task,
-    _temporary_folder,
-    _to_line,
-    _write_progress,
+    Task,
+    check_output,
+    drop_changed,
+    file_state,
+    locked,
+    read_progress,
+    relative_name,
+    remove_output,
+    temporary_folder,
+    to_line,
     write_output,
+    write_progress,
 )
 from sanet_hf.training.preparation.signal import denoise, write_clip
 from sanet_hf.training.preparation.source_files import METADATA, SourceFile, list_files, read_recording, store
@@ -108,12 +108,12 @@ def prepare(
     _check_options(options)
     _check_packages(options)
     files = divide(list_files(source_dir), options.group_pattern)
-    _check_output(source_dir, output_dir)
-    tasks = [_Task(file, _relative(file.path, source_dir), output_dir, options) for file in files]
+    check_output(source_dir, output_dir)
+    tasks = [Task(file, relative_name(file.path, source_dir), output_dir, options) for file in files]
     try:
-        with _locked(output_dir):
+        with locked(output_dir):
             if overwrite:
-                _remove_output(output_dir)
+                remove_output(output_dir)
             manifest, num_finished_before = _prepare(source_dir, tasks, num_workers or count_cores())
     except OSError as error:
         if not is_full(error):
@@ -131,13 +131,13 @@ def prepare(
     return Preparation(manifest, len(tasks), num_finished_before)
 
 
-def _prepare(source_dir: Path, tasks: Sequence[_Task], num_workers: int) -> tuple[pandas.DataFrame, int]:
+def _prepare(source_dir: Path, tasks: Sequence[Task], num_workers: int) -> tuple[pandas.DataFrame, int]:
     """What is not finished; gives the manifest, and how many recordings were finished before."""
     output_dir, options = tasks[0].output_dir, tasks[0].options
     header = {"format_version": FORMAT_VERSION, "recordings": to_text(str(source_dir.resolve())), **asdict(options)}
-    was_finished, finished = _read_progress(output_dir, header)
-    states = {task.source: _state(task) for task in tasks}
-    kept = _drop_changed(finished, states, output_dir)
+    was_finished, finished = read_progress(output_dir, header)
+    states = {task.source: file_state(task) for task in tasks}
+    kept = drop_changed(finished, states, output_dir)
     num_finished_before = len(kept)
     is_finished = was_finished and len(kept) == len(tasks) == len(finished)
     if is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT)):
@@ -145,12 +145,12 @@ def _prepare(source_dir: Path, tasks: Sequence[_Task], num_workers: int) -> tupl
             return pandas.read_parquet(output_dir / MANIFEST), num_finished_before
         except (OSError, ValueError) as error:
             raise DataError(f"{output_dir / MANIFEST} is damaged: use --overwrite to prepare anew.") from error
-    with _temporary_folder(output_dir):
+    with temporary_folder(output_dir):
         _work(tasks, states, kept, header, num_workers)
         lines = [kept[task.source] for task in tasks]
         manifest = make_manifest([row for line in lines for row in line.rows])
         _finish(manifest, source_dir, output_dir, options)
-        _write_progress(output_dir, {**header, "finished": True}, lines)
+        write_progress(output_dir, {**header, "finished": True}, lines)
     return manifest, num_finished_before
 
 
@@ -188,16 +188,16 @@ def divide(files: Sequence[SourceFile], group_pattern: str | None) -> list[Sourc
 
 
 def _work(
-    tasks: Sequence[_Task],
-    states: Mapping[str, _Finished],
-    finished: dict[str, _Finished],
+    tasks: Sequence[Task],
+    states: Mapping[str, FinishedRecording],
+    finished: dict[str, FinishedRecording],
     header: Mapping[str, Any],
     num_workers: int,
 ) -> None:
     """Cut what is not finished, the largest files first so that the workers are done together."""
     output_dir = tasks[0].output_dir
     left = sorted((task for task in tasks if task.source not in finished), key=lambda t: -states[t.source].size)
-    _write_progress(output_dir, header, finished.values())
+    write_progress(output_dir, header, finished.values())
     with (
         open(output_dir / PROGRESS, "a", encoding="utf-8") as progress,
         tqdm(total=len(tasks), initial=len(finished), desc="Preparing recordings", unit="file") as bar,
@@ -206,12 +206,12 @@ def _work(
         for task, rows in results:
             finished[task.source] = line = states[task.source]
             line.rows = rows
-            progress.write(_to_line(asdict(line)))
+            progress.write(to_line(asdict(line)))
             progress.flush()
             bar.update()
 
 
-def prepare_file(task: _Task) -> list[dict[str, Any]]:
+def prepare_file(task: Task) -> list[dict[str, Any]]:
     """
     Cut one recording and write its clips.
 
@@ -263,7 +263,7 @@ def prepare_file(task: _Task) -> list[dict[str, Any]]:
 
 
 def _write_pieces(
-    task: _Task,
+    task: Task,
     about: Mapping[str, Any],
     kind: str,
     stretches: Sequence[tuple[int, int]],

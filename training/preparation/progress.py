@@ -34,7 +34,7 @@ class PrepareOptions:
     group_pattern: str | None = None
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
     """A recording to cut: everything a worker needs to know."""
 
     file: SourceFile
@@ -44,7 +44,7 @@ class _Task(NamedTuple):
 
 
 @dataclass
-class _Finished:
+class FinishedRecording:
     """A line of the progress file: which state of a recording was cut, and its rows of the manifest."""
 
     source: str
@@ -55,7 +55,7 @@ class _Finished:
 
 
 @contextlib.contextmanager
-def _locked(output_dir: Path) -> Iterator[None]:
+def locked(output_dir: Path) -> Iterator[None]:
     """The folder for this run alone. The system releases the lock of a run that was killed."""
     output_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -69,7 +69,8 @@ def _locked(output_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary_folder(output_dir: Path) -> Iterator[None]:
+def temporary_folder(output_dir: Path) -> Iterator[None]:
+    """The folder of unfinished files, empty at first and removed at the end."""
     folder = output_dir / TEMPORARY
     # What a killed run left.
     shutil.rmtree(folder, ignore_errors=True)
@@ -80,7 +81,11 @@ def _temporary_folder(output_dir: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_output(source_dir: Path, output_dir: Path) -> None:
+def check_output(source_dir: Path, output_dir: Path) -> None:
+    """
+    Raises:
+        DataError: The output folder is in that of the recordings, or holds files of another origin.
+    """
     source, output = source_dir.resolve(), output_dir.resolve()
     if output == source or source in output.parents:
         raise DataError(f"{output_dir} lies in the folder of the recordings, {source_dir}, where nothing is written.")
@@ -95,7 +100,8 @@ def _check_output(source_dir: Path, output_dir: Path) -> None:
                 raise DataError(f"{output_dir / name} was not written by sanet prepare: choose another folder.")
 
 
-def _remove_output(output_dir: Path) -> None:
+def remove_output(output_dir: Path) -> None:
+    """Remove all that an earlier preparation wrote."""
     if (output_dir / PROGRESS).exists():
         for name in (*FOLDERS.values(), TEMPORARY):
             if (output_dir / name).exists():
@@ -105,20 +111,21 @@ def _remove_output(output_dir: Path) -> None:
             (output_dir / name).unlink(missing_ok=True)
 
 
-def _relative(path: Path, folder: Path) -> str:
+def relative_name(path: Path, folder: Path) -> str:
+    """The path in the folder, as text."""
     return to_text(path.relative_to(folder).as_posix())
 
 
-def _state(task: _Task) -> _Finished:
+def file_state(task: Task) -> FinishedRecording:
     """What a finished line must say to be of this file."""
     try:
         status = task.file.path.stat()
     except OSError:
-        return _Finished(task.source, task.file.split, 0, 0)
-    return _Finished(task.source, task.file.split, status.st_size, status.st_mtime_ns)
+        return FinishedRecording(task.source, task.file.split, 0, 0)
+    return FinishedRecording(task.source, task.file.split, status.st_size, status.st_mtime_ns)
 
 
-def _read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, dict[str, _Finished]]:
+def read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, dict[str, FinishedRecording]]:
     """Whether an earlier run got to the end, and what it finished, by source."""
     path = output_dir / PROGRESS
     if not path.exists():
@@ -138,7 +145,7 @@ def _read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, d
     finished = {}
     for line in lines:
         with contextlib.suppress(ValueError, TypeError):
-            entry = _Finished(**json.loads(line))
+            entry = FinishedRecording(**json.loads(line))
             # Files that are no clips, as of a list that came from elsewhere, are nothing to remove.
             if all(_is_clip(row["file"]) for row in entry.rows if "file" in row):
                 finished[entry.source] = entry
@@ -150,9 +157,9 @@ def _is_clip(file: str) -> bool:
     return folder in FOLDERS.values() and ".." not in others
 
 
-def _drop_changed(
-    finished: Mapping[str, _Finished], states: Mapping[str, _Finished], output_dir: Path
-) -> dict[str, _Finished]:
+def drop_changed(
+    finished: Mapping[str, FinishedRecording], states: Mapping[str, FinishedRecording], output_dir: Path
+) -> dict[str, FinishedRecording]:
     """Lines of recordings that are as they were and whose clips are there; the clips of others are removed."""
     kept = {}
     for source, line in finished.items():
@@ -167,12 +174,14 @@ def _drop_changed(
     return kept
 
 
-def _to_line(value: Mapping[str, Any]) -> str:
+def to_line(value: Mapping[str, Any]) -> str:
+    """A line of the progress file."""
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
-def _write_progress(output_dir: Path, header: Mapping[str, Any], lines: Iterable[_Finished]) -> None:
-    text = "".join([_to_line(header), *(_to_line(asdict(line)) for line in lines)])
+def write_progress(output_dir: Path, header: Mapping[str, Any], lines: Iterable[FinishedRecording]) -> None:
+    """Replace the progress file."""
+    text = "".join([to_line(header), *(to_line(asdict(line)) for line in lines)])
     with write_output(output_dir, PROGRESS) as file:
         file.write(text.encode())
 

@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 
 from sanet_hf.audio.decode import check_file, check_sampling_rate, explain_error, is_odd_ratio
+from sanet_hf.audio.folders import find_split_folders, list_audio_files, visible_folders
 from sanet_hf.audio.formats import is_audio_file
 from sanet_hf.audio.stream import (
     AudioBlocks,
@@ -22,7 +23,6 @@ from sanet_hf.audio.stream import (
 )
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.training.data.folders import find_split_folders, list_audio_files, visible_folders
 from sanet_hf.utils.files import to_text
 
 

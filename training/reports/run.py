@@ -12,13 +12,8 @@ from sklearn.metrics import confusion_matrix
 from transformers.utils import logging
 
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.training.evaluation.metrics import (
-    METRICS,
-    NUM_CALIBRATION_BINS,
-    THRESHOLD,
-    calibration,
-    expected_calibration_error,
-)
+from sanet_hf.inference.windows import THRESHOLD
+from sanet_hf.training.evaluation.metrics import METRICS, NUM_CALIBRATION_BINS, calibration, expected_calibration_error
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, in_order, list_classes
 from sanet_hf.training.reports.html import (
     COLORS,

@@ -12,11 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sanet_hf import SANetFeatureExtractor, optimization
+from sanet_hf import SANetFeatureExtractor
 from sanet_hf.export import export_onnx
 from sanet_hf.layers_sanet import SANetConv1d
-from sanet_hf.optimization import keep_freed_memory, optimize_for_inference
-from sanet_hf.optimized_layers import FFT_MIN_FRAMES, WINOGRAD_KERNEL_SIZES, FFTConv1d, OneDNNLinear, WinogradConv1d
+from sanet_hf.optimization import keep_freed_memory, optimize, optimize_for_inference
+from sanet_hf.optimization.cpu_layers import (
+    FFT_MIN_FRAMES,
+    WINOGRAD_KERNEL_SIZES,
+    FFTConv1d,
+    OneDNNLinear,
+    WinogradConv1d,
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +97,7 @@ def test_batches_in_parts(make_model, monkeypatch, with_mask):
             expected = one(waveforms, mask, **options)
             with monkeypatch.context() as context:
                 clip_size = model.config.conv_dim[0] * 4000 // model.config.conv_stride[0]
-                context.setattr(optimization, "PART_SIZE", 2 * clip_size)
+                context.setattr(optimize, "PART_SIZE", 2 * clip_size)
                 outputs = one(waveforms, mask, **options)
                 as_tuple = one(waveforms, mask, return_dict=False, **options)
         assert sizes == [3, 2, 1, 2, 1] and outputs.keys() == expected.keys()

@@ -124,7 +124,7 @@ def test_resamples_are_drawn_with_replacement(monkeypatch):
     # The variance of how often one of n clips is drawn is 1 - 1 / n.
     assert weights.var() == pytest.approx(1 - 1 / 30, abs=0.05)
     assert (weights == next(resample(30, seed=1, num_resamples=500))).all()
-    monkeypatch.setattr(compare_module, "MAX_DRAWS", 100)
+    monkeypatch.setattr("sanet_hf.training.evaluation.statistics.MAX_DRAWS", 100)
     assert [block.shape for block in resample(30, seed=1, num_resamples=7)] == [(30, 3), (30, 3), (30, 1)]
 
 

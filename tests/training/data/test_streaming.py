@@ -26,8 +26,8 @@ from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.train import train
 
-from .processes import run_in_processes
-from .tiny_models import SIZES
+from ..processes import run_in_processes
+from ..tiny_models import SIZES
 
 
 RATE = 16000

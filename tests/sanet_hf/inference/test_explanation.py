@@ -280,7 +280,7 @@ def test_pictures(tiny_model, extractor, tmp_path, suffix):
         assert content.startswith(b"%PDF")
     else:
         with Image.open(path) as image:
-            assert image.width == 900 and image.height > 600 and len(set(image.convert("L").tobytes())) > 100
+            assert image.width == 1080 and image.height > 600 and len(set(image.convert("L").tobytes())) > 100
 
 
 def test_pictures_of_what_has_less_or_more_to_show(tiny_model, tmp_path):

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exported files: what is in them, that they give what the model gives, that a wrong one is not written."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -24,6 +23,7 @@ from sanet_hf.errors import DataError, ExportError, UsageError
 from sanet_hf.export import export_onnx, export_program, exporters, load_onnx, quantize, quantize_onnx, run_onnx
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
+from sanet_hf.utils import extras
 from sanet_hf.utils.files import atomic_directory
 
 from .padded_batches import SHAPES, make_batch
@@ -245,7 +245,9 @@ def test_recordings_in_folders(recordings, tmp_path):
     for folder, split, count in ((recordings, "all", 24), (recordings / "train", "test", 12)):
         calibration, measured, source = find("model", folder, split)
         assert calibration == measured and len(measured) == count and source == folder
-    shutil.rmtree(recordings / "validation")
+    (recordings / "validation").rename(recordings / "Dev")
+    assert set(find("model", recordings, "test")[0]) == {str(path) for path in (recordings / "Dev").rglob("*.wav")}
+    shutil.rmtree(recordings / "Dev")
     calibration, measured, _ = find("model", recordings, "train")
     assert calibration == measured and len(measured) == 12
     with pytest.raises(DataError, match="no validation split to measure accuracy on, only train, test"):
@@ -283,7 +285,7 @@ def test_recordings_of_a_training_run(recordings, tmp_path):
 
 
 def test_calibration_clips(recordings, make_model, monkeypatch, caplog):
-    """Windows of at most the model's length, as many of each recording; what is damaged is left out."""
+    """Windows of at most the length of the model, the same number of each recording; damaged files are left out."""
     model, feature_extractor = make_model(), SANetFeatureExtractor(max_length=8000)
     (recordings / "test/cat/damaged.wav").write_text("this is no audio")
     _, files, _ = find("model", recordings / "test", "all")
@@ -339,9 +341,13 @@ def test_comparison_of_int8(exported, recordings, tmp_path, caplog, problem_type
 
 
 def test_without_onnx(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(UsageError, match=r"^ONNX export needs onnxscript: pip install 'sanet-hf\[onnx\]'\.$"):
-        export_onnx(tiny_model, SANetFeatureExtractor(max_length=8000), tmp_path / "out")
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnxscript" else name)
+    for export in (
+        lambda: export_onnx(tiny_model, SANetFeatureExtractor(max_length=8000), tmp_path / "out"),
+        lambda: quantize_onnx(tmp_path / "out", []),
+    ):
+        with pytest.raises(extras.MissingPackageError, match=r'onnxscript is not installed.*"sanet-hf\[onnx\]"'):
+            export()
     assert not (tmp_path / "out").exists()
 
 

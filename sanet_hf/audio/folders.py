@@ -7,7 +7,21 @@ from pathlib import Path
 
 from sanet_hf.audio.formats import is_audio_file
 from sanet_hf.errors import DataError
-from sanet_hf.training.data.splits import SPLIT_NAMES
+
+
+# Folders called so are splits, in any case.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+SPLITS = ("train", "validation", "test")
 
 
 def find_split_folders(data_dir: Path) -> dict[Path, str]:

@@ -325,8 +325,8 @@ import signal, sys, time
 from sanet_hf.cli.main import main
 from sanet_hf.training.preparation import prepare
 
-to_line = prepare._to_line
-prepare._to_line = lambda value: (time.sleep(0.5), to_line(value))[1]
+to_line = prepare.to_line
+prepare.to_line = lambda value: (time.sleep(0.5), to_line(value))[1]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
 """

@@ -16,7 +16,7 @@ from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval
 from sanet_hf.training.reports.model_card import TEMPLATE, write_model_card
 from sanet_hf.utils.formatting import format_duration
 
-from .tiny_models import make_config
+from ..tiny_models import make_config
 
 
 LABELS = ["cat", "dog", "owl"]

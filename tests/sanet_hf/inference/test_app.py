@@ -21,7 +21,7 @@ from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.windows import merge_windows
 
 
-SPACE = Path(__file__).parents[2] / "examples/space"
+SPACE = Path(__file__).parents[3] / "examples/space"
 
 
 @pytest.fixture(scope="module")

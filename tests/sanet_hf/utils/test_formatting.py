@@ -4,7 +4,7 @@
 
 import pytest
 
-from sanet_hf.utils.formatting import escape_markdown, shorten, shorten_lines
+from sanet_hf.utils.formatting import escape_markdown, format_markdown_table, shorten, shorten_lines
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,9 @@ def test_lists_of_names(count, line, lines):
 )
 def test_markdown_shows_the_text(text, expected):
     assert escape_markdown(text) == expected
+
+
+def test_markdown_table():
+    table = format_markdown_table(["name", "value"], [["a|b", 0.5], ["c", None]])
+    assert table == "| name | value |\n| :-- | --: |\n| a\\|b | 0.500 |\n| c | – |"
+    assert format_markdown_table(["", "x"], [["a", "1 %"]], [":--", "--:"]).splitlines()[1] == "| :-- | --: |"

@@ -3,9 +3,7 @@
 """A trained SANet made faster for inference."""
 
 import copy
-import ctypes
 import itertools
-import sys
 import types
 from typing import TypeVar
 
@@ -22,27 +20,26 @@ from sanet_hf.modeling_sanet import (
     SANetPreTrainedModel,
     SANetResidualLayer,
 )
-from sanet_hf.optimized_layers import optimized_conv, optimized_linear
+from sanet_hf.optimization.cpu_layers import optimized_conv, optimized_linear
+from sanet_hf.optimization.self_check import replace_wrong_layers
 
 
 # Values of the first layer that a part of a batch has at most.
 PART_SIZE = 2**21
-
-# Of malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 SANet = TypeVar("SANet", bound=SANetPreTrainedModel)
 
 
 def optimize_for_inference(model: SANet) -> SANet:
     """
-    A copy of a SANet that gives the same outputs (in float32 to 1e-4) in less time: BatchNorm is folded into the
+    Return a copy of a SANet with the same outputs (in float32 to 1e-4) that is faster: BatchNorm is folded into the
     convolutions and linear layers before it; on a CPU a large batch goes through the network in parts, and in float32
     long kernels are computed by FFT, short ones over many channels by Winograd's algorithm, linear layers by oneDNN.
 
-    For any use of a trained model in PyTorch. It takes and gives what the model does, hidden states included, on its
-    device and in its number format, but cannot be trained or saved: save the model itself. Move the model to its
-    device and number format before.
+    The copy has the model's inputs and outputs, hidden states included, its device and its number format. It has no
+    gradients, and cannot be trained or saved: save the model itself. Move the model to its device and number format
+    first. On a CPU each layer is compared with plain computation; one that is wrong on this processor is replaced,
+    with a warning.
 
     Args:
         model: [`SANetModel`] or [`SANetForAudioClassification`]; it stays as it is.
@@ -87,23 +84,9 @@ def optimize_for_inference(model: SANet) -> SANet:
             for name, child in parent.named_children():
                 if type(child) is nn.Linear:
                     setattr(parent, name, optimized_linear(child))
+    if is_cpu:
+        replace_wrong_layers(model, model.dtype)
     return model
-
-
-def keep_freed_memory() -> None:
-    """
-    From now on blocks of memory of up to 32 MiB that this process frees stay with it, up to 1 GiB, where else they go
-    back to the system, to be asked for again, page by page, with the next batch.
-
-    For a process that classifies or trains on a CPU; with the GNU C library, else it does nothing. `sanet predict` and
-    `sanet train` call it.
-
-    Source: mallopt(3).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**25)
-        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 @can_return_tuple
@@ -160,13 +143,19 @@ def _fold(layer: nn.Module, name: str, norm: str) -> None:
 
 
 def _scale_and_shift(linear: nn.Linear | SANetConv1d | SANetDownsample | SANetUpsample, norm: SANetBatchNorm) -> None:
-    scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
-    shift = norm.bias.double() - norm.running_mean.double() * scale
-    weight, bias = linear.weight, linear.bias
+    device, dtype = linear.weight.device, linear.weight.dtype
+
+    def exact(values: torch.Tensor) -> torch.Tensor:
+        # On the CPU, since not every accelerator has float64.
+        return values.detach().cpu().double()
+
+    scale = exact(norm.weight) * torch.rsqrt(exact(norm.running_var) + norm.eps)
+    shift = exact(norm.bias) - exact(norm.running_mean) * scale
     # Transposed convolutions have their outputs in the second axis.
     axis = 1 if isinstance(linear, nn.ConvTranspose1d) else 0
-    shape = [1] * weight.dim()
+    shape = [1] * linear.weight.dim()
     shape[axis] = -1
-    linear.weight = nn.Parameter((weight.double() * scale.view(shape)).to(weight.dtype), requires_grad=False)
-    shift = shift if bias is None else shift + bias.double() * scale
-    linear.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
+    weight = exact(linear.weight) * scale.view(shape)
+    bias = shift if linear.bias is None else shift + exact(linear.bias) * scale
+    linear.weight = nn.Parameter(weight.to(dtype).to(device), requires_grad=False)
+    linear.bias = nn.Parameter(bias.to(dtype).to(device), requires_grad=False)

@@ -1,0 +1,340 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Check of fast computations on the processor at hand.
+
+Kernels of a library may be wrong on some processors: oneDNN has wrong convolutions in bfloat16 for Intel processors
+with AMX (see benchmarks/NOTES.md). So each layer of a network is compared on a small random input with plain
+computation, once per process, shape and number format. A layer that is off by more than its number format allows is
+replaced.
+"""
+
+import functools
+import math
+import platform
+import re
+import time
+import types
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sanet_hf.configuration_sanet import SANetConfig
+from sanet_hf.layers_sanet import FFT_MIN_FRAMES, SANetConv1d, SANetDownsample, SANetUpsample, suits_fft
+from sanet_hf.modeling_sanet import SANetForAudioClassification, SANetPreTrainedModel
+from sanet_hf.optimization.cpu_layers import FFTConv1d, OneDNNLinear, WinogradConv1d
+
+
+Layer = nn.Linear | SANetConv1d | SANetDownsample | SANetUpsample
+
+# What a layer is called in reports, by its class: the first that fits.
+PATHS = {
+    FFTConv1d: "convolution by FFT",
+    WinogradConv1d: "convolution by Winograd's algorithm",
+    SANetConv1d: "convolution",
+    OneDNNLinear: "linear layer by oneDNN",
+    (nn.Linear, SANetDownsample, SANetUpsample): "linear layer",
+}
+NUM_FRAMES = 16
+# Roundings in sequence: inputs, weights, result, and one in between.
+NUM_ROUNDINGS = 4
+# By how much the transforms of FFT and Winograd's algorithm, which subtract large numbers, multiply rounding errors of
+# float32. 2 of 1, -1, 2, -2, 1/2, -1/2 to the power of 7 is the largest number that they multiply by.
+TRANSFORM_GAIN = 2**7
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx512_f",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx512_vnni",
+    "amx_tile",
+    "amx_bf16",
+    "amx_fp16",
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    A layer's error, in relation to the norm of the right result; infinite if it raises an error. Results are the
+    output and, for training, the gradients.
+    """
+
+    path: str
+    shape: str
+    number_format: str
+    error: float
+    tolerance: float
+    seconds: float
+
+    @property
+    def is_right(self) -> bool:
+        return self.error <= self.tolerance
+
+
+def replace_wrong_layers(model: nn.Module, dtype: torch.dtype, training: bool = False) -> list[Check]:
+    """
+    Compare the layers of a SANet on the CPU with plain computation, and replace those that are wrong on this
+    processor, with a warning.
+
+    Args:
+        model: Models other than SANet, and those on other devices, are left as they are.
+        dtype: Number format of the computation: that of autocast, if the weights have another.
+        training: Compare the gradients too.
+
+    Returns:
+        One check for each different layer.
+    """
+    if not isinstance(model, SANetPreTrainedModel) or model.device.type != "cpu":
+        return []
+    checks = []
+    for layer in model.modules():
+        if not isinstance(layer, Layer):
+            continue
+        check = check_layer(layer, dtype, training)
+        if not check.is_right:
+            layer.forward = types.MethodType(_plain_forward(layer, dtype, training), layer)
+        if check not in checks:
+            checks.append(check)
+    wrong = [check for check in checks if not check.is_right]
+    if wrong:
+        found = "; ".join(f"{check.path} {check.shape}: {_format_error(check)}" for check in wrong)
+        warnings.warn(
+            f"Wrong results in {wrong[0].number_format} on {describe_processor()} with {_libraries()}: {found}. These "
+            "layers are computed in a plain way instead, which is slower.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return checks
+
+
+_known_checks: dict[tuple, Check] = {}
+
+
+def check_layer(layer: Layer, dtype: torch.dtype, training: bool) -> Check:
+    """Compare a layer with plain computation; of a shape that was compared before, return that result."""
+    training = training and layer.weight.requires_grad
+    path = next(path for kind, path in PATHS.items() if isinstance(layer, kind))
+    if training and isinstance(layer, SANetConv1d) and suits_fft(layer.weight, layer.groups):
+        path = "convolution, its weight gradient by FFT"
+    number_format = str(dtype).removeprefix("torch.")
+    is_autocast = layer.weight.dtype != dtype
+    key = (path, training, is_autocast, number_format, tuple(layer.weight.shape), _options(layer))
+    if key not in _known_checks:
+        start = time.perf_counter()
+        inputs = _random_inputs(layer)
+        exact = torch.float64 if dtype == torch.float32 else torch.float32
+        expected = _results(functools.partial(plain_layer, layer), layer, inputs.to(exact), training)
+        error = 0.0
+        limit = torch.finfo(dtype).max
+        # Weights that are not finite or too large for the format are not the processor's fault.
+        if all(bool((value.abs() < limit).all()) for value in expected):
+            error = _error(layer.forward, layer, inputs, dtype, expected, training)
+        _known_checks[key] = Check(
+            path, _shape(layer), number_format, error, _tolerance(layer, dtype), time.perf_counter() - start
+        )
+    return _known_checks[key]
+
+
+def plain_layer(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Compute what the layer computes by PyTorch's `conv1d` or `linear`, in the number format of the input."""
+    dtype = hidden_states.dtype
+    if not isinstance(layer, SANetConv1d):
+        is_linear = isinstance(layer, nn.Linear)
+        weight, bias = (layer.weight, layer.bias) if is_linear else layer.linear_parameters()
+        merged = hidden_states.reshape(*hidden_states.shape[:-1], -1)
+        if isinstance(layer, SANetDownsample):
+            merged = hidden_states.reshape(len(hidden_states), -1, weight.shape[1])
+        output = nn.functional.linear(merged, weight.to(dtype), None if bias is None else bias.to(dtype))
+        return output.reshape(len(output), -1, layer.out_channels) if isinstance(layer, SANetUpsample) else output
+    batch_size, num_frames, channels = hidden_states.shape
+    # Not a transpose of one channel: see SANetConv1d.
+    is_mono = channels == 1
+    values = hidden_states.reshape(batch_size, 1, num_frames) if is_mono else hidden_states.transpose(1, 2)
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    options = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
+    return nn.functional.conv1d(values, layer.weight.to(dtype), bias, **options).transpose(1, 2).contiguous()
+
+
+def _plain_forward(layer: Layer, dtype: torch.dtype, training: bool):
+    """In float32 where that is right, else in float64."""
+    inputs = _random_inputs(layer)
+    expected = _results(functools.partial(plain_layer, layer), layer, inputs.double(), training)
+    plain = functools.partial(_forward_in_float32, layer)
+    is_right = _error(plain, layer, inputs, torch.float32, expected, training) <= _tolerance(layer, torch.float32)
+    return _forward_in_float32 if is_right else _forward_in_float64
+
+
+def _forward_in_float32(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
+    return _forward_in(layer, hidden_states, torch.float32)
+
+
+def _forward_in_float64(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
+    return _forward_in(layer, hidden_states, torch.float64)
+
+
+def _forward_in(layer: Layer, hidden_states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    is_autocast = torch.is_autocast_enabled("cpu")
+    output_dtype = torch.get_autocast_dtype("cpu") if is_autocast else hidden_states.dtype
+    with torch.autocast("cpu", enabled=False):
+        return plain_layer(layer, hidden_states.to(dtype)).to(output_dtype)
+
+
+def _random_inputs(layer: Layer) -> torch.Tensor:
+    """(1, frames, channels), enough frames for the layer's fast way."""
+    num_frames, channels = NUM_FRAMES, layer.weight.shape[1]
+    if isinstance(layer, SANetConv1d):
+        channels = layer.in_channels
+        num_frames = layer.kernel_size[0] + (FFT_MIN_FRAMES if suits_fft(layer.weight, layer.groups) else NUM_FRAMES)
+    elif isinstance(layer, (SANetDownsample, SANetUpsample)):
+        channels = layer.in_channels
+    return torch.randn(1, num_frames, channels, generator=torch.Generator().manual_seed(0))
+
+
+def _results(compute, layer: Layer, inputs: torch.Tensor, training: bool) -> list[torch.Tensor]:
+    """Output, and gradients of its weighted sum by the input and the weight."""
+    with torch.set_grad_enabled(training):
+        output = compute(inputs.requires_grad_(training))
+        if not training:
+            return [output]
+        generator = torch.Generator().manual_seed(1)
+        weighting = torch.randn(output.shape, generator=generator).to(output.dtype)
+        return [output.detach(), *torch.autograd.grad(output, (inputs, layer.weight), weighting)]
+
+
+def _error(compute, layer: Layer, inputs: torch.Tensor, dtype: torch.dtype, expected, training: bool) -> float:
+    """Largest relative error of the results."""
+    weight_dtype = layer.weight.dtype
+    is_autocast = weight_dtype != dtype and dtype.itemsize == 2
+    try:
+        with torch.autocast("cpu", dtype if is_autocast else torch.bfloat16, enabled=is_autocast):
+            results = _results(compute, layer, inputs.to(weight_dtype).clone(), training)
+    except Exception:
+        return math.inf
+    errors = []
+    for value, right in zip(results, expected, strict=True):
+        norm = right.double().norm().clamp(min=torch.finfo(torch.float32).tiny)
+        errors.append(((value.double() - right.double()).norm() / norm).item())
+    # NaN is larger than any tolerance.
+    return max(math.inf if math.isnan(error) else error for error in errors)
+
+
+def _tolerance(layer: Layer, dtype: torch.dtype) -> float:
+    """
+    Largest relative error of a right result.
+
+    Each number is rounded by a factor within 1 ± u, u the format's unit roundoff, `NUM_ROUNDINGS` times in sequence.
+    Sums of n terms are accumulated in float32, whose roundings are independent: sqrt(n) of them (Higham and Mary,
+    2019, https://doi.org/10.1137/18M1226312).
+    """
+    is_reduced = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    # Where the user allows it, float32 is computed in bfloat16.
+    roundoff = torch.finfo(torch.bfloat16 if is_reduced else dtype).eps / 2
+    num_terms = max(layer.weight[0].numel(), layer.weight.shape[0] * layer.weight[0, 0].numel(), FFT_MIN_FRAMES)
+    gain = TRANSFORM_GAIN if isinstance(layer, (FFTConv1d, WinogradConv1d)) else 1
+    return NUM_ROUNDINGS * roundoff + (math.sqrt(num_terms) + gain) * torch.finfo(torch.float32).eps / 2
+
+
+def _options(layer: Layer) -> tuple:
+    return () if isinstance(layer, nn.Linear) else (layer.stride, layer.padding, layer.groups)
+
+
+def _shape(layer: Layer) -> str:
+    if isinstance(layer, nn.Linear):
+        return f"{layer.in_features} to {layer.out_features}"
+    text = f"{layer.in_channels} to {layer.out_channels}, kernel {layer.kernel_size[0]}, stride {layer.stride[0]}"
+    return text if layer.groups == 1 else f"{text}, {layer.groups} groups"
+
+
+def _format_error(check: Check) -> str:
+    return f"off by {check.error:.1%}" if math.isfinite(check.error) else "fails or is not finite"
+
+
+# The machine.
+
+
+def describe_processor() -> str:
+    """Return the processor's name and its widest instruction sets."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (
+        found := re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), re.M)
+    ):
+        name = found[1].strip()
+    sets = instruction_sets()
+    return f"{name} ({', '.join(sets)})" if sets else name
+
+
+def instruction_sets() -> list[str]:
+    """Return those that decide which kernels run."""
+    try:
+        capabilities = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):
+        # New in PyTorch 2.11.
+        return [torch.backends.cpu.get_cpu_capability()]
+    return [name for name in INSTRUCTION_SETS if capabilities.get(name)]
+
+
+def describe_training(dtype: torch.dtype, device: torch.device) -> str:
+    """Return where and in which number format a training computes, for a model card."""
+    number_format = str(dtype).removeprefix("torch.")
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {number_format}, PyTorch {torch.__version__}"
+    if device.type != "cpu":
+        return f"{device.type}, {number_format}, PyTorch {torch.__version__}"
+    return f"{describe_processor()}, {number_format}, {_libraries()}"
+
+
+def _libraries() -> str:
+    found = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
+    return f"PyTorch {torch.__version__}" + (f", oneDNN {found[1]}" if found else "")
+
+
+def machine_report() -> dict[str, object]:
+    """
+    Describe the processor and compare each fast computation of the default network with plain computation.
+
+    Returns:
+        `processor`, `instruction_sets`, `threads`, `torch`, `onednn`, `openmp`, and `checks`: a [`Check`] for each
+        layer and number format, for inference and training.
+    """
+    from sanet_hf.optimization.optimize import optimize_for_inference
+
+    build = torch.__config__.show()
+    checks: list[Check] = []
+    model = SANetForAudioClassification(SANetConfig())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            optimized = optimize_for_inference(model.to(dtype))
+            checks += replace_wrong_layers(optimized, dtype)
+            model.float()
+        for dtype in (torch.float32, torch.bfloat16):
+            checks += replace_wrong_layers(model, dtype, training=True)
+    onednn, openmp = re.search(r"(?:MKL-DNN|oneDNN) v(\S+)", build), re.search(r"OpenMP (\d+)", build)
+    return {
+        "processor": describe_processor(),
+        "instruction_sets": instruction_sets(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "onednn": onednn and onednn[1],
+        "openmp": openmp and openmp[1],
+        "checks": checks,
+    }
+
+
+def format_machine_report(report: dict[str, object]) -> str:
+    """Return the report of [`machine_report`] as lines of text: one for each way of computing and number format."""
+    lines = [f"{name:20}{value}" for name, value in report.items() if name != "checks"]
+    groups: dict[tuple[str, str], list[Check]] = {}
+    for check in report["checks"]:
+        groups.setdefault((check.path, check.number_format), []).append(check)
+    for (path, number_format), checks in groups.items():
+        worst = max(checks, key=lambda check: check.error / check.tolerance)
+        verdict = "ok" if worst.is_right else f"{_format_error(worst)} ({worst.shape})"
+        milliseconds = 1000 * sum(check.seconds for check in checks)
+        lines.append(f"{path:42}{number_format:12}{verdict:24}{milliseconds:6.1f} ms")
+    return "\n".join(lines)

@@ -1,0 +1,195 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The check of fast computations: a wrong one is found, named and replaced."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from sanet_hf import SANetConfig, SANetForAudioClassification, layers_sanet
+from sanet_hf.layers_sanet import SANetConv1d
+from sanet_hf.optimization import cpu_layers, optimize_for_inference, replace_wrong_layers, self_check
+from sanet_hf.optimization.self_check import describe_training, format_machine_report, machine_report, plain_layer
+
+
+@pytest.fixture(autouse=True)
+def forget_checks():
+    self_check._known_checks.clear()
+    yield
+    self_check._known_checks.clear()
+
+
+@pytest.fixture
+def model() -> SANetForAudioClassification:
+    """Has a convolution for each fast way, and few other weights."""
+    torch.manual_seed(0)
+    sizes = {"conv_dim": (16, 32, 512), "conv_kernel": (64, 32, 4), "conv_stride": (4, 2, 2), "attention_after": (1,)}
+    return SANetForAudioClassification(SANetConfig(**sizes, attention_dim=(64,), num_labels=3)).eval()
+
+
+def make_conv2d_wrong(monkeypatch, is_wrong) -> None:
+    original = nn.functional.conv2d
+
+    def wrong(inputs, weight, *arguments, **options):
+        output = original(inputs, weight, *arguments, **options)
+        return output.roll(1, 1) if is_wrong(inputs, output) else output
+
+    monkeypatch.setattr(nn.functional, "conv2d", wrong)
+
+
+def make_wrong(monkeypatch, where, name: str) -> None:
+    original = getattr(where, name)
+    monkeypatch.setattr(where, name, lambda *arguments: 1.001 * original(*arguments))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_wrong_convolutions_in_half_precision(model, monkeypatch, dtype):
+    clips = torch.randn(2, 16000)
+    model = model.to(dtype)
+    with torch.no_grad():
+        expected = model(clips).logits.float()
+        make_conv2d_wrong(monkeypatch, lambda inputs, output: output.dtype == dtype)
+        assert (model(clips).logits - expected).abs().max() > 0.1 * expected.abs().max()
+        with pytest.warns(
+            RuntimeWarning, match=r"Wrong results in .*float16 on .*oneDNN .*convolution 1 to 16"
+        ) as found:
+            optimized = optimize_for_inference(model)
+        logits = optimized(clips).logits
+    assert len(found) == 1 and logits.dtype == dtype
+    # A network of some 60 roundings in sequence.
+    tolerance = 60**0.5 * torch.finfo(dtype).eps
+    torch.testing.assert_close(logits.float(), expected, atol=tolerance * expected.abs().max().item(), rtol=0)
+    # A copy is as right.
+    with torch.no_grad():
+        assert torch.equal(copy.deepcopy(optimized)(clips).logits, logits)
+
+
+@pytest.mark.parametrize(
+    "where, name, path",
+    [
+        (cpu_layers.FFTConv1d, "convolve", "convolution by FFT"),
+        (cpu_layers.WinogradConv1d, "convolve", "convolution by Winograd's algorithm"),
+        (cpu_layers, "onednn_linear", "linear layer by oneDNN"),
+    ],
+    ids=["fft", "winograd", "onednn"],
+)
+def test_wrong_fast_layers(model, monkeypatch, where, name, path):
+    """An error of a thousandth in float32."""
+    clips = torch.randn(2, 16000)
+    with torch.no_grad():
+        expected = model(clips).logits
+        make_wrong(monkeypatch, where, name)
+        with pytest.warns(RuntimeWarning, match=path):
+            logits = optimize_for_inference(model)(clips).logits
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_wrong_weight_gradients(model, monkeypatch, dtype):
+    clips, labels = torch.randn(2, 16000), torch.tensor([0, 1])
+    layer = model.sanet.layers[1].conv2
+
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            model(clips, labels=labels).loss.backward()
+        return layer.weight.grad
+
+    exact, expected = gradient(torch.float32), gradient(dtype)
+    original = layers_sanet._weight_gradient
+    monkeypatch.setattr(layers_sanet, "_weight_gradient", lambda *arguments: original(*arguments).roll(1, 0))
+    assert (gradient(dtype) - expected).norm() > 0.5 * expected.norm()
+    with pytest.warns(RuntimeWarning, match="its weight gradient by FFT 32 to 32, kernel 32"):
+        replace_wrong_layers(model, dtype, training=True)
+    # As close to float32 as with the right kernel, or in float32 itself, after some 60 roundings, to 2^-20.
+    tolerance = max(2 * (expected - exact).norm(), 2**-20 * exact.norm())
+    assert (gradient(dtype) - exact).norm() < tolerance
+
+
+def test_a_plain_convolution_that_is_wrong_too(monkeypatch):
+    """What float32 gets wrong is computed in float64."""
+    conv, states = SANetConv1d(16, 16, 5, padding=2).requires_grad_(False), torch.randn(1, 20, 16)
+    expected = conv(states)
+    original = nn.functional.conv1d
+    monkeypatch.setattr(
+        nn.functional,
+        "conv1d",
+        lambda inputs, *others, **options: (
+            original(inputs, *others, **options) * (1 + (inputs.dtype == torch.float32))
+        ),
+    )
+    forward = self_check._plain_forward(conv, torch.bfloat16, training=False)
+    torch.testing.assert_close(forward(conv, states), expected)
+
+
+def test_a_layer_that_fails(model, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(cpu_layers.FFTConv1d, "convolve", fail)
+    with pytest.warns(RuntimeWarning, match="convolution by FFT .*: fails"):
+        model = optimize_for_inference(model)
+    assert model(torch.randn(1, 16000)).logits.isfinite().all()
+
+
+def test_an_operator_that_is_not_there(monkeypatch):
+    cpu_layers.has_onednn_linear.cache_clear()
+    monkeypatch.setattr(cpu_layers, "onednn_linear", lambda: None)
+    assert not cpu_layers.has_onednn_linear()
+    monkeypatch.undo()
+    cpu_layers.has_onednn_linear.cache_clear()
+    assert type(cpu_layers.optimized_linear(nn.Linear(64, 64))) is cpu_layers.OneDNNLinear
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), 6e4], ids=str)
+def test_weights_are_no_fault_of_the_processor(model, value):
+    model = model.to(torch.float16)
+    with torch.no_grad():
+        model.sanet.layers[0].conv1.weight.fill_(value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(check.is_right for check in replace_wrong_layers(model, torch.float16))
+
+
+def test_once_per_process_and_shape(model, monkeypatch):
+    checks = replace_wrong_layers(model, torch.float32, training=True)
+    # Query, key and value have one shape.
+    assert len(checks) == len(self_check._known_checks) < sum(isinstance(m, self_check.Layer) for m in model.modules())
+    state = torch.get_rng_state()
+    monkeypatch.setattr(self_check, "_results", pytest.fail)
+    assert replace_wrong_layers(copy.deepcopy(model), torch.float32, training=True) == checks
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_others_are_left_alone():
+    assert replace_wrong_layers(nn.Linear(2, 2), torch.bfloat16) == []
+
+
+def test_plain_layers_are_the_layers(model):
+    for layer in model.modules():
+        if isinstance(layer, self_check.Layer):
+            states = self_check._random_inputs(layer)
+            torch.testing.assert_close(plain_layer(layer, states), layer(states), atol=1e-5, rtol=1e-4)
+
+
+def test_machine_report(monkeypatch):
+    monkeypatch.setattr(self_check, "SANetConfig", lambda: SANetConfig(conv_dim=(16, 32, 32, 32, 64), se_reduction=4))
+    make_conv2d_wrong(monkeypatch, lambda inputs, output: output.dtype == torch.bfloat16)
+    report = machine_report()
+    assert (
+        report["processor"] and report["threads"] == torch.get_num_threads() and report["torch"] == torch.__version__
+    )
+    text = format_machine_report(report)
+    lines = text.splitlines()
+    for path in ("convolution by FFT ", "linear layer by oneDNN ", "linear layer "):
+        assert any(line.startswith(path) and " ok " in line for line in lines)
+    assert any(line.startswith("convolution  ") and "bfloat16" in line and "off by" in line for line in lines)
+
+
+def test_description_for_the_card():
+    text = describe_training(torch.bfloat16, torch.device("cpu"))
+    assert text.startswith(self_check.describe_processor()) and ", bfloat16, PyTorch 2" in text
