@@ -4,6 +4,7 @@
 
 import argparse
 import math
+import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -363,6 +364,7 @@ def _app(arguments: argparse.Namespace) -> int:
     from sanet_hf.inference.app import launch_app, make_app
 
     require("gradio", "app")
+    _check_address(arguments.host, arguments.port or 0)
     examples = []
     if arguments.examples is not None:
         if not arguments.examples.is_dir():
@@ -376,12 +378,19 @@ def _app(arguments: argparse.Namespace) -> int:
     options = {"server_name": arguments.host, "server_port": arguments.port}
     try:
         _, address, _ = launch_app(app, quiet=True, prevent_thread_lock=True, **options)
-    except (OSError, OverflowError, ValueError) as error:
-        place = arguments.host if arguments.port is None else f"{arguments.host}, port {arguments.port}"
-        raise UsageError(f"The app cannot be served on {place}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"The app cannot be served on {arguments.host}: {error}") from error
     print(f"Open {address} in a browser; Ctrl+C ends it.", flush=True)
     app.block_thread()
     return 0
+
+
+def _check_address(host: str, port: int) -> None:
+    # gradio would try a hundred ports, for 5 s each.
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"The app cannot be served on {host}, port {port or 'any'}: {error}") from error
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -394,8 +403,6 @@ def _export(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--quantize {arguments.quantize} is for --format onnx.")
     if arguments.calibration_dir and not arguments.quantize:
         raise UsageError("--calibration_dir is for --quantize int8.")
-    if arguments.format == "onnx":
-        require(["onnx", "onnxruntime", "onnxscript"], "onnx")
     disable_progress_bar()
     print(
         export_classifier(

@@ -53,7 +53,7 @@ def export_classifier(
         [`compare_files`].
 
     Raises:
-        ValueError: The model cannot be loaded or exported, or the recordings do not fit it.
+        SanetError: The model cannot be loaded or exported, or the recordings do not fit it.
         MissingPackageError: A package for ONNX is not installed.
     """
     if file_format == "onnx":

@@ -61,7 +61,7 @@ def predict_files(
         Files that were classified in this run, and files that could not be.
 
     Raises:
-        ValueError: An option or input does not fit, or, with `strict`, a file cannot be classified.
+        SanetError: An option or input does not fit, or, with `strict`, a file cannot be classified.
     """
     top_k = min(top_k, model.config.num_labels)
     columns = column_names(top_k)
@@ -142,7 +142,7 @@ def embed_files(
         Files that there are embeddings of, and files that could not be read.
 
     Raises:
-        ValueError: An option or input does not fit, or, with `strict`, a file cannot be read.
+        SanetError: An option or input does not fit, or, with `strict`, a file cannot be read.
     """
     check_embedding_file(output)
     if plot is not None:

@@ -88,7 +88,7 @@ class PredictionFile:
         finished: Files of the earlier run that need not be classified again.
 
     Raises:
-        ValueError: The suffix is none of [`FORMATS`], the file exists without `resume` and `overwrite`, or has other
+        SanetError: The suffix is none of [`FORMATS`], the file exists without `resume` and `overwrite`, or has other
             columns.
     """
 

@@ -36,7 +36,7 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
         sampling_rate: Of the waveform that is drawn, in Hz: the one that the model hears.
 
     Raises:
-        ValueError: The file could not be classified, or `path` is not that of a picture.
+        SanetError: The file could not be classified, or `path` is not that of a picture.
     """
     # Imported late, since other commands do not draw.
     import matplotlib
@@ -112,7 +112,7 @@ def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pc
         seed: Of t-SNE.
 
     Raises:
-        ValueError: There are fewer than three embeddings, or `path` is not that of a picture.
+        SanetError: There are fewer than three embeddings, or `path` is not that of a picture.
     """
     # Imported late, since other commands do not draw.
     import matplotlib
@@ -172,7 +172,7 @@ def write_explanation(explanation: Explanation, path: str | Path, name: str = ""
         name: What the recording is called in the picture's title.
 
     Raises:
-        ValueError: The suffix is none of these.
+        SanetError: The suffix is none of these.
     """
     path = Path(path)
     check_suffix(path)

@@ -628,7 +628,7 @@ def test_a_bug_is_shown_with_its_traceback(
         (["embed", "MODEL", "CLIP", "--output", "rows.csv"], "ends in .parquet or .npz"),
         (["embed", "MODEL", "CLIP", "--output", "one.npz", "--plot", "one.png"], "A map of 1 files"),
         (["explain", "MODEL", "CLIP", "--output", "e.json", "--start", "1e300"], "holds no samples from"),
-        (["app", "MODEL", "--host", "256.0.0.1"], "The app cannot be served on 256.0.0.1: "),
+        (["app", "MODEL", "--host", "192.0.2.1"], "The app cannot be served on 192.0.2.1, port any: "),
         (["app", "MODEL", "--port", "70000"], "The app cannot be served on 127.0.0.1, port 70000: "),
         (["export", "MODEL", "new", "--calibration_dir", "EMPTY"], "--calibration_dir is for --quantize int8"),
         (["export", "nowhere", "new"], "nowhere: it is neither a folder"),
