@@ -80,8 +80,7 @@ class SANetClassifierOutput(ModelOutput):
     Output of [`SANetForAudioClassification`].
 
     Args:
-        loss (`torch.FloatTensor`, a scalar, when labels are given):
-            Classification or regression loss.
+        loss (`torch.FloatTensor`, a scalar, when labels are given): Classification or regression loss.
         logits (`torch.FloatTensor` of shape `(batch, config.num_labels)`):
             Scores before softmax or sigmoid.
         hidden_states, attentions, pooling_weights:
@@ -258,11 +257,8 @@ class SANetPreTrainedModel(PreTrainedModel):
         installed: it names the base model's class too, which transformers leaves out when a head is saved.
         """
         if self._auto_class is not None:
-            module = SANetModel.__module__.rsplit(".", 1)[-1]
-            self.config.auto_map = {
-                **(getattr(self.config, "auto_map", None) or {}),
-                "AutoModel": f"{module}.{SANetModel.__name__}",
-            }
+            module, known = SANetModel.__module__.rsplit(".", 1)[-1], getattr(self.config, "auto_map", None) or {}
+            self.config.auto_map = {**known, "AutoModel": f"{module}.{SANetModel.__name__}"}
         own_class = type(self)
         if own_class.__name__.startswith("FSDP"):
             # That of a sharded model is made by PyTorch; a checkpoint is to name the one that it was made from.
@@ -314,10 +310,9 @@ class SANetModel(SANetPreTrainedModel):
         if self.training and self.layers[0].gradient_checkpointing:
             # Reentrant checkpointing gives no gradients to a layer whose inputs all need none.
             hidden_states.requires_grad_(True)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
+        config = self.config
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
         all_hidden_states, attentions = (), ()
         for layer in self.layers:
             mask = downsample_mask(mask, layer.stride)

@@ -114,7 +114,7 @@ def check_layer(layer: Layer, dtype: torch.dtype, training: bool) -> Check:
         start = time.perf_counter()
         inputs = _random_inputs(layer)
         exact = torch.float64 if dtype == torch.float32 else torch.float32
-        expected = _results(functools.partial(plain_layer, layer), layer, inputs.to(exact), training)
+        expected = _results(functools.partial(_reference, layer), layer, inputs.to(exact), training)
         error = 0.0
         limit = torch.finfo(dtype).max
         # Weights that are not finite or too large for the format are not the processor's fault.
@@ -144,6 +144,16 @@ def plain_layer(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
     bias = None if layer.bias is None else layer.bias.to(dtype)
     options = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
     return nn.functional.conv1d(values, layer.weight.to(dtype), bias, **options).transpose(1, 2).contiguous()
+
+
+def _reference(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
+    """[`plain_layer`] as one product of matrices, whose gradients take a fraction of the time of a convolution's."""
+    if not isinstance(layer, SANetConv1d) or layer.groups > 1:
+        return plain_layer(layer, hidden_states)
+    padded = nn.functional.pad(hidden_states, (0, 0, layer.padding[0], layer.padding[0]))
+    windows = padded.unfold(1, layer.kernel_size[0], layer.stride[0]).flatten(2)
+    bias = None if layer.bias is None else layer.bias.to(hidden_states.dtype)
+    return nn.functional.linear(windows, layer.weight.flatten(1).to(hidden_states.dtype), bias)
 
 
 def _plain_forward(layer: Layer, dtype: torch.dtype, training: bool):
