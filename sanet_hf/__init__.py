@@ -1,6 +1,12 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""SANet in transformers. Importing this package registers its classes with transformers' Auto classes."""
+"""
+SANet in transformers. Importing this package registers its classes with transformers' Auto classes.
+
+Functions for inference, such as [`predict`], are imported when they are first used.
+"""
+
+import importlib
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
@@ -21,7 +27,30 @@ SANetFeatureExtractor.register_for_auto_class()
 SANetModel.register_for_auto_class("AutoModel")
 SANetForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
 
+_INFERENCE = (
+    "Prediction",
+    "Segment",
+    "Window",
+    "explain",
+    "find_window_seconds",
+    "load_classifier",
+    "merge_windows",
+    "predict",
+)
+_OPTIMIZATION = ("keep_freed_memory", "optimize_for_inference")
+
+
+def __getattr__(name: str) -> object:
+    if name in _INFERENCE:
+        return getattr(importlib.import_module("sanet_hf.inference"), name)
+    if name in _OPTIMIZATION:
+        return getattr(importlib.import_module("sanet_hf.optimization"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
+    *_INFERENCE,
+    *_OPTIMIZATION,
     "SANetConfig",
     "SANetFeatureExtractor",
     "SANetForAudioClassification",

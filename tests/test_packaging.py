@@ -66,25 +66,38 @@ def test_licence_and_command_are_in_the_metadata(wheel):
     assert "sanet = sanet_hf.cli.main:main" in archive.read(metadata["entry_points.txt"]).decode()
 
 
-def test_command_finds_its_configs_without_a_checkout(wheel, tmp_path):
-    """Installed beside the dependencies, in a process that cannot see the checkout."""
-    site = tmp_path / "site"
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory) -> Path:
+    """A folder with the installed package, without its dependencies."""
+    site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(command, check=True)
+    return site
+
+
+def run(site: Path, folder: Path, *options: str) -> subprocess.CompletedProcess:
+    """Run Python with the installed package, in a folder outside of the checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run([sys.executable, *options], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_one_top_level_package(site, tmp_path):
+    names = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
+    assert names - {"bin"} == {"sanet_hf"}
     code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.path[:] = [p for p in sys.path if p != sys.argv[1]]; "
-        "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]; sys.argv.pop(1); "
-        "import sanet_hf.training; assert 'site' in sanet_hf.__file__ and 'site' in sanet_hf.training.__file__; "
-        "from sanet_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        "import importlib.util, sanet_hf.training; print(sanet_hf.training.__file__); "
+        "print([name for name in ('training', 'configs') if importlib.util.find_spec(name)])"
     )
-    argv = ["train", "sanet.yaml", "--data_dir", "nowhere", "--output_dir", "out"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(site), str(ROOT), *argv],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    result = run(site, tmp_path, "-P", "-c", code)
+    assert result.stdout.split() == [str(site / "sanet_hf/training/__init__.py"), "[]"], result.stderr
+
+
+def test_command_finds_its_configs_among_folders_of_the_same_names(site, tmp_path):
+    """`python -m` looks into the working directory first."""
+    for name in ("training", "configs", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not of sanet-hf')", encoding="utf-8")
+    argv = ("train", "sanet.yaml", "sanet_tiny", "--data_dir", "nowhere", "--output_dir", "out")
+    result = run(site, tmp_path, "-m", "sanet_hf", *argv)
     assert result.returncode == 2, result.stderr
     assert "nowhere: there is no such folder" in result.stderr
