@@ -25,7 +25,6 @@ BUILD = ROOT / "build" / "versions"
 
 # Model, masks, Auto classes, pipeline, remote code, export, and a short training with its evaluation and predictions.
 TESTS = [
-    "tests/conformance",
     "tests/sanet_hf/test_auto.py",
     "tests/sanet_hf/test_configuration.py",
     "tests/sanet_hf/test_convert.py",
@@ -36,6 +35,8 @@ TESTS = [
     "tests/training/test_cli.py",
     "tests/training/test_train.py",
 ]
+# transformers' common tests. Those of its older versions import test modules that its source distribution lacks.
+NEWEST_TESTS = ["tests/conformance"]
 EXTRAS = ("train", "formats", "plot", "onnx")
 TEST_PACKAGES = ["hypothesis", "parameterized", "pytest", "setuptools", "wheel"]
 SHOWN = ["torch", "torchaudio", "torchcodec", "transformers", "huggingface-hub", "accelerate", "datasets", "numpy"]
@@ -90,7 +91,8 @@ def make_environment(name: str) -> Path:
 def run_tests(name: str, python: Path) -> dict[str, int]:
     """Run the core tests in an environment and return how many passed, failed and were skipped."""
     report = BUILD / f"{name}.xml"
-    command = [python, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", f"--junitxml={report}", *TESTS]
+    tests = TESTS + NEWEST_TESTS if name == "newest" else TESTS
+    command = [python, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
     with open(BUILD / f"{name}.log", "wb") as log:
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     suite = ElementTree.parse(report).getroot()[0]
