@@ -97,7 +97,7 @@ def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):
     command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
     assert main(command) == 0
     output = capsys.readouterr().out
-    assert f"{trained} is finished" in output and "test             1.000" in output
+    assert f"{trained} is finished" in output and f"{'test':12}{'1.000':>16}" in output
     assert (trained / "all_results.json").read_bytes() == before
 
 
