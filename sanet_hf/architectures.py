@@ -258,7 +258,7 @@ def extract_features(
     Args:
         feature_extractor: The model's own.
         waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
-        padding: Whether to pad them to one length: the longest clip's, or, where the model [`hears_padding`], the
+        padding: Whether to pad them to one length: the longest clip's, or, with [`expects_fixed_length`], the
             feature extractor's. Those of Whisper and AST always pad to the one length that their models take.
         return_tensors: As feature extractors have it.
     """
@@ -273,12 +273,12 @@ def extract_features(
     )
 
 
-def hears_padding(feature_extractor: FeatureExtractionMixin) -> bool:
+def expects_fixed_length(feature_extractor: FeatureExtractionMixin) -> bool:
     """Whether a SANet was trained on clips padded to one length without a mask, and must be given such clips."""
     return _architecture_for(feature_extractor).expects_fixed_length(feature_extractor)
 
 
-def is_padding_neutral(feature_extractor: FeatureExtractionMixin) -> bool:
+def is_padding_invariant(feature_extractor: FeatureExtractionMixin) -> bool:
     """Whether a clip's scores are the same in a batch with longer ones: all are padded to one length, or masked."""
     return _architecture_for(feature_extractor).is_padding_invariant(feature_extractor)
 

@@ -23,10 +23,10 @@ from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME
 
 from sanet_hf.architectures import (
+    expects_fixed_length,
     extract_features,
     find_window_seconds,
-    hears_padding,
-    is_padding_neutral,
+    is_padding_invariant,
     min_samples,
 )
 from sanet_hf.errors import ExportError
@@ -180,7 +180,7 @@ def make_noise_features(
     """Return the features of clips of noise with these numbers of samples, padded to the longest of them."""
     rng = np.random.default_rng(seed)
     clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in lengths]
-    if hears_padding(feature_extractor):
+    if expects_fixed_length(feature_extractor):
         return feature_extractor(
             clips, sampling_rate=feature_extractor.sampling_rate, padding="longest", return_tensors="pt"
         )
@@ -249,7 +249,7 @@ def _compare(
         # Log-uniform, so that some are short. The shortest and the longest are always included.
         lengths = np.exp(rng.uniform(np.log(shortest), np.log(longest), size=1 + index % 4)).astype(int)
         lengths[0] = {0: shortest, 1: longest}.get(index, lengths[0])
-        if not is_padding_neutral(feature_extractor):
+        if not is_padding_invariant(feature_extractor):
             # As such clips are classified. In silence without a mask onnxruntime is off by 2e-4 (wav2vec2).
             lengths[:] = lengths[0]
         features = make_noise_features(feature_extractor, np.clip(lengths, shortest, longest), seed=index)

@@ -36,7 +36,7 @@ class Explanation:
         score_drops: Score of the class minus the score without that part, of shape (parts,): positive where the part
             spoke for the class, negative where it spoke against.
         pooling_weights: How much each frame counted in SANet's pooling, of shape (frames,), sum 1; `None` for other
-            architectures. A model that [`hears_padding`] has frames of the silence after the clip
+            architectures. A model that [`expects_fixed_length`] has frames of the silence after the clip
             too, as do its attentions.
         pooling_edges: When each of these frames begins, and the last one ends, of shape (frames + 1,).
         attentions: How much each frame (rows) attends to each (columns) in every attention block of SANet, as the mean

@@ -21,7 +21,7 @@ from sanet_hf.architectures import (
     class_scores,
     extract_features,
     find_window_seconds,
-    is_padding_neutral,
+    is_padding_invariant,
     pool,
 )
 from sanet_hf.audio.stream import resample_blocks, stream_audio
@@ -84,7 +84,7 @@ def predict(
         batch_size = default_batch_size(model)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     classify = partial(classify_waveforms, model, feature_extractor, return_embeddings=return_embeddings)
-    needs_one_length = not is_padding_neutral(feature_extractor)
+    needs_one_length = not is_padding_invariant(feature_extractor)
     return _predict(
         classify, sources, labels, (rate, window, hop), aggregate, batch_size, needs_one_length, max(1, num_threads)
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import FeatureExtractionMixin
 
-from sanet_hf.architectures import hears_padding, takes_waveforms
+from sanet_hf.architectures import expects_fixed_length, takes_waveforms
 
 
 def collate(
@@ -30,7 +30,7 @@ def collate(
     }
     features = [{name: value for name, value in item.items() if name not in others} for item in items]
     padding = {"padding": "longest"}
-    if hears_padding(feature_extractor):
+    if expects_fixed_length(feature_extractor):
         padding = {"padding": "max_length", "max_length": feature_extractor.max_length}
     elif length is not None and takes_waveforms(feature_extractor):
         padding = {"padding": "max_length", "max_length": length}

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoConfig, AutoFeatureExtractor
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor
-from sanet_hf.architectures import extract_features, hears_padding
+from sanet_hf.architectures import expects_fixed_length, extract_features
 from sanet_hf.errors import DataError, ExportError, UsageError
 from sanet_hf.export import export_onnx, export_program, exporters, load_onnx, quantize, quantize_onnx, run_onnx
 from sanet_hf.inference.loading import load_classifier
@@ -34,7 +34,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module", params=["masked", "hears_padding"])
+@pytest.fixture(scope="module", params=["masked", "expects_fixed_length"])
 def exported(request, make_model, tmp_path_factory):
     """A checkpoint of three named classes and the folder that it was exported to."""
     id2label = {0: "cat", 1: "dog", 2: "öwl"}
@@ -98,7 +98,7 @@ def test_exported_logits(exported, shape):
     model, feature_extractor = load_classifier(checkpoint)
     clips, mask = make_batch(*shape, mask_dtype=torch.int32)
     features = {"input_values": clips}
-    if not hears_padding(feature_extractor):
+    if not expects_fixed_length(feature_extractor):
         features["attention_mask"] = mask
     with torch.no_grad():
         expected = model(**features).logits
