@@ -4,7 +4,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 
@@ -30,11 +29,11 @@ def test_rounds_keep_the_order_of_files(monkeypatch, num_files):
 
     def run(number: int) -> list[str]:
         index.value = number
-        state = SimpleNamespace(process_index=number, num_processes=3)
+        state = distributed.Processes(num_processes=3, process_index=number)
         return list(distributed.predict_in_processes(predict, files, state))
 
     monkeypatch.setattr(distributed, "FILES_PER_ROUND", 2)
-    monkeypatch.setattr(distributed, "gather_object", gather_object)
+    monkeypatch.setattr("accelerate.utils.gather_object", gather_object)
     files = [f"{number}.wav" for number in range(num_files)]
     with ThreadPoolExecutor(3) as pool:
         results = list(pool.map(run, range(3)))
