@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -212,8 +213,13 @@ def open_with_ffmpeg(source: Path | bytes, name: str, reason: str, sampling_rate
         sampling_rate: Of what the decoder gives, in Hz.
 
     Raises:
-        AudioError: FFmpeg's libraries are not there, or cannot read it as audio.
+        AudioError: torchcodec or FFmpeg's libraries are missing, or cannot read it as audio.
     """
+    if find_spec("torchcodec") is None:
+        raise AudioError(
+            f"{name}: {reason} What soundfile does not read needs torchcodec and FFmpeg. Run: "
+            'pip install "sanet-hf[formats]"'
+        )
     try:
         from torchcodec.decoders import AudioDecoder
     except (ImportError, RuntimeError) as error:

@@ -264,6 +264,14 @@ def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
     assert len(load_audio(tmp_path / "a.wav", RATE)) == 8000
 
 
+def test_without_torchcodec(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    path = tmp_path / "text.m4a"
+    path.write_text("no audio", encoding="utf-8")
+    with pytest.raises(AudioError, match=r'needs torchcodec and FFmpeg. Run: pip install "sanet-hf\[formats\]"'):
+        load_audio(path, RATE)
+
+
 RATES = [16000, 8000, 11025, 22050, 32000, 44100, 48000, 96000]
 
 
