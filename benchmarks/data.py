@@ -162,7 +162,7 @@ def main() -> None:
     timing.add_output_options(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    options = yaml.safe_load(find_config(arguments.config).read_text())
+    options = yaml.safe_load(find_config(arguments.config).read_text(encoding="utf-8"))
     transforms = [
         entry
         for name in ("augmentations", "augmentations_after_normalization")

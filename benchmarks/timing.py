@@ -181,7 +181,7 @@ def finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device
     if arguments.output is not None:
         results = {"machine": describe_machine(device), "versions": _versions(), "commit": _commit(), "rows": rows}
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print(f"\nThe results are in {arguments.output}.")
     if arguments.compare is not None:
         old = {_key(row): row for row in arguments.compare}

@@ -104,7 +104,8 @@ def make_config(name: str) -> SANetConfig:
     """Of a variant of SANet."""
     overrides = {}
     if name in SMALLER:
-        overrides = parse_config_overrides(yaml.safe_load(find_config(SMALLER[name]).read_text())["config_overrides"])
+        options = yaml.safe_load(find_config(SMALLER[name]).read_text(encoding="utf-8"))
+        overrides = parse_config_overrides(options["config_overrides"])
     return SANetConfig(num_labels=NUM_CLASSES, **overrides)
 
 

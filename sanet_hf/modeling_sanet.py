@@ -240,8 +240,7 @@ class SANetPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def get_input_embeddings(self) -> None:
-        """None: a waveform has no embeddings. accelerate asks for them to shard a model."""
-        return None
+        """Return None: a waveform has no embeddings. accelerate asks for them to shard a model."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 
-from sanet_hf.cli import inference, training
+from sanet_hf.cli import inference_commands, training_commands
 from sanet_hf.cli.options import num_processes
 from sanet_hf.errors import SanetError
 from sanet_hf.utils.files import writing_to
 
 
 # Each takes the parsed arguments and gives the exit code. `train`, whose options come from transformers, is apart.
-COMMANDS = {**training.COMMANDS, **inference.COMMANDS}
+COMMANDS = {**training_commands.COMMANDS, **inference_commands.COMMANDS}
 
 DESCRIPTION = """\
 Classifiers of audio in Hugging Face transformers: SANet, small and end to end, beside wav2vec2, AST and others.
@@ -84,17 +84,19 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sanet-hf {version('sanet-hf')}")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    training.add_parsers(commands, with_data_options)
-    inference.add_parsers(commands)
+    training_commands.add_parsers(commands, with_data_options)
+    inference_commands.add_parsers(commands)
     return parser
 
 
 def _run(argv: Sequence[str]) -> int:
     if argv[:1] == ["train"]:
-        return training.train_command(argv[1:])
+        return training_commands.train_command(argv[1:])
     arguments = make_parser(with_data_options=argv[:1] in (["evaluate"], ["compare"])).parse_args(argv)
     output = getattr(arguments, "output", getattr(arguments, "output_dir", None))
-    with nullcontext() if output is None else writing_to(output, arguments.command not in inference.WITH_FILES):
+    with (
+        nullcontext() if output is None else writing_to(output, arguments.command not in inference_commands.WITH_FILES)
+    ):
         return COMMANDS[arguments.command](arguments)
 
 

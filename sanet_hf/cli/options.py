@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import UsageError
 
 
@@ -53,7 +54,7 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         default="test",
-        choices=["train", "validation", "test", "all"],
+        choices=[*SPLITS, "all"],
         help="split to evaluate on (default: test); all takes every recording of a source without splits",
     )
     parser.add_argument("--batch_size", type=positive, default=8, help="clips classified at once (default: 8)")

@@ -234,7 +234,7 @@ def draw_recording(
     Args:
         prediction: Of one recording, without an error.
         waveform: Of shape (samples,).
-        weights: As [`~sanet_hf.explanation.weigh_frames`] gives them.
+        weights: As [`~sanet_hf.inference.explanation.weigh_frames`] gives them.
     """
     duration = prediction.duration
     shapes, notes, rows = [_draw_waveform(waveform)], [], ""

@@ -1,16 +1,18 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions in bulk: the files that are asked for, and CSV, JSON Lines or Parquet files of what was predicted."""
+"""Rows of predictions, and CSV, JSON Lines or Parquet files of them."""
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import pandas
+from tqdm.auto import tqdm
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.inference.windows import Prediction, merge_windows
@@ -186,3 +188,32 @@ def to_table(rows: Sequence[Row], columns: Sequence[str]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=list(columns)).astype(
         {name: "string" if text else "Float64" for name, text in is_text.items()}
     )
+
+
+def make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:
+    """A function that prints rows of files as lines of a table, and the header before the first."""
+    width = max(5, *map(len, labels)) + 2
+    is_first = True
+
+    def show(rows: list[dict]) -> None:
+        nonlocal is_first
+        lines = [f"{'score':8}{'label':{width}}file"] if is_first else []
+        is_first = False
+        for row in rows:
+            if row["error"] is not None:
+                continue
+            best = [(row[f"score{rank}"], row[f"label{rank}"]) for rank in _ranks(row)]
+            scores = "  ".join(f"{score:<6.4f}  {label:{width - 2}}" for score, label in best)
+            time = "" if row["start"] is None else f"  {row['start']:.2f} to {row['end']:.2f} s"
+            lines.append(f"{scores}  {row['path']}{time}")
+        if lines:
+            tqdm.write("\n".join(lines))
+            sys.stdout.flush()
+
+    return show
+
+
+def _ranks(row: Mapping[str, object]) -> list[str]:
+    """Suffixes of a row's columns of classes that have a value."""
+    names = [name.removeprefix("label") for name in row if name.startswith("label")]
+    return [name for name in names if row[f"label{name}"] is not None]

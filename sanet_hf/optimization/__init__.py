@@ -5,7 +5,7 @@
 from sanet_hf.optimization.allocator import keep_freed_memory
 from sanet_hf.optimization.optimize import optimize_for_inference
 from sanet_hf.optimization.processor import describe_processor, describe_training
-from sanet_hf.optimization.report import format_machine_report, machine_report
+from sanet_hf.optimization.processor_report import format_machine_report, machine_report
 from sanet_hf.optimization.self_check import replace_wrong_layers
 
 

@@ -291,7 +291,7 @@ def test_check_needs_something_to_check(capsys):
 
 def test_check_machine(monkeypatch, capsys):
     small = SANetConfig(conv_dim=(16, 32, 32, 32, 64), se_reduction=4)
-    monkeypatch.setattr("sanet_hf.optimization.report.SANetConfig", lambda: small)
+    monkeypatch.setattr("sanet_hf.optimization.processor_report.SANetConfig", lambda: small)
     assert main(["check", "--machine"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("processor ") and any(line.startswith("linear layer ") for line in lines)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings to batches: stretches of them, augmentation, features, padding, mixup."""
+"""Recordings to clips: stretches of them, augmentation, features."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property

@@ -12,7 +12,7 @@ from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
-from sanet_hf.training.data.checks import (
+from sanet_hf.training.data.recording_checks import (
     Rows,
     check_labels,
     check_recordings,

@@ -1,7 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The whole road on data that it makes itself: `make demo`, or `python -m training.demo [FOLDER]`.
+From data to predictions on a generated dataset: `make demo`, or `python -m sanet_hf.training.demo [FOLDER]`.
 
 A speech data set of ten synthetic voices, training, evaluation on sentences that no training clip holds, and
 `pipeline("audio-classification")` on a clip of each voice. The network has half the width of the default, so that two
@@ -20,7 +20,8 @@ from sanet_hf.training.demo.speech import make_speech_dataset
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__.split("\n\n")[1])
+    """Run the demo and return the exit code of its first command that fails, or 0."""
+    parser = argparse.ArgumentParser(prog="python -m sanet_hf.training.demo", description=__doc__.split("\n\n")[1])
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("demo"), help="for data and model (default: demo)"
     )

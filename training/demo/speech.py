@@ -126,13 +126,14 @@ def make_speech_dataset(
                     sentences[path] = sentence
                     progress.update()
     # Written last: its presence says that the set is complete.
-    (output_dir / SETTINGS_FILE).write_text(json.dumps({"settings": settings, "sentences": sentences}, indent=1))
+    text = json.dumps({"settings": settings, "sentences": sentences}, indent=1)
+    (output_dir / SETTINGS_FILE).write_text(text, encoding="utf-8")
     return counts
 
 
 def _is_complete(output_dir: Path, settings: dict) -> bool:
     try:
-        made = json.loads((output_dir / SETTINGS_FILE).read_text())
+        made = json.loads((output_dir / SETTINGS_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return False
     return made.get("settings") == settings and all((output_dir / path).exists() for path in made["sentences"])

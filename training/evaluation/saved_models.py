@@ -22,6 +22,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer
 from sanet_hf.architectures import find_window_seconds
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
+from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, override_data_arguments
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import load_recording
@@ -68,6 +69,8 @@ def evaluate_models(
         SanetError: A model cannot be loaded or does not know a label; options contradict each other.
     """
     models = {name: load_classifier(name) for name in names}
+    for model, _ in models.values():
+        replace_wrong_layers(model, model.dtype)
     runs = {name: read_options(name) for name in names}
     arguments = override_data_arguments(runs[names[0]], data_options)
     # Each model is given them at its own rate; at the highest their lengths are the most exact.
@@ -94,7 +97,8 @@ def write_evaluation(evaluated: EvaluatedModel, output_dir: str | Path) -> None:
     evaluation = evaluated.evaluation
     with atomic_directory(output_dir) as folder:
         write_predictions(evaluation, folder / "predictions" / f"{evaluation.split}.csv")
-        (folder / "metrics.json").write_text(json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True))
+        text = json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True)
+        (folder / "metrics.json").write_text(text, encoding="utf-8")
         write_report(
             folder / "report.html",
             title=f"{evaluated.name}: {evaluation.split}",

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The samples of one recording: where to cut them, noise reduction, level and noise, and clips as WAV."""
+"""Where to cut a recording: equal parts, and stretches of speech; and the names of its clips."""
 
 import hashlib
 import itertools

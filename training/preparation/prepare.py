@@ -50,7 +50,7 @@ from sanet_hf.training.preparation.progress import (
     write_output,
     write_progress,
 )
-from sanet_hf.training.preparation.signal import denoise, write_clip
+from sanet_hf.training.preparation.samples import denoise, write_clip
 from sanet_hf.training.preparation.source_files import METADATA, SourceFile, list_files, read_recording, store
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
 from sanet_hf.utils.extras import require

@@ -11,10 +11,15 @@ from torch import nn
 
 from sanet_hf import SANetConfig, SANetForAudioClassification, layers_sanet
 from sanet_hf.layers_sanet import SANetConv1d
-from sanet_hf.optimization import cpu_layers, optimize_for_inference, replace_wrong_layers, self_check
-from sanet_hf.optimization import report as report_module
+from sanet_hf.optimization import (
+    cpu_layers,
+    optimize_for_inference,
+    processor_report,
+    replace_wrong_layers,
+    self_check,
+)
 from sanet_hf.optimization.processor import describe_processor, describe_training
-from sanet_hf.optimization.report import format_machine_report, machine_report
+from sanet_hf.optimization.processor_report import format_machine_report, machine_report
 from sanet_hf.optimization.self_check import plain_layer
 
 
@@ -180,7 +185,7 @@ def test_plain_layers_are_the_layers(model):
 
 def test_machine_report(monkeypatch):
     monkeypatch.setattr(
-        report_module, "SANetConfig", lambda: SANetConfig(conv_dim=(16, 32, 32, 32, 64), se_reduction=4)
+        processor_report, "SANetConfig", lambda: SANetConfig(conv_dim=(16, 32, 32, 32, 64), se_reduction=4)
     )
     make_conv2d_wrong(monkeypatch, lambda inputs, output: output.dtype == torch.bfloat16)
     report = machine_report()

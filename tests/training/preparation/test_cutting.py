@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.training.preparation.cutting import cut_evenly, find_speech
-from sanet_hf.training.preparation.signal import denoise, estimate_snr
+from sanet_hf.training.preparation.samples import denoise, estimate_snr
 
 
 RATE = 16000

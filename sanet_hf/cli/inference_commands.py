@@ -6,7 +6,6 @@ import argparse
 import math
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -215,9 +214,10 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 def _predict(arguments: argparse.Namespace) -> int:
     _require_for_output(arguments.output, arguments.plot)
     from sanet_hf.inference.bulk import predict_files
+    from sanet_hf.inference.outputs import make_table_printer
 
     model, feature_extractor = _load_classifier(arguments.model, arguments.device, arguments.dtype)
-    show = None if arguments.output is not None else _make_table_printer(model.config.label2id)
+    show = None if arguments.output is not None else make_table_printer(model.config.label2id)
     num_done, num_errors = predict_files(
         model,
         feature_extractor,
@@ -279,8 +279,9 @@ def _require_for_output(output: Path | None, plot: Path | None = None) -> None:
 
 
 def _load_classifier(
-    name: str, device: str | None, dtype: str | None = None
+    name: str, device: str | None, dtype: str | None = None, is_used_as_it_is: bool = False
 ) -> "tuple[PreTrainedModel, FeatureExtractionMixin]":
+    """Load a model. One that is used as it is, not optimised, is checked on this processor here."""
     from transformers.utils.logging import disable_progress_bar
 
     from sanet_hf.inference.loading import load_classifier
@@ -290,38 +291,12 @@ def _load_classifier(
         from sanet_hf.inference.distributed import join_processes
 
         device = join_processes().device
-    return load_classifier(name, device, dtype)
+    model, feature_extractor = load_classifier(name, device, dtype)
+    if is_used_as_it_is:
+        from sanet_hf.optimization.self_check import replace_wrong_layers
 
-
-def _make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:
-    """A function that prints rows of files as lines of a table, and the header before the first."""
-    from tqdm.auto import tqdm
-
-    width = max(5, *map(len, labels)) + 2
-    is_first = True
-
-    def show(rows: list[dict]) -> None:
-        nonlocal is_first
-        lines = [f"{'score':8}{'label':{width}}file"] if is_first else []
-        is_first = False
-        for row in rows:
-            if row["error"] is not None:
-                continue
-            best = [(row[f"score{rank}"], row[f"label{rank}"]) for rank in _ranks(row)]
-            scores = "  ".join(f"{score:<6.4f}  {label:{width - 2}}" for score, label in best)
-            time = "" if row["start"] is None else f"  {row['start']:.2f} to {row['end']:.2f} s"
-            lines.append(f"{scores}  {row['path']}{time}")
-        if lines:
-            tqdm.write("\n".join(lines))
-            sys.stdout.flush()
-
-    return show
-
-
-def _ranks(row: Mapping[str, object]) -> list[str]:
-    """Suffixes of a row's columns of classes that have a value."""
-    names = [name.removeprefix("label") for name in row if name.startswith("label")]
-    return [name for name in names if row[f"label{name}"] is not None]
+        replace_wrong_layers(model, model.dtype)
+    return model, feature_extractor
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -336,7 +311,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     start = arguments.start
     if start is not None and not 0 <= start < float("inf"):
         raise UsageError(f"--start {start:g} must be 0 or more seconds.")
-    model, feature_extractor = _load_classifier(arguments.model, arguments.device, arguments.dtype)
+    model, feature_extractor = _load_classifier(
+        arguments.model, arguments.device, arguments.dtype, is_used_as_it_is=True
+    )
     rate = feature_extractor.sampling_rate
     first = round((start or 0) * rate)
     length = None if start is None else round(find_window_seconds(model, feature_extractor) * rate)
@@ -372,7 +349,7 @@ def _app(arguments: argparse.Namespace) -> int:
         paths = list(find_audio_files([arguments.examples]))
         # Of all classes, where they are folders in it.
         examples = paths[:: math.ceil(len(paths) / 10)]
-    model, feature_extractor = _load_classifier(arguments.model, arguments.device)
+    model, feature_extractor = _load_classifier(arguments.model, arguments.device, is_used_as_it_is=True)
     limits = {"max_megabytes": arguments.max_megabytes, "max_seconds": arguments.max_seconds}
     app = make_app(model, feature_extractor, examples, **limits)
     options = {"server_name": arguments.host, "server_port": arguments.port}

@@ -118,7 +118,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.folder is None and not arguments.machine:
         raise UsageError("Nothing to check: give a FOLDER, or --machine.")
     if arguments.machine:
-        from sanet_hf.optimization.report import format_machine_report, machine_report
+        from sanet_hf.optimization.processor_report import format_machine_report, machine_report
 
         print(format_machine_report(machine_report()))
     if arguments.folder is not None:
