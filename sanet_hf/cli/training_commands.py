@@ -29,7 +29,7 @@ from sanet_hf.utils.files import writing_to
 
 
 # Packages that training, preparation and evaluation need beyond those of inference.
-TRAIN_PACKAGES = ("datasets", "evaluate", "jinja2", "matplotlib", "scipy", "sklearn", "yaml")
+TRAIN_PACKAGES = ("accelerate", "datasets", "evaluate", "jinja2", "matplotlib", "scipy", "sklearn", "yaml")
 
 
 def add_parsers(commands: argparse._SubParsersAction, with_data_options: bool = True) -> None:

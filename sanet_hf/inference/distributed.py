@@ -9,6 +9,7 @@ from itertools import islice, zip_longest
 from typing import NamedTuple, TypeVar
 
 from sanet_hf.inference.windows import Prediction
+from sanet_hf.utils.extras import require
 
 
 FILES_PER_ROUND = 128  # of each process; then the processes exchange their predictions
@@ -34,6 +35,7 @@ def join_processes() -> Processes:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return Processes()
     # Imported late, since a single process does not need it.
+    require("accelerate", "train")
     import torch
     from accelerate import PartialState
 
