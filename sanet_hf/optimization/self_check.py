@@ -213,8 +213,8 @@ def _error(compute, layer: Layer, inputs: torch.Tensor, dtype: torch.dtype, expe
         return math.inf
     errors = []
     for value, right in zip(results, expected, strict=True):
-        norm = right.double().norm().clamp(min=torch.finfo(torch.float32).tiny)
-        errors.append(((value.double() - right.double()).norm() / norm).item())
+        norm = right.norm().clamp(min=torch.finfo(torch.float32).tiny)
+        errors.append(((value.to(right.dtype) - right).norm() / norm).item())
     # NaN is larger than any tolerance.
     return max(math.inf if math.isnan(error) else error for error in errors)
 
