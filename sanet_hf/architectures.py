@@ -229,6 +229,13 @@ def _architecture_for(feature_extractor: FeatureExtractionMixin) -> Architecture
     return next(matching, OTHERS)
 
 
+def check_sampling_rate(feature_extractor: FeatureExtractionMixin, name: str) -> None:
+    """Raise a [`UsageError`] for a damaged `preprocessor_config.json` of the model `name`."""
+    rate = getattr(feature_extractor, "sampling_rate", None)
+    if not isinstance(rate, int) or rate < 1:
+        raise UsageError(f"{name}: preprocessor_config.json has the sampling rate {rate!r}, which is no number of Hz.")
+
+
 def find_window_seconds(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> float:
     """
     The longest clip to give a model, in seconds: no longer than it takes, and no longer than in training, which

@@ -5,12 +5,13 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
 import torch
+import yaml
 from torch import distributed, nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import ProgressCallback, TrainerCallback
@@ -19,6 +20,7 @@ from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from sanet_hf.training.evaluation.metrics import METRICS
+from sanet_hf.utils.files import write_atomically
 
 
 # In a checkpoint whose model is an average: the weights that training resumes from.
@@ -86,6 +88,24 @@ class WeightAverage(TrainerCallback):
             self.estimate_batch_norm()
             self.average.module.load_state_dict(model.state_dict())
             self._is_estimated = True
+
+
+class OptionsFile(TrainerCallback):
+    """
+    Write the options of a run when its training begins: a checkpoint that cannot be resumed leaves the file as it is.
+
+    Args:
+        path: The YAML file.
+        options: Names and values.
+    """
+
+    def __init__(self, path: Path, options: Mapping[str, object]):
+        self.path, self.options = path, options
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            with write_atomically(self.path) as file:
+                yaml.safe_dump(dict(self.options), file, sort_keys=False, allow_unicode=True, encoding="utf-8")
 
 
 class CheckpointOnSIGTERM(TrainerCallback):

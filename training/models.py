@@ -4,11 +4,10 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
@@ -22,14 +21,28 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sanet_hf.architectures import MODEL_TYPE_ALIASES, architecture_of, backbone, fitting_heads
+from sanet_hf.architectures import MODEL_TYPE_ALIASES, architecture_of, backbone, check_sampling_rate, fitting_heads
 from sanet_hf.errors import UsageError
+from sanet_hf.inference.loading import LOADING_ERRORS
 from sanet_hf.training.arguments import ModelArguments
 from sanet_hf.training.config_files import parse_config_overrides
 from sanet_hf.utils.formatting import shorten
 
 
 logger = logging.get_logger(__name__)
+
+# Fields of configurations that describe no network.
+NO_OVERRIDES = {
+    *("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "name_or_path", "num_labels"),
+    *(
+        "output_attentions",
+        "output_hidden_states",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+    ),
+}
 
 
 def read_sampling_rate(arguments: ModelArguments) -> int:
@@ -98,6 +111,10 @@ def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrain
     overrides = parse_config_overrides(arguments.config_overrides)
     known = config_class()
     for name in overrides:
+        if name in NO_OVERRIDES:
+            raise UsageError(
+                f"--config_overrides cannot set {name}, which follows from the recordings and other options."
+            )
         if not hasattr(known, name):
             raise UsageError(f"--config_overrides: {config_class.__name__} has no {name!r}.")
     overrides.update(fitting_heads(known, overrides))
@@ -118,7 +135,9 @@ def _read_config(name: str) -> PreTrainedConfig:
     option = f"--model_name_or_path {name}"
     try:
         config = AutoConfig.from_pretrained(name)
-    except (OSError, TypeError, ValueError, StrictDataclassError) as error:
+    except LOADING_ERRORS as error:
+        if Path(name).is_dir():
+            raise _loading_error(name, error) from error
         raise UsageError(f"{option}: neither a folder with a model nor one on the Hub that can be reached.") from error
     if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         raise UsageError(f"{option}: a model of type {config.model_type!r} is no audio classifier.")
@@ -127,9 +146,11 @@ def _read_config(name: str) -> PreTrainedConfig:
 
 def _read_feature_extractor(name: str) -> FeatureExtractionMixin:
     try:
-        return AutoFeatureExtractor.from_pretrained(name)
-    except (OSError, RuntimeError, ValueError) as error:
+        feature_extractor = AutoFeatureExtractor.from_pretrained(name)
+    except LOADING_ERRORS as error:
         raise _loading_error(name, error) from error
+    check_sampling_rate(feature_extractor, name)
+    return feature_extractor
 
 
 def _loading_error(name: str, error: Exception) -> UsageError:
@@ -157,7 +178,7 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
         model = AutoModelForAudioClassification.from_pretrained(
             name, config=config, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head
         )
-    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, UnpicklingError) as error:
+    except (*LOADING_ERRORS, UnpicklingError) as error:
         raise _loading_error(name, error) from error
     if not keeps_head:
         # Layers of the old head whose shapes fit were loaded too.

@@ -19,6 +19,17 @@ OPTIONS_FILE = "train_options.yaml"
 RESULTS_FILE = "all_results.json"
 # Options that say where things lie here, and are nobody else's business.
 LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
+# Options that change nothing in the weights, so that a run may be resumed with others.
+FREE_OPTIONS = {
+    *(
+        "dataloader_num_workers",
+        "dataloader_persistent_workers",
+        "dataloader_pin_memory",
+        "dataloader_prefetch_factor",
+    ),
+    *("disable_tqdm", "hub_model_id", "hub_private_repo", "hub_strategy", "log_level", "logging_first_step"),
+    *("logging_steps", "logging_strategy", "push_to_hub", "report_to", "run_name", "save_total_limit"),
+}
 METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
 
 
@@ -76,7 +87,7 @@ def find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTraining
     if checkpoint is None and not is_finished(output_dir):
         return None
     old = read_file(options_file)
-    for name in sorted({*old, *options}):
+    for name in sorted({*old, *options} - FREE_OPTIONS):
         if old.get(name) != _as_yaml(options.get(name)):
             raise UsageError(
                 f"{output_dir} holds a run with {name}={old.get(name, 'its default')}, not "

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 
+from sanet_hf.audio.folders import find_split_folders
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
 from sanet_hf.optimization.allocator import keep_freed_memory
 from sanet_hf.optimization.processor import describe_training
 from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
-from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, TrainingClock
+from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, OptionsFile, TrainingClock
 from sanet_hf.training.config_files import parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation
 from sanet_hf.training.data.batches import collate
@@ -76,6 +76,7 @@ def train(
         TrainingTerminated: SIGTERM came; a checkpoint was saved.
     """
     output_dir = Path(training_arguments.output_dir)
+    _check_output(output_dir, data_arguments)
     options = {
         **changed_options(model_arguments),
         **changed_options(data_arguments),
@@ -114,8 +115,7 @@ def train(
     trainer = _make_trainer(model, feature_extractor, clips, training_arguments)
     if trainer.is_world_process_zero():
         _print_summary(recordings, model, training_arguments)
-        with write_atomically(output_dir / OPTIONS_FILE) as file:
-            yaml.safe_dump(options, file, sort_keys=False, allow_unicode=True, encoding="utf-8")
+    trainer.add_callback(OptionsFile(output_dir / OPTIONS_FILE, options))
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
         raise TrainingTerminated(
@@ -160,6 +160,15 @@ def _number_format(arguments: AudioTrainingArguments) -> torch.dtype:
 
 def _format_name(arguments: AudioTrainingArguments) -> str:
     return str(_number_format(arguments)).removeprefix("torch.")
+
+
+def _check_output(output_dir: Path, arguments: DataArguments) -> None:
+    """Refuse an output that the next training would take for a class of its recordings."""
+    if not arguments.data_dir or not Path(arguments.data_dir).is_dir():
+        return
+    data_dir, output = Path(arguments.data_dir).resolve(), output_dir.resolve()
+    if output == data_dir or (data_dir in output.parents and not find_split_folders(data_dir)):
+        raise UsageError(f"--output_dir {output_dir} is in the folder of the recordings, {arguments.data_dir}.")
 
 
 def _check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:

@@ -180,8 +180,12 @@ class AudioClassificationTrainer(Trainer):
                     "whose optimizer has other groups of parameters. Start again with --overwrite_output_dir true."
                 ) from error
             raise
-        # PyTorch raises a RuntimeError where the disk is full.
+        # PyTorch raises a RuntimeError where the disk is full, too.
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            if resume_from_checkpoint and "size mismatch" in str(error):
+                raise UsageError(
+                    f"{resume_from_checkpoint} is of another network or has other classes: it cannot be resumed here."
+                ) from error
             if self._checkpoint is None or find_fault(self._checkpoint) is None:
                 raise
             shutil.rmtree(self._checkpoint, ignore_errors=True)

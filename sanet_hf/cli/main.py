@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 is success; 1 a failure, or an unexpected error, with its traceback; 2 misuse; 130 an
-        interruption; 143 a training that SIGTERM ended after it saved a checkpoint.
+        interruption; 141 a pipe that its reader has closed; 143 a training that SIGTERM ended after it saved a
+        checkpoint.
 
     Raises:
         SystemExit: The help was printed (0), or the command line cannot be parsed (2).
@@ -61,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader has all that it wants, as `head` does. What is left to print goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell reports SIGPIPE
     except Exception as error:
         is_expected = _is_expected(error)
         if with_traceback or not is_expected:

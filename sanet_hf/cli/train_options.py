@@ -54,6 +54,8 @@ SMALLEST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "eval_accumulation_steps": 1,
+    "label_smoothing_factor": 0,
     "shuffle_buffer_size": 1,
     "dataloader_num_workers": 0,
     "mixup_alpha": 0,
@@ -191,6 +193,8 @@ def _check_ranges(values: Mapping[str, object]) -> None:
         # Not a number is not in any range.
         if value is not None and not smallest <= value < math.inf:
             raise UsageError(f"--{name} {value:g} must be at least {smallest}.")
+    if values["label_smoothing_factor"] >= 1:
+        raise UsageError(f"--label_smoothing_factor {values['label_smoothing_factor']:g} must be below 1.")
     for name in ("seed", "data_seed"):
         if values[name] is not None and not 0 <= values[name] < 2**32:
             raise UsageError(f"--{name} {values[name]} must be at least 0 and below 2**32.")

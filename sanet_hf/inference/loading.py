@@ -18,8 +18,13 @@ from transformers import (
     PreTrainedModel,
 )
 
+from sanet_hf.architectures import check_sampling_rate
 from sanet_hf.errors import UsageError
 from sanet_hf.utils.formatting import shorten
+
+
+# What damaged files of a model end in.
+LOADING_ERRORS = (AttributeError, OSError, RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError)
 
 
 def load_classifier(
@@ -45,7 +50,7 @@ def load_classifier(
         raise UsageError(f"device {device}: {str(error).splitlines()[0]}") from error
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, TypeError, ValueError, StrictDataclassError) as error:
+    except LOADING_ERRORS as error:
         reason = "it is neither a folder here nor a model on the Hub that can be reached"
         if Path(name).is_dir():
             reason = f"the folder holds no model that transformers can load ({_first_lines(error)})"
@@ -66,9 +71,10 @@ def load_classifier(
         raise UsageError(
             f"{name}: the weights are a pickle that holds something else than tensors, which could run any code."
         ) from error
-    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError) as error:
+    except LOADING_ERRORS as error:
         raise UsageError(f"{name}: the model cannot be loaded ({_first_lines(error)}).") from error
     _check_weights(name, info)
+    check_sampling_rate(feature_extractor, name)
     return model.eval().to(device), feature_extractor
 
 

@@ -691,3 +691,17 @@ def test_a_mistake_is_one_line(trained, tones, tmp_path, monkeypatch, capsys, ar
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("sanet: error: ") or "\nsanet: error: " in f"\n{errors}"
     assert message in errors
+
+
+def test_a_reader_that_has_enough(tmp_path):
+    """As `sanet predict … | head -1`."""
+    code = (
+        "import sys; from sanet_hf.cli import main\n"
+        "main._run = lambda argv: [print('x' * 1000) for _ in range(10_000)] and 0\n"
+        "sys.exit(main.main([]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 141 and not errors

@@ -438,3 +438,10 @@ def test_freeze(checkpoints, model_type, freeze, source):
 def test_padding_is_sanets(tmp_path):
     with pytest.raises(UsageError, match="--padding max_length is for SANet"):
         make_model(ModelArguments(model_type="wav2vec2", padding="max_length"), ["a", "b"], 1.0)
+
+
+@pytest.mark.parametrize("override", ["model_type=ast", "num_labels=7", "problem_type=regression", "id2label={0: a}"])
+def test_overrides_that_are_no_part_of_the_network(override):
+    arguments = ModelArguments(config_overrides=override)
+    with pytest.raises(UsageError, match=f"cannot set {override.split('=')[0]}"):
+        make_model(arguments, ["a", "b"], 1.0)

@@ -24,6 +24,7 @@ from sanet_hf.inference.prediction import predict
 from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.evaluation.saved_models import evaluate_models
 from sanet_hf.training.train import train
+from sanet_hf.training.trainer import AudioClassificationTrainer
 
 
 def test_learns_and_reports(trained):
@@ -101,6 +102,36 @@ def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):
     assert (trained / "all_results.json").read_bytes() == before
 
 
+def test_options_that_change_no_weights_may_differ(trained, tones, tiny_options, capsys):
+    """Runs of earlier versions, whose YAML files had another limit, are finished too."""
+    command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
+    before = (trained / "train_options.yaml").read_bytes()
+    assert main([*command, "--save_total_limit", "7", "--logging_steps", "3"]) == 0
+    assert f"{trained} is finished" in capsys.readouterr().out
+    assert (trained / "train_options.yaml").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_leaves_the_options(trained, tones, tiny_options, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    before = (other / "train_options.yaml").read_bytes()
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(other), *tiny_options]
+    command += ["--config_overrides", "classifier_hidden_sizes=[6]", "--resume_from_checkpoint", "true"]
+    with pytest.raises(UsageError, match="is of another network or has other classes"):
+        train(*parse_train_arguments(command))
+    assert (other / "train_options.yaml").read_bytes() == before
+
+
+def test_output_among_the_classes_is_refused(tones, tiny_options):
+    """The next training would take it for a class."""
+    classes = tones / "train"
+    for output_dir in (classes, classes / "run"):
+        command = ["sanet.yaml", "--data_dir", str(classes), "--output_dir", str(output_dir), *tiny_options]
+        with pytest.raises(UsageError, match="is in the folder of the recordings"):
+            train(*parse_train_arguments(command))
+    assert not (classes / "run").exists()
+
+
 def test_refuses_to_go_on_with_other_options(trained, tones, tiny_options, tmp_path):
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
     with pytest.raises(UsageError, match=r"holds a run with learning_rate=0\.01, not 0\.5"):
@@ -137,7 +168,7 @@ def test_a_run_that_never_began_is_no_obstacle(tones, tiny_options, tmp_path):
     """Options that were refused, or stopped before the first checkpoint, do not bind the next try."""
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sanet_hf.training.train.AudioClassificationTrainer.train", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(AudioClassificationTrainer, "training_step", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(*parse_train_arguments([*command, "--learning_rate", "7"]))
     assert (tmp_path / "run/train_options.yaml").exists()
