@@ -213,7 +213,8 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.backends.mps.is_available() and not use_cpu:
         return False
-    capabilities = torch.cpu.get_capabilities()
+    # PyTorch before 2.11 cannot tell: it trains in float32.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 

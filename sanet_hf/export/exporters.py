@@ -121,7 +121,6 @@ def export_program(model: PreTrainedModel, feature_extractor: FeatureExtractionM
             (),
             example,
             dynamic_shapes={name: dict.fromkeys(axes, torch.export.Dim.AUTO) for name, axes in dynamic_shapes.items()},
-            prefer_deferred_runtime_asserts_over_guards=True,
         )
     # They hold paths of this machine.
     for node in program.graph.nodes:

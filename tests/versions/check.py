@@ -37,7 +37,7 @@ TESTS = [
 ]
 # transformers' common tests. Those of its older versions import test modules that its source distribution lacks.
 NEWEST_TESTS = ["tests/conformance"]
-EXTRAS = ("train", "formats", "plot", "onnx")
+EXTRAS = ("train", "formats", "plot", "prepare", "onnx")
 TEST_PACKAGES = ["hypothesis", "parameterized", "pytest", "setuptools", "wheel"]
 SHOWN = ["torch", "torchaudio", "torchcodec", "transformers", "huggingface-hub", "accelerate", "datasets", "numpy"]
 

@@ -142,7 +142,6 @@ def test_exported_program(tiny_model, strict, masked):
         example,
         dynamic_shapes=dict.fromkeys(names, DYNAMIC),
         strict=strict,
-        prefer_deferred_runtime_asserts_over_guards=True,
     ).module()
     with torch.no_grad():
         for shape in SHAPES:
@@ -157,7 +156,6 @@ def test_exported_base_model(tiny_model):
         tiny_model.sanet,
         make_batch(2, 1600),
         dynamic_shapes={"input_values": DYNAMIC, "attention_mask": DYNAMIC},
-        prefer_deferred_runtime_asserts_over_guards=True,
     ).module()
     batch = make_batch(3, 1000)
     with torch.no_grad():
@@ -171,7 +169,6 @@ def test_exported_at_full_size(full_size_model):
         full_size_model,
         make_batch(2, 16_000),
         dynamic_shapes={"input_values": DYNAMIC, "attention_mask": DYNAMIC},
-        prefer_deferred_runtime_asserts_over_guards=True,
     ).module()
     batch = make_batch(3, 5001)
     with torch.no_grad():
