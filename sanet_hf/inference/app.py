@@ -18,6 +18,7 @@ from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.explanation import weigh_frames
 from sanet_hf.inference.prediction import predict
 from sanet_hf.inference.windows import Prediction, Segment, merge_windows
+from sanet_hf.utils.extras import require
 from sanet_hf.utils.formatting import format_time, shorten
 from sanet_hf.utils.plot_style import BLUE, COLORS, OTHER_COLOR, VERMILION
 
@@ -95,10 +96,9 @@ def make_app(
     """
     # Read when gradio is imported; Blocks is told too.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError as error:
-        raise UsageError('the app needs gradio: pip install "sanet-hf[app]"') from error
+    require("gradio", "app")
+    import gradio
+
     if model.config.problem_type == "regression":
         raise UsageError("The app shows scores of classes; this model is a regression.")
     for name, limit in (("max_megabytes", max_megabytes), ("max_seconds", max_seconds)):

@@ -63,7 +63,7 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
         # audiomentations would miss it at the first clip that is compressed.
         is_compressed = name == "Mp3Compression" and parameters.get("backend", MP3_BACKEND) == MP3_BACKEND
         if is_compressed and find_spec("fast_mp3_augment") is None:
-            raise UsageError(f'augmentations: {name} needs {MP3_BACKEND}: pip install "sanet-hf[prepare]".')
+            raise UsageError(f'augmentations: {name} needs {MP3_BACKEND}: pip install "sanet-hf[train]".')
         for parameter in ("ir_path", "sounds_path"):
             path = parameters.get(parameter)
             if isinstance(path, (str, Path)) and not Path(path).exists():
@@ -109,7 +109,7 @@ def simulated_rooms(sampling_rate: int) -> Path:
     except ImportError as error:
         raise UsageError(
             "augmentations: ApplyImpulseResponse needs recorded impulse responses (ir_path: FOLDER) or, for simulated "
-            'rooms, pyroomacoustics: pip install "sanet-hf[prepare]".'
+            'rooms, pyroomacoustics: pip install "sanet-hf[train]".'
         ) from error
     for index in tqdm(missing, desc="Simulating rooms", unit="room"):
         response = _simulate_room(pyroomacoustics, np.random.default_rng(index), sampling_rate)

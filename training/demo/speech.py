@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from sanet_hf.audio.folders import SPLITS
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.utils.extras import require
 
 
 # Class name -> espeak-ng voice variant. Aunty and Linda, Grandpa and Max, and Mario and Nguyen are rather alike.
@@ -189,10 +190,9 @@ def _open_espeak() -> Iterator[Callable[[str, str, int, int, int], np.ndarray]]:
     for one). Loading a copy of the library starts from fresh state each time, and so the same seed gives the same
     bytes even when another set was made in this process before.
     """
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise ImportError('the speech demo needs espeak-ng: pip install "sanet-hf[demo]"') from error
+    require("espeakng_loader", "demo")
+    import espeakng_loader
+
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
 
