@@ -222,10 +222,11 @@ def open_with_ffmpeg(source: Path | bytes, name: str, reason: str, sampling_rate
         )
     try:
         from torchcodec.decoders import AudioDecoder
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
+        # An OSError where torchcodec was built for another PyTorch, or for CUDA and PyTorch was not.
         raise AudioError(
-            f"{name}: {reason} What soundfile does not read needs FFmpeg's shared libraries, which torchcodec does "
-            "not find here; install FFmpeg (Debian: apt-get install ffmpeg)."
+            f"{name}: {reason} What soundfile does not read needs FFmpeg's shared libraries and a torchcodec that "
+            f"fits PyTorch {torch.__version__}. One is missing: install FFmpeg (Debian: apt-get install ffmpeg)."
         ) from error
     check_content(source, name)
     try:

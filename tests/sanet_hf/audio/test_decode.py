@@ -3,6 +3,7 @@
 """Files to waveforms."""
 
 import os
+import re
 import resource
 import shutil
 import struct
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -250,6 +252,19 @@ def test_channels_are_averaged_where_only_ffmpeg_reads(tmp_path):
     waveform = load_audio(tmp_path / "a.m4a", RATE)
     # Half the amplitude of 0.5, as a root mean square.
     assert np.sqrt(np.mean(waveform[2000:6000] ** 2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.05)
+
+
+def test_a_torchcodec_for_another_pytorch(tmp_path, monkeypatch):
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec/__init__.py").touch()
+    (tmp_path / "torchcodec/decoders.py").write_text("raise OSError('libnvrtc.so.13: cannot open shared object file')")
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchcodec"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "a.wma"
+    path.write_bytes(bytes(1000))
+    with pytest.raises(AudioError, match=f"a torchcodec that fits PyTorch {re.escape(torch.__version__)}"):
+        load_audio(path, RATE)
 
 
 def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
