@@ -225,8 +225,8 @@ def open_with_ffmpeg(source: Path | bytes, name: str, reason: str, sampling_rate
     except (ImportError, OSError, RuntimeError) as error:
         # An OSError where torchcodec was built for another PyTorch, or for CUDA and PyTorch was not.
         raise AudioError(
-            f"{name}: {reason} What soundfile does not read needs FFmpeg's shared libraries, and a torchcodec for "
-            f"PyTorch {torch.__version__}. One of them is missing: install FFmpeg (Debian: apt-get install ffmpeg)."
+            f"{name}: {reason} What soundfile does not read needs FFmpeg's shared libraries and a torchcodec that "
+            f"fits PyTorch {torch.__version__}. One is missing: install FFmpeg (Debian: apt-get install ffmpeg)."
         ) from error
     check_content(source, name)
     try:

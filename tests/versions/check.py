@@ -38,7 +38,7 @@ TESTS = [
 # transformers' common tests. Those of its older versions import test modules that its source distribution lacks.
 NEWEST_TESTS = ["tests/conformance"]
 EXTRAS = ("train", "formats", "plot", "prepare", "onnx")
-TEST_PACKAGES = ["hypothesis", "parameterized", "pytest", "setuptools", "wheel"]
+TEST_PACKAGES = ["hypothesis", "parameterized", "pytest", "setuptools>=77"]
 SHOWN = ["torch", "torchaudio", "torchcodec", "transformers", "huggingface-hub", "accelerate", "datasets", "numpy"]
 
 # Between the sets: a checkpoint saved with one loads with the other, by its own code.
