@@ -37,7 +37,7 @@ TESTS = [
 ]
 # transformers' common tests. Those of its older versions import test modules that its source distribution lacks.
 NEWEST_TESTS = ["tests/conformance"]
-EXTRAS = ("train", "formats", "plot", "prepare", "onnx")
+EXTRAS = ("train", "formats", "plot", "prepare", "app", "onnx")
 TEST_PACKAGES = ["hypothesis", "parameterized", "pytest", "setuptools>=77"]
 SHOWN = ["torch", "torchaudio", "torchcodec", "transformers", "huggingface-hub", "accelerate", "datasets", "numpy"]
 
@@ -103,8 +103,11 @@ def run_tests(name: str, python: Path) -> dict[str, int]:
 
 def loads_checkpoint_of(python: Path, other: Path, folder: Path) -> bool:
     """Whether a checkpoint saved by `other` gives the same logits, by its own code, with `python`."""
-    subprocess.run([other, "-c", SAVE, folder], check=True, cwd=BUILD)
-    return subprocess.run([python, "-c", LOAD, folder], cwd=BUILD).returncode == 0
+    subprocess.run([other, "-c", SAVE, folder], check=True, cwd=BUILD, stderr=subprocess.DEVNULL)
+    result = subprocess.run([python, "-c", LOAD, folder], cwd=BUILD, stderr=subprocess.PIPE, text=True)
+    if result.returncode:
+        print(result.stderr)
+    return result.returncode == 0
 
 
 def versions(python: Path) -> dict[str, str]:
