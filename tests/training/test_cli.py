@@ -663,7 +663,7 @@ def test_a_bug_is_shown_with_its_traceback(
         (["train", "--lr_scheduler_kwargs", "{"], "The training options do not go together"),
         (["train", "--resume_from_checkpoint", "EMPTY"], "the folder holds no checkpoint"),
         (["train", "--augmentations", '[{"Gain": 1}]'], "augmentations: Gain: 1 is not of the form"),
-        (["train", "--model_name_or_path", "EMPTY"], "neither a folder with a model"),
+        (["train", "--model_name_or_path", "EMPTY"], "the model cannot be loaded"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
