@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
+from packaging import version
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 
 from sanet_hf.audio.folders import find_split_folders
@@ -54,6 +55,9 @@ from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
 from sanet_hf.versions import TESTED_VERSIONS
+
+
+COMPILED_TRAINING_VERSION = (2, 11)
 
 
 def train(
@@ -235,6 +239,12 @@ def _make_trainer(
     clips: Mapping[str, TrainingClips | StreamedClips | EvaluationClips],
     arguments: AudioTrainingArguments,
 ) -> AudioClassificationTrainer:
+    if arguments.torch_compile and version.parse(torch.__version__).release < COMPILED_TRAINING_VERSION:
+        # Seen with 2.8 in a padded batch; 2.11 is right.
+        raise UsageError(
+            f"--torch_compile needs PyTorch 2.11 or newer, not {torch.__version__}: older ones may compute wrong "
+            "statistics of BatchNorm."
+        )
     if arguments.averaged_epochs < 1:
         raise UsageError(f"--averaged_epochs {arguments.averaged_epochs} must be at least 1.")
     if arguments.averaged_epochs > 1 and (arguments.fsdp or arguments.deepspeed):

@@ -132,6 +132,13 @@ def test_output_among_the_classes_is_refused(tones, tiny_options):
     assert not (classes / "run").exists()
 
 
+def test_compiled_training_with_an_older_torch(tones, tiny_options, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.8.0+cpu")
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
+    with pytest.raises(UsageError, match=r"--torch_compile needs PyTorch 2\.11 or newer, not 2\.8\.0"):
+        train(*parse_train_arguments([*command, "--torch_compile", "true"]))
+
+
 def test_refuses_to_go_on_with_other_options(trained, tones, tiny_options, tmp_path):
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
     with pytest.raises(UsageError, match=r"holds a run with learning_rate=0\.01, not 0\.5"):

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from packaging import version
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from sanet_hf import modeling_sanet
@@ -74,6 +75,10 @@ def test_the_limit_holds_when_compiled(tiny_model):
         torch.compile(tiny_model, backend="eager")(torch.zeros(1, 8001))
 
 
+@pytest.mark.skipif(
+    version.parse(torch.__version__).release < (2, 11),
+    reason="PyTorch 2.8 computes wrong running statistics; sanet train refuses --torch_compile there",
+)
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
 def test_compiled_training(make_model, masked):
     """Loss, gradients and BatchNorm statistics of a step; the second clip of a padded batch is a single sample."""
