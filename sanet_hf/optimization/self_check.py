@@ -213,8 +213,9 @@ def _error(compute, layer: Layer, inputs: torch.Tensor, dtype: torch.dtype, expe
         return math.inf
     errors = []
     for value, right in zip(results, expected, strict=True):
-        norm = right.norm().clamp(min=torch.finfo(torch.float32).tiny)
-        errors.append(((value.to(right.dtype) - right).norm() / norm).item())
+        # In float64: squares of large weights are not finite in float32.
+        norm, difference = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in (right, value.to(right) - right))
+        errors.append((difference / norm.clamp(min=torch.finfo(torch.float32).tiny)).item())
     # NaN is larger than any tolerance.
     return max(math.inf if math.isnan(error) else error for error in errors)
 

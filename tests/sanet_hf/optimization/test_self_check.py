@@ -161,6 +161,16 @@ def test_weights_are_no_fault_of_the_processor(model, value):
         assert all(check.is_right for check in replace_wrong_layers(model, torch.float16))
 
 
+def test_large_weights_are_no_fault_of_the_processor(model):
+    """Squares of them are infinite in float32, in which bfloat16 is compared."""
+    model = model.to(torch.bfloat16)
+    with torch.no_grad():
+        model.sanet.layers[0].conv1.weight.mul_(1e25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(check.is_right for check in replace_wrong_layers(model, torch.bfloat16))
+
+
 def test_once_per_process_and_shape(model, monkeypatch):
     checks = replace_wrong_layers(model, torch.float32, training=True)
     # Query, key and value have one shape.
