@@ -34,14 +34,8 @@ logger = logging.get_logger(__name__)
 # Fields of configurations that describe no network.
 NO_OVERRIDES = {
     *("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "name_or_path", "num_labels"),
-    *(
-        "output_attentions",
-        "output_hidden_states",
-        "problem_type",
-        "return_dict",
-        "torch_dtype",
-        "transformers_version",
-    ),
+    *("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype"),
+    "transformers_version",
 }
 
 

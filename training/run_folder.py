@@ -11,7 +11,7 @@ import yaml
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments
-from sanet_hf.training.checkpoints import STATE_FILE, find_last_checkpoint
+from sanet_hf.training.checkpoints import PREFIX, STATE_FILE, find_last_checkpoint
 
 
 OPTIONS_FILE = "train_options.yaml"
@@ -102,7 +102,7 @@ def _as_yaml(value: object) -> object:
 
 def _delete_run(output_dir: Path) -> None:
     """Delete what tells a run to go on; the rest is written over at its end."""
-    for path in output_dir.glob("checkpoint-*"):
+    for path in output_dir.glob(f"{PREFIX}*"):
         if path.is_dir():
             shutil.rmtree(path)
     for name in (OPTIONS_FILE, RESULTS_FILE):

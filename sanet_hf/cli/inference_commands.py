@@ -15,12 +15,11 @@ from sanet_hf.cli.options import (
     add_evaluation_options,
     add_model_options,
     check_new_folder,
-    is_main_process,
-    num_processes,
     positive,
 )
 from sanet_hf.errors import UsageError
 from sanet_hf.utils.extras import require
+from sanet_hf.utils.processes import is_main_process
 
 
 if TYPE_CHECKING:
@@ -284,14 +283,11 @@ def _load_classifier(
     """Load a model. One that is used as it is, not optimised, is checked on this processor here."""
     from transformers.utils.logging import disable_progress_bar
 
+    from sanet_hf.inference.distributed import join_processes
     from sanet_hf.inference.loading import load_classifier
 
     disable_progress_bar()  # it takes a moment
-    if device is None and num_processes() > 1:
-        from sanet_hf.inference.distributed import join_processes
-
-        device = join_processes().device
-    model, feature_extractor = load_classifier(name, device, dtype)
+    model, feature_extractor = load_classifier(name, device or join_processes().device, dtype)
     if is_used_as_it_is:
         from sanet_hf.optimization.self_check import replace_wrong_layers
 

@@ -11,9 +11,9 @@ from contextlib import nullcontext
 from importlib.metadata import version
 
 from sanet_hf.cli import inference_commands, training_commands
-from sanet_hf.cli.options import num_processes
 from sanet_hf.errors import SanetError
 from sanet_hf.utils.files import writing_to
+from sanet_hf.utils.processes import num_processes
 
 
 # Each takes the parsed arguments and gives the exit code. `train`, whose options come from transformers, is apart.
@@ -99,9 +99,8 @@ def _run(argv: Sequence[str]) -> int:
         return training_commands.train_command(argv[1:])
     arguments = make_parser(with_data_options=argv[:1] in (["evaluate"], ["compare"])).parse_args(argv)
     output = getattr(arguments, "output", getattr(arguments, "output_dir", None))
-    with (
-        nullcontext() if output is None else writing_to(output, arguments.command not in inference_commands.WITH_FILES)
-    ):
+    is_folder = arguments.command not in inference_commands.WITH_FILES
+    with nullcontext() if output is None else writing_to(output, is_folder):
         return COMMANDS[arguments.command](arguments)
 
 

@@ -3,21 +3,10 @@
 """Options and checks that several commands share."""
 
 import argparse
-import os
 from pathlib import Path
 
 from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import UsageError
-
-
-def num_processes() -> int:
-    """Processes that a launcher started together; its environment tells, so that accelerate need not be imported."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_main_process() -> bool:
-    """Whether this is the only process, or the one that prints and writes."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def check_new_folder(folder: Path) -> None:

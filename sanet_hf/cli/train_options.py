@@ -17,6 +17,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from sanet_hf.errors import UsageError
+from sanet_hf.optimization.processor import instruction_sets
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, check_data_source
 from sanet_hf.training.config_files import find_config, shipped_configs
 
@@ -214,8 +215,7 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
     if torch.backends.mps.is_available() and not use_cpu:
         return False
     # PyTorch before 2.11 cannot tell: it trains in float32.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instruction_sets())
 
 
 def _yaml_as_flags(path: Path, names: Sequence[str]) -> list[str]:

@@ -18,14 +18,13 @@ from sanet_hf.cli.options import (
     MODEL_HELP,
     add_evaluation_options,
     check_new_folder,
-    is_main_process,
     natural,
-    num_processes,
     positive,
 )
 from sanet_hf.errors import TrainingTerminated, UsageError
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import writing_to
+from sanet_hf.utils.processes import is_main_process, num_processes
 
 
 # Packages that training, preparation and evaluation need beyond those of inference.
@@ -92,9 +91,7 @@ def train_command(argv: Sequence[str]) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    require((*TRAIN_PACKAGES, "filelock", "silero_vad", "soxr"), "prepare")
-    if arguments.denoise:
-        require("noisereduce", "prepare")
+    require((*TRAIN_PACKAGES, "filelock"), "prepare")
     from sanet_hf.training.preparation.prepare import prepare
     from sanet_hf.training.preparation.progress import FOLDERS, PrepareOptions
     from sanet_hf.training.reports.preparation import summarize

@@ -23,6 +23,7 @@ from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME
 
 from sanet_hf.architectures import (
+    architecture_of,
     expects_fixed_length,
     extract_features,
     find_window_seconds,
@@ -80,7 +81,7 @@ def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixi
             model,
             kwargs=example,
             input_names=list(example),
-            output_names=["logits", "pooling_weights"] if model.config.model_type == "sanet" else ["logits"],
+            output_names=["logits", "pooling_weights"] if architecture_of(model).has_pooling_weights else ["logits"],
             dynamic_shapes=dynamic_shapes,
             dynamo=True,
             verbose=False,
@@ -162,10 +163,10 @@ def onnx_inputs(names: Sequence[str], features: Mapping[str, torch.Tensor | np.n
 
 def shortest_clip(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, program: bool = False) -> int:
     """Return the samples to which shorter clips must be padded, for a model or for its program of `torch.export`."""
-    if not isinstance(feature_extractor, SANetFeatureExtractor):
-        return min_samples(feature_extractor)
-    # torch.export makes a constant of a size of 1, here the merged frames of an attention block.
-    return model.config.total_stride + 1 if program else 1
+    if program and isinstance(feature_extractor, SANetFeatureExtractor):
+        # torch.export makes a constant of a size of 1, here the merged frames of an attention block.
+        return model.config.total_stride + 1
+    return min_samples(feature_extractor)
 
 
 def window_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> int:

@@ -33,7 +33,7 @@ from sanet_hf.export.exporters import (
     window_length,
 )
 from sanet_hf.inference.prediction import predict
-from sanet_hf.inference.windows import THRESHOLD, cut_windows
+from sanet_hf.inference.windows import cut_windows, predicted_classes
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
 
@@ -317,11 +317,6 @@ def _median_times(classifiers: Mapping[str, OnnxClassifier], features: Mapping) 
             if index > 0:  # The first warms up.
                 times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}
-
-
-def predicted_classes(scores: np.ndarray, several: bool) -> np.ndarray:
-    """Return bool of shape (clips, classes): the most probable class, or, of `several`, those above `THRESHOLD`."""
-    return scores >= THRESHOLD if several else np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]
 
 
 def macro_f1(predicted: np.ndarray, truth: np.ndarray, several: bool) -> float:

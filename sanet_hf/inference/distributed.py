@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classification by several processes that `accelerate launch` or `torchrun` started."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice, zip_longest
@@ -10,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from sanet_hf.inference.windows import Prediction
 from sanet_hf.utils.extras import require
+from sanet_hf.utils.processes import num_processes
 
 
 FILES_PER_ROUND = 128  # of each process; then the processes exchange their predictions
@@ -32,7 +32,7 @@ class Processes(NamedTuple):
 
 def join_processes() -> Processes:
     """Initialise the distributed state if a launcher started several processes, and return it."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if num_processes() == 1:
         return Processes()
     # Imported late, since a single process does not need it.
     require("accelerate", "train")

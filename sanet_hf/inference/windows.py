@@ -119,3 +119,8 @@ def merge_windows(prediction: Prediction) -> list[Segment]:
             segments.append(Segment(edges[first], edges[index], prediction.labels[best[first]], score))
             first = index
     return segments
+
+
+def predicted_classes(scores: np.ndarray, several: bool) -> np.ndarray:
+    """Return bool of shape (clips, classes): the most probable class, or, of `several`, those above `THRESHOLD`."""
+    return scores >= THRESHOLD if several else np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]

@@ -84,8 +84,7 @@ def optimize_for_inference(model: SANet) -> SANet:
             for name, child in parent.named_children():
                 if type(child) is nn.Linear:
                     setattr(parent, name, optimized_linear(child))
-    if is_cpu:
-        replace_wrong_layers(model, model.dtype)
+    replace_wrong_layers(model, model.dtype)
     return model
 
 

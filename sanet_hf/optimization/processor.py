@@ -59,5 +59,11 @@ def describe_training(dtype: torch.dtype, device: torch.device) -> str:
 
 def describe_libraries() -> str:
     """Return the versions of PyTorch and oneDNN."""
+    onednn = onednn_version()
+    return f"PyTorch {torch.__version__}" + (f", oneDNN {onednn}" if onednn else "")
+
+
+def onednn_version() -> str | None:
+    """Return the version of the oneDNN that PyTorch was built with; `None` for a build without it."""
     found = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
-    return f"PyTorch {torch.__version__}" + (f", oneDNN {found[1]}" if found else "")
+    return found and found[1]

@@ -10,7 +10,7 @@ import torch
 from sanet_hf.configuration_sanet import SANetConfig
 from sanet_hf.modeling_sanet import SANetForAudioClassification
 from sanet_hf.optimization.optimize import optimize_for_inference
-from sanet_hf.optimization.processor import describe_processor, instruction_sets
+from sanet_hf.optimization.processor import describe_processor, instruction_sets, onednn_version
 from sanet_hf.optimization.self_check import Check, format_error, replace_wrong_layers
 
 
@@ -22,7 +22,6 @@ def machine_report() -> dict[str, object]:
         `processor`, `instruction_sets`, `threads`, `torch`, `onednn`, `openmp`, and `checks`: a [`Check`] for each
         layer and number format, for inference and training.
     """
-    build = torch.__config__.show()
     checks: list[Check] = []
     model = SANetForAudioClassification(SANetConfig())
     with warnings.catch_warnings():
@@ -33,13 +32,13 @@ def machine_report() -> dict[str, object]:
             model.float()
         for dtype in (torch.float32, torch.bfloat16):
             checks += replace_wrong_layers(model, dtype, training=True)
-    onednn, openmp = re.search(r"(?:MKL-DNN|oneDNN) v(\S+)", build), re.search(r"OpenMP (\d+)", build)
+    openmp = re.search(r"OpenMP (\d+)", torch.__config__.show())
     return {
         "processor": describe_processor(),
         "instruction_sets": instruction_sets(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "onednn": onednn and onednn[1],
+        "onednn": onednn_version(),
         "openmp": openmp and openmp[1],
         "checks": checks,
     }

@@ -20,7 +20,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from sanet_hf.inference.windows import THRESHOLD
+from sanet_hf.inference.windows import predicted_classes
 
 
 TOP_K = 3
@@ -64,7 +64,7 @@ class MultiLabelMetrics(evaluate.Metric):
 
     def _compute(self, predictions, references) -> dict[str, float]:
         probabilities, references = np.asarray(predictions, np.float64), np.asarray(references)
-        predicted = (probabilities >= THRESHOLD).astype(int)
+        predicted = predicted_classes(probabilities, several=True).astype(int)
         used = references.any(axis=0)
         metrics = {
             "mAP": average_precision_score(references[:, used], probabilities[:, used]) if used.any() else 0.0,

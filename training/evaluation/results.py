@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from sanet_hf.audio.folders import SPLITS
-from sanet_hf.inference.windows import THRESHOLD
+from sanet_hf.inference.windows import predicted_classes
 from sanet_hf.training.evaluation.metrics import PerClassMetrics, compute_metrics
 
 
@@ -53,9 +53,7 @@ class Evaluation:
     @cached_property
     def predicted_matrix(self) -> np.ndarray:
         """0/1 of shape (clips, classes)."""
-        if self.is_multi_label:
-            return (self.probabilities >= THRESHOLD).astype(int)
-        return np.eye(len(self.labels), dtype=int)[self.probabilities.argmax(axis=1)]
+        return predicted_classes(self.probabilities, self.is_multi_label).astype(int)
 
     @cached_property
     def is_right(self) -> np.ndarray:
