@@ -32,7 +32,7 @@ demo: setup  ## Make a small speech data set, train SANet on it, test it and cla
 	$(BIN)/python -m sanet_hf.training.demo
 
 test: setup lint  ## Check the style and run the tests that take less than 20 s each
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-slow: setup  ## Run the others
 	$(BIN)/python -m pytest -m slow
