@@ -61,7 +61,16 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "with one of those a line; - for such lines from standard input",
     )
     predict.add_argument("--output", type=Path, help=".csv, .jsonl or .parquet file; without it a table is printed")
-    predict.add_argument("--top_k", type=positive, default=1, help="classes in a row, the best first (default: 1)")
+    predict.add_argument(
+        "--top_k",
+        type=positive,
+        help="classes in a row, the best first (default: 1, or 5 where a clip can have several)",
+    )
+    predict.add_argument(
+        "--min_score",
+        type=float,
+        help="score from which a class is predicted (default: 0.5 where a clip can have several classes, else any)",
+    )
     predict.add_argument("--window", type=float, help="seconds of a window (default: the longest the model takes)")
     predict.add_argument("--hop", type=float, help="seconds from a window to the next (default: those of a window)")
     predict.add_argument(
@@ -89,7 +98,26 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     )
     existing.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     predict.add_argument("--strict", action="store_true", help="stop at the first file that cannot be classified")
+    _add_reading_options(predict)
     add_model_options(predict)
+
+
+def _level(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
+def _add_reading_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--min_level",
+        type=_level,
+        default=-80.0,
+        metavar="DBFS",
+        help="a window without a sample of this level, in dB of full scale, is silent: it gets no class and does not "
+        "count in the file's scores; none classifies all (default: %(default)g, digital silence)",
+    )
+    parser.add_argument(
+        "--num_workers", type=positive, help="files decoded at once (default: half of the cores, from 2 to 8)"
+    )
 
 
 def _add_embed(commands: argparse._SubParsersAction) -> None:
@@ -109,6 +137,7 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
     embed.add_argument("--plot", type=Path, help="picture of a map in two dimensions: .png, .jpg, .svg or .pdf")
     embed.add_argument("--method", choices=["pca", "tsne"], default="pca", help="of the map (default: pca)")
     embed.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
+    _add_reading_options(embed)
     add_model_options(embed)
 
 
@@ -232,7 +261,10 @@ def _predict(arguments: argparse.Namespace) -> int:
         window_seconds=arguments.window,
         hop_seconds=arguments.hop,
         aggregate=arguments.aggregate,
+        min_level=arguments.min_level,
+        min_score=arguments.min_score,
         batch_size=arguments.batch_size,
+        num_workers=arguments.num_workers,
     )
     if not is_main_process():
         return 1 if num_errors else 0
@@ -259,7 +291,9 @@ def _embed(arguments: argparse.Namespace) -> int:
         plot=arguments.plot,
         method=arguments.method,
         strict=arguments.strict,
+        min_level=arguments.min_level,
         batch_size=arguments.batch_size,
+        num_workers=arguments.num_workers,
     )
     if not is_main_process():
         return 1 if num_errors else 0

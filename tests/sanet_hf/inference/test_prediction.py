@@ -67,7 +67,7 @@ def test_results_come_as_they_are_made(tiny_checkpoint, clips):
             asked.append(number)
             yield clips[0]
 
-    results = predict(model, feature_extractor, ask(), batch_size=2, num_threads=1)
+    results = predict(model, feature_extractor, ask(), batch_size=2, num_workers=1)
     next(results)
     results.close()
     assert len(asked) < 50
