@@ -14,6 +14,7 @@ from sanet_hf.cli.options import (
     MODEL_HELP,
     add_evaluation_options,
     add_model_options,
+    add_reading_options,
     check_new_folder,
     positive,
 )
@@ -98,26 +99,8 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     )
     existing.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     predict.add_argument("--strict", action="store_true", help="stop at the first file that cannot be classified")
-    _add_reading_options(predict)
+    add_reading_options(predict)
     add_model_options(predict)
-
-
-def _level(text: str) -> float | None:
-    return None if text == "none" else float(text)
-
-
-def _add_reading_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--min_level",
-        type=_level,
-        default=-80.0,
-        metavar="DBFS",
-        help="a window without a sample of this level, in dB of full scale, is silent: it gets no class and does not "
-        "count in the file's scores; none classifies all (default: %(default)g, digital silence)",
-    )
-    parser.add_argument(
-        "--num_workers", type=positive, help="files decoded at once (default: half of the cores, from 2 to 8)"
-    )
 
 
 def _add_embed(commands: argparse._SubParsersAction) -> None:
@@ -137,7 +120,7 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
     embed.add_argument("--plot", type=Path, help="picture of a map in two dimensions: .png, .jpg, .svg or .pdf")
     embed.add_argument("--method", choices=["pca", "tsne"], default="pca", help="of the map (default: pca)")
     embed.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
-    _add_reading_options(embed)
+    add_reading_options(embed)
     add_model_options(embed)
 
 

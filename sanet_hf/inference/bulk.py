@@ -15,11 +15,11 @@ from sanet_hf.audio.find import find_audio_files
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.distributed import Processes, join_processes, predict_in_processes, share
 from sanet_hf.inference.embeddings import check_embedding_file, make_embedding_table, write_embeddings
-from sanet_hf.inference.loading import make_faster
 from sanet_hf.inference.outputs import PredictionFile, Row, column_names, default_top_k, to_rows
 from sanet_hf.inference.plots import plot_embeddings, plot_timeline
 from sanet_hf.inference.prediction import predict
 from sanet_hf.inference.windows import Prediction
+from sanet_hf.optimization.optimize import prepare_classifier
 from sanet_hf.utils.files import read_lines, to_text
 from sanet_hf.utils.plot_style import check_picture
 
@@ -78,7 +78,7 @@ def predict_files(
         check_picture(plot)
         if not isinstance(paths, list) or len(paths) != 1:
             raise UsageError("--plot draws one file: name one audio file alone.")
-    model = make_faster(model)
+    model = prepare_classifier(model)
     classify = partial(predict, model, feature_extractor, **options)
     # Wrong options must not cost the file of an earlier run.
     classify([])
@@ -158,7 +158,7 @@ def embed_files(
         check_picture(plot)
     state = join_processes()
     paths = share(list(find_audio_files(inputs, read_lines(sys.stdin))) if state.is_main_process else [])
-    classify = partial(_embed, make_faster(model), feature_extractor, **options)
+    classify = partial(_embed, prepare_classifier(model), feature_extractor, **options)
     predictions = _with_progress(_predict(classify, paths, state), len(paths), state)
     table = make_embedding_table(_without_errors(predictions, strict, state), normalize)
     if len(table) and state.is_main_process:

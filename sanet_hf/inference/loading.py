@@ -20,9 +20,6 @@ from transformers import (
 
 from sanet_hf.architectures import check_sampling_rate
 from sanet_hf.errors import UsageError
-from sanet_hf.modeling_sanet import SANetPreTrainedModel
-from sanet_hf.optimization.allocator import keep_freed_memory
-from sanet_hf.optimization.optimize import optimize_for_inference
 from sanet_hf.utils.formatting import shorten
 
 
@@ -79,16 +76,6 @@ def load_classifier(
     _check_weights(name, info)
     check_sampling_rate(feature_extractor, name)
     return model.eval().to(device), feature_extractor
-
-
-def make_faster(model: PreTrainedModel) -> PreTrainedModel:
-    """
-    Return the model as [`optimize_for_inference`] makes it, or, of other architectures than SANet, the model itself.
-    On a CPU, let the process keep the memory that it frees.
-    """
-    if model.device.type == "cpu":
-        keep_freed_memory()
-    return optimize_for_inference(model) if isinstance(model, SANetPreTrainedModel) else model
 
 
 def default_device() -> torch.device:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from sanet_hf.architectures import (
     is_padding_invariant,
     pool,
 )
+from sanet_hf.audio.decode import load_audio
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
+from sanet_hf.audio.stream import resample_blocks, stream_audio
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.inference.read_ahead import default_num_workers, read_ahead
-from sanet_hf.inference.sources import Source, check_sources, name_source, read_source
+from sanet_hf.inference.sources import Source, check_sources, name_source, resolve_source
 from sanet_hf.inference.windows import THRESHOLD, Prediction, Window, cut_windows
 
 
@@ -67,7 +70,7 @@ def predict(
 
     Args:
         model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
-        sources: Recordings in any of the forms of [`read_source`], such as paths, arrays at the feature extractor's
+        sources: Recordings in any of the forms of [`resolve_source`], such as paths, arrays at the feature extractor's
             sampling rate, or rows of datasets. What cannot be read gives a prediction with an error. The iterable is
             read in a thread.
         window_seconds: Length of a window; by default what [`find_window_seconds`] says.
@@ -177,7 +180,7 @@ def _predict(
 
     def read(numbered: tuple[int, Source]) -> Iterator[tuple[int, np.ndarray]]:
         number, source = numbered
-        return cut_windows(read_source(source, rate, name_source(source, number)), options.window, options.hop)
+        return cut_windows(_read_blocks(source, rate, name_source(source, number)), options.window, options.hop)
 
     ahead = BATCHES_SORTED * batch_size
     # Who has all sources at hand is not slow: batches do not depend on time.
@@ -206,6 +209,19 @@ def _predict(
             if not waiting:
                 yield from finish()
     yield from finish()
+
+
+def _read_blocks(source: Source, sampling_rate: int, name: str) -> Iterator[np.ndarray]:
+    """Yield the waveform of a source in blocks of shape (samples,), at `sampling_rate` in Hz."""
+    audio = resolve_source(source)
+    if isinstance(audio, Path):
+        yield from stream_audio(audio, sampling_rate)
+    elif isinstance(audio, bytes):
+        yield load_audio(audio, sampling_rate, name)
+    else:
+        waveform, rate = audio
+        is_right = rate in (0, sampling_rate)
+        yield from [waveform] if is_right else resample_blocks([waveform], rate, sampling_rate)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 """Recordings in the forms that files, datasets and pipelines give them in."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sanet_hf.audio.decode import check_sampling_rate, load_audio, mean_of_channels
-from sanet_hf.audio.stream import resample_blocks, stream_audio
+from sanet_hf.audio.decode import check_sampling_rate, mean_of_channels
 from sanet_hf.errors import AudioError, UsageError
 
 
@@ -52,9 +51,10 @@ def name_source(source: Source, number: int) -> str:
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else f"#{number}"
 
 
-def read_source(source: Source, sampling_rate: int, name: str = "recording") -> Iterator[np.ndarray]:
+def resolve_source(source: Source) -> Path | bytes | tuple[np.ndarray, int]:
     """
-    Yield the mono waveform of a source in blocks, float32 arrays of shape (samples,), full scale at 1.
+    Return the audio file of a source, the content of one, or a mono waveform, float32 of shape (samples,), full scale
+    at 1, with its sampling rate in Hz, which is 0 where the source does not say.
 
     Args:
         source: One of these:
@@ -63,62 +63,51 @@ def read_source(source: Source, sampling_rate: int, name: str = "recording") -> 
               shape is (samples,), or (channels, samples) or (samples, channels) where it is plain which is which.
             - a mapping with `array` (or `raw`, as of pipelines) and its `sampling_rate`; with `bytes` or `path`, as of
               datasets that are not decoded; or with one of these as `audio`
-            - a decoder of torchcodec, as of datasets that are decoded: the file behind it is read, if it is known
-        sampling_rate: Of the waveform in Hz; also that of an array without one.
-        name: How errors name what has no path.
+            - a decoder of torchcodec, as of datasets that are decoded: the file behind it, if it is known, as in
+              training
 
     Raises:
-        AudioError: The source is none of these, or cannot be read.
+        AudioError: The source is none of these, or cannot be decoded.
     """
     if isinstance(source, (str, os.PathLike)):
-        yield from stream_audio(Path(source), sampling_rate)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        yield load_audio(bytes(source), sampling_rate, name)
-    elif isinstance(source, Mapping):
-        yield from _read_mapping(source, sampling_rate, name)
-    elif _is_decoder(source):
-        yield from _read_decoder(source, sampling_rate, name)
-    else:
-        yield from _read_array(source, sampling_rate, sampling_rate, name)
+        return Path(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, Mapping):
+        return _resolve_mapping(source)
+    if _is_decoder(source):
+        return _resolve_decoder(source)
+    return _to_waveform(source), 0
 
 
-def _read_mapping(source: Mapping, sampling_rate: int, name: str) -> Iterator[np.ndarray]:
+def _resolve_mapping(source: Mapping) -> Path | bytes | tuple[np.ndarray, int]:
     if source.get("audio") is not None:
-        yield from read_source(source["audio"], sampling_rate, name)
-        return
+        return resolve_source(source["audio"])
     for key in ("array", "raw"):
         if source.get(key) is not None:
             if source.get("sampling_rate") is None:
                 raise AudioError(f"the mapping has {key}, but no sampling_rate.")
-            yield from _read_array(source[key], source["sampling_rate"], sampling_rate, name)
-            return
+            return _to_waveform(source[key]), _to_rate(source["sampling_rate"])
     content = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if content is None:
         keys = ", ".join(map(str, source)) or "no keys"
         raise AudioError(f"a mapping with {keys} is no recording: expected {EXPECTED}.")
-    yield from read_source(content, sampling_rate, name)
+    return resolve_source(content)
 
 
 def _is_decoder(source: Source) -> bool:
     return hasattr(source, "get_all_samples")
 
 
-def _read_decoder(decoder: Source, sampling_rate: int, name: str) -> Iterator[np.ndarray]:
+def _resolve_decoder(decoder: Source) -> Path | bytes | tuple[np.ndarray, int]:
     encoded = getattr(decoder, "_hf_encoded", None) or {}
     if encoded.get("bytes") is not None or os.path.isfile(encoded.get("path") or ""):
-        # As in training, and in pieces.
-        yield from _read_mapping(encoded, sampling_rate, name)
-        return
+        return _resolve_mapping(encoded)
     try:
         samples = decoder.get_all_samples()
     except (RuntimeError, ValueError) as error:
         raise AudioError(f"torchcodec cannot decode it ({str(error).splitlines()[0]}).") from error
-    yield from _read_array(samples.data, samples.sample_rate, sampling_rate, name)
-
-
-def _read_array(samples: Source, original_rate: object, sampling_rate: int, name: str) -> Iterator[np.ndarray]:
-    waveform, rate = _to_waveform(samples), _to_rate(original_rate, name)
-    yield from [waveform] if rate == sampling_rate else resample_blocks([waveform], rate, sampling_rate)
+    return _to_waveform(samples.data), _to_rate(samples.sample_rate)
 
 
 def _to_waveform(samples: Source) -> np.ndarray:
@@ -162,7 +151,7 @@ def _unknown_shape(samples: np.ndarray) -> AudioError:
     )
 
 
-def _to_rate(rate: object, name: str) -> int:
+def _to_rate(rate: object) -> int:
     """Return a sampling rate in Hz that is given as any kind of number, or as text."""
     try:
         number = float(rate)
@@ -170,5 +159,5 @@ def _to_rate(rate: object, name: str) -> int:
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
         raise AudioError(f"the sampling rate must be a whole number of Hz, not {rate!r}.") from error
-    check_sampling_rate(int(number), name)
+    check_sampling_rate(int(number), "array")
     return int(number)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from sanet_hf.layers_sanet import SANetBatchNorm, SANetConv1d, SANetDownsample, SANetUpsample
@@ -20,6 +21,7 @@ from sanet_hf.modeling_sanet import (
     SANetPreTrainedModel,
     SANetResidualLayer,
 )
+from sanet_hf.optimization.allocator import keep_freed_memory
 from sanet_hf.optimization.cpu_layers import optimized_conv, optimized_linear
 from sanet_hf.optimization.self_check import replace_wrong_layers
 
@@ -86,6 +88,16 @@ def optimize_for_inference(model: SANet) -> SANet:
                     setattr(parent, name, optimized_linear(child))
     replace_wrong_layers(model, model.dtype)
     return model
+
+
+def prepare_classifier(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    Return what a program that only classifies should use: the result of [`optimize_for_inference`], or, of other
+    architectures than SANet, the model itself. On a CPU, let the process keep the memory that it frees.
+    """
+    if model.device.type == "cpu":
+        keep_freed_memory()
+    return optimize_for_inference(model) if isinstance(model, SANetPreTrainedModel) else model
 
 
 @can_return_tuple
