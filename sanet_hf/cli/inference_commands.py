@@ -315,6 +315,7 @@ def _load_classifier(
 def _explain(arguments: argparse.Namespace) -> int:
     from sanet_hf.architectures import find_window_seconds
     from sanet_hf.audio.decode import load_audio
+    from sanet_hf.audio.levels import is_silent
     from sanet_hf.inference.explanation import explain
     from sanet_hf.inference.plots import check_suffix, write_explanation
 
@@ -346,6 +347,8 @@ def _explain(arguments: argparse.Namespace) -> int:
         f"{arguments.file}, {explanation.start:.2f}–{explanation.end:.2f} s: {explanation.label} {score:.4f}, "
         f"explained in {arguments.output}."
     )
+    if is_silent(explanation.waveform):
+        print("This stretch is silent (below -80 dB of full scale): sanet predict gives it no class.")
     return 0
 
 
@@ -362,7 +365,7 @@ def _app(arguments: argparse.Namespace) -> int:
         paths = list(find_audio_files([arguments.examples]))
         # Of all classes, where they are folders in it.
         examples = paths[:: math.ceil(len(paths) / 10)]
-    model, feature_extractor = _load_classifier(arguments.model, arguments.device, is_used_as_it_is=True)
+    model, feature_extractor = _load_classifier(arguments.model, arguments.device)
     limits = {"max_megabytes": arguments.max_megabytes, "max_seconds": arguments.max_seconds}
     app = make_app(model, feature_extractor, examples, **limits)
     options = {"server_name": arguments.host, "server_port": arguments.port}

@@ -113,7 +113,7 @@ class OnnxClassifier:
     def __init__(self, path: Path, config: PreTrainedConfig):
         self.session, self.config = load_onnx(path), config
 
-    def __call__(self, **features: torch.Tensor) -> SimpleNamespace:
+    def __call__(self, return_dict: bool = True, **features: torch.Tensor) -> SimpleNamespace:
         return SimpleNamespace(logits=torch.from_numpy(run_onnx(self.session, features)))
 
 

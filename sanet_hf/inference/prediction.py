@@ -37,7 +37,7 @@ BATCHES_SORTED = 4
 PATIENCE = 0.2
 # Windows of a file that are decoded before they are asked for.
 WINDOWS_AHEAD = 4
-# dB of full scale; the largest sample of a window below it is noise of 16-bit samples at most.
+# dB of full scale. Below it is digital silence, with the rounding of 16 bits at most.
 MIN_LEVEL = 20 * math.log10(SILENCE)
 
 
@@ -273,7 +273,7 @@ def classify_waveforms(
     """
     features = extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
     with backbone_outputs(model) if return_embeddings else nullcontext() as outputs:
-        scores = class_scores(model, model(**features).logits)
+        scores = class_scores(model, model(**features, return_dict=True).logits)
     embeddings = None
     if return_embeddings:
         embeddings = pool(model, outputs[0], features.get("attention_mask")).float().cpu().numpy()

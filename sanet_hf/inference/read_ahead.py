@@ -80,9 +80,9 @@ class _Reader:
         self.begun: Queue = Queue()
         self.places = Semaphore(num_sources)
         self.workers = [Thread(target=self._run_worker, daemon=True) for _ in range(num_workers)]
-        _readers.add(self)
         for thread in (*self.workers, Thread(target=self._feed, daemon=True)):
             thread.start()
+        _readers.add(self)
 
     def stop(self) -> None:
         """Tell the threads to end. One that waits for the iterable of sources ends when that gives another."""

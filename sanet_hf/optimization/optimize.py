@@ -110,9 +110,10 @@ def _forward_in_parts(
     # What has no shape of a batch is refused by the model.
     is_batch = input_values.dim() > 1 and (attention_mask is None or len(attention_mask) == len(input_values))
     if torch.compiler.is_compiling() or not is_batch or len(input_values) <= part_size:
-        return SANetModel.forward(model, input_values, attention_mask, **kwargs)
+        return SANetModel.forward(model, input_values, attention_mask, **kwargs, return_dict=True)
     masks = itertools.repeat(None) if attention_mask is None else attention_mask.split(part_size)
-    parts = [SANetModel.forward(model, *part, **kwargs) for part in zip(input_values.split(part_size), masks)]
+    batches = zip(input_values.split(part_size), masks)
+    parts = [SANetModel.forward(model, *batch, **kwargs, return_dict=True) for batch in batches]
     return SANetModelOutput(**{name: _concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
