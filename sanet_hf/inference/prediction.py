@@ -23,7 +23,8 @@ from sanet_hf.architectures import (
 )
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
-from sanet_hf.audio.stream import resample_blocks, stream_audio
+from sanet_hf.audio.resampling import resample_waveform
+from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.inference.read_ahead import default_num_workers, read_ahead
@@ -220,8 +221,7 @@ def _read_blocks(source: Source, sampling_rate: int, name: str) -> Iterator[np.n
         yield load_audio(audio, sampling_rate, name)
     else:
         waveform, rate = audio
-        is_right = rate in (0, sampling_rate)
-        yield from [waveform] if is_right else resample_blocks([waveform], rate, sampling_rate)
+        yield waveform if rate is None else resample_waveform(waveform, rate, sampling_rate, name)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sanet_hf.audio.decode import check_sampling_rate, mean_of_channels
+from sanet_hf.audio.decode import mean_of_channels
 from sanet_hf.errors import AudioError, UsageError
 
 
@@ -51,10 +51,10 @@ def name_source(source: Source, number: int) -> str:
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else f"#{number}"
 
 
-def resolve_source(source: Source) -> Path | bytes | tuple[np.ndarray, int]:
+def resolve_source(source: Source) -> Path | bytes | tuple[np.ndarray, float | None]:
     """
     Return the audio file of a source, the content of one, or a mono waveform, float32 of shape (samples,), full scale
-    at 1, with its sampling rate in Hz, which is 0 where the source does not say.
+    at 1, with its sampling rate in Hz, which is None where the source does not say.
 
     Args:
         source: One of these:
@@ -77,10 +77,10 @@ def resolve_source(source: Source) -> Path | bytes | tuple[np.ndarray, int]:
         return _resolve_mapping(source)
     if _is_decoder(source):
         return _resolve_decoder(source)
-    return _to_waveform(source), 0
+    return _to_waveform(source), None
 
 
-def _resolve_mapping(source: Mapping) -> Path | bytes | tuple[np.ndarray, int]:
+def _resolve_mapping(source: Mapping) -> Path | bytes | tuple[np.ndarray, float | None]:
     if source.get("audio") is not None:
         return resolve_source(source["audio"])
     for key in ("array", "raw"):
@@ -99,14 +99,15 @@ def _is_decoder(source: Source) -> bool:
     return hasattr(source, "get_all_samples")
 
 
-def _resolve_decoder(decoder: Source) -> Path | bytes | tuple[np.ndarray, int]:
+def _resolve_decoder(decoder: Source) -> Path | bytes | tuple[np.ndarray, float | None]:
     encoded = getattr(decoder, "_hf_encoded", None) or {}
     if encoded.get("bytes") is not None or os.path.isfile(encoded.get("path") or ""):
         return _resolve_mapping(encoded)
     try:
         samples = decoder.get_all_samples()
     except (RuntimeError, ValueError) as error:
-        raise AudioError(f"torchcodec cannot decode it ({str(error).splitlines()[0]}).") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise AudioError(f"torchcodec cannot decode it ({reason}).") from error
     return _to_waveform(samples.data), _to_rate(samples.sample_rate)
 
 
@@ -151,13 +152,9 @@ def _unknown_shape(samples: np.ndarray) -> AudioError:
     )
 
 
-def _to_rate(rate: object) -> int:
+def _to_rate(rate: object) -> float:
     """Return a sampling rate in Hz that is given as any kind of number, or as text."""
     try:
-        number = float(rate)
-        if isinstance(rate, bool) or number != int(number):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError) as error:
+        return rate if isinstance(rate, bool) else float(rate)
+    except (TypeError, ValueError) as error:
         raise AudioError(f"the sampling rate must be a whole number of Hz, not {rate!r}.") from error
-    check_sampling_rate(int(number), "array")
-    return int(number)
