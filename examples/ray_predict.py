@@ -14,7 +14,6 @@ installed and see the same files. The same command goes on after an interruption
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +22,11 @@ import pandas
 import pyarrow
 from pyarrow import parquet
 
-from sanet_hf import SANetPreTrainedModel
 from sanet_hf.audio.find import find_audio_files
 from sanet_hf.inference.loading import load_classifier
-from sanet_hf.inference.outputs import column_names, to_rows, to_table
+from sanet_hf.inference.outputs import column_names, default_top_k, to_rows, to_table
 from sanet_hf.inference.prediction import predict
-from sanet_hf.optimization import optimize_for_inference
+from sanet_hf.optimization.optimize import prepare_classifier
 from sanet_hf.utils.files import to_text
 
 
@@ -42,40 +40,41 @@ class Predictor:
 
     Args:
         model: Folder, or name of a model on the Hub.
-        top_k, parts: As [`to_rows`] has them.
+        top_k: As [`default_top_k`] has it.
+        parts: As [`to_rows`] has it.
         batch_size: Windows that are classified at once.
         audio_column: Of tables with the content of files; by default a batch has their paths.
         finished: Names of an earlier run, which are left out.
     """
 
     def __init__(
-        self, model: str, top_k: int, parts: str, batch_size: int | None, audio_column: str | None, finished: set[str]
+        self,
+        model: str,
+        top_k: int | None,
+        parts: str,
+        batch_size: int | None,
+        audio_column: str | None,
+        finished: set[str],
     ):
         self.model, self.feature_extractor = load_classifier(model)
-        if isinstance(self.model, SANetPreTrainedModel):
-            self.model = optimize_for_inference(self.model)
-        self.top_k, self.parts, self.batch_size = min(top_k, self.model.config.num_labels), parts, batch_size
+        self.model = prepare_classifier(self.model)
+        self.top_k, self.parts, self.batch_size = default_top_k(self.model, top_k), parts, batch_size
+        self.columns = column_names(self.top_k, self.model.config.problem_type == "multi_label_classification")
         self.audio_column, self.finished = audio_column, finished
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """Rows of a batch's files, which has the column `path`, of bytes, or the audio column."""
         if self.audio_column is None:
             paths = [os.fsdecode(path) for path in batch["path"].to_pylist()]
-            return self._predict(paths, paths)
+            return self._predict(paths)
         files = [audio for audio in batch[self.audio_column].to_pylist() if audio["path"] not in self.finished]
-        with tempfile.TemporaryDirectory() as folder:
-            paths = [os.path.join(folder, str(index)) for index in range(len(files))]
-            for path, audio in zip(paths, files):
-                Path(path).write_bytes(audio["bytes"] or b"")
-            return self._predict(paths, [audio["path"] for audio in files])
+        return self._predict(files)
 
-    def _predict(self, paths: Sequence[str], names: Sequence[str]) -> pyarrow.Table:
+    def _predict(self, sources: Sequence[str | dict]) -> pyarrow.Table:
         rows = []
-        predictions = predict(self.model, self.feature_extractor, paths, batch_size=self.batch_size)
-        for name, prediction in zip(names, predictions):
-            prediction.path = name
+        for prediction in predict(self.model, self.feature_extractor, sources, batch_size=self.batch_size):
             rows += to_rows(prediction, self.top_k, self.parts)
-        table = to_table(rows, column_names(self.top_k))
+        table = to_table(rows, self.columns)
         # An empty column would have no type of its own.
         kinds = {"string": pyarrow.string(), "Float64": pyarrow.float64()}
         types = {name: kinds[str(kind)] for name, kind in table.dtypes.items()}
@@ -88,7 +87,7 @@ def predict_with_ray(
     output: Path,
     *,
     audio_column: str | None = None,
-    top_k: int = 1,
+    top_k: int | None = None,
     parts: str = "windows",
     batch_size: int | None = None,
     files_per_task: int = 64,
@@ -104,7 +103,8 @@ def predict_with_ray(
         inputs: As [`find_audio_files`] takes them, or, with `audio_column`, Parquet files.
         output: Folder for Parquet files; files that it has rows of, be it with an error, are left out.
         audio_column: Column of the Parquet files with structs of `bytes` and `path`, as `datasets` writes them.
-        top_k, parts: As [`to_rows`] has them.
+        top_k: As [`default_top_k`] has it.
+        parts: As [`to_rows`] has it.
         batch_size: Windows that are classified at once.
         files_per_task: Files that a process is given at once.
         num_actors, cpus_per_actor, gpus_per_actor: Processes, and what each has; a GPU can be shared.
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("inputs", nargs="+", help="files, folders, patterns, @list.txt; or Parquet files")
     parser.add_argument("--output", type=Path, required=True, help="folder for Parquet files")
     parser.add_argument("--audio_column", help="column of Parquet files with structs of bytes and path")
-    parser.add_argument("--top_k", type=int, default=1, help="classes that a row names (default: 1)")
+    parser.add_argument("--top_k", type=int, help="classes in a row (default: 1, or 5 where clips have several)")
     parts = ["windows", "segments", "none"]
     parser.add_argument("--parts", choices=parts, default="windows", help="rows of long files (default: windows)")
     parser.add_argument("--batch_size", type=int, help="windows classified at once (default: 32 on a GPU, else 8)")

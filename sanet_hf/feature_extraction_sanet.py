@@ -20,7 +20,7 @@ _MIN_RMS = 1e-8
 
 class SANetFeatureExtractor(SequenceFeatureExtractor):
     """
-    Waveforms to what [`SANetModel`] takes: each clip is normalised to one loudness, then cropped or padded.
+    Waveforms to what [`SANetModel`] takes: each clip is cropped, normalised to one loudness, and padded.
 
     Args:
         feature_size (`int`, defaults to 1):
@@ -32,7 +32,7 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
         max_length (`int`, *optional*, defaults to 64000):
             Samples that clips are cropped or padded to; `None` leaves their length.
         do_normalize (`bool`, defaults to `True`):
-            Whether to bring each clip, before it is cropped, to a root mean square of `target_rms`.
+            Whether to bring each clip, after it is cropped, to a root mean square of `target_rms`.
         target_rms (`float`, defaults to 0.1):
             That root mean square. Silence stays silence.
         return_attention_mask (`bool`, defaults to `True`):
@@ -126,11 +126,12 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
         if truncation not in (True, False, "center", "random"):
             raise ValueError(f"truncation={truncation!r} must be 'center' (or True), 'random' or False.")
 
-        gains = [self._gain(clip, index) for index, clip in enumerate(clips)]
         if truncation and max_length is not None:
             if truncation == "random" and generator is None:
                 generator = np.random.default_rng()
             clips = [_crop(clip, max_length, generator if truncation == "random" else None) for clip in clips]
+        # Of what the model hears, as in training, whose clips are cut before they come here.
+        gains = [self._gain(clip, index) for index, clip in enumerate(clips)]
         lengths = np.array([len(clip) for clip in clips], dtype=np.int64)
 
         if strategy == PaddingStrategy.DO_NOT_PAD:

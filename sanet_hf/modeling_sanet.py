@@ -216,8 +216,7 @@ class SANetAttentivePooling(nn.Module):
         values = hidden_states.float()
         mean = torch.matmul(weights.unsqueeze(1), values)
         var = torch.matmul(weights.unsqueeze(1), (values - mean).square())
-        std = var.clamp(min=1e-9).sqrt()
-        pooled = torch.cat([mean, std], dim=-1).squeeze(1)
+        pooled = torch.cat([mean, var.clamp(min=1e-9).sqrt()], dim=-1).squeeze(1)
         return pooled.to(hidden_states.dtype), weights.to(hidden_states.dtype)
 
 
@@ -396,10 +395,8 @@ class SANetForAudioClassification(SANetPreTrainedModel):
         sizes = (2 * config.hidden_size, *config.classifier_hidden_sizes)
         layers = []
         for in_features, out_features in itertools.pairwise(sizes):
-            layers.append(nn.Linear(in_features, out_features))
-            layers.append(SANetBatchNorm(out_features, eps=config.batch_norm_eps))
-            layers.append(nn.ReLU())
-            layers.append(nn.Dropout(config.classifier_dropout))
+            layers += [nn.Linear(in_features, out_features), SANetBatchNorm(out_features, eps=config.batch_norm_eps)]
+            layers += [nn.ReLU(), nn.Dropout(config.classifier_dropout)]
         self.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], config.num_labels))
         self.post_init()
 
@@ -427,15 +424,17 @@ class SANetForAudioClassification(SANetPreTrainedModel):
                 As in [`SANetModel.forward`].
             labels (`torch.Tensor`, *optional*):
                 For `problem_type` `"single_label_classification"` class indices of shape `(batch,)`, for
-                `"multi_label_classification"` floats of shape `(batch, num_labels)`, for `"regression"` floats of
+                `"multi_label_classification"` 0 and 1 of shape `(batch, num_labels)`, for `"regression"` floats of
                 shape `(batch,)` or `(batch, num_labels)`. Without a `problem_type` it follows from `num_labels` and
                 the labels' type, as everywhere in transformers.
 
         Raises:
             ValueError: As [`SANetModel.forward`].
         """
-        outputs: SANetModelOutput = self.sanet(input_values, attention_mask, **kwargs)
+        outputs: SANetModelOutput = self.sanet(input_values, attention_mask, **kwargs, return_dict=True)
         logits = self.classifier(outputs.pooler_output)
+        if labels is not None and self.config.problem_type == "multi_label_classification":
+            labels = labels.to(logits)  # also integers and booleans
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return SANetClassifierOutput(
             loss=loss,

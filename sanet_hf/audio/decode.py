@@ -16,18 +16,19 @@ import numpy as np
 import soundfile
 import torch
 
-from sanet_hf.audio.formats import GAME_MUSIC, LIST_MARKS, MAX_SAMPLING_RATE, MIN_SAMPLING_RATE, PROBED_BYTES
+from sanet_hf.audio.formats import GAME_MUSIC, LIST_MARKS, PROBED_BYTES
+from sanet_hf.audio.resampling import (
+    LOWPASS_FILTER_WIDTH,
+    MAX_RESAMPLING_KERNEL,
+    ROLLOFF,
+    check_sampling_rate,
+    resample_waveform,  # noqa: F401
+)
 from sanet_hf.errors import AudioError
 
 
-# torchaudio's kernel has an entry for each pair of input and output phase: 70 thousand from 44,100 Hz to 16,000 Hz,
-# but 700 million from 44,099 Hz. FFmpeg resamples by such ratios in little memory.
-MAX_RESAMPLING_KERNEL = 2_000_000
 # Samples of all channels that are decoded at once.
 DECODING_BLOCK = 2**22
-
-# Zero crossings of torchaudio's sinc on each side, and the part of the lower Nyquist frequency that it keeps.
-LOWPASS_FILTER_WIDTH, ROLLOFF = 6, 0.99
 
 
 def load_audio(
@@ -111,12 +112,6 @@ def _load(source: Path | bytes, sampling_rate: int, name: str, start: int, lengt
     if not np.isfinite(waveform).all():
         raise AudioError(f"{name}: the file holds NaN or Inf.")
     return waveform
-
-
-def check_sampling_rate(original_rate: int, name: str) -> None:
-    """Raise an [`AudioError`] for a sampling rate in Hz that stands in damaged headers alone."""
-    if not MIN_SAMPLING_RATE <= original_rate <= MAX_SAMPLING_RATE:
-        raise AudioError(f"{name}: a sampling rate of {original_rate} Hz, which no recording has.")
 
 
 def is_odd_ratio(original_rate: int, sampling_rate: int) -> bool:

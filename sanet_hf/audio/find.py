@@ -20,6 +20,10 @@ def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) ->
             as `calls/**/*.mp3`; `@list.txt`, a file with one of those per line; `-` for `stdin`.
         stdin: Lines with one file, folder or pattern each.
 
+    Yields:
+        Also the names in lists and `stdin` that nothing is found for, and folders without audio files whose name is
+        that of one: reading them gives an error.
+
     Raises:
         UsageError: A folder holds no audio files, no file matches a pattern, or a list cannot be read.
     """
@@ -33,13 +37,13 @@ def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) ->
 def _find_audio_files(inputs: Iterable[str | Path], stdin: Iterable[str] = ()) -> Iterator[str]:
     for name in map(str, inputs):
         if name == "-":
-            yield from _find_audio_files(line.rstrip("\r\n") for line in stdin if line.strip())
+            yield from _find_each(line.rstrip("\r\n") for line in stdin if line.strip())
         elif name.startswith("@") and not os.path.exists(name):
             try:
                 lines = Path(name[1:]).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
             except OSError as error:
                 raise UsageError(f"{name}: the list cannot be read ({error.strerror}).") from error
-            yield from _find_audio_files(line for line in lines if line.strip())
+            yield from _find_each(line for line in lines if line.strip())
         elif os.path.isdir(name):
             yield from _files_in(name)
         elif glob.has_magic(name) and not os.path.exists(name):
@@ -48,6 +52,15 @@ def _find_audio_files(inputs: Iterable[str | Path], stdin: Iterable[str] = ()) -
                 raise UsageError(f"{name}: no file matches.")
             yield from paths
         else:
+            yield name
+
+
+def _find_each(names: Iterable[str]) -> Iterator[str]:
+    """What is found for each of many names, or the name itself, so that the rest is not lost."""
+    for name in names:
+        try:
+            yield from _find_audio_files([name])
+        except UsageError:
             yield name
 
 
@@ -80,5 +93,7 @@ def _files_in(folder: str) -> Iterator[str]:
             if is_audio_file(name):
                 is_empty = False
                 yield os.path.join(parent, name)
-    if is_empty:
+    if is_empty and is_audio_file(os.path.basename(os.path.normpath(folder))):
+        yield folder  # as of a pattern that the shell expanded
+    elif is_empty:
         raise UsageError(f"{folder} holds no audio files, such as .wav, .flac or .mp3.")

@@ -2,22 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio files of any length, decoded and resampled block by block: memory does not grow with their duration."""
 
-import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
-import torch
 
 from sanet_hf.audio.decode import (
     DECODING_BLOCK,
-    LOWPASS_FILTER_WIDTH,
-    ROLLOFF,
     check_file,
     check_sampling_rate,
     encode_name,
@@ -26,11 +22,8 @@ from sanet_hf.audio.decode import (
     mean_of_channels,
     open_with_ffmpeg,
 )
+from sanet_hf.audio.resampling import RESAMPLING_BLOCK, resample_blocks
 from sanet_hf.errors import AudioError
-
-
-# Samples that are resampled at once.
-RESAMPLING_BLOCK = 2**20
 
 
 class AudioBlocks(NamedTuple):
@@ -171,44 +164,3 @@ def open_blocks_with_ffmpeg(
                 process.wait()
 
     return AudioBlocks(rate, num_channels, read)
-
-
-def resample_blocks(
-    blocks: Iterable[np.ndarray], original_rate: int, sampling_rate: int, block_length: int = RESAMPLING_BLOCK
-) -> Iterator[np.ndarray]:
-    """
-    What `torchaudio.functional.resample` makes of a waveform that comes in blocks of any length.
-
-    ```
-    waveform   |·······context|····block····|context·······|
-    resampled                 |····kept·····|
-    ```
-
-    Args:
-        blocks: float32 arrays of shape (samples,).
-        original_rate, sampling_rate: Sampling rates of the waveform and of the result in Hz.
-        block_length: Samples that are resampled at once, about.
-    """
-    # Imported late: it takes a second that files at the right rate need not wait for.
-    from torchaudio.functional import resample
-
-    common = math.gcd(original_rate, sampling_rate)
-    old, new = original_rate // common, sampling_rate // common
-    width = math.ceil(LOWPASS_FILTER_WIDTH * old / (min(old, new) * ROLLOFF)) + old
-    # Whole multiples of `old`, where samples before and after resampling fall together.
-    context, step = old * math.ceil(width / old), old * math.ceil(block_length / old)
-
-    def convert(waveform: np.ndarray) -> np.ndarray:
-        return resample(
-            torch.from_numpy(waveform), old, new, lowpass_filter_width=LOWPASS_FILTER_WIDTH, rolloff=ROLLOFF
-        ).numpy()
-
-    buffer = np.zeros(context, np.float32)
-    for block in blocks:
-        buffer = np.concatenate([buffer, block])
-        while len(buffer) >= step + 2 * context:
-            kept = slice(context // old * new, (context + step) // old * new)
-            yield convert(buffer[: step + 2 * context])[kept]
-            buffer = buffer[step:]
-    if len(buffer) > context:
-        yield convert(buffer)[context // old * new :]

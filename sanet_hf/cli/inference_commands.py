@@ -14,6 +14,7 @@ from sanet_hf.cli.options import (
     MODEL_HELP,
     add_evaluation_options,
     add_model_options,
+    add_reading_options,
     check_new_folder,
     positive,
 )
@@ -61,7 +62,16 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "with one of those a line; - for such lines from standard input",
     )
     predict.add_argument("--output", type=Path, help=".csv, .jsonl or .parquet file; without it a table is printed")
-    predict.add_argument("--top_k", type=positive, default=1, help="classes in a row, the best first (default: 1)")
+    predict.add_argument(
+        "--top_k",
+        type=positive,
+        help="classes in a row, the best first (default: 1, or 5 where a clip can have several)",
+    )
+    predict.add_argument(
+        "--min_score",
+        type=float,
+        help="score from which a class is predicted (default: 0.5 where a clip can have several classes, else any)",
+    )
     predict.add_argument("--window", type=float, help="seconds of a window (default: the longest the model takes)")
     predict.add_argument("--hop", type=float, help="seconds from a window to the next (default: those of a window)")
     predict.add_argument(
@@ -89,6 +99,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     )
     existing.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     predict.add_argument("--strict", action="store_true", help="stop at the first file that cannot be classified")
+    add_reading_options(predict)
     add_model_options(predict)
 
 
@@ -109,6 +120,7 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
     embed.add_argument("--plot", type=Path, help="picture of a map in two dimensions: .png, .jpg, .svg or .pdf")
     embed.add_argument("--method", choices=["pca", "tsne"], default="pca", help="of the map (default: pca)")
     embed.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
+    add_reading_options(embed)
     add_model_options(embed)
 
 
@@ -232,7 +244,10 @@ def _predict(arguments: argparse.Namespace) -> int:
         window_seconds=arguments.window,
         hop_seconds=arguments.hop,
         aggregate=arguments.aggregate,
+        min_level=arguments.min_level,
+        min_score=arguments.min_score,
         batch_size=arguments.batch_size,
+        num_workers=arguments.num_workers,
     )
     if not is_main_process():
         return 1 if num_errors else 0
@@ -259,7 +274,9 @@ def _embed(arguments: argparse.Namespace) -> int:
         plot=arguments.plot,
         method=arguments.method,
         strict=arguments.strict,
+        min_level=arguments.min_level,
         batch_size=arguments.batch_size,
+        num_workers=arguments.num_workers,
     )
     if not is_main_process():
         return 1 if num_errors else 0
@@ -298,6 +315,7 @@ def _load_classifier(
 def _explain(arguments: argparse.Namespace) -> int:
     from sanet_hf.architectures import find_window_seconds
     from sanet_hf.audio.decode import load_audio
+    from sanet_hf.audio.levels import is_silent
     from sanet_hf.inference.explanation import explain
     from sanet_hf.inference.plots import check_suffix, write_explanation
 
@@ -329,6 +347,8 @@ def _explain(arguments: argparse.Namespace) -> int:
         f"{arguments.file}, {explanation.start:.2f}–{explanation.end:.2f} s: {explanation.label} {score:.4f}, "
         f"explained in {arguments.output}."
     )
+    if is_silent(explanation.waveform):
+        print("This stretch is silent (below -80 dB of full scale): sanet predict gives it no class.")
     return 0
 
 
@@ -345,7 +365,7 @@ def _app(arguments: argparse.Namespace) -> int:
         paths = list(find_audio_files([arguments.examples]))
         # Of all classes, where they are folders in it.
         examples = paths[:: math.ceil(len(paths) / 10)]
-    model, feature_extractor = _load_classifier(arguments.model, arguments.device, is_used_as_it_is=True)
+    model, feature_extractor = _load_classifier(arguments.model, arguments.device)
     limits = {"max_megabytes": arguments.max_megabytes, "max_seconds": arguments.max_seconds}
     app = make_app(model, feature_extractor, examples, **limits)
     options = {"server_name": arguments.host, "server_port": arguments.port}

@@ -38,6 +38,25 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _level(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Options of a command that reads any number of files."""
+    parser.add_argument(
+        "--min_level",
+        type=_level,
+        default=-80.0,
+        metavar="DBFS",
+        help="a window without a sample of this level, in dB of full scale, is silent: it gets no class and does not "
+        "count in the file's scores; none classifies all (default: %(default)g, digital silence)",
+    )
+    parser.add_argument(
+        "--num_workers", type=positive, help="files decoded at once (default: half of the cores, from 2 to 8)"
+    )
+
+
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Options of a command that evaluates on a split."""
     parser.add_argument(

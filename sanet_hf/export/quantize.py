@@ -1,20 +1,17 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Quantize exported classifiers to 8-bit integers, and measure the cost in accuracy."""
+"""Quantize exported classifiers to 8-bit integers, and find recordings to do it on."""
 
 import csv
 import math
 import random
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -26,14 +23,12 @@ from sanet_hf.export.exporters import (
     ONNX_FILE,
     ONNX_PACKAGES,
     load_onnx,
-    make_noise_features,
     onnx_inputs,
     quiet,
     run_onnx,
     window_length,
 )
-from sanet_hf.inference.prediction import predict
-from sanet_hf.inference.windows import cut_windows, predicted_classes
+from sanet_hf.inference.windows import cut_windows
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
 
@@ -49,11 +44,8 @@ QUANTIZED = ["Conv", "Gemm", "MatMul"]
 # Largest root mean square of the logits' errors in int8 on the clips for calibration, relative to that of the logits.
 # A tiny SANet trained on tones is at 0.003 to 0.006; a failed quantization is near 1 or above.
 MAX_ERROR = 0.5
-# Part of the recordings with the same classes in int8, below which there is a warning.
-MIN_AGREEMENT = 0.95
 MAX_CALIBRATION_CLIPS = 128
 FEW_CALIBRATION_CLIPS = 32
-NUM_ROUNDS = 20  # of timing
 
 # Classes of each recording, by its path.
 Recordings = Mapping[str, Sequence[str]]
@@ -74,7 +66,7 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
 
     Returns:
         The root mean square of the errors of the logits in int8 on these clips, relative to that of the logits. On
-        sounds that these do not represent it is larger; [`compare_files`] measures that.
+        sounds that these do not represent it is larger; `sanet export` measures that.
 
     Raises:
         MissingPackageError: A package for ONNX is not installed.
@@ -239,95 +231,3 @@ def load_calibration_clips(
             "--calibration_dir, make int8 safer."
         )
     return clips[:MAX_CALIBRATION_CLIPS]
-
-
-class OnnxClassifier:
-    """An ONNX file of [`export_onnx`] that [`predict`] takes as a model."""
-
-    device, dtype = torch.device("cpu"), torch.float32
-
-    def __init__(self, path: Path, config: PreTrainedConfig):
-        self.session, self.config = load_onnx(path), config
-
-    def __call__(self, **features: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=torch.from_numpy(run_onnx(self.session, features)))
-
-
-def compare_files(
-    folder: Path,
-    model: PreTrainedModel,
-    feature_extractor: FeatureExtractionMixin,
-    recordings: Recordings,
-    batch_size: int,
-) -> tuple[str, int]:
-    """
-    Compare `model.onnx` and `model_int8.onnx` on recordings.
-
-    Returns:
-        A table: size, accuracy (all classes of a recording right), macro-F1, the part of the recordings with the same
-        classes as in float32, and the median time of a clip of the full length. And the number of recordings that can
-        be read.
-
-    Raises:
-        DataError: None of the recordings can be read.
-    """
-    config = model.config
-    classifiers = {name: OnnxClassifier(folder / name, config) for name in (ONNX_FILE, INT8_FILE)}
-    scores: dict[str, np.ndarray] = {}
-    for name, classifier in classifiers.items():
-        predictions = predict(classifier, feature_extractor, recordings, batch_size=batch_size)
-        bar = tqdm(predictions, total=len(recordings), desc=f"Evaluating {name}", unit="file")
-        of_file = {prediction.path: prediction.scores for prediction in bar if prediction.error is None}
-        if not of_file:
-            raise DataError("None of the recordings to measure accuracy on can be read.")
-        scores[name] = np.stack(list(of_file.values()))
-    truth = np.zeros_like(scores[name], dtype=bool)
-    for row, path in enumerate(of_file):
-        truth[row, [config.label2id[label] for label in recordings[path]]] = True
-
-    length = window_length(model, feature_extractor)
-    times = _median_times(classifiers, make_noise_features(feature_extractor, [length]))
-    threads = torch.get_num_threads()
-    clip = f"{length / feature_extractor.sampling_rate:g} s, {threads} thread{'s' if threads > 1 else ''}"
-    lines = [f"{'':16}{'size':>10}{'accuracy':>10}{'macro F1':>10}{'agreement':>11}{clip:>18}"]
-    several = config.problem_type == "multi_label_classification"
-    expected = predicted_classes(scores[ONNX_FILE], several)
-    for name in classifiers:
-        predicted = predicted_classes(scores[name], several)
-        accuracy, agreement = ((predicted == classes).all(axis=1).mean() for classes in (truth, expected))
-        lines.append(
-            f"{name:16}{megabytes(folder / name):>10}{accuracy:10.3f}{macro_f1(predicted, truth, several):10.3f}"
-            f"{agreement:11.3f}{f'{1000 * times[name]:.1f} ms':>18}"
-        )
-    if agreement < MIN_AGREEMENT:
-        logger.warning(
-            f"{INT8_FILE} predicts other classes than {ONNX_FILE} for {1 - agreement:.1%} of the recordings. "
-            f"Calibrate with more of the recordings that it is meant for, or use {ONNX_FILE}."
-        )
-    return "\n".join(lines), len(of_file)
-
-
-def _median_times(classifiers: Mapping[str, OnnxClassifier], features: Mapping) -> dict[str, float]:
-    """Return the median seconds of each classifier on a batch, measured interleaved so that other load is shared."""
-    times: dict[str, list[float]] = {name: [] for name in classifiers}
-    for index in range(NUM_ROUNDS + 1):
-        for name, classifier in classifiers.items():
-            start = time.perf_counter()
-            classifier(**features)
-            if index > 0:  # The first warms up.
-                times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in times.items()}
-
-
-def macro_f1(predicted: np.ndarray, truth: np.ndarray, several: bool) -> float:
-    """
-    Return the mean F1 over classes of bool arrays (clips, classes). As in scikit-learn, a class without true and
-    predicted clips counts as 0 if clips have several classes, and is left out otherwise.
-    """
-    hits, counts = (predicted & truth).sum(axis=0), predicted.sum(axis=0) + truth.sum(axis=0)
-    return float(np.mean(2 * hits / np.maximum(counts, 1), where=(counts > 0) | several))
-
-
-def megabytes(path: Path) -> str:
-    """Return the size of an ONNX file and of the weights beside it, if it is over 2 GB."""
-    return f"{sum(file.stat().st_size for file in path.parent.glob(f'{path.name}*')) / 1e6:.1f} MB"

@@ -16,8 +16,9 @@ from sanet_hf.audio.levels import envelope, largest_amplitude
 from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.explanation import weigh_frames
-from sanet_hf.inference.prediction import predict
+from sanet_hf.inference.prediction import MIN_LEVEL, predict
 from sanet_hf.inference.windows import Prediction, Segment, merge_windows
+from sanet_hf.optimization.optimize import prepare_classifier
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.formatting import format_time, shorten
 from sanet_hf.utils.plot_style import BLUE, COLORS, OTHER_COLOR, VERMILION
@@ -32,6 +33,7 @@ MAX_BARS = 8
 # How often old uploads are looked for, and how old they may become, in seconds.
 DELETE_UPLOADS = (60, 3600)
 MEGABYTE = 2**20  # as gradio counts in its message
+SILENT = f"below {MIN_LEVEL:g} dB of full scale"
 WIDTH, HEIGHT = 1000, 200  # of the picture, in its own units; it is stretched to the page
 
 CSS = """
@@ -84,7 +86,8 @@ def make_app(
 ) -> "gradio.Blocks":
     """
     A page that classifies a recording: its classes as bars, its waveform with SANet's pooling weights, and of one
-    longer than the model takes the segments of one label, played where one clicks. Serve it with [`launch_app`].
+    longer than the model takes the segments of one label, played where one clicks. Serve it with [`launch_app`]. The
+    model is optimised as by `sanet predict`.
 
     Args:
         model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
@@ -113,7 +116,8 @@ def make_app(
                 prediction, waveform = classify_recording(
                     model, feature_extractor, path, max_megabytes=max_megabytes, max_seconds=max_seconds
                 )
-                scores = dict(zip(prediction.labels, prediction.scores.tolist()))
+                if not prediction.is_silent:
+                    scores = dict(zip(prediction.labels, prediction.scores.tolist()))
                 html = draw_recording(prediction, waveform, _weights(model, feature_extractor, prediction, waveform))
             except AudioError as error:
                 html = f'<div class="error" role="alert"><b>This cannot be classified.</b> {escape(str(error))}</div>'
@@ -121,6 +125,7 @@ def make_app(
         return label, html
 
     title = _title(model)
+    model = prepare_classifier(model)
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=DELETE_UPLOADS) as app:
         gradio.HTML(_introduction(model, feature_extractor, title, max_megabytes, max_seconds))
         with gradio.Row():
@@ -181,7 +186,8 @@ def classify_recording(
         max_megabytes, max_seconds: As [`make_app`] has them.
 
     Returns:
-        The prediction, and the waveform of shape (samples,) at the feature extractor's sampling rate.
+        The prediction, without scores if the recording is silent, and the waveform of shape (samples,) at the feature
+        extractor's sampling rate.
 
     Raises:
         AudioError: The file is too large or too long, or cannot be read; the message does not name its folder.
@@ -220,7 +226,7 @@ def _read_within_limits(path: Path, sampling_rate: int, max_megabytes: float, ma
 def _weights(
     model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, prediction: Prediction, waveform: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    is_one_window = len(prediction.windows) == 1
+    is_one_window = len(prediction.windows) == 1 and not prediction.is_silent
     return weigh_frames(model, feature_extractor, waveform) if is_one_window else None
 
 
@@ -241,10 +247,14 @@ def draw_recording(
     if len(prediction.windows) > 1:
         segments = merge_windows(prediction)
         colors = _colors(segments)
-        shapes = [_draw_segment(segment, duration, colors[segment.label]) for segment in segments] + shapes
+        drawn = [segment for segment in segments if segment.label is not None]
+        shapes = [_draw_segment(segment, duration, colors[segment.label]) for segment in drawn] + shapes
         rows = "".join(_draw_row(segment, colors[segment.label]) for segment in segments)
         rows = f'<div class="segments">{rows}</div>'
         notes = [f"Classified in {len(prediction.windows)} windows; the scores are their mean."]
+        num_silent = sum(window.scores is None for window in prediction.windows)
+        if num_silent:
+            notes.append(f"{num_silent} of them are silent ({SILENT}): they have no class and do not count.")
     elif weights is not None:
         shapes.append(_draw_weights(*weights, duration))
         highest = weights[0].max() * len(weights[0])
@@ -256,6 +266,8 @@ def draw_recording(
         silent = weights[0][weights[1][:-1] >= duration].sum()
         if silent:
             notes.append(f"{100 * silent:.0f} % of all weight is on the silence after the recording.")
+    elif prediction.is_silent:
+        notes = [f"The recording is silent ({SILENT}): it gets no class."]
     notes.append("Click to play from there.")
     return (
         f'<div class="picture" data-seconds="{duration:.6f}"><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -286,13 +298,14 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z"
 
 
-def _colors(segments: Sequence[Segment]) -> dict[str, str]:
-    """A colour for each of the labels that last longest; grey for the rest."""
-    seconds: dict[str, float] = {}
+def _colors(segments: Sequence[Segment]) -> dict[str | None, str]:
+    """A colour for each of the labels that last longest; grey for the rest; none for no class."""
+    seconds: dict[str | None, float] = {}
     for segment in segments:
         seconds[segment.label] = seconds.get(segment.label, 0) + segment.end - segment.start
+    seconds.pop(None, None)
     labels = sorted(seconds, key=lambda label: -seconds[label])
-    return dict.fromkeys(labels, OTHER_COLOR) | dict(zip(labels, COLORS))
+    return {None: "transparent"} | dict.fromkeys(labels, OTHER_COLOR) | dict(zip(labels, COLORS))
 
 
 def _draw_segment(segment: Segment, duration: float, color: str) -> str:
@@ -305,10 +318,11 @@ def _draw_segment(segment: Segment, duration: float, color: str) -> str:
 
 def _draw_row(segment: Segment, color: str) -> str:
     start, end = (format_time(round(seconds, 1)) for seconds in (segment.start, segment.end))
+    label, score = ("no class", "") if segment.label is None else (segment.label, f"{100 * segment.score:.0f} %")
     return (
         f'<button type="button" data-start="{segment.start:.3f}"><i style="background: {color}"></i>'
-        f'<span class="time">{start} – {end}</span><span class="label">{escape(segment.label)}</span>'
-        f"<span>{100 * segment.score:.0f} %</span></button>"
+        f'<span class="time">{start} – {end}</span><span class="label">{escape(label)}</span>'
+        f"<span>{score}</span></button>"
     )
 
 

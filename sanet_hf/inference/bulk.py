@@ -15,15 +15,16 @@ from sanet_hf.audio.find import find_audio_files
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.distributed import Processes, join_processes, predict_in_processes, share
 from sanet_hf.inference.embeddings import check_embedding_file, make_embedding_table, write_embeddings
-from sanet_hf.inference.outputs import PredictionFile, Row, column_names, to_rows
+from sanet_hf.inference.outputs import PredictionFile, Row, column_names, default_top_k, to_rows
 from sanet_hf.inference.plots import plot_embeddings, plot_timeline
 from sanet_hf.inference.prediction import predict
 from sanet_hf.inference.windows import Prediction
-from sanet_hf.modeling_sanet import SANetPreTrainedModel
-from sanet_hf.optimization.allocator import keep_freed_memory
-from sanet_hf.optimization.optimize import optimize_for_inference
-from sanet_hf.utils.files import to_text
+from sanet_hf.optimization.optimize import prepare_classifier
+from sanet_hf.utils.files import read_lines, to_text
 from sanet_hf.utils.plot_style import check_picture
+
+
+SILENT = "silent, below --min_level"
 
 
 def predict_files(
@@ -32,7 +33,7 @@ def predict_files(
     inputs: Sequence[str | Path],
     output: str | Path | None = None,
     *,
-    top_k: int = 1,
+    top_k: int | None = None,
     parts: str = "windows",
     plot: str | Path | None = None,
     resume: bool = False,
@@ -49,7 +50,8 @@ def predict_files(
         model, feature_extractor: As [`load_classifier`] gives them.
         inputs: As [`find_audio_files`] takes them; `-` reads standard input.
         output: CSV, JSON Lines or Parquet file.
-        top_k, parts: As [`to_rows`] has them.
+        top_k: As [`default_top_k`] has it.
+        parts: As [`to_rows`] has it.
         plot: Picture of the one file that is classified.
         resume: Leave out what `output` has already.
         overwrite: Whether an existing `output` may be replaced.
@@ -63,18 +65,20 @@ def predict_files(
     Raises:
         SanetError: An option or input does not fit, or, with `strict`, a file cannot be classified.
     """
-    top_k = min(top_k, model.config.num_labels)
-    columns = column_names(top_k)
+    top_k = default_top_k(model, top_k)
+    columns = column_names(top_k, model.config.problem_type == "multi_label_classification")
     state = join_processes()
-    paths = find_audio_files(inputs, sys.stdin) if state.is_main_process else []
-    # What comes in by a pipe is classified as it comes.
+    paths = find_audio_files(inputs, read_lines(sys.stdin)) if state.is_main_process else []
     if "-" not in map(str, inputs) or state.num_processes > 1:
         paths = share(list(paths))
+    else:
+        # What comes through the pipe is classified as it comes, and mistakes among the rest are found before.
+        list(find_audio_files([name for name in inputs if str(name) != "-"]))
     if plot is not None:
         check_picture(plot)
         if not isinstance(paths, list) or len(paths) != 1:
             raise UsageError("--plot draws one file: name one audio file alone.")
-    model = _optimize(model)
+    model = prepare_classifier(model)
     classify = partial(predict, model, feature_extractor, **options)
     # Wrong options must not cost the file of an earlier run.
     classify([])
@@ -90,11 +94,13 @@ def predict_files(
             if to_text(path) not in finished:
                 yield path
 
-    total = sum(to_text(path) not in finished for path in paths) if isinstance(paths, list) else None
+    # A list is passed on as a list: the batches of one do not depend on time.
+    todo = list(remaining()) if isinstance(paths, list) else remaining()
+    total = len(todo) if isinstance(todo, list) else None
     num_done = num_errors = 0
     is_complete = False
     try:
-        for prediction in _with_progress(_predict(classify, remaining(), state), total, state):
+        for prediction in _with_progress(_predict(classify, todo, state), total, state):
             rows = to_rows(prediction, top_k, parts)
             if file is not None:
                 file.add(rows)
@@ -104,7 +110,10 @@ def predict_files(
             num_errors += prediction.error is not None
             if prediction.error is not None:
                 _report(prediction, strict, state)
-            elif plot is not None and state.is_main_process:
+                continue
+            if prediction.is_silent and state.is_main_process:
+                tqdm.write(f"{to_text(prediction.path)}: {SILENT}, so that it gets no class.", file=sys.stderr)
+            if plot is not None and state.is_main_process:
                 plot_timeline(prediction, plot, feature_extractor.sampling_rate)
         is_complete = True
     finally:
@@ -148,8 +157,8 @@ def embed_files(
     if plot is not None:
         check_picture(plot)
     state = join_processes()
-    paths = share(list(find_audio_files(inputs, sys.stdin)) if state.is_main_process else [])
-    classify = partial(_embed, _optimize(model), feature_extractor, **options)
+    paths = share(list(find_audio_files(inputs, read_lines(sys.stdin))) if state.is_main_process else [])
+    classify = partial(_embed, prepare_classifier(model), feature_extractor, **options)
     predictions = _with_progress(_predict(classify, paths, state), len(paths), state)
     table = make_embedding_table(_without_errors(predictions, strict, state), normalize)
     if len(table) and state.is_main_process:
@@ -157,13 +166,6 @@ def embed_files(
         if plot is not None:
             plot_embeddings(table, plot, method)
     return len(table), len(paths) - len(table)
-
-
-def _optimize(model: PreTrainedModel) -> PreTrainedModel:
-    """A SANet made faster; others are as they come, and on a CPU do not return their memory to the system either."""
-    if model.device.type == "cpu":
-        keep_freed_memory()
-    return optimize_for_inference(model) if isinstance(model, SANetPreTrainedModel) else model
 
 
 def _predict(
@@ -181,6 +183,8 @@ def _embed(
     for prediction in predict(model, feature_extractor, sources, return_embeddings=True, **options):
         for window in prediction.windows:
             window.embedding = None
+        if prediction.is_silent:
+            prediction.error = f"{SILENT}, so that there is no embedding."
         yield prediction
 
 

@@ -25,8 +25,8 @@ def check_embedding_file(path: str | Path) -> None:
 
 def make_embedding_table(predictions: Iterable[Prediction], normalize: bool = False) -> pandas.DataFrame:
     """
-    A table with the columns `path`, `label` (the folder that the file lies in), `prediction`, `score`, and
-    `embedding`, float32 of shape (features,).
+    A table with the columns `path`, `label` (the folder that the file lies in), `prediction` (empty where no class is
+    predicted), `score`, and `embedding`, float32 of shape (features,).
 
     Args:
         predictions: As [`predict`] gives them with `return_embeddings`; those with an error are left out.
@@ -41,7 +41,7 @@ def make_embedding_table(predictions: Iterable[Prediction], normalize: bool = Fa
             embedding = embedding / max(float(np.linalg.norm(embedding)), 1e-12)
         path = Path(prediction.path)
         label = to_text(path.absolute().parent.name)
-        rows.append((to_text(prediction.path), label, prediction.label, prediction.score, embedding))
+        rows.append((to_text(prediction.path), label, prediction.label or "", prediction.score, embedding))
     return pandas.DataFrame(rows, columns=["path", "label", "prediction", "score", "embedding"])
 
 

@@ -115,11 +115,11 @@ def explain(
     weights = {}
     if architecture_of(model).has_pooling_weights:
         with _eager_attention(model):
-            outputs = model(**features, output_attentions=True)
+            outputs = model(**features, output_attentions=True, return_dict=True)
         num_samples = features["input_values"].shape[-1]
         weights = _weights_over_time(model, outputs, num_samples, start, rate)
     else:
-        outputs = model(**features)
+        outputs = model(**features, return_dict=True)
     scores = class_scores(model, outputs.logits)[0]
     index = int(scores.argmax()) if label is None else labels.index(label)
 
@@ -136,7 +136,7 @@ def explain(
             for clip, (begin, end) in zip(clips, parts):
                 clip[begin:end] = 0
             occluded = extract(clips)
-        occluded_scores.append(class_scores(model, model(**occluded).logits)[:, index])
+        occluded_scores.append(class_scores(model, model(**occluded, return_dict=True).logits)[:, index])
     return Explanation(
         label=labels[index],
         scores=dict(zip(labels, scores.tolist())),
@@ -166,8 +166,8 @@ def weigh_frames(
     if not architecture_of(model).has_pooling_weights:
         return None
     features = extract_features(feature_extractor, [waveform]).to(model.device, model.dtype)
-    num_samples = features["input_values"].shape[-1]
-    weights = _weights_over_time(model, model(**features), num_samples, 0.0, feature_extractor.sampling_rate)
+    outputs, num_samples = model(**features, return_dict=True), features["input_values"].shape[-1]
+    weights = _weights_over_time(model, outputs, num_samples, 0.0, feature_extractor.sampling_rate)
     return weights["pooling_weights"], weights["pooling_edges"]
 
 

@@ -49,7 +49,8 @@ def load_classifier(
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {device}: {str(error).splitlines()[0]}") from error
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        # Outputs have names, whatever the checkpoint says.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, return_dict=True)
     except LOADING_ERRORS as error:
         reason = "it is neither a folder here nor a model on the Hub that can be reached"
         if Path(name).is_dir():

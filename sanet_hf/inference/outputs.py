@@ -12,7 +12,9 @@ from typing import Any, TextIO
 
 import numpy as np
 import pandas
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.inference.windows import Prediction, merge_windows
@@ -20,54 +22,64 @@ from sanet_hf.utils.files import to_text, write_atomically
 
 
 FORMATS = (".csv", ".jsonl", ".parquet")
+NO_CLASS = ("-", "-")  # score and label in the table
 
 Row = dict[str, Any]
 
 
-def column_names(top_k: int) -> list[str]:
-    """Columns of [`to_rows`]; times are in seconds."""
+def column_names(top_k: int, several: bool = False) -> list[str]:
+    """Columns of [`to_rows`], also where a clip can have several classes; times are in seconds."""
     best = [name for rank in range(2, top_k + 1) for name in (f"label_{rank}", f"score_{rank}")]
-    return ["path", "start", "end", "label", "score", *best, "duration", "error"]
+    return ["path", "start", "end", "label", "score", *best, *(["labels"] if several else []), "duration", "error"]
+
+
+def default_top_k(model: PreTrainedModel, top_k: int | None) -> int:
+    """Return the number of classes in a row: as asked for, or 1, or 5 where a clip can have several; or all."""
+    if top_k is None:
+        top_k = 5 if model.config.problem_type == "multi_label_classification" else 1
+    return min(top_k, model.config.num_labels)
 
 
 def to_rows(prediction: Prediction, top_k: int = 1, parts: str = "windows") -> list[Row]:
     """
     Rows of a file: its parts, if it was classified in several windows, with `start` and `end`; last the file itself.
 
+    `label` and `score`, `label_2` and `score_2` and so on are the predicted classes, the best first. They are empty
+    where there are fewer: the score is below `prediction.min_score`, or the audio is silent. Where a clip can have
+    several classes, `labels` holds all predicted ones, joined by `;`.
+
     Args:
         prediction: As [`predict`] gives it.
-        top_k: Classes that a row names, the best first.
-        parts: `windows`; `segments`, in which neighbouring windows with one label are merged, of the best class alone;
-            or `none`.
+        top_k: Classes that a row has columns for.
+        parts: `windows`; `segments`, in which neighbouring windows with the same classes are merged, of the best class
+            alone; or `none`.
     """
     rows: list[Row] = []
     path = to_text(prediction.path)
     if len(prediction.windows) > 1 and parts == "segments":
-        rows += [{"path": path, **segment._asdict()} for segment in merge_windows(prediction)]
+        for segment in merge_windows(prediction):
+            rows.append({"path": path, **segment._asdict(), "labels": _join(segment.labels)})
     elif len(prediction.windows) > 1 and parts == "windows":
-        rows += [
-            {
-                "path": path,
-                "start": window.start,
-                "end": window.end,
-                **_best(window.scores, prediction.labels, top_k),
-            }
-            for window in prediction.windows
-        ]
+        for window in prediction.windows:
+            best = _best(prediction, window.scores, top_k)
+            rows.append({"path": path, "start": window.start, "end": window.end, **best})
     row = {"path": path, "duration": prediction.duration, "error": prediction.error}
-    if prediction.scores is not None:
-        row |= _best(prediction.scores, prediction.labels, top_k)
-    rows.append(row)
-    names = column_names(top_k)
+    rows.append(row | _best(prediction, prediction.scores, top_k))
+    names = column_names(top_k, prediction.several)
     return [{name: _rounded(row.get(name)) for name in names} for row in rows]
 
 
-def _best(scores: np.ndarray, labels: Sequence[str], top_k: int) -> Row:
-    row = {}
-    for rank, index in enumerate(np.argsort(-scores, kind="stable")[:top_k], start=1):
+def _best(prediction: Prediction, scores: np.ndarray | None, top_k: int) -> Row:
+    predicted = prediction.rank_classes(scores)
+    row = {"labels": _join(prediction.labels[index] for index in predicted)}
+    for rank, index in enumerate(predicted[:top_k], start=1):
         suffix = "" if rank == 1 else f"_{rank}"
-        row |= {f"label{suffix}": labels[index], f"score{suffix}": float(scores[index])}
+        row |= {f"label{suffix}": prediction.labels[index], f"score{suffix}": float(scores[index])}
     return row
+
+
+def _join(labels: Iterable[str]) -> str | None:
+    return ";".join(labels) or None
 
 
 def _rounded(value: Any) -> Any:
@@ -78,7 +90,8 @@ class PredictionFile:
     """
     A file that rows are added to as they are made: CSV, JSON Lines, or Parquet, by its suffix.
 
-    Rows of Parquet, which cannot be added to, are kept in `<name>.partial.jsonl` beside it until the end.
+    Rows of Parquet, which cannot be added to, are kept in `<name>.partial.jsonl` beside it until the end. A lock,
+    `<name>.lock`, keeps other runs from the file; the system releases that of a run that was killed.
 
     Args:
         path: The file.
@@ -91,7 +104,7 @@ class PredictionFile:
 
     Raises:
         SanetError: The suffix is none of [`FORMATS`], the file exists without `resume` and `overwrite`, or has other
-            columns.
+            columns, or another run is writing it.
     """
 
     def __init__(self, path: str | Path, columns: Sequence[str], resume: bool = False, overwrite: bool = False):
@@ -101,6 +114,19 @@ class PredictionFile:
         self._rows_path = self.path
         if self.path.suffix == ".parquet":
             self._rows_path = self.path.with_name(f"{self.path.name}.partial.jsonl")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"))
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise UsageError(f"Another run is writing {path}: wait until it ends, or choose another file.") from None
+        try:
+            self._open(resume, overwrite)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _open(self, resume: bool, overwrite: bool) -> None:
         if overwrite:
             for file in (self.path, self._rows_path):
                 file.unlink(missing_ok=True)
@@ -114,7 +140,6 @@ class PredictionFile:
         # The row of a file, which has no start, comes after those of its parts.
         self.finished = {row["path"] for row in rows if row["start"] in ("", None) and row["error"] in ("", None)}
         self._is_resumed = bool(rows)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._write([row for row in rows if row["path"] in self.finished])
         self._file = open(self._rows_path, "a", newline="", encoding="utf-8")
 
@@ -130,6 +155,16 @@ class PredictionFile:
         Args:
             paths: Files in the order that their rows are to have; None where the run did not get to its end.
         """
+        try:
+            self._close(paths)
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _close(self, paths: Sequence[str] | None) -> None:
         self._file.close()
         if paths is None:
             return
@@ -202,8 +237,8 @@ def make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:
         for row in rows:
             if row["error"] is not None:
                 continue
-            best = [(row[f"score{rank}"], row[f"label{rank}"]) for rank in _ranks(row)]
-            scores = "  ".join(f"{score:<6.4f}  {label:{width - 2}}" for score, label in best)
+            best = [(f"{row[f'score{rank}']:.4f}", row[f"label{rank}"]) for rank in _ranks(row)]
+            scores = "  ".join(f"{score:6}  {label:{width - 2}}" for score, label in best or [NO_CLASS])
             time = "" if row["start"] is None else f"  {row['start']:.2f} to {row['end']:.2f} s"
             lines.append(f"{scores}  {row['path']}{time}")
         if lines:
@@ -215,5 +250,5 @@ def make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:
 
 def _ranks(row: Mapping[str, object]) -> list[str]:
     """Suffixes of a row's columns of classes that have a value."""
-    names = [name.removeprefix("label") for name in row if name.startswith("label")]
+    names = [name.removeprefix("label") for name in row if name == "label" or name.startswith("label_")]
     return [name for name in names if row[f"label{name}"] is not None]

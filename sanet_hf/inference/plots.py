@@ -28,7 +28,7 @@ MAX_CLASSES = 10
 def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int = DEFAULT_SAMPLING_RATE) -> None:
     """
     Draw the waveform's envelope, the segments of one label, and the score of each class over time; of many classes,
-    the ten with the highest scores.
+    the ten with the highest scores. Stretches without a predicted class, and scores of silence, stay blank.
 
     Args:
         prediction: Of a file that can still be read, as [`predict`] gives it.
@@ -46,9 +46,11 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
     check_picture(path)
     if prediction.error is not None:
         raise AudioError(f"{prediction.path}: {prediction.error}")
-    scores = np.stack([window.scores for window in prediction.windows])
+    # Silent windows stay blank.
+    silence = np.full(len(prediction.labels), np.nan, np.float32)
+    scores = np.stack([silence if window.scores is None else window.scores for window in prediction.windows])
     segments = merge_windows(prediction)
-    peaks = scores.max(axis=0)
+    peaks = np.where(np.isnan(scores), 0, scores).max(axis=0)
     shown = np.argsort(-peaks, kind="stable")[:MAX_CLASSES]
     colors = {prediction.labels[index]: color for index, color in zip(shown, COLORS)}
     edges = [
@@ -65,9 +67,13 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
         times = np.linspace(0, prediction.duration, len(low))
         wave_axes.fill_between(times, low, high, color=GRAY, linewidth=0)
         wave_axes.set_ylabel("amplitude")
-        title = f"{Path(prediction.path).name}: {prediction.label} ({prediction.score:.2f})"
+        title = f"{Path(prediction.path).name}: no class"
+        if prediction.label is not None:
+            title = f"{Path(prediction.path).name}: {prediction.label} ({prediction.score:.2f})"
         wave_axes.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
         for segment in segments:
+            if segment.label is None:
+                continue
             color = colors.get(segment.label, OTHER_COLOR)
             label_axes.axvspan(segment.start, segment.end, facecolor=color, edgecolor="white", linewidth=0.5)
         label_axes.set_yticks([0.5], ["label"])

@@ -2,15 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classification of audio files of any length with a trained model."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event
 
 import numpy as np
 import torch
@@ -24,18 +21,25 @@ from sanet_hf.architectures import (
     is_padding_invariant,
     pool,
 )
-from sanet_hf.audio.stream import resample_blocks, stream_audio
+from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.levels import SILENCE, largest_amplitude
+from sanet_hf.audio.resampling import resample_waveform
+from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.loading import default_batch_size
-from sanet_hf.inference.windows import Prediction, Window, cut_windows
+from sanet_hf.inference.read_ahead import default_num_workers, read_ahead
+from sanet_hf.inference.sources import Source, check_sources, name_source, resolve_source
+from sanet_hf.inference.windows import THRESHOLD, Prediction, Window, cut_windows
 
 
 # Windows are sorted by length among so many batches, so that batches need little padding.
 BATCHES_SORTED = 4
+# Seconds without another source after which what waits is classified.
+PATIENCE = 0.2
 # Windows of a file that are decoded before they are asked for.
 WINDOWS_AHEAD = 4
-
-Source = str | Path | np.ndarray | Mapping
+# dB of full scale. Below it is digital silence, with the rounding of 16 bits at most.
+MIN_LEVEL = 20 * math.log10(SILENCE)
 
 
 def predict(
@@ -46,8 +50,10 @@ def predict(
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
     aggregate: str = "mean",
+    min_level: float | None = MIN_LEVEL,
+    min_score: float | None = None,
     batch_size: int | None = None,
-    num_threads: int = 2,
+    num_workers: int | None = None,
     return_embeddings: bool = False,
 ) -> Iterator[Prediction]:
     """
@@ -60,61 +66,99 @@ def predict(
                                    |--------|  the last ends with the file
 
     Files are decoded in threads, in pieces, while the model works: memory does not grow with their duration. Where the
-    device's memory does not suffice for a batch, smaller ones follow.
+    memory does not suffice for a batch, smaller ones follow. Where the next source is slow to come, as from a pipe,
+    the batch is not filled first.
 
     Args:
         model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
-        sources: Audio files; arrays of shape (samples,) at the feature extractor's sampling rate; or mappings with
-            `array` and `sampling_rate`. What cannot be read gives a prediction with an error.
+        sources: Recordings in any of the forms of [`resolve_source`], such as paths, arrays at the feature extractor's
+            sampling rate, or rows of datasets. What cannot be read gives a prediction with an error. The iterable is
+            read in a thread.
         window_seconds: Length of a window; by default what [`find_window_seconds`] says.
         hop_seconds: From the start of a window to that of the next; by default `window_seconds`.
         aggregate: What the windows' scores become the file's by: `mean`, or `max` for rare events.
+        min_level: Level in dB of full scale. A window whose largest sample is below it is silent: it gets no scores
+            and does not count in the file's. By default -80, which only digital silence stays below; None classifies
+            all windows.
+        min_score: Score from which a class is predicted; by default any, or, where a clip can have several, 0.5.
         batch_size: Windows that are classified at once; by default [`default_batch_size`].
-        num_threads: Files that are decoded at once.
+        num_workers: Files that are decoded at once, by default [`default_num_workers`].
         return_embeddings: Whether to keep embeddings; see [`classify_waveforms`].
 
     Raises:
-        UsageError: The model does not take windows so long, a hop would leave gaps, or `aggregate` is neither.
+        UsageError: `sources` is one recording, the model does not take windows so long, a hop would leave gaps, or
+            another option does not fit.
     """
+    check_sources(sources)
     rate = feature_extractor.sampling_rate
     window, hop = _check_windows(model, feature_extractor, window_seconds, hop_seconds)
     if aggregate not in ("mean", "max"):
         raise UsageError(f"aggregate={aggregate!r} must be 'mean' or 'max'.")
-    if batch_size is None:
-        batch_size = default_batch_size(model)
-    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    classify = partial(classify_waveforms, model, feature_extractor, return_embeddings=return_embeddings)
-    needs_one_length = not is_padding_invariant(feature_extractor)
-    return _predict(
-        classify, sources, labels, (rate, window, hop), aggregate, batch_size, needs_one_length, max(1, num_threads)
+    if min_level is not None and not min_level <= 0:
+        raise UsageError(f"min_level={min_level:g} must be 0 or less: dB of full scale.")
+    options = _Options(
+        rate,
+        window,
+        hop,
+        aggregate,
+        0.0 if min_level is None else 10 ** (min_level / 20),
+        default_batch_size(model) if batch_size is None else batch_size,
+        max(1, default_num_workers() if num_workers is None else num_workers),
+        needs_one_length=not is_padding_invariant(feature_extractor),
     )
+    classify = partial(classify_waveforms, model, feature_extractor, return_embeddings=return_embeddings)
+    return _predict(classify, sources, _make_prediction_of(model, min_score), options)
+
+
+@dataclass
+class _Options:
+    """Options of [`predict`], in samples and amplitudes."""
+
+    sampling_rate: int
+    window: int
+    hop: int
+    aggregate: str
+    min_amplitude: float
+    batch_size: int
+    num_workers: int
+    needs_one_length: bool
+
+
+def _make_prediction_of(model: PreTrainedModel, min_score: float | None) -> Callable[..., Prediction]:
+    """Return [`Prediction`] with the fields that are the same for all files."""
+    config = model.config
+    labels = tuple(config.id2label[index] for index in range(config.num_labels))
+    several = config.problem_type == "multi_label_classification"
+    if min_score is None:
+        min_score = THRESHOLD if several else -math.inf
+    elif config.problem_type == "regression":
+        raise UsageError("min_score is for scores of classes; this model is a regression.")
+    elif not 0 <= min_score <= 1:
+        raise UsageError(f"min_score={min_score:g} must be between 0 and 1.")
+    return partial(Prediction, labels=labels, min_score=min_score, several=several)
 
 
 def _predict(
     classify: Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray | None]],
     sources: Iterable[Source],
-    labels: Sequence[str],
-    window_options: tuple[int, int, int],
-    aggregate: str,
-    batch_size: int,
-    needs_one_length: bool,
-    num_threads: int,
+    prediction_of: Callable[..., Prediction],
+    options: _Options,
 ) -> Iterator[Prediction]:
-    rate = window_options[0]
     waiting: list[tuple[Window, np.ndarray]] = []
     done: list[Prediction] = []
+    batch_size, rate = options.batch_size, options.sampling_rate
 
     def classify_waiting() -> None:
         nonlocal batch_size
         waiting.sort(key=lambda item: len(item[1]))
         while waiting:
             batch = waiting[-batch_size:]
-            if needs_one_length:
+            if options.needs_one_length:
                 batch = [item for item in batch if len(item[1]) == len(batch[-1][1])]
             try:
                 scores, embeddings = classify([waveform for _, waveform in batch])
-            except torch.OutOfMemoryError:
-                if len(batch) == 1:
+            except (MemoryError, RuntimeError) as error:
+                if len(batch) == 1 or not is_out_of_memory(error):
                     raise
                 batch_size = len(batch) // 2
                 continue
@@ -124,36 +168,68 @@ def _predict(
             del waiting[-len(batch) :]
 
     def finish() -> Iterator[Prediction]:
+        classify_waiting()
         for prediction in done:
-            if prediction.error is None:
-                scores = np.stack([window.scores for window in prediction.windows])
-                prediction.scores = scores.max(axis=0) if aggregate == "max" else scores.mean(axis=0)
-                embeddings = [window.embedding for window in prediction.windows]
-                prediction.embedding = None if embeddings[0] is None else np.mean(embeddings, axis=0)
+            heard = [window for window in prediction.windows if window.scores is not None]
+            if heard:
+                scores = np.stack([window.scores for window in heard])
+                prediction.scores = scores.max(axis=0) if options.aggregate == "max" else scores.mean(axis=0)
+                if heard[0].embedding is not None:
+                    prediction.embedding = np.mean([window.embedding for window in heard], axis=0)
             yield prediction
         done.clear()
 
-    def read(source: Source) -> Iterator[tuple[int, np.ndarray]]:
-        return cut_windows(_read_blocks(source, rate), *window_options[1:])
+    def read(numbered: tuple[int, Source]) -> Iterator[tuple[int, np.ndarray]]:
+        number, source = numbered
+        return cut_windows(_read_blocks(source, rate, name_source(source, number)), options.window, options.hop)
 
     ahead = BATCHES_SORTED * batch_size
-    with closing(_read_ahead(read, sources, num_threads, ahead, WINDOWS_AHEAD)) as files:
-        for number, (source, windows) in enumerate(files, start=1):
-            prediction = Prediction(_name(source, number), labels)
+    # Who has all sources at hand is not slow: batches do not depend on time.
+    patience = None if isinstance(sources, Sequence) else PATIENCE
+    numbered = enumerate(sources, start=1)
+    with closing(read_ahead(read, numbered, options.num_workers, ahead, WINDOWS_AHEAD, patience)) as files:
+        for file in files:
+            if file is None:
+                yield from finish()
+                continue
+            (number, source), windows = file
+            prediction = prediction_of(name_source(source, number))
             try:
                 for start, waveform in windows:
                     prediction.duration = (start + len(waveform)) / rate
                     prediction.windows.append(Window(start / rate, prediction.duration))
+                    if largest_amplitude(waveform) < options.min_amplitude:
+                        continue
                     waiting.append((prediction.windows[-1], waveform))
                     if len(waiting) == ahead:
-                        classify_waiting()
                         yield from finish()
-            except AudioError as error:
+            except (AudioError, OSError) as error:
                 message = str(error).removeprefix(f"{prediction.path}: ")
-                prediction = Prediction(prediction.path, labels, error=message)
+                prediction = prediction_of(prediction.path, error=message)
             done.append(prediction)
-    classify_waiting()
+            if not waiting:
+                yield from finish()
     yield from finish()
+
+
+def _read_blocks(source: Source, sampling_rate: int, name: str) -> Iterator[np.ndarray]:
+    """Yield the waveform of a source in blocks of shape (samples,), at `sampling_rate` in Hz."""
+    audio = resolve_source(source)
+    if isinstance(audio, Path):
+        yield from stream_audio(audio, sampling_rate)
+    elif isinstance(audio, bytes):
+        yield load_audio(audio, sampling_rate, name)
+    else:
+        waveform, rate = audio
+        yield waveform if rate is None else resample_waveform(waveform, rate, sampling_rate, name)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the memory of a device or of the machine does not suffice."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # The allocator of the CPU has no type of its own.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _check_windows(
@@ -174,84 +250,6 @@ def _check_windows(
             f"{window_seconds:g} s."
         )
     return round(window_seconds * rate), round(hop_seconds * rate)
-
-
-def _name(source: Source, number: int) -> str:
-    return str(source) if isinstance(source, (str, Path)) else f"#{number}"
-
-
-def _read_blocks(source: Source, sampling_rate: int) -> Iterator[np.ndarray]:
-    if isinstance(source, (str, Path)):
-        yield from stream_audio(source, sampling_rate)
-        return
-    array, rate = (
-        (source["array"], source["sampling_rate"]) if isinstance(source, Mapping) else (source, sampling_rate)
-    )
-    array = np.asarray(array, dtype=np.float32)
-    if array.ndim != 1 or not len(array):
-        raise AudioError(f"an array of shape {array.shape}, not of (samples,)")
-    if not np.isfinite(array).all():
-        raise AudioError("the array holds NaN or Inf.")
-    yield from [array] if rate == sampling_rate else resample_blocks([array], rate, sampling_rate)
-
-
-def _read_ahead(
-    read: Callable[[Source], Iterator], sources: Iterable[Source], num_threads: int, num_sources: int, num_items: int
-) -> Iterator[tuple[Source, Iterator]]:
-    """
-    Sources in order, each with the items that `read` gives of it, read in threads before they are asked for.
-
-    Args:
-        read: Gives items of a source, or raises.
-        sources: Taken from as needed.
-        num_threads: Sources that are read at once.
-        num_sources: Sources that are begun ahead.
-        num_items: Items of a source that are kept.
-    """
-    stopped = Event()
-
-    def put(queue: Queue, item: tuple) -> None:
-        while not stopped.is_set():
-            try:
-                return queue.put(item, timeout=0.1)
-            except Full:
-                continue
-
-    def work(source: Source, queue: Queue) -> None:
-        try:
-            for item in read(source):
-                put(queue, (item, None))
-                if stopped.is_set():
-                    return
-            put(queue, (None, StopIteration()))
-        except BaseException as error:
-            put(queue, (None, error))
-
-    def items(queue: Queue) -> Iterator:
-        while True:
-            item, error = queue.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-
-    sources = iter(sources)
-    begun: deque[tuple[Source, Queue]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        try:
-            while True:
-                for source in islice(sources, num_sources - len(begun)):
-                    queue = Queue(num_items)
-                    pool.submit(work, source, queue)
-                    begun.append((source, queue))
-                if not begun:
-                    return
-                source, queue = begun.popleft()
-                yield source, items(queue)
-        finally:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
 
 
 @torch.inference_mode()
@@ -275,7 +273,7 @@ def classify_waveforms(
     """
     features = extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
     with backbone_outputs(model) if return_embeddings else nullcontext() as outputs:
-        scores = class_scores(model, model(**features).logits)
+        scores = class_scores(model, model(**features, return_dict=True).logits)
     embeddings = None
     if return_embeddings:
         embeddings = pool(model, outputs[0], features.get("attention_mask")).float().cpu().numpy()

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from sanet_hf.layers_sanet import SANetBatchNorm, SANetConv1d, SANetDownsample, SANetUpsample
@@ -20,6 +21,7 @@ from sanet_hf.modeling_sanet import (
     SANetPreTrainedModel,
     SANetResidualLayer,
 )
+from sanet_hf.optimization.allocator import keep_freed_memory
 from sanet_hf.optimization.cpu_layers import optimized_conv, optimized_linear
 from sanet_hf.optimization.self_check import replace_wrong_layers
 
@@ -88,6 +90,16 @@ def optimize_for_inference(model: SANet) -> SANet:
     return model
 
 
+def prepare_classifier(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    Return what a program that only classifies should use: the result of [`optimize_for_inference`], or, of other
+    architectures than SANet, the model itself. On a CPU, let the process keep the memory that it frees.
+    """
+    if model.device.type == "cpu":
+        keep_freed_memory()
+    return optimize_for_inference(model) if isinstance(model, SANetPreTrainedModel) else model
+
+
 @can_return_tuple
 def _forward_in_parts(
     model: SANetModel, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
@@ -98,9 +110,10 @@ def _forward_in_parts(
     # What has no shape of a batch is refused by the model.
     is_batch = input_values.dim() > 1 and (attention_mask is None or len(attention_mask) == len(input_values))
     if torch.compiler.is_compiling() or not is_batch or len(input_values) <= part_size:
-        return SANetModel.forward(model, input_values, attention_mask, **kwargs)
+        return SANetModel.forward(model, input_values, attention_mask, **kwargs, return_dict=True)
     masks = itertools.repeat(None) if attention_mask is None else attention_mask.split(part_size)
-    parts = [SANetModel.forward(model, *part, **kwargs) for part in zip(input_values.split(part_size), masks)]
+    batches = zip(input_values.split(part_size), masks)
+    parts = [SANetModel.forward(model, *batch, **kwargs, return_dict=True) for batch in batches]
     return SANetModelOutput(**{name: _concatenate([part[name] for part in parts]) for name in parts[0]})
 
 

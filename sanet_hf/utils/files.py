@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from safetensors import SafetensorError
 
 
-PROBE_BYTES = 2**16
+PROBE_BYTES = READ_BYTES = 2**16
 
 
 @contextmanager
@@ -80,6 +80,26 @@ def _probe(path: Path) -> None:
             file.write(bytes(PROBE_BYTES))
     except OSError as error:
         raise OSError(error.errno, f"{path} cannot be written: {os.strerror(error.errno)}") from error
+
+
+def read_lines(file: TextIO) -> Iterator[str]:
+    """
+    Yield the lines of a text file or pipe as they come, without their ends. File names in them need not be UTF-8.
+
+    It is read without its buffer, on whose lock an exiting interpreter would end in a fatal error if a thread waits
+    there for a line.
+    """
+    try:
+        descriptor = file.fileno()
+    except (AttributeError, OSError, ValueError):  # not a file of the system
+        yield from (line.rstrip("\r\n") for line in file)
+        return
+    rest = b""
+    while content := os.read(descriptor, READ_BYTES):
+        *lines, rest = (rest + content).split(b"\n")
+        yield from (os.fsdecode(line).rstrip("\r") for line in lines)
+    if rest:
+        yield os.fsdecode(rest).rstrip("\r")
 
 
 def to_text(name: str) -> str:

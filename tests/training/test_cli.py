@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -136,12 +137,81 @@ def test_predict_what_is_missing(trained, tones, tmp_path, capsys):
     assert len(output.read_text().splitlines()) == 1
 
 
-def test_predict_from_a_pipe(trained, tones):
-    clips = [str(path) for path in sorted((tones / "test").rglob("*.wav"))[:2]]
+def test_predict_from_a_pipe(trained, tones, tmp_path):
+    """Each file as it comes, before the next is there; folders without audio and other mistakes are errors."""
+    clips = [str(path) for path in sorted((tones / "test").rglob("*.wav"))[:3]]
+    (tmp_path / "folder.wav").mkdir()
     command = [sys.executable, "-m", "sanet_hf", "predict", str(trained), "-", "--device", "cpu"]
-    result = subprocess.run(command, input="\n".join(clips), capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert [line.split()[2] for line in result.stdout.splitlines()[1:]] == clips
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        guard = Timer(300, process.kill)
+        guard.start()
+        for place, clip in enumerate(clips):
+            process.stdin.write(f"{clip}\n")
+            process.stdin.flush()
+            if place == 0:
+                assert process.stdout.readline().split() == ["score", "label", "file"]
+            assert process.stdout.readline().split()[2] == clip
+        output, errors = process.communicate("missing.wav\nnothing/*.wav\n" + str(tmp_path / "folder.wav"))
+        guard.cancel()
+    assert process.returncode == 1 and not output
+    assert "missing.wav: there is no such file." in errors and "nothing/*.wav: there is no such file." in errors
+    assert "folder.wav: this is not a file." in errors and "3 of 6 files could not be classified." in errors
+
+
+def test_predict_with_mistakes_beside_a_pipe(trained, monkeypatch, capsys):
+    """They are found before the first line is there."""
+    monkeypatch.setattr(sys, "stdin", iter(lambda: pytest.fail("the pipe was read"), None))
+    assert main(["predict", str(trained), "-", "nothing/*.wav"]) == 2
+    assert "nothing/*.wav: no file matches" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_predict_silence(trained, tones, tmp_path, capsys, suffix):
+    """A silent file has a row without a class, a note, and exit code 0; --min_level none classifies it."""
+    clip = str(next((tones / "test/high").iterdir()))
+    silence, half = tmp_path / "silence.wav", tmp_path / "half.wav"
+    soundfile.write(silence, np.zeros(8000), 16000)
+    soundfile.write(half, np.concatenate([np.zeros(16000), soundfile.read(clip)[0]]), 16000)
+    output = tmp_path / f"rows{suffix}"
+    argv = ["predict", str(trained), str(silence), clip, str(half), "--output", str(output), "--num_workers", "3"]
+
+    def read() -> pandas.DataFrame:
+        if suffix == ".jsonl":
+            return pandas.read_json(output, lines=True)
+        return pandas.read_csv(output) if suffix == ".csv" else pandas.read_parquet(output)
+
+    assert main(argv) == 0
+    printed, errors = capsys.readouterr()
+    assert f"{silence}: silent, below --min_level, so that it gets no class." in errors
+    assert "Classified 3 of 3 files" in printed
+    labels = read()["label"].fillna("").tolist()
+    assert labels[:3] == ["", "high", ""] and labels[-1] == "high"
+    assert main([*argv, "--overwrite", "--min_level", "none"]) == 0
+    assert "silent" not in capsys.readouterr().err and read()["label"].notna().all()
+    assert main(["predict", str(trained), str(half), "--plot", str(tmp_path / "plot.png")]) == 0
+    assert main(["predict", str(trained), str(silence), "--plot", str(tmp_path / "silence.png")]) == 0
+    assert (tmp_path / "plot.png").exists() and (tmp_path / "silence.png").exists()
+    assert capsys.readouterr().out.splitlines()[-2].split() == ["-", "-", str(silence)]
+
+
+def test_embed_silence(trained, tones, tmp_path, capsys):
+    """Its embedding would be that of amplified rounding."""
+    clip, silence = str(next((tones / "test/high").iterdir())), tmp_path / "silence.wav"
+    soundfile.write(silence, np.zeros(8000), 16000)
+    argv = ["embed", str(trained), str(silence), clip, "--output", str(tmp_path / "e.npz")]
+    assert main(argv) == 1
+    assert f"{silence}: silent, below --min_level, so that there is no embedding." in capsys.readouterr().err
+    assert np.load(tmp_path / "e.npz")["path"].tolist() == [clip]
+    assert main([*argv, "--min_level", "none"]) == 0
+    assert np.load(tmp_path / "e.npz")["path"].tolist() == [str(silence), clip]
+
+
+def test_explain_silence(trained, tmp_path, capsys):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(8000), 16000)
+    output = ["--output", str(tmp_path / "silence.json")]
+    assert main(["explain", str(trained), str(tmp_path / "silence.wav"), *output]) == 0
+    assert "This stretch is silent (below -80 dB of full scale)" in capsys.readouterr().out
 
 
 def test_explain(trained, tones, make_tone, tmp_path, capsys):
@@ -615,6 +685,8 @@ def test_a_bug_is_shown_with_its_traceback(
         (["predict", "MODEL", "CLIP", "--device", "meta"], "device meta: "),
         (["predict", "MODEL", "CLIP", "--window", "nan"], "A window of nan s"),
         (["predict", "MODEL", "CLIP", "--hop", "0"], "A hop of 0 s"),
+        (["predict", "MODEL", "CLIP", "--min_level", "3"], "min_level=3 must be 0 or less"),
+        (["predict", "MODEL", "CLIP", "--min_score", "2"], "min_score=2 must be between 0 and 1"),
         (["predict", "MODEL", "CLIP", "--output", "rows.txt"], "rows.txt: the output must end in .csv"),
         (["predict", "MODEL", "CLIP", "--output", "LARGE.csv", "--resume"], "LARGE.csv cannot be gone on with"),
         (

@@ -16,7 +16,7 @@ import torch
 from sanet_hf.architectures import extract_features
 from sanet_hf.cli.main import main
 from sanet_hf.export import export_onnx, export_program, load_onnx, quantize_onnx, run_onnx
-from sanet_hf.export.quantize import macro_f1, predicted_classes
+from sanet_hf.export.command import macro_f1, predicted_classes
 from sanet_hf.training.evaluation.metrics import compute_metrics
 
 from .tiny_models import save_checkpoint

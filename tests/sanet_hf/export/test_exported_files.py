@@ -20,7 +20,16 @@ from transformers import AutoConfig, AutoFeatureExtractor
 from sanet_hf import SANetConfig, SANetFeatureExtractor
 from sanet_hf.architectures import expects_fixed_length, extract_features
 from sanet_hf.errors import DataError, ExportError, UsageError
-from sanet_hf.export import export_onnx, export_program, exporters, load_onnx, quantize, quantize_onnx, run_onnx
+from sanet_hf.export import (
+    command,
+    export_onnx,
+    export_program,
+    exporters,
+    load_onnx,
+    quantize,
+    quantize_onnx,
+    run_onnx,
+)
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
 from sanet_hf.utils import extras
@@ -321,13 +330,13 @@ def test_comparison_of_int8(exported, recordings, tmp_path, caplog, problem_type
     _, files, _ = find("model", recordings, "all")
     if problem_type:
         files = {file: ["cat", "dog"] if "dog" in labels else labels for file, labels in files.items()}
-    table, count = quantize.compare_files(folder, model, feature_extractor, files, batch_size=3)
+    table, count = command.compare_files(folder, model, feature_extractor, files, batch_size=3)
     assert count == 24
     header, *rows = (line.split() for line in table.splitlines())
     assert header[:5] == ["size", "accuracy", "macro", "F1", "agreement"]
     assert [row[0] for row in rows] == ["model.onnx", "model_int8.onnx"]
     for row in rows:
-        predictions = [found for found in predict(model, feature_extractor, files) if found.error is None]
+        predictions = [found for found in predict(model, feature_extractor, list(files)) if found.error is None]
         chosen = [found.scores >= (0.5 if problem_type else found.scores.max()) for found in predictions]
         names = [{found.labels[index] for index in np.flatnonzero(best)} for found, best in zip(predictions, chosen)]
         right = [best == set(files[found.path]) for found, best in zip(predictions, names)]

@@ -12,7 +12,8 @@ import pandas
 import pytest
 
 from sanet_hf.audio.find import find_audio_files
-from sanet_hf.inference.outputs import PredictionFile, column_names, to_rows
+from sanet_hf.errors import UsageError
+from sanet_hf.inference.outputs import PredictionFile, column_names, make_table_printer, to_rows
 from sanet_hf.inference.windows import Prediction, Window
 
 
@@ -92,6 +93,26 @@ def test_nothing_to_classify(folder, name, message):
     (folder / ".git/y").mkdir()
     with pytest.raises(ValueError, match=message):
         list(find_audio_files([name]))
+
+
+@pytest.mark.parametrize("line", ["nothing/*.wav", ".git/y", "@none.txt", "missing.wav", "b/*.ogg"])
+@pytest.mark.parametrize("source", ["list", "pipe", "list in a list"])
+def test_a_mistake_in_a_list_is_one_of_its_files(folder, line, source):
+    """Reading it gives an error; what comes after it is found."""
+    (folder / ".git/y").mkdir()
+    lines = ["a.wav", line, "b/2.mp3"]
+    (folder / "list.txt").write_text("\n".join(lines))
+    (folder / "lists.txt").write_text("@list.txt\n")
+    name = {"list": "@list.txt", "pipe": "-", "list in a list": "@lists.txt"}[source]
+    assert list(find_audio_files([name], lines if source == "pipe" else [])) == lines
+
+
+def test_a_folder_that_is_called_like_a_recording(folder):
+    """`sanet predict MODEL *.wav` names it too."""
+    (folder / "folder.wav").mkdir()
+    assert list(find_audio_files(["a.wav", "folder.wav", "[c].wav"])) == ["a.wav", "folder.wav", "[c].wav"]
+    (folder / "folder.wav/1.flac").touch()
+    assert list(find_audio_files(["folder.wav"])) == ["folder.wav/1.flac"]
 
 
 def test_rows_of_windows_and_of_the_file():
@@ -227,6 +248,93 @@ def test_names_that_are_no_text(tmp_path):
         file.add(to_rows(make_prediction(name, (1, 0, 0))))
         file.close([name])
         assert read(path) == [("\\xff.wav", "cat")]
+
+
+def make_several(*scores: tuple[float, ...] | None) -> Prediction:
+    rows = [None if row is None else np.array(row, dtype=np.float32) for row in scores]
+    windows = [Window(4.0 * index, 4.0 * index + 4, row) for index, row in enumerate(rows)]
+    heard = [row for row in rows if row is not None]
+    mean = np.mean(heard, axis=0) if heard else None
+    return Prediction("a.wav", LABELS, mean, windows, 4.0 * len(rows), min_score=0.5, several=True)
+
+
+def test_rows_of_several_classes():
+    """Those whose score is 0.5 or more, possibly none; `labels` holds all of them."""
+    prediction = make_several((0.9, 0.6, 0.7), (0.4996, 0.1, 0.2), None)
+    rows = to_rows(prediction, top_k=2)
+    columns = ["path", "start", "end", "label", "score", "label_2", "score_2", "labels", "duration", "error"]
+    assert all(list(row) == columns == column_names(2, several=True) for row in rows)
+    assert [row["labels"] for row in rows] == ["cat;owl;dog", None, None, "cat"]
+    assert [(row["label"], row["label_2"]) for row in rows] == [
+        ("cat", "owl"),
+        (None, None),
+        (None, None),
+        ("cat", None),
+    ]
+    assert [row["score"] for row in rows] == [0.9, None, None, pytest.approx(0.6998)]
+    segments = to_rows(prediction, top_k=2, parts="segments")
+    assert [(row["start"], row["end"], row["labels"]) for row in segments[:-1]] == [
+        (0, 4, "cat;owl;dog"),
+        (4, 12, None),
+    ]
+    (file,) = to_rows(make_several(None), top_k=2)
+    assert file == dict.fromkeys(columns) | {"path": "a.wav", "duration": 4.0}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_rows_without_a_class_are_finished(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    columns = column_names(2, several=True)
+    file = PredictionFile(path, columns)
+    file.add(to_rows(make_several((0.1, 0.2, 0.3), None), top_k=2))
+    file.close(["a.wav"])
+    assert read(path) == [("a.wav", None)] * 3
+    file = PredictionFile(path, columns, resume=True)
+    assert file.finished == {"a.wav"}
+    file.close(["a.wav"])
+    assert read(path) == [("a.wav", None)] * 3
+
+
+def test_table_of_rows_without_a_class(capsys):
+    show = make_table_printer(LABELS)
+    show(to_rows(make_several((0.9, 0.6, 0.1)), top_k=3))
+    show(to_rows(make_several((0.1, 0.2, 0.3)), top_k=3))
+    show(to_rows(make_several(None), top_k=3))
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["0.9000", "cat", "0.6000", "dog", "a.wav"],
+        ["-", "-", "a.wav"],
+        ["-", "-", "a.wav"],
+    ]
+    assert lines[1].index("a.wav") == lines[2].index("a.wav")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}, {}])
+def test_two_runs_on_one_file_are_refused(tmp_path, suffix, options):
+    path = tmp_path / f"a{suffix}"
+    first = PredictionFile(path, column_names(1))
+    first.add(to_rows(make_prediction("a.wav", (1, 0, 0))))
+    with pytest.raises(UsageError, match=f"Another run is writing .*a{suffix}: wait until it ends"):
+        PredictionFile(path, column_names(1), **options)
+    first.add(to_rows(make_prediction("b.wav", (1, 0, 0))))
+    first.close(["a.wav", "b.wav"])
+    assert read(path) == [("a.wav", "cat"), ("b.wav", "cat")] and [path] == list(tmp_path.iterdir())
+    # Also after a mistake, which does not keep the lock.
+    for _ in range(2):
+        with pytest.raises(ValueError, match="has the columns"):
+            PredictionFile(path, column_names(2), resume=True)
+    PredictionFile(path, column_names(1), resume=True).close()
+
+
+def test_rows_are_in_the_file_at_once(tmp_path):
+    """As of a run that waits at a pipe for days."""
+    for path in (tmp_path / "a.csv", tmp_path / "a.jsonl"):
+        file = PredictionFile(path, column_names(1))
+        for count in (1, 2):
+            file.add(to_rows(make_prediction(f"{count}.wav", (1, 0, 0))))
+            assert len(read(path)) == count
+        file.close()
 
 
 def test_other_suffixes(tmp_path):

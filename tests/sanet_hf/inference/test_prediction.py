@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prediction over files; the errors of `load_classifier` that a user meets are in tests/training/test_cli.py."""
 
+from queue import Queue
+
 import numpy as np
 import pytest
 import soundfile
@@ -20,6 +22,7 @@ from transformers import (
 
 from sanet_hf import SANetFeatureExtractor, SANetForAudioClassification
 from sanet_hf.architectures import find_window_seconds
+from sanet_hf.cli.main import make_parser
 from sanet_hf.inference import prediction as inference
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
@@ -34,6 +37,18 @@ def clips(tmp_path) -> list[str]:
         paths.append(str(tmp_path / f"{index}.wav"))
         soundfile.write(paths[-1], 0.1 * rng.standard_normal(length), 16000)
     return paths
+
+
+def test_names_of_outputs_do_not_depend_on_the_configuration(tiny_checkpoint, clips):
+    """A checkpoint, or a model in memory, whose outputs are tuples."""
+    (expected,) = predict(*load_classifier(tiny_checkpoint), clips[:1], return_embeddings=True)
+    model, feature_extractor = load_classifier(tiny_checkpoint)
+    model.config.return_dict = False
+    model.save_pretrained(tiny_checkpoint)
+    for classifier in ((model, feature_extractor), load_classifier(tiny_checkpoint)):
+        (prediction,) = predict(*classifier, clips[:1], return_embeddings=True)
+        np.testing.assert_array_equal(prediction.scores, expected.scores)
+        np.testing.assert_array_equal(prediction.embedding, expected.embedding)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8, None])
@@ -67,7 +82,7 @@ def test_results_come_as_they_are_made(tiny_checkpoint, clips):
             asked.append(number)
             yield clips[0]
 
-    results = predict(model, feature_extractor, ask(), batch_size=2, num_threads=1)
+    results = predict(model, feature_extractor, ask(), batch_size=2, num_workers=1)
     next(results)
     results.close()
     assert len(asked) < 50
@@ -133,6 +148,10 @@ def test_long_files_are_classified_window_by_window(tiny_checkpoint, tmp_path):
         ({"hop_seconds": 0.6}, r"hop of 0\.6 s.*at most the window of 0\.5 s"),
         ({"hop_seconds": 0}, r"hop of 0 s"),
         ({"aggregate": "median"}, r"'median' must be 'mean' or 'max'"),
+        ({"min_level": 3}, r"min_level=3 must be 0 or less"),
+        ({"min_level": float("nan")}, r"min_level=nan must be 0 or less"),
+        ({"min_score": 1.5}, r"min_score=1\.5 must be between 0 and 1"),
+        ({"min_score": float("nan")}, r"min_score=nan must be between 0 and 1"),
     ],
 )
 def test_options_that_do_not_fit(tiny_checkpoint, options, message):
@@ -148,7 +167,34 @@ def test_segments_are_neighbours_of_one_label():
     assert [segment.score for segment in segments] == pytest.approx([0.8, 0.8, 0.6])
 
 
-def test_smaller_batches_where_memory_is_short(tiny_checkpoint, clips, monkeypatch):
+def test_segments_of_several_classes_and_of_none():
+    rows = [[0.9, 0.6], [0.8, 0.7], [0.2, 0.8], None, [0.3, 0.4], [0.5, 0.1]]
+    scores = [None if row is None else np.array(row, dtype=np.float32) for row in rows]
+    windows = [Window(start, start + 1, row) for start, row in enumerate(scores)]
+    segments = merge_windows(Prediction("a.wav", ("cat", "dog"), windows=windows, min_score=0.5, several=True))
+    assert [(segment.start, segment.end, segment.labels) for segment in segments] == [
+        (0, 2, ("cat", "dog")),
+        (2, 3, ("dog",)),
+        (3, 5, ()),  # silence, and nothing that reaches the threshold
+        (5, 6, ("cat",)),
+    ]
+    assert [segment.label for segment in segments] == ["cat", "dog", None, "cat"]
+    assert [segment.score for segment in segments] == [pytest.approx(0.85), pytest.approx(0.8), None, 0.5]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("out of memory"),
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:125] err == 0. DefaultCPUAllocator: can't allocate memory: you ..."
+        ),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried ..."),
+    ],
+    ids=["accelerator", "numpy", "Linux", "Windows"],
+)
+def test_smaller_batches_where_memory_is_short(tiny_checkpoint, clips, monkeypatch, error):
     model, feature_extractor = load_classifier(tiny_checkpoint)
     expected = [prediction.scores for prediction in predict(model, feature_extractor, clips)]
     sizes = []
@@ -157,12 +203,140 @@ def test_smaller_batches_where_memory_is_short(tiny_checkpoint, clips, monkeypat
     def classify_little(model, feature_extractor, waveforms, **options):
         sizes.append(len(waveforms))
         if len(waveforms) > 2:
-            raise torch.OutOfMemoryError("out of memory")
+            raise error
         return classify(model, feature_extractor, waveforms, **options)
 
     monkeypatch.setattr(inference, "classify_waveforms", classify_little)
     scores = [prediction.scores for prediction in predict(model, feature_extractor, clips, batch_size=8)]
     assert np.allclose(scores, expected, atol=1e-5) and max(sizes[1:]) <= 4 and sizes[-1] <= 2
+
+
+def test_other_errors_of_the_model_are_raised(tiny_checkpoint, clips, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(inference, "classify_waveforms", fail)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        list(predict(*load_classifier(tiny_checkpoint), clips))
+
+
+def test_memory_of_the_processor_that_does_not_suffice():
+    """The error that PyTorch really has."""
+    with pytest.raises(RuntimeError) as info:
+        torch.empty(2**60)
+    assert inference.is_out_of_memory(info.value)
+
+
+# --- pipes
+
+
+def test_each_source_is_classified_before_the_next_is_there(tiny_checkpoint, clips):
+    """As of `inotifywait`: with a batch that would take many more."""
+    given: Queue = Queue()
+    results = predict(*load_classifier(tiny_checkpoint), iter(given.get, None), batch_size=32)
+    for clip in ("missing.wav", *clips):
+        given.put(clip)
+        assert next(results).path == clip
+    given.put(None)
+    assert list(results) == []
+
+
+def test_batches_of_a_list_are_full(tiny_checkpoint, clips, monkeypatch):
+    """They do not depend on how fast files are read."""
+    monkeypatch.setattr(inference, "PATIENCE", 0.0)
+    sizes = []
+    classify = inference.classify_waveforms
+    monkeypatch.setattr(
+        inference,
+        "classify_waveforms",
+        lambda *args, **options: sizes.append(len(args[2])) or classify(*args, **options),
+    )
+    assert len(list(predict(*load_classifier(tiny_checkpoint), clips[:1] * 20, batch_size=4))) == 20
+    assert sizes == [4] * 5
+
+
+def test_files_without_windows_do_not_wait_for_others(tiny_checkpoint, clips):
+    """Their results need no memory until a batch is full."""
+    taken = []
+
+    def sources():
+        for number in range(1000):
+            taken.append(number)
+            yield "missing.wav"
+
+    results = predict(*load_classifier(tiny_checkpoint), sources(), batch_size=2, num_workers=1)
+    next(results)
+    results.close()
+    assert len(taken) < 50
+
+
+# --- silence and thresholds
+
+
+def loud_and_silent(level: float) -> np.ndarray:
+    """1.5 s: noise, a window whose largest sample is of a level in dB, and noise; the tiny model takes 0.5 s."""
+    waveform = (0.1 * np.random.default_rng(0).standard_normal(24000)).astype(np.float32)
+    waveform[8000:16000] = 0
+    waveform[12000] = -(10 ** (level / 20))
+    return waveform
+
+
+@pytest.mark.parametrize(
+    ("level", "min_level", "is_silent"),
+    [(-81, -80, True), (-79, -80, False), (-41, -40, True), (-39, -40, False), (-81, None, False), (-200, -80, True)],
+)
+def test_silent_windows_have_no_class(tiny_checkpoint, level, min_level, is_silent):
+    """And do not count in the file's scores."""
+    model, feature_extractor = load_classifier(tiny_checkpoint)
+    options = {} if min_level == -80 else {"min_level": min_level}
+    (prediction,) = predict(model, feature_extractor, [loud_and_silent(level)], return_embeddings=True, **options)
+    assert [window.scores is None for window in prediction.windows] == [False, is_silent, False]
+    assert [window.embedding is None for window in prediction.windows] == [False, is_silent, False]
+    heard = [window for window in prediction.windows if window.scores is not None]
+    np.testing.assert_allclose(prediction.scores, np.mean([window.scores for window in heard], axis=0))
+    np.testing.assert_allclose(prediction.embedding, np.mean([window.embedding for window in heard], axis=0))
+    assert prediction.label is not None and not prediction.is_silent
+    assert [segment.label is None for segment in merge_windows(prediction)].count(True) == is_silent
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "max"])
+def test_a_silent_file_has_no_class_and_no_error(tiny_checkpoint, clips, aggregate):
+    silence = np.zeros(24000, np.float32)
+    for sources in ([silence], [silence, clips[0]], [clips[0], silence[:100], silence]):
+        predictions = list(predict(*load_classifier(tiny_checkpoint), sources, aggregate=aggregate))
+        for source, prediction in zip(sources, predictions, strict=True):
+            assert prediction.is_silent == isinstance(source, np.ndarray)
+            assert prediction.error is None and prediction.duration is not None
+            if prediction.is_silent:
+                assert prediction.scores is prediction.label is prediction.score is None
+
+
+def test_the_default_level_is_that_of_checks_and_the_command():
+    assert inference.MIN_LEVEL == make_parser().parse_args(["predict", "MODEL", "a.wav"]).min_level == -80
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "min_score", "expected"),
+    [
+        (None, None, ["b", "a", "c"]),
+        (None, 0.25, ["b"]),
+        (None, 0.99, []),
+        ("multi_label_classification", None, ["b", "a"]),
+        ("multi_label_classification", 0.8, ["b"]),
+        ("multi_label_classification", 0.0, ["b", "a", "c"]),
+        ("regression", None, ["b", "a", "c"]),
+    ],
+)
+def test_predicted_classes_reach_the_least_score(make_model, clips, problem_type, min_score, expected):
+    """Of 0.66, 0.24, 0.09 by softmax, and 0.88, 0.73, 0.4996 by sigmoid."""
+    model = make_model(id2label={0: "a", 1: "b", 2: "c"}, problem_type=problem_type)
+    with torch.no_grad():
+        model.classifier[-1].weight.zero_()
+        model.classifier[-1].bias.copy_(torch.tensor([1.0, 2.0, -0.0016]))
+    (prediction,) = predict(model, SANetFeatureExtractor(max_length=8000), clips[:1], min_score=min_score)
+    assert [prediction.labels[index] for index in prediction.rank_classes(prediction.scores)] == expected
+    assert prediction.label == (expected or [None])[0]
+    assert prediction.several == (problem_type == "multi_label_classification")
 
 
 def test_devices_that_do_not_exist(tiny_checkpoint):
