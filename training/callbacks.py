@@ -19,7 +19,7 @@ from transformers import ProgressCallback, TrainerCallback
 # Not among the names that transformers exports, but documented: what a checkpoint keeps of a callback.
 from transformers.trainer_callback import ExportableState
 
-from sanet_hf.training.evaluation.metrics import METRICS
+from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.utils.files import write_atomically
 
 

@@ -83,8 +83,10 @@ def make_model(
         model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, label_maps)
     else:
         model, feature_extractor = _from_scratch(arguments, label_maps)
-        architecture_of(model).set_padding(feature_extractor, arguments.padding)
     architecture = architecture_of(model)
+    # A checkpoint keeps what it was trained with.
+    if arguments.padding is not None:
+        architecture.set_padding(feature_extractor, arguments.padding)
     if arguments.position_embeddings == "interpolate":
         architecture.fit_positions(model, feature_extractor, max_length_seconds)
     architecture.set_max_length(model, feature_extractor, max_length_seconds)

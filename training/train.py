@@ -37,6 +37,7 @@ from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import load_recordings, longest_first
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
+from sanet_hf.training.evaluation.metric_names import check_metric
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.losses import balanced_class_weights, make_loss
 from sanet_hf.training.models import make_model, read_sampling_rate
@@ -109,6 +110,9 @@ def train(
     else:
         stream, recordings = None, load_recordings(data_arguments, sampling_rate)
         labels = label_names(recordings["train"])
+    is_multi_label = data_arguments.problem_type == "multi_label_classification"
+    if training_arguments.metric_for_best_model is not None:
+        check_metric(training_arguments.metric_for_best_model, is_multi_label, len(labels))
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
@@ -205,8 +209,6 @@ def _make_clips(
     training: AudioTrainingArguments,
 ) -> dict[str, TrainingClips | StreamedClips | EvaluationClips]:
     """Clips to train on, from the stream if there is one, and of the validation split if there is one."""
-    if arguments.samples_per_class is not None and min(arguments.samples_per_class, arguments.max_segments) < 1:
-        raise UsageError("--samples_per_class and --max_segments must be at least 1.")
     data = (feature_extractor, model.config.label2id, arguments.max_length_seconds)
     if stream is not None:
         streamed = StreamedClips(
@@ -245,8 +247,6 @@ def _make_trainer(
             f"--torch_compile needs PyTorch 2.11 or newer, not {torch.__version__}: older ones may compute wrong "
             "statistics of BatchNorm."
         )
-    if arguments.averaged_epochs < 1:
-        raise UsageError(f"--averaged_epochs {arguments.averaged_epochs} must be at least 1.")
     if arguments.averaged_epochs > 1 and (arguments.fsdp or arguments.deepspeed):
         raise UsageError("--averaged_epochs needs all weights in one place, which --fsdp and --deepspeed divide.")
     if arguments.enable_jit_checkpoint:

@@ -130,7 +130,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     """A table with a row for each split."""
-    from sanet_hf.training.evaluation.metrics import METRICS
+    from sanet_hf.training.evaluation.metric_names import METRICS
 
     metrics = {split: values for split, values in metrics.items() if "accuracy" in values}
     names = [name for name in METRICS if any(name in values for values in metrics.values())]
