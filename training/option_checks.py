@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import DATASET_OPTIONS, AudioTrainingArguments, DataArguments, ModelArguments
+from sanet_hf.training.evaluation.metric_names import CHOOSING_METRICS, TOP_K
 
 
 logger = logging.get_logger(__name__)
@@ -139,3 +140,17 @@ def check_precision(values: Values, given: Collection[str]) -> str:
     if values["precision"] == "auto" and not asked.get("fp16") and "bf16" in asked:
         return "bf16" if asked["bf16"] else "fp32"
     return values["precision"]
+
+
+def check_metric(name: str, is_multi_label: bool, num_classes: int) -> None:
+    """
+    Raises:
+        UsageError: There is no such metric for these classes. The message names those that there are.
+    """
+    missing = "top_3_accuracy" if is_multi_label or num_classes <= TOP_K else None, None if is_multi_label else "mAP"
+    metrics = [metric for metric in CHOOSING_METRICS if metric not in missing]
+    if name.removeprefix("eval_") not in metrics:
+        kind = "several classes a clip" if is_multi_label else f"one of {num_classes} classes a clip"
+        raise UsageError(
+            f"--metric_for_best_model {name}: no metric where there is {kind}. Choose one of: {', '.join(metrics)}."
+        )

@@ -37,10 +37,10 @@ from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import load_recordings, longest_first
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
-from sanet_hf.training.evaluation.metric_names import check_metric
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.losses import balanced_class_weights, make_loss
 from sanet_hf.training.models import make_model, read_sampling_rate
+from sanet_hf.training.option_checks import check_metric
 from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.run_folder import (
