@@ -67,12 +67,12 @@ class ModelArguments:
             "choices": ["none", "feature_encoder", "backbone"],
         },
     )
-    padding: str = field(
-        default="longest",
+    padding: str | None = field(
+        default=None,
         metadata={
             "help": "What a SANet hears of a clip shorter than max_length_seconds: with longest the clip alone; with "
             "max_length the silence after it counts too, so that the model hears how soon a sound is over, in the "
-            "time that a full clip takes. A checkpoint keeps what it was trained with.",
+            "time that a full clip takes. Default: as the checkpoint was trained, or longest from scratch.",
             "choices": ["longest", "max_length"],
         },
     )
@@ -227,8 +227,8 @@ class AudioTrainingArguments(TrainingArguments):
     sampler: str = field(
         default="shuffle",
         metadata={
-            "help": "Order of training: every clip once an epoch, as train_sampling_strategy says, or, balanced, "
-            "every class equally often.",
+            "help": "Clips of an epoch: every clip once, or, balanced, every class equally often. "
+            "train_sampling_strategy says in which order.",
             "choices": ["shuffle", "balanced"],
         },
     )
@@ -268,6 +268,16 @@ class AudioTrainingArguments(TrainingArguments):
 
 
 DATA_SOURCES = ("data_dir", "manifest", "dataset_name")
+# Options of `dataset_name`.
+DATASET_OPTIONS = (
+    *("dataset_config_name", "audio_column_name", "label_column_name"),
+    *("train_split_name", "validation_split_name", "test_split_name", "streaming"),
+)
+# Options of the data that only training has.
+TRAINING_DATA_OPTIONS = (
+    *("streaming", "shuffle_buffer_size", "augmentations", "augmentations_after_normalization"),
+    *("samples_per_class", "max_segments"),
+)
 
 
 def override_data_arguments(options: Mapping[str, object], given: Mapping[str, object]) -> DataArguments:
@@ -279,13 +289,16 @@ def override_data_arguments(options: Mapping[str, object], given: Mapping[str, o
         given: Options of [`DataArguments`] to override them.
 
     Raises:
-        UsageError: No source or several are named.
+        UsageError: No source or several are named, or an option of `given` has no effect on them.
     """
     if any(given.get(name) for name in DATA_SOURCES):
         options = {name: value for name, value in options.items() if name not in DATA_SOURCES}
     names = {f.name for f in dataclasses.fields(DataArguments)}
     arguments = DataArguments(**{name: value for name, value in {**options, **given}.items() if name in names})
     check_data_source(arguments)
+    for name in DATASET_OPTIONS:
+        if given.get(name) is not None and not arguments.dataset_name:
+            raise UsageError(f"--{name} has no effect: it needs --dataset_name. Leave it out.")
     return arguments
 
 

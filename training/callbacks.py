@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Callbacks of a training: the mean of the last epochs' weights, SIGTERM, a table of evaluations, the time."""
 
+import json
 import signal
 import threading
 import time
@@ -11,20 +12,19 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+import transformers
 import yaml
 from torch import distributed, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 # Not among the names that transformers exports, but documented: what a checkpoint keeps of a callback.
 from transformers.trainer_callback import ExportableState
 
-from sanet_hf.training.evaluation.metrics import METRICS
+from sanet_hf.training.checkpoints import TRAINING_WEIGHTS_FILE
+from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.utils.files import write_atomically
-
-
-# In a checkpoint whose model is an average: the weights that training resumes from.
-TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
 
 
 class WeightAverage(TrainerCallback):
@@ -90,22 +90,82 @@ class WeightAverage(TrainerCallback):
             self._is_estimated = True
 
 
-class OptionsFile(TrainerCallback):
+class RunFiles(TrainerCallback):
     """
-    Write the options of a run when its training begins: a checkpoint that cannot be resumed leaves the file as it is.
+    Write files that describe a run when its training begins: a checkpoint that cannot be resumed leaves them as they
+    are.
 
     Args:
-        path: The YAML file.
-        options: Names and values.
+        files: The path of each YAML or JSON file, and its names and values.
     """
 
-    def __init__(self, path: Path, options: Mapping[str, object]):
-        self.path, self.options = path, options
+    def __init__(self, files: Mapping[Path, Mapping[str, object]]):
+        self.files = files
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            with write_atomically(self.path) as file:
-                yaml.safe_dump(dict(self.options), file, sort_keys=False, allow_unicode=True, encoding="utf-8")
+        if not state.is_world_process_zero:
+            return
+        for path, values in self.files.items():
+            with write_atomically(path) as file:
+                if path.suffix == ".json":
+                    file.write(json.dumps(values, indent=2, ensure_ascii=False).encode())
+                else:
+                    yaml.safe_dump(dict(values), file, sort_keys=False, allow_unicode=True, encoding="utf-8")
+
+
+class OptionsOnResuming(TrainerCallback):
+    """
+    Puts what options say now in the place of what a checkpoint has of them: the steps between evaluations, checkpoints
+    and logs, and the learning rates, weight decay and moments of the optimizer.
+
+    Attributes:
+        groups: Options of each parameter group of the optimizer as it was made, without its parameters.
+        is_resumed: Whether a checkpoint was loaded.
+        has_begun: Whether all that a training needs was made.
+    """
+
+    # Of optimizers that have them.
+    HYPERPARAMETERS = ("weight_decay", "betas", "eps", "momentum")
+
+    def __init__(self):
+        self.groups: list[dict[str, object]] = []
+        self.is_resumed = self.has_begun = False
+
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        self.has_begun = True
+        if not self.is_resumed:
+            return
+        state.compute_steps(args, state.max_steps)
+        # DeepSpeed has optimizers of its own.
+        if args.deepspeed or optimizer is None or len(optimizer.param_groups) != len(self.groups):
+            return
+        for group, new in zip(optimizer.param_groups, self.groups):
+            group.update({name: new[name] for name in self.HYPERPARAMETERS if name in new and name in group})
+        if isinstance(lr_scheduler, LambdaLR):
+            lr_scheduler.base_lrs = [group["lr"] for group in self.groups]
+            rates = [
+                rate * factor(lr_scheduler.last_epoch)
+                for rate, factor in zip(lr_scheduler.base_lrs, lr_scheduler.lr_lambdas)
+            ]
+            for group, first, rate in zip(optimizer.param_groups, lr_scheduler.base_lrs, rates):
+                group["initial_lr"], group["lr"] = first, rate
+            lr_scheduler._last_lr = rates
+
+
+class EarlyStoppingCallback(transformers.EarlyStoppingCallback):
+    """That of transformers, under whose name checkpoints keep its state, with the patience that is given now."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience = args.early_stopping_patience
+
+    @staticmethod
+    def has_stopped(state: TrainerState, patience: int | None) -> bool:
+        """Whether early stopping had ended the training of a checkpoint's state."""
+        saved = state.stateful_callbacks.get("EarlyStoppingCallback", {})
+        if patience is None or not isinstance(saved, dict):
+            return False
+        return saved.get("attributes", {}).get("early_stopping_patience_counter", 0) >= patience
 
 
 class CheckpointOnSIGTERM(TrainerCallback):

@@ -16,6 +16,8 @@ logger = logging.get_logger(__name__)
 # Names that transformers' Trainer gives.
 PREFIX = "checkpoint-"
 STATE_FILE = "trainer_state.json"
+# In a checkpoint whose model is an average: the weights that training resumes from.
+TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
 
 
 def find_last_checkpoint(output_dir: Path) -> str | None:

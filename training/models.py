@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from transformers import (
     CONFIG_MAPPING,
@@ -18,10 +19,18 @@ from transformers import (
     FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
+    SeamlessM4TFeatureExtractor,
 )
 from transformers.utils import logging
 
-from sanet_hf.architectures import MODEL_TYPE_ALIASES, architecture_of, backbone, check_sampling_rate, fitting_heads
+from sanet_hf.architectures import (
+    MODEL_TYPE_ALIASES,
+    architecture_of,
+    backbone,
+    check_sampling_rate,
+    extract_features,
+    fitting_heads,
+)
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import LOADING_ERRORS
 from sanet_hf.training.arguments import ModelArguments
@@ -31,6 +40,8 @@ from sanet_hf.utils.formatting import shorten
 
 logger = logging.get_logger(__name__)
 
+# Where that of transformers does not fit: it makes waveforms for a model of spectrograms.
+FEATURE_EXTRACTORS = {"wav2vec2-bert": SeamlessM4TFeatureExtractor}
 # Fields of configurations that describe no network.
 NO_OVERRIDES = {
     *("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "name_or_path", "num_labels"),
@@ -51,7 +62,7 @@ def read_sampling_rate(arguments: ModelArguments) -> int:
         _read_config(arguments.model_name_or_path)
         return _read_feature_extractor(arguments.model_name_or_path).sampling_rate
     config_class = _config_class(arguments.model_type)
-    return FEATURE_EXTRACTOR_MAPPING[config_class]().sampling_rate
+    return _extractor_class(config_class)().sampling_rate
 
 
 def make_model(
@@ -83,8 +94,10 @@ def make_model(
         model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, label_maps)
     else:
         model, feature_extractor = _from_scratch(arguments, label_maps)
-        architecture_of(model).set_padding(feature_extractor, arguments.padding)
     architecture = architecture_of(model)
+    # A checkpoint keeps what it was trained with.
+    if arguments.padding is not None:
+        architecture.set_padding(feature_extractor, arguments.padding)
     if arguments.position_embeddings == "interpolate":
         architecture.fit_positions(model, feature_extractor, max_length_seconds)
     architecture.set_max_length(model, feature_extractor, max_length_seconds)
@@ -121,8 +134,28 @@ def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrain
             raise
         reason = f"{type(error).__name__}: {error}" if isinstance(error, (LookupError, ArithmeticError)) else error
         raise UsageError(f"--config_overrides: {reason}") from error
-    extractor_class = FEATURE_EXTRACTOR_MAPPING[config_class]
-    return model, extractor_class(**architecture_of(config).feature_extractor_options(config))
+    extractor = _extractor_class(config_class)(**architecture_of(config).feature_extractor_options(config))
+    if overrides:
+        _try(model, extractor)
+    return model, extractor
+
+
+def _extractor_class(config_class: type[PreTrainedConfig]) -> type[FeatureExtractionMixin]:
+    return FEATURE_EXTRACTORS.get(config_class.model_type) or FEATURE_EXTRACTOR_MAPPING[config_class]
+
+
+@torch.no_grad()
+def _try(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> None:
+    """Raise a [`UsageError`] for a network from `config_overrides` that cannot take the feature extractor's clips."""
+    was_training = model.training
+    try:
+        # Half a second of a tone.
+        clip = np.sin(0.1 * np.arange(feature_extractor.sampling_rate // 2, dtype=np.float32))
+        model.eval()(**extract_features(feature_extractor, [clip]))
+    except Exception as error:
+        raise UsageError(f"--config_overrides: the network does not take recordings: {error}") from error
+    finally:
+        model.train(was_training)
 
 
 def _read_config(name: str) -> PreTrainedConfig:

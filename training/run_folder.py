@@ -1,19 +1,23 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a training run: its options, its results, and the checkpoint to resume from."""
+"""Files of a training run: its lock, its options, its results, and the checkpoint to resume from."""
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments
 from sanet_hf.training.checkpoints import PREFIX, STATE_FILE, find_last_checkpoint
+from sanet_hf.training.resumption import DATA_FILE, check_options, check_state, find_changes, list_changes
 
 
+LOCK_FILE = ".train.lock"
 OPTIONS_FILE = "train_options.yaml"
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
@@ -63,8 +67,52 @@ def is_finished(output_dir: str | Path) -> bool:
     return (Path(output_dir) / RESULTS_FILE).is_file()
 
 
+@contextmanager
+def locked(output_dir: Path) -> Iterator[None]:
+    """
+    The folder for this run alone. The system releases the lock of a run that was killed.
+
+    Raises:
+        UsageError: Another training has it.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path = output_dir / LOCK_FILE
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UsageError(
+            f"Another `sanet train` is writing to {output_dir}. Wait until it has ended, or choose another "
+            "--output_dir."
+        ) from None
+    try:
+        yield
+    finally:
+        # The folder is a model to share. Windows deletes no open file.
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
+
+
 def find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
-    """The checkpoint to go on from; refuses to go on with a run that other options describe."""
+    """
+    The checkpoint to resume from, if there is one.
+
+    Raises:
+        UsageError: The folder holds a run that other options describe, and `resume_from_checkpoint` is not given; or
+            an option was changed that cannot count on resuming.
+    """
+    checkpoint = _find_checkpoint(output_dir, options, arguments)
+    if checkpoint is not None:
+        check_state(checkpoint)
+        old = read_options(Path(checkpoint).parent)
+        # Of a checkpoint that another program saved, nothing is known.
+        if old:
+            check_options(checkpoint, find_changes(old, options, FREE_OPTIONS), options, arguments.world_size)
+    return checkpoint
+
+
+def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
     resume = arguments.resume_from_checkpoint
     if arguments.overwrite_output_dir:
         _delete_run(output_dir)
@@ -86,18 +134,13 @@ def find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTraining
         raise UsageError(f"{output_dir} already holds a model. {anew}")
     if checkpoint is None and not is_finished(output_dir):
         return None
-    old = read_file(options_file)
-    for name in sorted({*old, *options} - FREE_OPTIONS):
-        if old.get(name) != _as_yaml(options.get(name)):
-            raise UsageError(
-                f"{output_dir} holds a run with {name}={old.get(name, 'its default')}, not "
-                f"{options.get(name, 'its default')}. {anew} To go on all the same: --resume_from_checkpoint true."
-            )
+    changes = find_changes(read_file(options_file), options, FREE_OPTIONS)
+    if changes:
+        raise UsageError(
+            f"{output_dir} holds a run with other options: {list_changes(changes)}. {anew} To resume it all the same: "
+            "--resume_from_checkpoint true."
+        )
     return None if is_finished(output_dir) else checkpoint
-
-
-def _as_yaml(value: object) -> object:
-    return yaml.safe_load(yaml.safe_dump(value))
 
 
 def _delete_run(output_dir: Path) -> None:
@@ -105,5 +148,5 @@ def _delete_run(output_dir: Path) -> None:
     for path in output_dir.glob(f"{PREFIX}*"):
         if path.is_dir():
             shutil.rmtree(path)
-    for name in (OPTIONS_FILE, RESULTS_FILE):
+    for name in (OPTIONS_FILE, RESULTS_FILE, DATA_FILE):
         (output_dir / name).unlink(missing_ok=True)

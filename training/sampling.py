@@ -50,9 +50,14 @@ def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator) -> list[
     return list(WeightedRandomSampler(weights, len(weights), generator=generator))
 
 
-def group_by_length(seconds: Sequence[float], batch_size: int, generator: torch.Generator) -> list[int]:
+def group_by_length(
+    seconds: Sequence[float],
+    batch_size: int,
+    generator: torch.Generator,
+    draw: Callable[[torch.Generator], Sequence[int]] | None = None,
+) -> list[int]:
     """
-    Every clip once, in an order in which batches hold clips of similar length: the clips are shuffled, and up to 50
+    The clips of an epoch in an order in which batches hold clips of similar length: they are drawn, and up to 50
     batches in a row sorted by length. The longest clip comes first, so that a lack of memory shows at once.
 
     Source: `transformers.trainer_pt_utils.get_length_grouped_indices`, whose order this is.
@@ -60,9 +65,11 @@ def group_by_length(seconds: Sequence[float], batch_size: int, generator: torch.
     Args:
         seconds: Length of each clip.
         batch_size: Clips of a batch.
+        generator: To draw with.
+        draw: Clips of the epoch; by default every clip once, at random.
     """
     size = batch_size * max(1, min(len(seconds) // (batch_size * 4), 50))
-    order = shuffle(len(seconds), generator)
+    order = shuffle(len(seconds), generator) if draw is None else list(draw(generator))
     parts = [sorted(order[i : i + size], key=lambda clip: -seconds[clip]) for i in range(0, len(order), size)]
     longest = max(parts, key=lambda part: seconds[part[0]])
     parts[0][0], longest[0] = longest[0], parts[0][0]

@@ -12,6 +12,7 @@ import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from packaging import version
-from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
+from transformers import PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
 
 from sanet_hf.audio.folders import find_split_folders
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
@@ -28,20 +29,29 @@ from sanet_hf.optimization.allocator import keep_freed_memory
 from sanet_hf.optimization.processor import describe_training
 from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
-from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EvaluationTable, OptionsFile, TrainingClock
+from sanet_hf.training.callbacks import (
+    CheckpointOnSIGTERM,
+    EarlyStoppingCallback,
+    EvaluationTable,
+    RunFiles,
+    TrainingClock,
+)
 from sanet_hf.training.config_files import parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips, load_recording
 from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import load_recordings, longest_first
+from sanet_hf.training.data.record import data_fingerprint
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.losses import balanced_class_weights, make_loss
 from sanet_hf.training.models import make_model, read_sampling_rate
+from sanet_hf.training.option_checks import check_metric
 from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
+from sanet_hf.training.resumption import DATA_FILE, check_data
 from sanet_hf.training.run_folder import (
     LOCAL_OPTIONS,
     METRIC_PREFIXES,
@@ -49,6 +59,7 @@ from sanet_hf.training.run_folder import (
     RESULTS_FILE,
     find_checkpoint,
     is_finished,
+    locked,
     read_file,
 )
 from sanet_hf.training.trainer import AudioClassificationTrainer
@@ -81,6 +92,20 @@ def train(
     """
     output_dir = Path(training_arguments.output_dir)
     _check_output(output_dir, data_arguments)
+    is_new = training_arguments.overwrite_output_dir or training_arguments.resume_from_checkpoint not in (
+        None,
+        "false",
+    )
+    # One of the processes that a launcher started together is enough, and a finished run is only read.
+    is_alone = training_arguments.process_index == 0 and (is_new or not is_finished(output_dir))
+    with locked(output_dir) if is_alone else nullcontext():
+        return _train(model_arguments, data_arguments, training_arguments)
+
+
+def _train(
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: AudioTrainingArguments
+) -> dict[str, float]:
+    output_dir = Path(training_arguments.output_dir)
     options = {
         **changed_options(model_arguments),
         **changed_options(data_arguments),
@@ -109,6 +134,9 @@ def train(
     else:
         stream, recordings = None, load_recordings(data_arguments, sampling_rate)
         labels = label_names(recordings["train"])
+    is_multi_label = data_arguments.problem_type == "multi_label_classification"
+    if training_arguments.metric_for_best_model is not None:
+        check_metric(training_arguments.metric_for_best_model, is_multi_label, len(labels))
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
@@ -119,12 +147,18 @@ def train(
     trainer = _make_trainer(model, feature_extractor, clips, training_arguments)
     if trainer.is_world_process_zero():
         _print_summary(recordings, model, training_arguments)
-    trainer.add_callback(OptionsFile(output_dir / OPTIONS_FILE, options))
+    fingerprint = data_fingerprint(recordings)
+    if checkpoint is not None:
+        check_data(checkpoint, model.config.id2label, fingerprint, training_arguments)
+    trainer.add_callback(RunFiles({output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}))
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
+        then = "the same command resumes from it"
+        if training_arguments.save_only_model:
+            then = "with --save_only_model true, training cannot resume from it"
         raise TrainingTerminated(
             f"Ended by SIGTERM after step {trainer.state.global_step} of {trainer.state.max_steps}. A checkpoint is "
-            f"in {output_dir}: the same command goes on from it."
+            f"in {output_dir}: {then}."
         )
     trainer.save_model()
     trainer.save_state()
@@ -205,8 +239,6 @@ def _make_clips(
     training: AudioTrainingArguments,
 ) -> dict[str, TrainingClips | StreamedClips | EvaluationClips]:
     """Clips to train on, from the stream if there is one, and of the validation split if there is one."""
-    if arguments.samples_per_class is not None and min(arguments.samples_per_class, arguments.max_segments) < 1:
-        raise UsageError("--samples_per_class and --max_segments must be at least 1.")
     data = (feature_extractor, model.config.label2id, arguments.max_length_seconds)
     if stream is not None:
         streamed = StreamedClips(
@@ -245,8 +277,6 @@ def _make_trainer(
             f"--torch_compile needs PyTorch 2.11 or newer, not {torch.__version__}: older ones may compute wrong "
             "statistics of BatchNorm."
         )
-    if arguments.averaged_epochs < 1:
-        raise UsageError(f"--averaged_epochs {arguments.averaged_epochs} must be at least 1.")
     if arguments.averaged_epochs > 1 and (arguments.fsdp or arguments.deepspeed):
         raise UsageError("--averaged_epochs needs all weights in one place, which --fsdp and --deepspeed divide.")
     if arguments.enable_jit_checkpoint:
@@ -279,9 +309,9 @@ def _make_trainer(
                 compute_metrics=make_compute_metrics(is_multi_label),
                 callbacks=[TrainingClock(), CheckpointOnSIGTERM()],
             )
-        except (ImportError, RuntimeError, ValueError) as error:
+        except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # Trainer checks options such as --report_to, and the packages for them, here.
-            raise UsageError(f"The training options cannot be used: {error}") from error
+            raise UsageError(f"The training options cannot be used: {' '.join(str(error).split())}") from error
     if arguments.fsdp and trainer.accelerator.distributed_type != DistributedType.FSDP:
         raise UsageError("--fsdp divides the weights between several GPUs, each with a process; here it would not.")
     if arguments.early_stopping_patience is not None:

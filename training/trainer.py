@@ -26,12 +26,14 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
 from sanet_hf.architectures import head_parameter_names
-from sanet_hf.errors import DataError, UsageError
+from sanet_hf.errors import DataError, SanetError, UsageError
 from sanet_hf.layers_sanet import SANetBatchNorm
-from sanet_hf.training.callbacks import TRAINING_WEIGHTS_FILE, WeightAverage, new_cpu_group
-from sanet_hf.training.checkpoints import find_fault, find_last_checkpoint
+from sanet_hf.training.arguments import changed_options
+from sanet_hf.training.callbacks import EarlyStoppingCallback, OptionsOnResuming, WeightAverage, new_cpu_group
+from sanet_hf.training.checkpoints import TRAINING_WEIGHTS_FILE, find_fault, find_last_checkpoint
 from sanet_hf.training.data.batches import mixup
 from sanet_hf.training.data.clips import StreamedClips, TrainingClips
+from sanet_hf.training.resumption import check_position, read_state
 from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length, shuffle
 
 
@@ -39,6 +41,11 @@ STEPS_BETWEEN_CHECKS = 16  # of the loss on a GPU
 BATCH_NORM_BATCHES = 64  # that statistics for averaged weights are estimated from, at most
 # Tables of positions and single learned vectors, as transformers' audio models name them.
 NOT_DECAYED = re.compile(r"position|pos_embed|rel_attn_embed|distance_embedding|(cls|dist|distillation)_token$")
+
+# Options of what is made before the first step.
+INVOLVED = re.compile(
+    "accelerator|adam|compile|dataloader|deepspeed|fsdp|gradient|learning_rate|liger|lr_|optim|paral|warmup"
+)
 
 
 class AudioClassificationTrainer(Trainer):
@@ -56,7 +63,8 @@ class AudioClassificationTrainer(Trainer):
     Raises:
         FloatingPointError: In training, the loss or the weights are no longer finite. No checkpoint of them is saved.
         OSError: A checkpoint cannot be written.
-        UsageError: The optimizer cannot have a second learning rate, or a checkpoint belongs to another optimizer.
+        UsageError: Options do not fit each other, the data, the installed packages or the checkpoint, so that training
+            cannot begin.
     """
 
     def __init__(
@@ -69,7 +77,9 @@ class AudioClassificationTrainer(Trainer):
         super().__init__(compute_loss_func=train_loss, **kwargs)
         self.train_loss, self.eval_loss = train_loss, eval_loss
         self.weight_average = WeightAverage(self.args.averaged_epochs, self._estimate_batch_norm)
-        self.add_callback(self.weight_average)
+        self.options_on_resuming = OptionsOnResuming()
+        for callback in (self.weight_average, self.options_on_resuming):
+            self.add_callback(callback)
         for module in self.model.modules():
             if isinstance(module, SANetBatchNorm):
                 # As one process with all of the batch would.
@@ -147,6 +157,11 @@ class AudioClassificationTrainer(Trainer):
         optimizer = super().create_optimizer(*args)
         if is_new and self.args.head_learning_rate is not None:
             self._set_head_learning_rate(optimizer, model)
+        if is_new:
+            groups = [
+                {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+            ]
+            self.options_on_resuming.groups = groups
         return optimizer
 
     def _set_head_learning_rate(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -171,6 +186,41 @@ class AudioClassificationTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = find_last_checkpoint(Path(self.args.output_dir)) or True
         self.weight_average.checkpoint = resume_from_checkpoint or None
+        self.options_on_resuming.is_resumed = bool(resume_from_checkpoint)
+        self.options_on_resuming.has_begun = False
+        try:
+            self._check_batches(resume_from_checkpoint)
+            return self._train(resume_from_checkpoint, *args, **kwargs)
+        except (SanetError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            if self.options_on_resuming.has_begun:
+                raise
+            # The optimizer, its schedule, the loader and others check options each in its own way.
+            reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | AttributeError) else error
+            involved = ", ".join(f"--{name}" for name in changed_options(self.args) if INVOLVED.search(name))
+            raise UsageError(
+                f"Training cannot begin: {' '.join(str(reason).split())} (options that can be the reason: {involved})."
+            ) from error
+
+    def _check_batches(self, checkpoint: str | bool | None) -> None:
+        """Check that there are batches to train on, and where in them a checkpoint is."""
+        if isinstance(self.train_dataset, StreamedClips):
+            return
+        num_batches = len(self.get_train_dataloader())
+        if not num_batches:
+            raise UsageError(
+                f"--dataloader_drop_last true leaves no batch to train on: {len(self.train_dataset)} clips are fewer "
+                f"than --per_device_train_batch_size {self.args.per_device_train_batch_size} in each process. Lower "
+                "it, or leave --dataloader_drop_last out."
+            )
+        if isinstance(checkpoint, str):
+            state = read_state(checkpoint)
+            check_position(state, num_batches, self.args.gradient_accumulation_steps)
+            if EarlyStoppingCallback.has_stopped(state, self.args.early_stopping_patience):
+                self.args.max_steps = state.global_step
+
+    def _train(self, resume_from_checkpoint, *args, **kwargs):
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         except ValueError as error:
@@ -308,17 +358,19 @@ class AudioClassificationTrainer(Trainer):
 
     def _make_sampler(self, batch_size: int) -> EpochSampler:
         clips, strategy = self.train_dataset, self.args.train_sampling_strategy
-        if self.args.sampler == "balanced":
-            draw = partial(draw_balanced, clips.class_matrix)
-        elif strategy == "group_by_length":
+        draw = (
+            partial(draw_balanced, clips.class_matrix)
+            if self.args.sampler == "balanced"
+            else partial(shuffle, len(clips))
+        )
+        if strategy == "group_by_length":
             # Clips are no longer than that, however long their recordings are.
             seconds = np.minimum(clips.seconds, clips.max_length / clips.feature_extractor.sampling_rate)
-            draw = partial(group_by_length, seconds, batch_size * self.args.gradient_accumulation_steps)
-        elif strategy == "random":
-            draw = partial(shuffle, len(clips))
-        else:
+            draw = partial(group_by_length, seconds, batch_size * self.args.gradient_accumulation_steps, draw=draw)
+        elif strategy == "sequential":
             draw = lambda generator: range(len(clips))  # noqa: E731
-        return EpochSampler(len(clips), draw, self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochSampler(len(clips), draw, seed)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         if self.args.world_size == 1 or not isinstance(self.train_dataset, StreamedClips):

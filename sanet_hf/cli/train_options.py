@@ -8,6 +8,7 @@ import difflib
 import itertools
 import json
 import math
+import re
 from argparse import SUPPRESS
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,16 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from sanet_hf.errors import UsageError
 from sanet_hf.optimization.processor import instruction_sets
-from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, check_data_source
+from sanet_hf.training.arguments import (
+    TRAINING_DATA_OPTIONS,
+    AudioTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    check_data_source,
+)
 from sanet_hf.training.config_files import find_config, shipped_configs
+from sanet_hf.training.evaluation.metric_names import CHOOSING_METRICS
+from sanet_hf.training.option_checks import check_options, check_precision
 
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, AudioTrainingArguments)
@@ -48,8 +57,6 @@ COMMON_TRAINING_OPTIONS = {
     "use_cpu",
     "seed",
 }
-# Metrics that can choose the best epoch; mAP where clips can have several classes, top_3_accuracy where they cannot.
-METRICS = ("loss", "accuracy", "macro_f1", "auroc", "ece", "mAP", "top_3_accuracy")
 # What the values of options must at least be.
 SMALLEST = {
     "per_device_train_batch_size": 1,
@@ -58,13 +65,24 @@ SMALLEST = {
     "eval_accumulation_steps": 1,
     "label_smoothing_factor": 0,
     "shuffle_buffer_size": 1,
+    "samples_per_class": 1,
+    "max_segments": 1,
+    "max_bad_fraction": 0,
+    "averaged_epochs": 1,
+    "early_stopping_patience": 1,
+    "save_total_limit": 1,
     "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
     "mixup_alpha": 0,
     "learning_rate": 0,
     "head_learning_rate": 0,
     "weight_decay": 0,
     "num_train_epochs": 0,
+    "seed": 0,
+    "data_seed": 0,
 }
+# What they must be below.
+LIMITS = {"label_smoothing_factor": 1, "seed": 2**32, "data_seed": 2**32}
 RARE_OPTIONS = (
     {f.name for f in dataclasses.fields(TrainingArguments)} | {"restore_callback_states_from_checkpoint"}
 ) - COMMON_TRAINING_OPTIONS
@@ -79,6 +97,7 @@ class OptionParser(HfArgumentParser):
         hidden: Names of options that the help leaves out.
         title: Heading of the options, if they need one of their own.
         are_defaults_left_out: Whether options that are not given are no attributes of what is parsed.
+        left_out: Names of options that there are not.
         options: As `argparse.ArgumentParser` has them.
     """
 
@@ -88,14 +107,18 @@ class OptionParser(HfArgumentParser):
         hidden: Collection[str] = (),
         title: str | None = None,
         are_defaults_left_out: bool = False,
+        left_out: Collection[str] = (),
         **options,
     ):
         self.hidden, self.title, self.are_defaults_left_out = hidden, title, are_defaults_left_out
+        self.left_out = left_out
         self._group = None
         super().__init__(dataclass_types, add_help=False, allow_abbrev=False, **options)
 
-    def add_argument(self, *names: str, **options) -> argparse.Action:
+    def add_argument(self, *names: str, **options) -> argparse.Action | None:
         """As of `argparse.ArgumentParser`, for the options of the dataclasses, which come in up to two spellings."""
+        if options.get("dest", names[0].removeprefix("--")) in self.left_out:
+            return None
         if self.title is not None and self._group is None:
             self._group = self.add_argument_group(self.title)
         add = super().add_argument if self._group is None else self._group.add_argument
@@ -148,10 +171,14 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArgu
         parser.print_help()
         raise SystemExit(0)
     names = sorted({f.name for arguments in ARGUMENT_CLASSES for f in dataclasses.fields(arguments) if f.init})
-    configs = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
-    flags = [flag for config in configs for flag in _yaml_as_flags(find_config(config), names)]
-    flags += argv[len(configs) :]
-    namespace, unknown = parser.parse_known_args(flags)
+    configs = [find_config(name) for name in itertools.takewhile(lambda text: not text.startswith("-"), argv)]
+    flags = argv[len(configs) :]
+    listed = {action.dest for action in parser._actions if action.nargs == "+"}
+    options = [option for config in configs for option in _read_options(config, names, listed)]
+    # Without a value, an option of an earlier file has its default again.
+    last_reset = {name: index for index, (_, name, value) in enumerate(options) if value is None}
+    options = [option for index, option in enumerate(options) if index > last_reset.get(option[1], -1)]
+    namespace, unknown = parser.parse_known_args([*(f for _, *option in options for f in _as_flags(*option)), *flags])
     if unknown:
         raise UsageError(
             f"{unknown[0]} is no option of sanet train.{_suggest(unknown[0].lstrip('-').split('=')[0], names, '--')}"
@@ -164,47 +191,62 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArgu
         for arguments in (ModelArguments, DataArguments)
     )
     check_data_source(data_arguments)
+    _check_ranges(values)
+    given = {name for flag in flags if flag.startswith("--") and (name := _option_name(flag)) in names}
+    shipped = shipped_configs()
+    given_in_files = {name for config, name, _ in options if config not in shipped}
+    check_options(values, given, given_in_files)
     training_values = {f.name: values[f.name] for f in dataclasses.fields(AudioTrainingArguments) if f.init}
     # A flag of it alone stands for true, which YAML and `--fsdp true` give as text.
     if str(values["fsdp"]).lower() in ("true", "false"):
         training_values["fsdp"] = str(values["fsdp"]).lower() == "true"
     # TrainingArguments takes bf16 on a CPU only if told that there is nothing else.
     training_values["use_cpu"] = values["use_cpu"] or not torch.accelerator.is_available()
-    if values["precision"] == "auto" and not values["fp16"]:
+    all_given = given | {name for _, name, _ in options}
+    training_values["precision"] = precision = check_precision(values, all_given)
+    if precision == "auto" and not values["fp16"]:
         training_values["bf16"] = has_fast_bfloat16(training_values["use_cpu"])
-    elif values["precision"] != "auto":
-        training_values["bf16"] = values["precision"] == "bf16"
-    _check_ranges(values)
+    elif precision != "auto":
+        training_values["bf16"] = precision == "bf16"
     is_multi_label = data_arguments.problem_type == "multi_label_classification"
     if values["metric_for_best_model"] is None:
         training_values["metric_for_best_model"] = "mAP" if is_multi_label else "macro_f1"
-    elif (name := values["metric_for_best_model"].removeprefix("eval_")) not in METRICS:
-        raise UsageError(f"--metric_for_best_model {name}: no such metric; there are {', '.join(METRICS)}.")
+    elif (name := values["metric_for_best_model"].removeprefix("eval_")) not in CHOOSING_METRICS:
+        raise UsageError(f"--metric_for_best_model {name}: no such metric; there are {', '.join(CHOOSING_METRICS)}.")
     try:
         training_arguments = AudioTrainingArguments(**training_values)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"The training options do not go together: {error}") from error
+    # Each option is checked in its own way, and needs packages of its own.
+    except Exception as error:
+        raise UsageError(f"The training options do not go together: {' '.join(str(error).split())}") from error
     return model_arguments, data_arguments, training_arguments
 
 
 def _check_ranges(values: Mapping[str, object]) -> None:
-    """What PyTorch, NumPy and `Trainer` would refuse only in the middle of the work."""
+    """What PyTorch, NumPy and `Trainer` would refuse only in the middle of the work, or take for no value."""
     for name, smallest in SMALLEST.items():
         value = values[name]
         # Not a number is not in any range.
         if value is not None and not smallest <= value < math.inf:
             raise UsageError(f"--{name} {value:g} must be at least {smallest}.")
-    if values["label_smoothing_factor"] >= 1:
-        raise UsageError(f"--label_smoothing_factor {values['label_smoothing_factor']:g} must be below 1.")
-    for name in ("seed", "data_seed"):
-        if values[name] is not None and not 0 <= values[name] < 2**32:
-            raise UsageError(f"--{name} {values[name]} must be at least 0 and below 2**32.")
+    for name, limit in LIMITS.items():
+        if values[name] is not None and values[name] >= limit:
+            raise UsageError(f"--{name} {values[name]:.15g} must be below {limit}.")
+    if values["max_bad_fraction"] > 1:
+        raise UsageError(f"--max_bad_fraction {values['max_bad_fraction']:g} must be at most 1.")
+    if values["max_steps"] < -1 or values["max_steps"] == 0:
+        raise UsageError(f"--max_steps {values['max_steps']} must be at least 1; -1 leaves it to --num_train_epochs.")
 
 
 def make_data_parser() -> HfArgumentParser:
-    """Options of the data, for the parser of another command to inherit; those that are not given are left out."""
+    """
+    Options of the data that count in evaluation, for the parser of another command to inherit; those that are not
+    given are left out.
+    """
     return OptionParser(
-        DataArguments, title="recordings: by default as in the training run", are_defaults_left_out=True
+        DataArguments,
+        title="recordings: by default as in the training run",
+        are_defaults_left_out=True,
+        left_out=TRAINING_DATA_OPTIONS,
     )
 
 
@@ -218,30 +260,40 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instruction_sets())
 
 
-def _yaml_as_flags(path: Path, names: Sequence[str]) -> list[str]:
-    """The options of a YAML file as if given on the command line, so that both are checked alike."""
+def _read_options(path: Path, names: Collection[str], listed: Collection[str]) -> list[tuple[Path, str, object]]:
+    """
+    Options of a YAML file: the file, the name and the value of each. A value is the text in the file, so that it is
+    checked as one on the command line (`no` means no, not False); a list or mapping; or None where there is none.
+    """
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values, texts = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {error}") from error
-    if not isinstance(options, dict):
+    if not isinstance(values, dict):
         raise UsageError(f"{path} must hold options as 'name: value', one a line.")
-    for name in options:
+    options = []
+    for name, value in zip(texts, values.values()):
         if name not in names:
-            raise UsageError(f"{path}: {name!r} is no option.{_suggest(str(name), names)}")
-    return _as_flags(options)
+            raise UsageError(f"{path}: {name!r} is no option.{_suggest(str(name), sorted(names))}")
+        if isinstance(value, list) and name not in listed and not name.startswith("augmentations"):
+            if len(value) != 1:
+                raise UsageError(f"{path}: {name} takes one value, not a list: {', '.join(map(str, texts[name]))}.")
+            ((texts[name],), (value,)) = texts[name], value
+        is_text = value is not None and not isinstance(value, (list, dict))
+        options.append((path, name, texts[name] if is_text or name in listed else value))
+    return options
 
 
-def _as_flags(options: Mapping[str, object]) -> list[str]:
-    flags = []
-    for name, value in options.items():
-        if isinstance(value, dict) or name.startswith("augmentations"):
-            value = value if value is None or isinstance(value, str) else json.dumps(value)
-        if isinstance(value, list):
-            flags += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            flags.append(f"--{name}={value}")
-    return flags
+def _as_flags(name: str, value: str | list | dict) -> list[str]:
+    """An option of a YAML file as if given on the command line."""
+    if isinstance(value, list) and not name.startswith("augmentations"):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}"]
+
+
+def _option_name(flag: str) -> str:
+    return re.sub(r"^--(no[-_])?|=.*", "", flag, flags=re.DOTALL).replace("-", "_")
 
 
 def _suggest(name: str, names: Sequence[str], prefix: str = "") -> str:

@@ -28,7 +28,7 @@ from sanet_hf.utils.processes import is_main_process, num_processes
 
 
 # Packages that training, preparation and evaluation need beyond those of inference.
-TRAIN_PACKAGES = ("accelerate", "datasets", "evaluate", "jinja2", "matplotlib", "scipy", "sklearn", "yaml")
+TRAIN_PACKAGES = ("accelerate", "datasets", "evaluate", "filelock", "jinja2", "matplotlib", "scipy", "sklearn", "yaml")
 
 
 def add_parsers(commands: argparse._SubParsersAction, with_data_options: bool = True) -> None:
@@ -91,7 +91,7 @@ def train_command(argv: Sequence[str]) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    require((*TRAIN_PACKAGES, "filelock"), "prepare")
+    require(TRAIN_PACKAGES, "prepare")
     from sanet_hf.training.preparation.prepare import prepare
     from sanet_hf.training.preparation.progress import FOLDERS, PrepareOptions
     from sanet_hf.training.reports.preparation import summarize
@@ -119,7 +119,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
         print(format_machine_report(machine_report()))
     if arguments.folder is not None:
-        require((*TRAIN_PACKAGES, "filelock"), "prepare")
+        require(TRAIN_PACKAGES, "prepare")
         from sanet_hf.training.preparation.check import check
 
         if arguments.machine:
@@ -130,7 +130,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     """A table with a row for each split."""
-    from sanet_hf.training.evaluation.metrics import METRICS
+    from sanet_hf.training.evaluation.metric_names import METRICS
 
     metrics = {split: values for split, values in metrics.items() if "accuracy" in values}
     names = [name for name in METRICS if any(name in values for values in metrics.values())]

@@ -129,7 +129,7 @@ def test_debug_is_the_option_of_transformers():
         ([*REQUIRED, "--learningrate", "1"], r"--learningrate is no option.*Did you mean --learning_rate\?"),
         ([*REQUIRED, "--learning_rate", "fast"], "invalid float value: 'fast'"),
         ([*REQUIRED, "--freeze", "everything"], "invalid choice: 'everything'"),
-        ([*REQUIRED, "--load_best_model_at_end", "true"], "do not go together"),
+        ([*REQUIRED, "--load_best_model_at_end", "true"], "--load_best_model_at_end true needs evaluations"),
         (["missing.yaml", *REQUIRED], r"missing.yaml: there is no such configuration file.*sanet.yaml"),
         ([*REQUIRED, "sanet.yaml"], "sanet.yaml is no option"),
         (["sanet.yaml", "missing.yaml", *REQUIRED], "missing.yaml: there is no such configuration file"),

@@ -4,6 +4,7 @@
 
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +23,9 @@ from sanet_hf.utils.files import write_atomically
 Augmentation = Callable[[np.ndarray], np.ndarray]
 
 NUM_ROOMS = 64
+# Parameters that name files or folders of sounds, and what audiomentations takes there.
+PATHS = ("ir_path", "sounds_path")
+SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
 MP3_BACKEND = "fast-mp3-augment"  # audiomentations' default; the others are deprecated
 
 
@@ -60,19 +64,37 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
         parameters = dict(parameters or {})
         if name == "ApplyImpulseResponse" and "ir_path" not in parameters:
             parameters["ir_path"] = simulated_rooms(sampling_rate)
-        # audiomentations would miss it at the first clip that is compressed.
+        # audiomentations asks for it by another name.
         is_compressed = name == "Mp3Compression" and parameters.get("backend", MP3_BACKEND) == MP3_BACKEND
         if is_compressed and find_spec("fast_mp3_augment") is None:
-            raise UsageError(f'augmentations: {name} needs {MP3_BACKEND}: pip install "sanet-hf[train]".')
-        for parameter in ("ir_path", "sounds_path"):
-            path = parameters.get(parameter)
-            if isinstance(path, (str, Path)) and not Path(path).exists():
-                raise UsageError(f"augmentations: {name}: {parameter} {path}: there is no such folder.")
+            raise UsageError(f'augmentations: {name} needs {MP3_BACKEND}: pip install "sanet-hf[prepare]".')
+        for parameter in PATHS:
+            _check_sounds(name, parameter, parameters.get(parameter))
         try:
             chain.append(transform(**parameters))
+            _try(transform(**{**parameters, "p": 1.0}), sampling_rate)
         except Exception as error:  # Each transform checks its parameters in its own way.
-            raise UsageError(f"augmentations: {name}: {error}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UsageError(f"augmentations: {name}: {reason}") from error
     return partial(audiomentations.Compose(chain), sample_rate=sampling_rate)
+
+
+def _check_sounds(name: str, parameter: str, value: object) -> None:
+    """Raise a UsageError for files or folders of sounds to mix in that are not there, or have none."""
+    for path in [value] if isinstance(value, (str, Path)) else value or []:
+        if not Path(path).exists():
+            raise UsageError(f"augmentations: {name}: {parameter} {path}: there is no such folder.")
+        if Path(path).is_dir() and not any(file.suffix.lower() in SOUNDS for file in Path(path).rglob("*")):
+            raise UsageError(
+                f"augmentations: {name}: {parameter} {path}: the folder has no sounds ({', '.join(SOUNDS)})."
+            )
+
+
+def _try(transform: Callable, sampling_rate: int) -> None:
+    """Apply a transform once, which imports its packages and checks its parameters against the sampling rate."""
+    with seeded(0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transform(np.random.default_rng(0).normal(0, 0.1, sampling_rate).astype(np.float32), sampling_rate)
 
 
 @contextmanager
@@ -109,7 +131,7 @@ def simulated_rooms(sampling_rate: int) -> Path:
     except ImportError as error:
         raise UsageError(
             "augmentations: ApplyImpulseResponse needs recorded impulse responses (ir_path: FOLDER) or, for simulated "
-            'rooms, pyroomacoustics: pip install "sanet-hf[train]".'
+            'rooms, pyroomacoustics: pip install "sanet-hf[prepare]".'
         ) from error
     for index in tqdm(missing, desc="Simulating rooms", unit="room"):
         response = _simulate_room(pyroomacoustics, np.random.default_rng(index), sampling_rate)

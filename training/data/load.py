@@ -26,6 +26,8 @@ from sanet_hf.training.data.splits import HELD_OUT_PARTS, SPLIT_PARTS, make_grou
 
 logger = logging.get_logger(__name__)
 
+DIGEST_LENGTH = 32  # hexadecimal digits, 128 bits: enough for no two recordings to share them by chance
+
 
 def load_recordings(
     arguments: DataArguments,
@@ -47,7 +49,7 @@ def load_recordings(
 
     Returns:
         The splits that there are, with the columns `audio` (not decoded), `file`, `label` (a `ClassLabel`, or a list
-        of them where multi-label) and `seconds`.
+        of them where multi-label), `seconds` and `digest` (a hash of the samples as text; empty where not read).
 
     Raises:
         DataError: There is nothing to use, too many recordings cannot be read, or labels do not fit.
@@ -66,7 +68,9 @@ def load_recordings(
     recordings = DatasetDict()
     for split, (origin, indices) in rows.items():
         dataset = source[origin].select(indices).remove_columns("key")
-        dataset = dataset.add_column("seconds", [checks[origin][index].seconds for index in indices])
+        own = [checks[origin][index] for index in indices]
+        dataset = dataset.add_column("seconds", [check.seconds for check in own])
+        dataset = dataset.add_column("digest", [check.digest.hex()[:DIGEST_LENGTH] for check in own])
         recordings[split] = dataset.cast_column("label", List(label) if is_multi_label else label)
     return recordings
 

@@ -21,9 +21,9 @@ from sklearn.metrics import (
 )
 
 from sanet_hf.inference.windows import predicted_classes
+from sanet_hf.training.evaluation.metric_names import TOP_K
 
 
-TOP_K = 3
 NUM_CALIBRATION_BINS = 15
 
 
@@ -145,16 +145,3 @@ def _metric_info(metric: type, references) -> evaluate.MetricInfo:
         inputs_description="Probabilities (clips, classes) and true classes.",
         features=datasets.Features(features),
     )
-
-
-# Title and meaning of each metric, in the order of display.
-METRICS = {
-    "mAP": ("mAP", "mean over classes of the average precision; 1 is perfect"),
-    "accuracy": ("Accuracy", "fraction of the clips that are classified correctly"),
-    "macro_f1": ("Macro F1", "F1 averaged over classes; rare and frequent classes count the same"),
-    "top_3_accuracy": ("Top-3 accuracy", "fraction of the clips whose class is among the three most probable"),
-    "auroc": ("AUROC", "how well each class is separated from the others; 0.5 is chance, 1 is perfect"),
-    "ece": ("ECE", "expected calibration error: mean distance between probability and accuracy; 0 is perfect"),
-}
-# Names that the Hub has for the metrics in its index.
-METRIC_TYPES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "f1"}

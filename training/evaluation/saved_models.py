@@ -80,6 +80,8 @@ def evaluate_models(
     for name, (model, feature_extractor) in models.items():
         # Each model hears as much of a recording as in its training.
         seconds = runs[name].get("max_length_seconds")
+        if seconds is not None and data_options.get("max_length_seconds", seconds) != seconds:
+            raise UsageError(f"--max_length_seconds has no effect: {name} was trained on {seconds:g} s. Leave it out.")
         if seconds is None:
             longest = find_window_seconds(model, feature_extractor)
             seconds = data_options.get("max_length_seconds", min(longest, arguments.max_length_seconds))

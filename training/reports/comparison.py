@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import Bbox
 from scipy.stats import binomtest
 
-from sanet_hf.training.evaluation.metrics import METRICS
+from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.reports.html import COLORS, SVG_OPTIONS, embed_svg, render_page
 from sanet_hf.utils.files import atomic_directory
 from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table

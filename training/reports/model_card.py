@@ -12,7 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.inference.windows import THRESHOLD
-from sanet_hf.training.evaluation.metrics import METRIC_TYPES, METRICS
+from sanet_hf.training.evaluation.metric_names import METRIC_TYPES, METRICS
 from sanet_hf.training.evaluation.results import FEW_CLIPS, Evaluation, accuracy_interval, in_order, list_classes
 from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table, shorten
 

@@ -13,7 +13,8 @@ from transformers.utils import logging
 
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.inference.windows import THRESHOLD
-from sanet_hf.training.evaluation.metrics import METRICS, NUM_CALIBRATION_BINS, calibration, expected_calibration_error
+from sanet_hf.training.evaluation.metric_names import METRICS
+from sanet_hf.training.evaluation.metrics import NUM_CALIBRATION_BINS, calibration, expected_calibration_error
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, in_order, list_classes
 from sanet_hf.training.reports.html import (
     COLORS,

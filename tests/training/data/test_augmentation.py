@@ -49,7 +49,7 @@ def test_rooms_are_simulated_once(monkeypatch):
 
 def test_rooms_without_pyroomacoustics(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyroomacoustics", None)
-    with pytest.raises(ValueError, match=r"ir_path: FOLDER.*sanet-hf\[train\]"):
+    with pytest.raises(ValueError, match=r"ir_path: FOLDER.*sanet-hf\[prepare\]"):
         make_augmentation([{"ApplyImpulseResponse": {"p": 1}}], RATE)
 
 
@@ -145,7 +145,7 @@ def test_offered_telephone_has_its_band(apply_offered):
 
 def test_codec_without_its_package(monkeypatch):
     monkeypatch.setattr(augmentation, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"Mp3Compression needs fast-mp3-augment: pip install .*sanet-hf\[train\]"):
+    with pytest.raises(ValueError, match=r"Mp3Compression needs fast-mp3-augment: pip install .*sanet-hf\[prepare\]"):
         make_augmentation([{"Mp3Compression": {"p": 1}}], RATE)
 
 

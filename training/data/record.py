@@ -1,0 +1,99 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The recordings that a run was trained on, as hashes of their samples: whether a test recording was seen, under whatever
+name. The file has no names, since the run's folder may be pushed to the Hub.
+"""
+
+import csv
+import hashlib
+import io
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from sanet_hf.errors import DataError
+from sanet_hf.training.data.labels import label_names
+from sanet_hf.utils.files import write_atomically
+
+
+RECORD_FILE = "recordings.csv"
+# Beside the splits: recordings that an earlier run, from whose weights this one started, was trained or chosen by.
+EARLIER = "earlier"
+COLUMNS = ["split", "digest"]
+
+# Digests of each split, and of `earlier`.
+Record = Mapping[str, Collection[str]]
+
+
+def write_record(path: str | Path, recordings: DatasetDict, earlier: Record | None = None) -> None:
+    """
+    Write the content hashes of a run's recordings, in an order that says nothing of theirs.
+
+    Args:
+        path: The file; `RECORD_FILE` in the folder of the run.
+        recordings: Splits as [`load_recordings`] gives them. Recordings without a hash are left out.
+        earlier: Records of runs before this one, which the model's weights have seen as well.
+    """
+    rows = {(split, digest) for split, dataset in recordings.items() for digest in dataset["digest"] if digest}
+    rows |= {(EARLIER, digest) for digest in seen_digests(earlier or {})}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(sorted(rows))
+    with write_atomically(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def read_record(path: str | Path) -> dict[str, set[str]] | None:
+    """
+    Return the digests of each split, and of `earlier`; `None` where there is no such file.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    try:
+        header, *rows = csv.reader(Path(path).read_text(encoding="utf-8").splitlines())
+        if header != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path} is damaged: {error}. Without it, nothing says what the model was trained on."
+        ) from error
+    record: dict[str, set[str]] = {}
+    for split, digest in rows:
+        record.setdefault(split, set()).add(digest)
+    return record
+
+
+def seen_digests(record: Record, with_validation: bool = True) -> set[str]:
+    """Return the digests of recordings that a model was trained on, or, `with_validation`, chosen by."""
+    names = ["train", EARLIER, *(["validation"] if with_validation else [])]
+    return set().union(*(record.get(name, ()) for name in names))
+
+
+def data_fingerprint(recordings: DatasetDict) -> dict[str, object]:
+    """
+    Describe recordings so that two sets of them can be compared.
+
+    Returns:
+        `classes` (their names in the order of the class indices), `counts` (recordings of each split) and `digest`,
+        over the split, labels and content of every recording in any order. JSON and YAML can hold it.
+    """
+    digest = hashlib.sha256()
+    for row in sorted(row for split, dataset in recordings.items() for row in _describe(split, dataset)):
+        digest.update(f"{row}\n".encode())
+    return {
+        "classes": label_names(next(iter(recordings.values()))),
+        "counts": {split: len(dataset) for split, dataset in recordings.items()},
+        "digest": digest.hexdigest(),
+    }
+
+
+def _describe(split: str, dataset: Dataset) -> list[str]:
+    columns = zip(dataset["digest"], dataset["label"], dataset["seconds"])
+    # Where contents were not read, only the lengths can tell.
+    return [f"{split} {digest or seconds} {label}" for digest, label, seconds in columns]

@@ -1,0 +1,210 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What must agree between a training that was interrupted and the one that resumes it."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import yaml
+from transformers import TrainerState
+from transformers.utils import logging
+
+from sanet_hf.errors import UsageError
+from sanet_hf.training.arguments import AudioTrainingArguments
+from sanet_hf.training.checkpoints import STATE_FILE, TRAINING_WEIGHTS_FILE
+
+
+logger = logging.get_logger(__name__)
+
+# The recordings of a run, as `data_fingerprint` describes them.
+DATA_FILE = "training_data.json"
+# The value of an option that a file of options leaves out.
+DEFAULT = "default"
+# Options that cannot change on resuming.
+FIXED = {
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), "the best epoch so far was chosen by it"),
+    **dict.fromkeys(("optim", "optim_args"), "the checkpoint holds the state of the other optimizer"),
+    "averaged_epochs": "the checkpoint may hold a mean of other epochs",
+    "problem_type": "the model was trained to another end",
+}
+BATCH_OPTIONS = ("per_device_train_batch_size", "gradient_accumulation_steps")
+# Schedules whose state includes the learning rate itself.
+SCHEDULES_WITH_RATE = ("reduce_lr_on_plateau", "greedy")
+RESTART = "Start again with --overwrite_output_dir true, or choose another --output_dir."
+
+Changes = Mapping[str, tuple[object, object]]
+
+
+def find_changes(old: Mapping, new: Mapping, free: Collection[str] = ()) -> Changes:
+    """Return old and new value of each option that differs, except for those of `free`."""
+    pairs = {
+        name: (old.get(name, DEFAULT), _as_yaml(new.get(name, DEFAULT))) for name in sorted({*old, *new} - set(free))
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def list_changes(changes: Changes) -> str:
+    """Return the options as text: name, old and new value."""
+    return ", ".join(f"{name} {old} → {new}" for name, (old, new) in changes.items())
+
+
+def check_state(checkpoint: str | Path) -> None:
+    """
+    Raises:
+        UsageError: The checkpoint has no state of the optimizer, the schedule or the random numbers.
+    """
+    # DeepSpeed keeps its own state of the first two.
+    names = (
+        ["rng_state*"] if any(Path(checkpoint).glob("global_step*")) else ["optimizer*", "scheduler*", "rng_state*"]
+    )
+    missing = [name.rstrip("*") for name in names if not any(Path(checkpoint).glob(name))]
+    if missing:
+        raise UsageError(
+            f"{checkpoint} has no {', '.join(missing)}, as with --save_only_model true: training cannot resume from "
+            f"it. {RESTART} There, --model_name_or_path {checkpoint} starts from its weights."
+        )
+
+
+def check_options(checkpoint: str | Path, changes: Changes, options: Mapping, num_processes: int = 1) -> None:
+    """
+    Refuse options that cannot count on resuming; say which others changed.
+
+    Args:
+        checkpoint: To resume from.
+        changes: Options that differ from those of the checkpoint's run.
+        options: Options that are given now and differ from their defaults.
+        num_processes: Processes that train together now.
+
+    Raises:
+        UsageError: The message names the option, its values, and the reason.
+    """
+    reasons = {name: FIXED[name] for name in changes if name in FIXED}
+    if any(name in changes for name in BATCH_OPTIONS):
+        sizes = [
+            _batch_size(
+                {name: changes[name][i] for name in changes}
+                | {name: options[name] for name in BATCH_OPTIONS if name in options and name not in changes}
+            )
+            for i in (0, 1)
+        ]
+        if sizes[0] != sizes[1]:
+            reasons.update(
+                {name: "the place in an epoch is counted in batches" for name in BATCH_OPTIONS if name in changes}
+            )
+    if "lr_scheduler_type" in changes and any(kind in SCHEDULES_WITH_RATE for kind in changes["lr_scheduler_type"]):
+        reasons["lr_scheduler_type"] = "the checkpoint holds the state of the other schedule"
+    elif options.get("lr_scheduler_type") in SCHEDULES_WITH_RATE:
+        reasons.update(
+            {
+                name: "the schedule of the checkpoint has changed it since"
+                for name in ("learning_rate", "head_learning_rate")
+                if name in changes
+            }
+        )
+    if (Path(checkpoint) / TRAINING_WEIGHTS_FILE).is_file():
+        reasons.update(
+            {
+                name: "the mean of the last epochs has begun"
+                for name in ("num_train_epochs", "max_steps")
+                if name in changes
+            }
+        )
+    if reasons:
+        name, reason = next(iter(reasons.items()))
+        old, new = changes[name]
+        raise UsageError(
+            f"{checkpoint} was trained with {name}={old}. It cannot be resumed with {new}, since {reason}. {RESTART}"
+        )
+    if "model_name_or_path" in changes:
+        logger.warning("model_name_or_path has no effect on resuming: the weights are those of the checkpoint.")
+    if changes:
+        logger.warning(f"Resuming {checkpoint} with other options: {list_changes(changes)}.")
+
+
+def check_data(
+    checkpoint: str | Path, id2label: Mapping[int, str], fingerprint: Mapping, arguments: AudioTrainingArguments
+) -> None:
+    """
+    Compare classes and recordings with those that a checkpoint was trained on.
+
+    Args:
+        checkpoint: To resume from.
+        id2label: Classes of the model now.
+        fingerprint: The recordings now, as [`data_fingerprint`] describes them.
+        arguments: Whether `resume_from_checkpoint` is given, so that other recordings are only warned of.
+
+    Raises:
+        UsageError: The classes differ, or the recordings do and resuming was not asked for.
+    """
+    config = _read_json(Path(checkpoint) / "config.json")
+    if "id2label" in config:
+        old = [config["id2label"][index] for index in sorted(config["id2label"], key=int)]
+        new = [id2label[index] for index in sorted(id2label)]
+        if old != new:
+            raise UsageError(
+                f"{checkpoint} was trained on other classes: {_compare_classes(old, new)}. Its weights do not fit "
+                f"them. {RESTART}"
+            )
+    old = _read_json(Path(checkpoint).parent / DATA_FILE)
+    if not old or old.get("digest") == fingerprint["digest"]:
+        return
+    counts = find_changes(old.get("counts", {}), fingerprint["counts"])
+    what = f"{list_changes(counts)} recordings" if counts else "as many, but with other contents, labels or splits"
+    message = f"{checkpoint} was trained on other recordings: {what}."
+    if arguments.resume_from_checkpoint in (None, "false"):
+        raise UsageError(f"{message} {RESTART} To resume all the same: --resume_from_checkpoint true.")
+    logger.warning(f"{message} Training resumes with those of now.")
+
+
+def check_position(state: TrainerState, num_batches: int, batches_per_step: int) -> None:
+    """
+    Warn where a checkpoint is at another place in this training than it was in its own.
+
+    Args:
+        state: Of the checkpoint.
+        num_batches: In an epoch of this training.
+        batches_per_step: Of this training.
+    """
+    steps_per_epoch = -(-num_batches // batches_per_step)
+    epochs, steps = divmod(state.global_step, steps_per_epoch)
+    epoch = epochs + steps * batches_per_step / num_batches
+    if state.epoch is not None and abs(epoch - state.epoch) > 1e-3:
+        logger.warning(
+            f"Training resumes at step {state.global_step}. That was epoch {state.epoch:.4g} and is now epoch "
+            f"{epoch:.4g}, since the clips of an epoch, the batch size or the number of processes differ."
+        )
+
+
+def read_state(checkpoint: str | Path) -> TrainerState:
+    """Return the state of the trainer in a checkpoint."""
+    return TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
+
+
+def _batch_size(options: Mapping) -> int:
+    size, steps = (options.get(name, DEFAULT) for name in BATCH_OPTIONS)
+    return (8 if size == DEFAULT else size) * (1 if steps == DEFAULT else steps)
+
+
+def _compare_classes(old: list[str], new: list[str]) -> str:
+    removed, added = [name for name in old if name not in new], [name for name in new if name not in old]
+    if not removed and not added:
+        return f"the same in another order, {', '.join(old)} → {', '.join(new)}"
+    if len(removed) == len(added):
+        return f"{', '.join(removed)} renamed or replaced by {', '.join(added)}"
+    parts = [f"{', '.join(names)} {verb}" for names, verb in ((removed, "removed"), (added, "added")) if names]
+    return "; ".join(parts)
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}): training cannot resume. {RESTART}") from error
+    return values if isinstance(values, dict) else {}
+
+
+def _as_yaml(value: object) -> object:
+    return yaml.safe_load(yaml.safe_dump(value))
