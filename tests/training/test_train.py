@@ -198,7 +198,7 @@ def test_fine_tuning_at_another_sampling_rate(trained, tones, tiny_options, tmp_
         return load_audio(source, sampling_rate, *arguments, **options)
 
     monkeypatch.setattr("sanet_hf.training.train.make_augmentation", make_augmentation)
-    monkeypatch.setattr("sanet_hf.training.data.waveforms.load_audio", load)
+    monkeypatch.setattr("sanet_hf.training.data.clips.load_audio", load)
     output_dir = tmp_path / "run"
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options[2:]]
     command += ["--model_name_or_path", str(tmp_path / "checkpoint"), "--dataloader_num_workers", "0"]

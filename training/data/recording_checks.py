@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
-from sanet_hf.training.data.waveforms import load_recording
+from sanet_hf.training.data.clips import load_recording
 from sanet_hf.utils.formatting import MAX_LISTED, shorten, shorten_lines
 
 
