@@ -316,15 +316,52 @@ def _extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) ->
     return {name: np.asarray(value[0]) for name, value in features.items()}
 
 
+# Annotations may be rounded: a clip can end this much after its file.
+END_TOLERANCE_SECONDS = 0.1
+
+
+def recording_bounds(row: Mapping, sampling_rate: int) -> tuple[int, int | None]:
+    """
+    The first sample of a row's clip in its file, and the number of samples, `None` for all up to the end of the file.
+
+    Args:
+        row: Of [`read_source`]; `start` and `end` in seconds where the row is a part of its file.
+        sampling_rate: At which samples are counted, in Hz.
+    """
+    first = round((row.get("start") or 0.0) * sampling_rate)
+    return first, None if row.get("end") is None else round(row["end"] * sampling_rate) - first
+
+
+def check_end(row: Mapping, sampling_rate: int, num_samples: int) -> None:
+    """
+    Check that a file is long enough for a row's `end`.
+
+    Args:
+        row, sampling_rate: As in [`recording_bounds`].
+        num_samples: Number of samples that reading the row gave.
+
+    Raises:
+        AudioError: The file ends before, by more than annotations are rounded by.
+    """
+    first, length = recording_bounds(row, sampling_rate)
+    if length is not None and num_samples < length - END_TOLERANCE_SECONDS * sampling_rate:
+        seconds = (first + num_samples) / sampling_rate
+        raise AudioError(f"{row['file']}: the file ends before, after {seconds:.2f} s.")
+
+
 def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
     """
     The waveform of a row with the columns `audio` and `file`, or a stretch of it, from a file or from bytes in the
-    data set; see [`load_audio`].
+    data set; see [`load_audio`]. Samples are counted from the row's `start`, if it has one, and end at its `end`.
     """
-    audio = row["audio"]
-    if audio["bytes"] is not None:
-        return load_audio(audio["bytes"], sampling_rate, row["file"], start, length)
-    return load_audio(audio["path"], sampling_rate, start=start, length=length)
+    first, most = recording_bounds(row, sampling_rate)
+    if most is not None:
+        length = max(0, most - start if length is None else min(length, most - start))
+    audio = row["audio"] or {"bytes": None, "path": None}
+    if audio["bytes"] is None and audio["path"] is None:
+        raise AudioError(f"{row['file']}: there is no audio.")
+    source = audio["path"] if audio["bytes"] is None else audio["bytes"]
+    return load_audio(source, sampling_rate, row["file"], first + start, length)
 
 
 def load_streamed(audio: Mapping, sampling_rate: int, name: str) -> np.ndarray:
