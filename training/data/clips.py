@@ -33,7 +33,7 @@ LONG_SEGMENT_PART = 0.3, 0.6
 class TrainingClips(Dataset):
     """
     Clips to train on: a random stretch of each recording, or, with `samples_per_class`, clips joined from recordings
-    of one class; augmented, as features and `labels`.
+    of one class, or of none; augmented, as features and `labels`.
 
     An item is random by its index alone, `epoch * len(self) + clip`, and the seed: the same in any number of worker
     processes and after a resumption. See [`EpochSampler`].
@@ -85,8 +85,9 @@ class TrainingClips(Dataset):
         """Classes of each clip, 0/1 of shape (clips, classes); of a joined one, that for which it is drawn."""
         if self.samples_per_class is None:
             return self.label_matrix
-        identity = np.eye(self.label_matrix.shape[1], dtype=int)
-        return np.repeat(identity[list(self._rows_of_class)], self.samples_per_class, axis=0)
+        num_classes = self.label_matrix.shape[1]
+        classes = np.eye(num_classes + 1, num_classes, dtype=int)
+        return np.repeat(classes[list(self._rows_of_class)], self.samples_per_class, axis=0)
 
     @cached_property
     def seconds(self) -> list[float]:
@@ -97,7 +98,8 @@ class TrainingClips(Dataset):
 
     @cached_property
     def _rows_of_class(self) -> dict[int, np.ndarray]:
-        columns = enumerate(self.label_matrix.T)
+        """Recordings of each class, and last those of none."""
+        columns = enumerate([*self.label_matrix.T, ~self.label_matrix.any(axis=1)])
         return {label: np.flatnonzero(column) for label, column in columns if column.any()}
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
