@@ -8,6 +8,7 @@ the same when the data move) and `label` (text; where multi-label, a list of tex
 `validation` and `test` as far as the source has them, or the single split `unsplit`, still to be divided.
 """
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,7 +16,9 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import Audio, Dataset, DatasetDict, IterableDataset, List, Value, load_dataset
+import numpy as np
+import soundfile
+from datasets import Audio, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
@@ -298,23 +301,44 @@ def _select_columns(rows: Dataset | IterableDataset, arguments: DataArguments) -
         if name not in columns.values() and dtypes.get(name, "").startswith(("int", "uint", "float"))
     ]
     rows = rows.select_columns([*columns.values(), *bounds])
-    rows = rows.rename_columns({column: name for name, column in columns.items() if column != name})
     try:
-        if getattr(rows.features["audio"], "dtype", None) in ("string", "large_string"):
-            rows = rows.cast_column("audio", Value("string"))
-            rows = rows.map(partial(_find_audio, folder=Path(arguments.dataset_name)), features=rows.features)
-        return rows.cast_column("audio", Audio(decode=False))
+        rows = _not_decoded(rows, arguments.audio_column_name, Path(arguments.dataset_name))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(
             f"{arguments.dataset_name}: the column {arguments.audio_column_name!r} holds no audio; choose another for "
             "--audio_column_name."
         ) from error
+    # Last, since renaming columns of a stream reads them: damaged audio would end the training.
+    return rows.rename_columns({column: name for name, column in columns.items() if column != name})
 
 
-def _find_audio(row: Mapping, folder: Path) -> dict[str, str | None]:
-    """A path in a table relative to the table's folder, if there is such a file."""
-    path = row["audio"]
-    if path is not None and not is_url(path):
+def _not_decoded(rows: Dataset | IterableDataset, column: str, folder: Path) -> Dataset | IterableDataset:
+    """A column of audio, paths, files' content or waveforms as audio that is not decoded."""
+    feature = rows.features[column]
+    parts = feature.keys() if isinstance(feature, dict) else {getattr(feature, "dtype", "").removeprefix("large_")}
+    if isinstance(feature, Audio) or ({"bytes", "path"} & parts and isinstance(rows, Dataset)):
+        return rows.cast_column(column, Audio(decode=False))
+    if not ({"bytes", "path", "string", "binary"} & parts or {"array", "sampling_rate"} <= parts):
+        raise TypeError(f"{feature} is no audio")
+    features = Features({**rows.features, column: Audio(decode=False)})
+    return rows.map(partial(_as_audio, column=column, folder=folder), features=features)
+
+
+def _as_audio(row: Mapping, column: str, folder: Path) -> dict[str, dict | None]:
+    """
+    What a table has as audio, as its path or content: a path, which can be relative to the folder of the table,
+    content, both, or a waveform of shape (samples,) or (channels, samples).
+    """
+    audio = row[column]
+    if not isinstance(audio, dict):
+        audio = {"path": audio} if isinstance(audio, str) else {"bytes": audio}
+    path, content = audio.get("path"), audio.get("bytes")
+    if path is not None and content is None and not is_url(path):
         found = _find_file(folder, path)
         path = found if os.path.exists(found) else path
-    return {"audio": path}
+    if content is None and audio.get("array") is not None:
+        file = io.BytesIO()
+        waveform = np.asarray(audio["array"], np.float32)
+        soundfile.write(file, waveform.T, int(audio["sampling_rate"]), format="WAV", subtype="FLOAT")
+        content = file.getvalue()
+    return {column: None if path is None and content is None else {"path": path, "bytes": content}}
