@@ -101,8 +101,8 @@ class DataArguments:
     manifest: str | None = field(
         default=None,
         metadata={
-            "help": "CSV or JSON Lines file with the columns file, label and, if it brings its own splits, split. "
-            "Files are relative to its folder."
+            "help": "CSV or JSON Lines file with the columns file, label and, if it brings its own splits, split; "
+            "with start and end, a row is that part of its file, in seconds. Files are relative to its folder."
         },
     )
     dataset_name: str | None = field(
@@ -111,6 +111,13 @@ class DataArguments:
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of dataset_name."})
     audio_column_name: str = field(default="audio", metadata={"help": "Column of dataset_name with the audio."})
     label_column_name: str = field(default="label", metadata={"help": "Column of dataset_name with the label."})
+    class_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the classes, separated by commas, for labels that are numbers (the first is 0) or lists "
+            "of 0 and 1 (one for each class)."
+        },
+    )
     train_split_name: str = field(default="train", metadata={"help": "Split of dataset_name to train on."})
     validation_split_name: str = field(
         default="validation",
@@ -150,7 +157,9 @@ class DataArguments:
     )
     max_bad_fraction: float = field(
         default=0.05,
-        metadata={"help": "Training stops where a larger part of the recordings than this cannot be read."},
+        metadata={
+            "help": "Training stops where a larger part of the recordings than this cannot be read or has no label."
+        },
     )
     augmentations: str | None = field(
         default=None,

@@ -39,14 +39,13 @@ class EpochSampler(Sampler[int]):
 def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator) -> list[int]:
     """
     As many clips as there are, with replacement, each class equally often. Clips of several classes are drawn as often
-    as their rarest; those of none as often as the most frequent.
+    as their rarest; those of none count as one more class.
 
     Args:
         class_matrix: 0/1 of shape (clips, classes).
     """
-    counts = np.maximum(class_matrix.sum(axis=0), 1)
-    weights = (class_matrix / counts).max(axis=1)
-    weights[weights == 0] = 1 / counts.max()
+    class_matrix = np.column_stack([class_matrix, ~class_matrix.any(axis=1)])
+    weights = (class_matrix / np.maximum(class_matrix.sum(axis=0), 1)).max(axis=1)
     return list(WeightedRandomSampler(weights, len(weights), generator=generator))
 
 

@@ -130,7 +130,7 @@ def _train(
         recordings = load_recordings(data_arguments, sampling_rate, splits=("validation", "test"))
         if "validation" not in recordings:
             raise DataError("Streaming needs a validation split to choose the best checkpoint by.")
-        labels = stream_label_names(stream) or label_names(recordings["validation"])
+        labels = stream_label_names(stream, data_arguments.class_names) or label_names(recordings["validation"])
     else:
         stream, recordings = None, load_recordings(data_arguments, sampling_rate)
         labels = label_names(recordings["train"])
@@ -251,6 +251,7 @@ def _make_clips(
             seed=training.seed,
             process_index=training.process_index,
             num_processes=training.world_size,
+            class_names=arguments.class_names,
         )
         return {"train": streamed, "validation": EvaluationClips(recordings["validation"], *data)}
     joined = {"samples_per_class": arguments.samples_per_class, "max_segments": arguments.max_segments}

@@ -140,13 +140,18 @@ def test_balanced_draws_classes_equally():
 
 
 def test_balanced_draws_of_several_classes():
-    """A clip counts by its rarest class; one of no class as often as one of the most frequent."""
+    """A clip counts by its rarest class; those of no class together as much as a class."""
     matrix = np.array([[1, 0]] * 60 + [[1, 1]] * 10 + [[0, 0]] * 30)
     counts = drawn(matrix, 200)
     frequent, rare, none = counts[:60].mean(), counts[60:70].mean(), counts[70:].mean()
-    # Of 70 and of 10 clips: seven times as often.
+    # Of 70, 10 and 30 clips.
     assert rare / frequent == pytest.approx(7, rel=0.1)
-    assert none / frequent == pytest.approx(1, rel=0.1)
+    assert none / frequent == pytest.approx(7 / 3, rel=0.1)
+
+
+def test_balanced_draws_of_a_detector():
+    matrix = np.array([[1]] * 10 + [[0]] * 90)
+    assert drawn(matrix, 60)[:10].sum() == pytest.approx(50, rel=0.08)
 
 
 @given(

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings to clips: stretches of them, augmentation, features."""
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
@@ -18,7 +20,15 @@ from sanet_hf.audio.decode import load_audio
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
 from sanet_hf.training.data.augmentation import Augmentation, seeded
-from sanet_hf.training.data.labels import as_target, is_multi_label, label_matrix, stream_label_names
+from sanet_hf.training.data.labels import (
+    LabelFormat,
+    as_target,
+    feature_names,
+    find_label_format,
+    indices_of_names,
+    is_multi_label,
+    label_matrix,
+)
 from sanet_hf.utils.formatting import shorten
 
 
@@ -28,12 +38,14 @@ logger = logging.get_logger(__name__)
 # Of a recording that is longer, a random part is joined.
 LONG_SEGMENT_SECONDS = 2.0
 LONG_SEGMENT_PART = 0.3, 0.6
+# Labels of a stream that show how all are written.
+NUM_LABELS_READ = 100
 
 
 class TrainingClips(Dataset):
     """
     Clips to train on: a random stretch of each recording, or, with `samples_per_class`, clips joined from recordings
-    of one class; augmented, as features and `labels`.
+    of one class, or of none; augmented, as features and `labels`.
 
     An item is random by its index alone, `epoch * len(self) + clip`, and the seed: the same in any number of worker
     processes and after a resumption. See [`EpochSampler`].
@@ -85,8 +97,9 @@ class TrainingClips(Dataset):
         """Classes of each clip, 0/1 of shape (clips, classes); of a joined one, that for which it is drawn."""
         if self.samples_per_class is None:
             return self.label_matrix
-        identity = np.eye(self.label_matrix.shape[1], dtype=int)
-        return np.repeat(identity[list(self._rows_of_class)], self.samples_per_class, axis=0)
+        num_classes = self.label_matrix.shape[1]
+        classes = np.eye(num_classes + 1, num_classes, dtype=int)
+        return np.repeat(classes[list(self._rows_of_class)], self.samples_per_class, axis=0)
 
     @cached_property
     def seconds(self) -> list[float]:
@@ -97,7 +110,8 @@ class TrainingClips(Dataset):
 
     @cached_property
     def _rows_of_class(self) -> dict[int, np.ndarray]:
-        columns = enumerate(self.label_matrix.T)
+        """Recordings of each class, and last those of none."""
+        columns = enumerate([*self.label_matrix.T, ~self.label_matrix.any(axis=1)])
         return {label: np.flatnonzero(column) for label, column in columns if column.any()}
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
@@ -153,7 +167,7 @@ class TrainingClips(Dataset):
 class StreamedClips(IterableDataset):
     """
     Clips to train on from a stream of recordings: a random stretch of each, augmented, as features and `labels`. What
-    cannot be read is left out with a warning that names it.
+    cannot be read or has no label is left out with a warning that names it.
 
     Processes that train together, and their workers, read files of their own; where the number of files is no multiple
     of the number of processes, each takes its part of the recordings in all files. The order and what is drawn depend
@@ -167,9 +181,10 @@ class StreamedClips(IterableDataset):
         augment, augment_normalized: As in [`TrainingClips`].
         is_multi_label: Whether a recording can have several classes, as a list or separated by `;`.
         buffer_size: Recordings that are drawn from at random.
-        max_bad_fraction: Part of the recordings that may be unreadable.
+        max_bad_fraction: Part of the recordings that may be unreadable or without a label.
         seed: With the epoch, decides what is drawn.
         process_index, num_processes: Which of the processes that train together this one is.
+        class_names: Option of that name; see [`find_label_format`].
     """
 
     def __init__(
@@ -186,13 +201,15 @@ class StreamedClips(IterableDataset):
         seed: int = 0,
         process_index: int = 0,
         num_processes: int = 1,
+        class_names: str | None = None,
     ):
         # Shuffled alike in all of them.
         stream = stream.shuffle(seed, buffer_size=buffer_size)
         self.stream = split_dataset_by_node(stream, process_index, num_processes)
         self.process_index = process_index
         self.feature_extractor = feature_extractor
-        self.label2id = label2id
+        self.label2id, self.class_names = label2id, class_names
+        self._indices = indices_of_names(label2id)
         self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
         self.augment, self.augment_normalized = augment, augment_normalized
         self.is_multi_label = is_multi_label
@@ -210,35 +227,47 @@ class StreamedClips(IterableDataset):
         bad = 0
         for count, row in enumerate(self.stream):
             generator = np.random.default_rng([self.seed, self.epoch, *reader, count])
-            name = row["audio"]["path"] or f"recording {count + 1}"
+            name = (row["audio"] or {}).get("path") or f"recording {count + 1}"
             labels = self._labels(row["label"], name)
             try:
-                waveform = load_streamed(row["audio"], self.feature_extractor.sampling_rate, name)
+                if labels is None:
+                    raise AudioError(f"{name}: there is no label.")
+                row = {**row, "file": name}
+                waveform = load_recording(row, self.feature_extractor.sampling_rate)
+                check_end(row, self.feature_extractor.sampling_rate, len(waveform))
             except (AudioError, OSError) as error:
                 logger.warning(f"Left out: {error}")
                 bad += 1
                 if bad > self.max_bad_fraction * max(count + 1, 100):
                     raise DataError(
-                        f"{bad} of {count + 1} streamed recordings cannot be read, more than "
+                        f"{bad} of {count + 1} streamed recordings cannot be used, more than "
                         f"max_bad_fraction={self.max_bad_fraction:g}; the last: {error}"
                     ) from error
                 continue
             start = int(generator.integers(max(0, len(waveform) - self.max_length) + 1))
             yield _augmented(waveform[start : start + self.max_length], labels, generator, self)
 
-    def _labels(self, label: str | int | list, name: str) -> np.ndarray:
-        classes = stream_label_names(self.stream)
-        if isinstance(label, str):
-            label = label.split(";") if self.is_multi_label else [label]
+    @cached_property
+    def _format(self) -> LabelFormat:
+        """How the first labels are written."""
+        first = self.stream.select_columns("label").take(NUM_LABELS_READ) if self.is_multi_label else []
+        labels = [row["label"] for row in first]
+        names = feature_names(self.stream.features["label"])
+        return find_label_format(labels, self.is_multi_label, names, self.class_names)
+
+    def _labels(self, label: object, name: str) -> np.ndarray | None:
+        """Classes, 0/1 of shape (classes,); `None` where the label is missing."""
+        found = self._format.read(label, name)
+        if found is None:
+            return None
         labels = np.zeros(len(self.label2id), dtype=int)
-        for value in label if isinstance(label, list) else [label]:
-            value = str(value if classes is None or isinstance(value, str) else classes[value]).strip()
-            if value not in self.label2id:
+        for value in found:
+            if value not in self._indices:
                 raise DataError(
                     f"{name} has the label {value!r}; the classes are {shorten(sorted(self.label2id))}: those of "
                     "the stream's label column if it lists them, or else of the validation split."
                 )
-            labels[self.label2id[value]] = 1
+            labels[self._indices[value]] = 1
         return labels
 
 
@@ -316,20 +345,67 @@ def _extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) ->
     return {name: np.asarray(value[0]) for name, value in features.items()}
 
 
+# Annotations may be rounded: a clip can end this much after its file.
+END_TOLERANCE_SECONDS = 0.1
+
+
+def recording_bounds(row: Mapping, sampling_rate: int) -> tuple[int, int | None]:
+    """
+    The first sample of a row's clip in its file, and the number of samples, `None` for all up to the end of the file.
+
+    Args:
+        row: Of [`read_source`]; `start` and `end` in seconds where the row is a part of its file.
+        sampling_rate: At which samples are counted, in Hz.
+
+    Raises:
+        AudioError: Not 0 ≤ start < end, which only a stream has not been checked for.
+    """
+    start, end = row.get("start") or 0.0, row.get("end")
+    if not 0 <= start < (np.inf if end is None else end):
+        raise AudioError(f"{row['file']}: a clip cannot start at {start:g} s and end at {end} s.")
+    first = round(start * sampling_rate)
+    return first, None if end is None else round(end * sampling_rate) - first
+
+
+def check_end(row: Mapping, sampling_rate: int, num_samples: int) -> None:
+    """
+    Check that a file is long enough for a row's `end`.
+
+    Args:
+        row, sampling_rate: As in [`recording_bounds`].
+        num_samples: Number of samples that reading the row gave.
+
+    Raises:
+        AudioError: The file ends before, by more than annotations are rounded by.
+    """
+    first, length = recording_bounds(row, sampling_rate)
+    if length is not None and num_samples < length - END_TOLERANCE_SECONDS * sampling_rate:
+        seconds = (first + num_samples) / sampling_rate
+        raise AudioError(f"{row['file']}: the file ends before, after {seconds:.2f} s.")
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names what fsspec reads, such as `hf://datasets/...` or `file:///...`, and is no file here."""
+    return re.match(r"[A-Za-z][\w+.-]*://", path) is not None and not os.path.exists(path)
+
+
 def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
     """
-    The waveform of a row with the columns `audio` and `file`, or a stretch of it, from a file or from bytes in the
-    data set; see [`load_audio`].
+    The waveform of a row with the columns `audio` and `file`, or a stretch of it, from a file here or on the Hub, or
+    from bytes in the data set; see [`load_audio`]. Samples are counted from the row's `start`, if it has one, and end
+    at its `end`.
     """
-    audio = row["audio"]
-    if audio["bytes"] is not None:
-        return load_audio(audio["bytes"], sampling_rate, row["file"], start, length)
-    return load_audio(audio["path"], sampling_rate, start=start, length=length)
-
-
-def load_streamed(audio: Mapping, sampling_rate: int, name: str) -> np.ndarray:
-    """The waveform of streamed audio: bytes, or a file here or on the Hub."""
-    if audio["bytes"] is not None:
-        return load_audio(audio["bytes"], sampling_rate, name)
-    with fsspec.open(audio["path"], "rb") as file:
-        return load_audio(file.read(), sampling_rate, name)
+    first, most = recording_bounds(row, sampling_rate)
+    if most is not None:
+        length = max(0, most - start if length is None else min(length, most - start))
+    audio = row["audio"] or {"bytes": None, "path": None}
+    if audio["bytes"] is None and audio["path"] is None:
+        raise AudioError(f"{row['file']}: there is no audio.")
+    source = audio["path"] if audio["bytes"] is None else audio["bytes"]
+    if isinstance(source, str) and is_url(source):
+        try:
+            with fsspec.open(source, "rb") as file:
+                source = file.read()
+        except Exception as error:  # Each protocol has its own.
+            raise AudioError(f"{row['file']}: cannot be read from {source} ({error}).") from error
+    return load_audio(source, sampling_rate, row["file"], first + start, length)

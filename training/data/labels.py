@@ -1,15 +1,218 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Labels of recordings as class indices and matrices."""
+"""
+Labels: how sources write them, and recordings' classes as indices and matrices.
 
-from collections.abc import Mapping
+The same rules hold for every source, streamed or not:
+
+- A label is text, a class index, or, where multi-label, a list of those, text separated by `;`, or a list of 0 and 1
+  with an entry for each class.
+- `None`, NaN, -1 and, where a recording has one class, blank text mean that the label is missing. In multi-label data
+  an empty list or blank text means that the recording has no class.
+- Names are compared in Unicode's composed form (NFC) without spaces around them.
+"""
+
+import ast
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
 from datasets import List
+from transformers.utils import logging
 
 from sanet_hf.errors import DataError
 from sanet_hf.utils.formatting import shorten
+
+
+logger = logging.get_logger(__name__)
+
+
+def clean_label(text: str) -> str:
+    """The name of a class as it is compared: in NFC, without spaces around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """
+    How a source writes labels.
+
+    Attributes:
+        is_multi_label: Whether a recording can have several classes.
+        names: Names of class indices, or of the positions in lists of 0 and 1; `None` where labels are names.
+        is_zero_one: Whether a label is a list of 0 and 1 with an entry for each of `names`.
+    """
+
+    is_multi_label: bool
+    names: Sequence[str] | None = None
+    is_zero_one: bool = False
+
+    def read(self, label: object, file: str) -> list[str] | None:
+        """
+        Return the names of a recording's classes, in alphabetical order, or `None` where the label is missing.
+
+        Args:
+            label: As the source has it.
+            file: What errors call the recording.
+
+        Raises:
+            DataError: It is no label of this format.
+        """
+        if isinstance(label, (list, tuple, np.ndarray)) and not self.is_multi_label:
+            raise DataError(
+                "The labels are lists: recordings can have several classes. Say so with "
+                f"--problem_type multi_label_classification. The first list is that of {file}."
+            )
+        entries = _read_entries(label, self.is_multi_label)
+        if entries is None or not self.is_zero_one:
+            return entries if entries is None else sorted({self._read_name(entry, file) for entry in entries})
+        if not entries:
+            return None
+        if len(entries) != len(self.names) or not _are_zero_one(entries):
+            raise DataError(f"{file} has the label {label}, which is not {len(self.names)} times 0 or 1.")
+        return sorted({name for name, entry in zip(self.names, entries) if int(entry)})
+
+    def _read_name(self, entry: object, file: str) -> str:
+        is_whole = not isinstance(entry, float) or entry.is_integer()
+        if self.names is None and isinstance(entry, (str, bool, int, float)) and is_whole:
+            return str(int(entry) if isinstance(entry, float) else entry)
+        if self.names is not None and entry in self.names:
+            return entry
+        if isinstance(entry, str) and entry.isdecimal():
+            entry = int(entry)
+        if self.names is None or not isinstance(entry, (int, float)) or not is_whole:
+            raise DataError(f"{file} has the label {entry!r}, which is no class{self._list_names()}.")
+        if not 0 <= entry < len(self.names):
+            raise DataError(f"{file} has the label {entry}, which is no class{self._list_names()}.")
+        return self.names[int(entry)]
+
+    @property
+    def unique_names(self) -> list[str] | None:
+        """Each of `names` once."""
+        return None if self.names is None else list(dict.fromkeys(self.names))
+
+    def _list_names(self) -> str:
+        return "" if self.names is None else f": these are 0 to {len(self.names) - 1} ({shorten(self.names)})"
+
+
+def find_label_format(
+    labels: Iterable[object],
+    is_multi_label: bool,
+    column_names: Sequence[str] | None = None,
+    class_names: str | None = None,
+) -> LabelFormat:
+    """
+    Find out how labels are written.
+
+    Args:
+        labels: All labels of a source, or enough of them.
+        is_multi_label: Whether a recording can have several classes.
+        column_names: Names of class indices that the source has.
+        class_names: Option of that name: names by index or position, separated by commas.
+
+    Raises:
+        DataError: They are lists of 0 and 1, and nothing says of which classes.
+    """
+    given = list(filter(None, map(clean_label, class_names.split(",")))) if class_names else None
+    if given is not None and len(set(given)) < len(given):
+        raise DataError(f"--class_names {class_names} names a class twice.")
+    names = given or ([clean_label(name) for name in column_names] if column_names is not None else None)
+    length = _zero_one_length(labels, column_names is not None) if is_multi_label else 0
+    if given is not None and length == 1 < len(given):
+        length = 0
+    if length and given is None:
+        raise DataError(
+            f"The labels are lists of 0 and 1, all of length {length}: name the classes, one for each position, with "
+            "--class_names, as in --class_names owl,fox. If they are class indices, name the class of each index."
+        )
+    if length and length != len(given):
+        raise DataError(
+            f"The labels are lists of {length} times 0 or 1, but --class_names names {len(given)} classes: "
+            f"{shorten(given)}."
+        )
+    return LabelFormat(is_multi_label, names, is_zero_one=bool(length))
+
+
+def _zero_one_length(labels: Iterable[object], are_class_labels: bool) -> int:
+    """Length of all labels if they are lists of 0 and 1 with an entry for each class, else 0."""
+    lists = [entries for label in labels if (entries := _read_entries(label, True)) is not None]
+    filled = [entries for entries in lists if entries]
+    lengths = {len(entries) for entries in filled}
+    if len(lengths) != 1 or not all(map(_are_zero_one, filled)):
+        return 0
+    (length,) = lengths
+    has_repeats = any(len(set(entries)) < length for entries in filled)
+    if are_class_labels and not has_repeats:
+        return 0
+    # Lists of one class index can be empty, too.
+    return length if length > 1 or len(filled) == len(lists) else 0
+
+
+def _are_zero_one(entries: Iterable[object]) -> bool:
+    return all(entry in (0, 1) or entry in ("0", "1") for entry in entries)
+
+
+def _read_entries(label: object, is_multi_label: bool) -> list | None:
+    """The parts of a label, or `None` where it is missing."""
+    if isinstance(label, np.ndarray):
+        label = label.tolist()
+    if isinstance(label, str) and is_multi_label:
+        label = _read_list(label)
+    entries = list(label) if isinstance(label, (list, tuple)) else [label]
+    entries = [clean_label(entry) if isinstance(entry, str) else entry for entry in entries]
+    if is_multi_label:
+        entries = [entry for entry in entries if entry != ""]
+    is_missing = (entry is None or entry != entry or entry in (-1, "-1", "") for entry in entries)
+    return None if any(is_missing) else entries
+
+
+def _read_list(text: str) -> list:
+    """The parts of text such as `owl;fox`, or of a list that a table has as text, such as `[1, 0]` or `['owl']`."""
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            if re.fullmatch(r"\[[\d\s.]+\]", text):
+                return [float(number) for number in text[1:-1].split()]
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = None
+        if isinstance(value, list):
+            return value
+    return text.split(";")
+
+
+def warn_of_spellings(labels: Iterable[object], names: Iterable[str] = ()) -> None:
+    """
+    Say which names are taken for one class though they are written differently, and warn of names that differ in case
+    only.
+
+    Args:
+        labels: As a source has them.
+        names: Names of classes as a source has them.
+    """
+    spellings = defaultdict(set)
+    texts = set(names)
+    for label in labels:
+        for text in label if isinstance(label, list) else [label]:
+            if isinstance(text, str):
+                texts |= {part.strip() for part in text.split(";")}
+    for text in texts:
+        spellings[clean_label(text)].add(text)
+    same = [", ".join(sorted(map(ascii, of_name))) for of_name in spellings.values() if len(of_name) > 1]
+    if same:
+        logger.warning(f"Taken for one class, since they differ in Unicode's form or spaces only: {shorten(same)}.")
+    by_case = defaultdict(set)
+    for name in spellings:
+        by_case[name.casefold()].add(name)
+    alike = [" and ".join(sorted(of_case)) for of_case in by_case.values() if len(of_case) > 1]
+    if alike:
+        logger.warning(
+            f"Classes that differ in case only: {shorten(alike)}. If they are the same, rename one of them."
+        )
 
 
 def label_names(recordings: datasets.Dataset) -> list[str]:
@@ -18,15 +221,24 @@ def label_names(recordings: datasets.Dataset) -> list[str]:
     return feature.feature.names if isinstance(feature, List) else feature.names
 
 
-def stream_label_names(stream: datasets.IterableDataset) -> list[str] | None:
-    """Names of the classes, where the stream's `label` column lists them."""
-    feature = stream.features["label"]
+def feature_names(feature: object) -> list[str] | None:
+    """Names of the classes that a column's feature lists, or `None`."""
     return getattr(getattr(feature, "feature", feature), "names", None)
+
+
+def stream_label_names(stream: datasets.IterableDataset, class_names: str | None = None) -> list[str] | None:
+    """Names of the classes, where the option `class_names` or the stream's `label` column lists them."""
+    return find_label_format([], False, feature_names(stream.features["label"]), class_names).unique_names
 
 
 def is_multi_label(recordings: datasets.Dataset) -> bool:
     """Whether a recording can have several classes."""
     return isinstance(recordings.features["label"], List)
+
+
+def indices_of_names(label2id: Mapping[str, int]) -> dict[str, int]:
+    """A model's indices of classes by their names, also by those that [`clean_label`] makes."""
+    return {clean_label(name): index for name, index in label2id.items()} | dict(label2id)
 
 
 def label_matrix(recordings: datasets.Dataset, label2id: Mapping[str, int]) -> np.ndarray:
@@ -36,12 +248,13 @@ def label_matrix(recordings: datasets.Dataset, label2id: Mapping[str, int]) -> n
     Raises:
         DataError: A recording has a label that the model does not know.
     """
-    unknown = set(label_names(recordings)) - set(label2id)
+    indices = indices_of_names(label2id)
+    unknown = set(label_names(recordings)) - set(indices)
     if unknown:
         raise DataError(
             f"The model does not know {shorten(sorted(unknown))}; its classes are {shorten(sorted(label2id))}."
         )
-    ids = [label2id[name] for name in label_names(recordings)]
+    ids = [indices[name] for name in label_names(recordings)]
     matrix = np.zeros((len(recordings), len(label2id)), dtype=int)
     for row, label in enumerate(recordings["label"]):
         matrix[row, [ids[i] for i in (label if isinstance(label, list) else [label])]] = 1

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
-from sanet_hf.training.data.clips import load_recording
+from sanet_hf.training.data.clips import check_end, load_recording
 from sanet_hf.utils.formatting import MAX_LISTED, shorten, shorten_lines
 
 
@@ -64,6 +64,7 @@ def _check(row: Mapping, sampling_rate: int) -> RecordingCheck:
             count += len(stretch) - known
             digest.update(stretch[known:])
             largest = max(largest, largest_amplitude(stretch))
+        check_end(row, sampling_rate, count)
     except AudioError as error:
         return RecordingCheck(error=str(error))
     return RecordingCheck(seconds=count / sampling_rate, digest=digest.digest(), is_silent=largest < SILENCE)

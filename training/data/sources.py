@@ -8,60 +8,126 @@ the same when the data move) and `label` (text; where multi-label, a list of tex
 `validation` and `test` as far as the source has them, or the single split `unsplit`, still to be divided.
 """
 
+import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
-import pandas
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
+import numpy as np
+import soundfile
+from datasets import Audio, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
 from sanet_hf.audio.folders import SPLIT_NAMES, SPLITS, find_split_folders, list_audio_files, visible_folders
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.clips import is_url
+from sanet_hf.training.data.labels import (
+    LabelFormat,
+    feature_names,
+    find_label_format,
+    warn_of_spellings,
+)
+from sanet_hf.training.data.manifest import read_bounds, read_manifest_rows
 from sanet_hf.utils.files import to_text
+from sanet_hf.utils.formatting import shorten
 
 
 logger = logging.get_logger(__name__)
+
+
+class SourceSplit(NamedTuple):
+    """A split as its source has it: the columns of [`read_source`] without the label, and the labels as they are."""
+
+    recordings: Dataset
+    labels: list
 
 
 def read_source(arguments: DataArguments) -> DatasetDict:
     """
     The recordings that the options name, with the columns above.
 
+    Recordings without a label are left out with a warning, and so is a split without any; see [`labels`].
+
     Raises:
-        DataError: The source cannot be read.
+        DataError: The source cannot be read, or more than `max_bad_fraction` of a split have no label.
     """
+    is_multi_label = arguments.problem_type == "multi_label_classification"
     try:
         if arguments.manifest:
-            recordings = _read_manifest(Path(arguments.manifest))
+            splits, names = _read_manifest(Path(arguments.manifest)), None
         elif arguments.dataset_name:
-            recordings = _read_hub(arguments)
+            splits, names = _read_hub(arguments)
         else:
-            recordings = _read_folder(Path(arguments.data_dir))
+            splits, names = _read_folder(Path(arguments.data_dir)), None
+        labels = list(chain.from_iterable(split.labels for split in splits.values()))
+        if arguments.data_dir and not arguments.class_names:
+            # Class folders are names, also those called 0 and 1.
+            label_format = LabelFormat(is_multi_label)
+        else:
+            label_format = find_label_format(labels, is_multi_label, names, arguments.class_names)
+        warn_of_spellings(labels, names or (labels if arguments.data_dir else ()))
+        recordings = {
+            name: _read_labels(name, split, label_format, arguments.max_bad_fraction) for name, split in splits.items()
+        }
     except UnicodeEncodeError as error:
         name = error.object.encode("utf-8", "backslashreplace").decode()
         raise DataError(f"{name}: a name that is no UTF-8. Rename it, or train on what sanet prepare makes") from error
-    is_multi_label = arguments.problem_type == "multi_label_classification"
-    return DatasetDict(
-        {split: _label_as_text(dataset, split, is_multi_label) for split, dataset in recordings.items()}
-    )
+    return DatasetDict({name: dataset for name, dataset in recordings.items() if dataset is not None})
 
 
-def _read_folder(data_dir: Path) -> DatasetDict:
+def _read_labels(name: str, split: SourceSplit, label_format: LabelFormat, max_bad_fraction: float) -> Dataset | None:
+    """The split with a column `label`, without recordings that have none; `None` where no recording has one."""
+    files = split.recordings["file"][:]
+    labels = [label_format.read(label, f"{file} ({name})") for label, file in zip(split.labels, files)]
+    missing = [file for label, file in zip(labels, files) if label is None]
+    if len(missing) == len(labels):
+        if name in ("train", "unsplit"):
+            raise DataError(f"None of the {len(labels)} recordings to train on has a label.")
+        logger.warning(f"Left out: the {name} split, none of whose {len(labels)} recordings has a label.")
+        return None
+    if len(missing) > max_bad_fraction * len(labels):
+        raise DataError(
+            f"{len(missing)} of {len(labels)} recordings ({name}) have no label, more than "
+            f"max_bad_fraction={max_bad_fraction:g}: {shorten(missing)}. Missing, None, NaN and -1 mean no label."
+        )
+    recordings = split.recordings
+    if missing:
+        logger.warning(f"Left out: {len(missing)} recordings ({name}) without a label: {shorten(missing)}.")
+        recordings = recordings.select([index for index, label in enumerate(labels) if label is not None])
+    labels = [label for label in labels if label is not None]
+    if label_format.is_multi_label:
+        return recordings.add_column("label", labels, feature=List(Value("string")))
+    return recordings.add_column("label", [label for (label,) in labels], feature=Value("string"))
+
+
+def _read_folder(data_dir: Path) -> dict[str, SourceSplit]:
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: there is no such folder. --data_dir names the folder with the recordings.")
     split_folders = find_split_folders(data_dir)
     if not split_folders:
-        return _from_files(data_dir, {"unsplit": _files_of_classes(data_dir)})
+        called_as_splits = [path.name for path in visible_folders(data_dir) if path.name.lower() in SPLIT_NAMES]
+        if called_as_splits:
+            logger.warning(
+                f"{data_dir}: {shorten(called_as_splits)}: taken for a class, not for a split, which would hold class "
+                "folders."
+            )
+        return _from_files(data_dir, {"unsplit": _files_of_classes(data_dir, "unsplit")})
     others = [f"{path.name}/" for path in visible_folders(data_dir) if path not in split_folders]
     if others:
         logger.warning(f"{data_dir}: {', '.join(others)} beside the split folders is left out.")
-    return _from_files(data_dir, {split: _files_of_classes(path) for path, split in split_folders.items()})
+    without_classes = [path for path, split in split_folders.items() if split != "train" and not visible_folders(path)]
+    for path in without_classes if len(without_classes) < len(split_folders) else []:
+        logger.warning(f"Left out: {path}, which holds no class folders.")
+        del split_folders[path]
+    return _from_files(data_dir, {split: _files_of_classes(path, split) for path, split in split_folders.items()})
 
 
-def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
+def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> dict[str, SourceSplit]:
     files = {
         split: [Path(os.path.abspath(path)) for path in paths if _is_utf8(path)] for split, paths in files.items()
     }
@@ -69,16 +135,16 @@ def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> DatasetDict:
     if not files:
         raise DataError(f"{data_dir} holds no recordings, such as .wav, .flac or .mp3 files.")
     # Not datasets' audiofolder, which takes names for globs and URLs: "[x]" it would not find, nor anything with "::".
-    names = sorted({path.parent.name for paths in files.values() for path in paths})
-    numbers = {name: number for number, name in enumerate(names)}
-    features = Features({"audio": Value("string"), "label": ClassLabel(names=names)})
-    recordings = DatasetDict()
+    splits = {}
     for split, paths in files.items():
-        columns = {"audio": list(map(str, paths)), "label": [numbers[path.parent.name] for path in paths]}
-        dataset = Dataset.from_dict(columns, features=features)
-        keys = (f"{path.parent.name}/{path.name}" for path in paths)
-        recordings[split] = _with_names(dataset.cast_column("audio", Audio(decode=False)), map(str, paths), keys)
-    return recordings
+        keys = [f"{path.parent.name}/{path.name}" for path in paths]
+        splits[split] = SourceSplit(_from_paths(list(map(str, paths)), keys), [path.parent.name for path in paths])
+    return splits
+
+
+def _from_paths(paths: Sequence[str], keys: Sequence[str]) -> Dataset:
+    dataset = Dataset.from_dict({"audio": paths, "file": paths, "key": keys})
+    return dataset.cast_column("audio", Audio(decode=False))
 
 
 def _is_utf8(path: Path) -> bool:
@@ -91,23 +157,25 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _files_of_classes(folder: Path) -> list[Path]:
+def _files_of_classes(folder: Path, split: str) -> list[Path]:
     """Recordings in class folders, in the order of their names; a class without any is an error where it is learnt."""
     files = []
     too_deep = []
     classes = visible_folders(folder)
     for path in classes:
         own = list_audio_files(path)
-        if not own and SPLIT_NAMES.get(folder.name.lower(), "train") == "train":
+        if not own and split in ("train", "unsplit"):
             raise DataError(f"{folder}: no recordings to learn {path.name} from. Add some or remove the class folder.")
         files += own
         too_deep += [file for file in list_audio_files(path, is_deep=True) if file.parent != path]
+    loose = list_audio_files(folder)
     if not classes:
-        loose = list_audio_files(folder)
         found = f"{len(loose)} recordings" if loose else "nothing"
         raise DataError(
             f"{folder} holds {found} but no class folders: put each class's recordings in {folder}/CLASS/."
         )
+    if loose:
+        logger.warning(f"{len(loose)} recordings lie in no class folder and are left out, the first: {loose[0]}")
     if too_deep:
         logger.warning(
             f"{len(too_deep)} recordings lie deeper than their class folder and are left out, the first: {too_deep[0]}"
@@ -115,53 +183,53 @@ def _files_of_classes(folder: Path) -> list[Path]:
     return files
 
 
-def _read_manifest(path: Path) -> DatasetDict:
-    try:
-        if path.suffix.lower() in (".jsonl", ".json"):
-            table = pandas.read_json(path, lines=True, dtype=False)
-        else:
-            table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"--manifest {path} cannot be read: {error}") from error
-    missing = [name for name in ("file", "label") if name not in table]
-    if missing:
-        raise DataError(
-            f"{path} has no column {missing[0]!r}; it has {', '.join(map(repr, table.columns)) or 'none'}. A manifest "
-            "has the columns file and label, and may have split."
-        )
-    if table.empty:
-        raise DataError(f"{path} names no recordings.")
-    for name in ("file", "label", "split"):
-        if name in table and table[name].isna().any():
-            raise DataError(f"{path}: row {int(table[name].isna().to_numpy().argmax()) + 1} has no {name}.")
-    if "split" in table:
-        splits = table["split"].map(lambda name: SPLIT_NAMES.get(str(name).strip().lower()))
-        if splits.isna().any():
-            row = int(splits.isna().to_numpy().argmax())
-            raise DataError(
-                f"{path}: the split of row {row + 1} is {table['split'][row]!r}; it must be train, validation or test."
-            )
-        tables = {split: table[splits == split] for split in SPLITS if (splits == split).any()}
-    else:
-        tables = {"unsplit": table}
-    return DatasetDict({split: _from_manifest_rows(path, rows) for split, rows in tables.items()})
+def _read_manifest(path: Path) -> dict[str, SourceSplit]:
+    rows = read_manifest_rows(path)
+    names = [split for split in SPLITS if any(row.get("split") == split for row in rows)] or ["unsplit"]
+    splits = {}
+    for name in names:
+        of_split = [row for row in rows if row.get("split", "unsplit") == name]
+        files = [_find_file(path.parent, row["file"]) for row in of_split]
+        # The same for all spellings of a path, and in all systems.
+        keys = [os.path.normpath(row["file"].replace("\\", "/")).replace("\\", "/") for row in of_split]
+        recordings = _from_paths(files, keys)
+        if "start" in of_split[0]:
+            recordings = _with_bounds(recordings, [(row["start"], row["end"]) for row in of_split])
+        splits[name] = SourceSplit(recordings, [row["label"] for row in of_split])
+    return splits
 
 
-def _from_manifest_rows(path: Path, rows: pandas.DataFrame) -> Dataset:
-    paths = [path.parent / name for name in rows["file"].astype(str)]
-    labels = rows["label"].tolist()
-    are_lists = [isinstance(label, list) for label in labels]
-    if any(are_lists) and not all(are_lists):
-        raise DataError(f"{path}: the label of row {are_lists.index(False) + 1} is no list, others are.")
-    labels = [[str(name) for name in label] if isinstance(label, list) else str(label) for label in labels]
-    dataset = Dataset.from_dict({"audio": [str(file) for file in paths], "label": labels})
-    return _with_names(dataset.cast_column("audio", Audio(decode=False)), map(str, paths), rows["file"].astype(str))
+def _find_file(folder: Path, name: str) -> str:
+    """The path of a file that a table in a folder names; written on Windows it has backslashes."""
+    if is_url(name):
+        return name
+    path = folder / name
+    with_slashes = folder / name.replace("\\", "/")
+    return str(with_slashes if "\\" in name and not os.path.exists(path) else path)
+
+
+def _with_bounds(recordings: Dataset, bounds: Sequence[tuple[float | None, float | None]]) -> Dataset:
+    """The recordings with columns `start` and `end` in seconds, which `file` names too, unless all are `None`."""
+    if all(bound == (None, None) for bound in bounds):
+        return recordings
+    starts, ends = zip(*bounds)
+    files = [file + _format_bounds(*bound) for file, bound in zip(recordings["file"], bounds)]
+    recordings = recordings.remove_columns("file").add_column("file", files)
+    recordings = recordings.add_column("start", [start or 0.0 for start in starts], feature=Value("float64"))
+    return recordings.add_column("end", list(ends), feature=Value("float64"))
+
+
+def _format_bounds(start: float | None, end: float | None) -> str:
+    first = f"{round(start or 0.0, 3):.12g}"
+    if end is not None:
+        return f" [{first}–{round(end, 3):.12g} s]"
+    return f" [from {first} s]" if start else ""
 
 
 def stream_training_split(arguments: DataArguments) -> IterableDataset:
     """
-    The training split of `dataset_name`, read while it is trained on, with the columns `audio` (not decoded) and
-    `label` (text, a class index, or a list of them).
+    The training split of `dataset_name`, read while it is trained on, with the columns `audio` (not decoded), `label`
+    (as it is, see [`labels`]) and, if it has them, `start` and `end` (seconds).
 
     Raises:
         DataError: It cannot be read.
@@ -169,17 +237,29 @@ def stream_training_split(arguments: DataArguments) -> IterableDataset:
     return _load_hub(arguments)["train"]
 
 
-def _read_hub(arguments: DataArguments) -> DatasetDict:
-    recordings = DatasetDict()
+def _read_hub(arguments: DataArguments) -> tuple[dict[str, SourceSplit], list[str] | None]:
+    splits, names = {}, None
     for split, rows in _load_hub(arguments).items():
+        names = names or feature_names(rows.features["label"])
         if arguments.streaming and split == "train":
             continue
         if arguments.streaming:
             rows = Dataset.from_list(list(rows), features=rows.features)
-        paths = [audio["path"] for audio in rows.remove_columns("label")["audio"]]
+        labels = rows["label"][:]
+        rows = rows.remove_columns("label")
+        paths = [(row["audio"] or {}).get("path") for row in rows]
         keys = [f"{split}/{index}" if path is None else path for index, path in enumerate(paths)]
-        recordings[split] = _with_names(rows, keys, (Path(key).name for key in keys))
-    return recordings
+        columns = [column for column in ("start", "end") if column in rows.column_names]
+        starts, ends = (rows[c][:] if c in columns else [None] * len(rows) for c in ("start", "end"))
+        bounds = [
+            read_bounds(start, end, f"{arguments.dataset_name}: {key} ({split})")
+            for start, end, key in zip(starts, ends, keys)
+        ]
+        rows = rows.remove_columns(columns).add_column("file", keys)
+        # Clips of one file belong together, files in different folders do not.
+        rows = rows.add_column("key", keys if columns else [Path(key).name for key in keys])
+        splits[split] = SourceSplit(_with_bounds(rows, bounds), labels)
+    return splits, names
 
 
 def _load_hub(arguments: DataArguments) -> dict[str, Dataset | IterableDataset]:
@@ -205,6 +285,8 @@ def _load_hub(arguments: DataArguments) -> dict[str, Dataset | IterableDataset]:
 
 
 def _select_columns(rows: Dataset | IterableDataset, arguments: DataArguments) -> Dataset | IterableDataset:
+    if rows.features is None:
+        rows = rows._resolve_features()
     columns = {"audio": arguments.audio_column_name, "label": arguments.label_column_name}
     for option, column in columns.items():
         if column not in rows.column_names:
@@ -212,45 +294,51 @@ def _select_columns(rows: Dataset | IterableDataset, arguments: DataArguments) -
                 f"{arguments.dataset_name} has no column {column!r}; choose --{option}_column_name from "
                 f"{', '.join(rows.column_names)}."
             )
-    rows = rows.select_columns(list(columns.values()))
-    rows = rows.rename_columns({column: name for name, column in columns.items() if column != name})
+    dtypes = {name: getattr(feature, "dtype", "") for name, feature in rows.features.items()}
+    bounds = [
+        name
+        for name in ("start", "end")
+        if name not in columns.values() and dtypes.get(name, "").startswith(("int", "uint", "float"))
+    ]
+    rows = rows.select_columns([*columns.values(), *bounds])
     try:
-        return rows.cast_column("audio", Audio(decode=False))
+        rows = _not_decoded(rows, arguments.audio_column_name, Path(arguments.dataset_name))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(
             f"{arguments.dataset_name}: the column {arguments.audio_column_name!r} holds no audio; choose another for "
             "--audio_column_name."
         ) from error
+    # Last, since renaming columns of a stream reads them: damaged audio would end the training.
+    return rows.rename_columns({column: name for name, column in columns.items() if column != name})
 
 
-def _with_names(dataset: Dataset, files: Iterable[str], keys: Iterable[str]) -> Dataset:
-    return dataset.add_column("file", list(files)).add_column("key", list(keys))
+def _not_decoded(rows: Dataset | IterableDataset, column: str, folder: Path) -> Dataset | IterableDataset:
+    """A column of audio, paths, files' content or waveforms as audio that is not decoded."""
+    feature = rows.features[column]
+    parts = feature.keys() if isinstance(feature, dict) else {getattr(feature, "dtype", "").removeprefix("large_")}
+    if isinstance(feature, Audio) or ({"bytes", "path"} & parts and isinstance(rows, Dataset)):
+        return rows.cast_column(column, Audio(decode=False))
+    if not ({"bytes", "path", "string", "binary"} & parts or {"array", "sampling_rate"} <= parts):
+        raise TypeError(f"{feature} is no audio")
+    features = Features({**rows.features, column: Audio(decode=False)})
+    return rows.map(partial(_as_audio, column=column, folder=folder), features=features)
 
 
-def _label_as_text(dataset: Dataset, split: str, is_multi_label: bool) -> Dataset:
-    feature = dataset.features["label"]
-    item = feature.feature if isinstance(feature, List) else feature
-    labels = dataset["label"][:]
-    if isinstance(feature, List) and not is_multi_label:
-        raise DataError(
-            "The labels are lists: recordings can have several classes. Say so with "
-            "--problem_type multi_label_classification."
-        )
-    if isinstance(item, ClassLabel):
-        names = item.names
-        for index, label in enumerate(labels):
-            for value in label if isinstance(label, list) else [label]:
-                if value is None or not 0 <= value < len(names):
-                    raise DataError(f"{dataset['file'][index]} ({split}) has the label {value}, which is no class.")
-        labels = [[names[i] for i in label] if isinstance(label, list) else names[label] for label in labels]
-    elif not isinstance(feature, List):
-        labels = ["" if label is None else str(label).strip() for label in labels]
-    if is_multi_label:
-        if None in labels:
-            raise DataError(f"{dataset['file'][labels.index(None)]} ({split}) has no list of labels.")
-        labels = [label if isinstance(label, list) else label.split(";") for label in labels]
-        labels = [sorted({str(name).strip() for name in label} - {""}) for label in labels]
-    elif "" in labels:
-        raise DataError(f"{dataset['file'][labels.index('')]} ({split}) has an empty label.")
-    feature = List(Value("string")) if is_multi_label else Value("string")
-    return dataset.remove_columns("label").add_column("label", labels, feature=feature)
+def _as_audio(row: Mapping, column: str, folder: Path) -> dict[str, dict | None]:
+    """
+    What a table has as audio, as its path or content: a path, which can be relative to the folder of the table,
+    content, both, or a waveform of shape (samples,) or (channels, samples).
+    """
+    audio = row[column]
+    if not isinstance(audio, dict):
+        audio = {"path": audio} if isinstance(audio, str) else {"bytes": audio}
+    path, content = audio.get("path"), audio.get("bytes")
+    if path is not None and content is None and not is_url(path):
+        found = _find_file(folder, path)
+        path = found if os.path.exists(found) else path
+    if content is None and audio.get("array") is not None:
+        file = io.BytesIO()
+        waveform = np.asarray(audio["array"], np.float32)
+        soundfile.write(file, waveform.T, int(audio["sampling_rate"]), format="WAV", subtype="FLOAT")
+        content = file.getvalue()
+    return {column: None if path is None and content is None else {"path": path, "bytes": content}}

@@ -3,9 +3,10 @@
 """
 Classification metrics: subclasses of `evaluate.Metric` that call scikit-learn and download nothing.
 
-All take probabilities of shape (clips, classes). mAP and AUROC leave out classes without clips; AUROC also leaves out
-classes that all clips have. In scikit-learn's macro F1, a class without clips counts as 0 once it is predicted, and
-always in multi-label data.
+All take probabilities of shape (clips, classes). mAP and AUROC leave out classes that no clip or every clip has: there
+is nothing to rank. In scikit-learn's macro F1, a class without clips counts as 0 once it is predicted, and always in
+multi-label data. A single class with 0/1 labels is a detector, not a problem of two classes: its F1 is that of what it
+detects.
 """
 
 import datasets
@@ -15,7 +16,6 @@ from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
     f1_score,
-    precision_recall_fscore_support,
     roc_auc_score,
     top_k_accuracy_score,
 )
@@ -65,10 +65,10 @@ class MultiLabelMetrics(evaluate.Metric):
     def _compute(self, predictions, references) -> dict[str, float]:
         probabilities, references = np.asarray(predictions, np.float64), np.asarray(references)
         predicted = predicted_classes(probabilities, several=True).astype(int)
-        used = references.any(axis=0)
+        mixed = _mixed(references)
         metrics = {
-            "mAP": average_precision_score(references[:, used], probabilities[:, used]) if used.any() else 0.0,
-            "macro_f1": f1_score(references, predicted, average="macro", zero_division=0),
+            "mAP": average_precision_score(references[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.0,
+            "macro_f1": np.mean(_per_class(references, predicted)["f1"]),
             "auroc": _macro_auroc(references, probabilities),
             "accuracy": accuracy_score(references, predicted),
             "ece": expected_calibration_error(probabilities, references),
@@ -87,8 +87,7 @@ class PerClassMetrics(evaluate.Metric):
 
     def _compute(self, predictions, references) -> dict[str, list]:
         predicted, references = np.asarray(predictions).astype(int), np.asarray(references)
-        values = precision_recall_fscore_support(references, predicted, average=None, zero_division=0)
-        return {name: value.tolist() for name, value in zip(("precision", "recall", "f1", "support"), values)}
+        return {name: values.tolist() for name, values in _per_class(references, predicted).items()}
 
 
 def compute_metrics(probabilities: np.ndarray, references: np.ndarray) -> dict[str, float]:
@@ -132,8 +131,29 @@ def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray
     return float(np.average(np.abs(confidences - fractions_right), weights=counts))
 
 
+def _per_class(references: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    Return `precision`, `recall`, `f1` and `support` of each class; 0 where there is nothing to divide by.
+
+    Not scikit-learn's `precision_recall_fscore_support`, which takes one column for the absence and the presence of a
+    class: two classes.
+    """
+    hits, num_predicted, support = (references * predicted).sum(axis=0), predicted.sum(axis=0), references.sum(axis=0)
+    return {
+        "precision": hits / np.maximum(num_predicted, 1),
+        "recall": hits / np.maximum(support, 1),
+        "f1": 2 * hits / np.maximum(num_predicted + support, 1),
+        "support": support,
+    }
+
+
+def _mixed(references: np.ndarray) -> np.ndarray:
+    """Return bool of shape (classes,): some clips have the class, and some do not."""
+    return references.any(axis=0) & ~references.all(axis=0)
+
+
 def _macro_auroc(references: np.ndarray, probabilities: np.ndarray) -> float:
-    mixed = references.any(axis=0) & ~references.all(axis=0)
+    mixed = _mixed(references)
     return roc_auc_score(references[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.5
 
 

@@ -61,10 +61,13 @@ def resampled_f1(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
 
 
 def resampled_map(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
-    """Mean over classes of the average precision, shape (resamples,), with weights of shape (clips, resamples)."""
+    """
+    Mean over classes of the average precision, shape (resamples,), with weights of shape (clips, resamples). Classes
+    that no clip or every clip of a resample has are left out of its mean.
+    """
     total, num_classes = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
     for true, probabilities in zip(evaluation.true_matrix.T, evaluation.probabilities.T):
-        if not true.any():
+        if not true.any() or true.all():
             continue
         order = np.argsort(-probabilities, kind="stable")
         hits = np.flatnonzero(true[order])
@@ -77,8 +80,9 @@ def resampled_map(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
         num_found = np.cumsum(stretches, axis=0)[which]
         num_hits = np.cumsum(weights[order[hits]], axis=0, dtype=np.float64)
         precision = num_hits[np.searchsorted(hits, ends[which]) - 1] / num_found.clip(1)
-        total += (weights[order[hits]] * precision).sum(axis=0) / num_hits[-1].clip(1)
-        num_classes += num_hits[-1] > 0
+        is_mixed = (num_hits[-1] > 0) & (num_hits[-1] < weights.sum(axis=0))
+        total += is_mixed * (weights[order[hits]] * precision).sum(axis=0) / num_hits[-1].clip(1)
+        num_classes += is_mixed
     return total / num_classes.clip(1)
 
 

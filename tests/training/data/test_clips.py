@@ -147,6 +147,19 @@ def test_joined_clips_of_several_classes(rows):
         assert set(np.flatnonzero(item["labels"])) == expected and item["labels"].dtype == np.float32
 
 
+def test_joined_clips_of_no_class(rows):
+    """Recordings without a class are one more class to join."""
+    several = [{**row, "label": [] if row["label"] == "b" else ["a"]} for row in rows]
+    recordings = make_recordings(several, is_multi_label=True)
+    recordings = recordings.cast_column("label", List(ClassLabel(names=["a"])))
+    clips = TrainingClips(recordings, PLAIN, {"a": 0}, 4, samples_per_class=10, max_segments=2)
+    assert clips.class_matrix.tolist() == [[1]] * 10 + [[0]] * 10
+    for index in range(len(clips)):
+        item = clips[index]
+        labels = {tuple(several[row]["label"]) for row, _ in runs_of(item["input_values"]) if row >= 0}
+        assert labels == {("a",) if index < 10 else ()} and item["labels"].tolist() == [index < 10]
+
+
 def test_gain_after_normalization_is_heard(recordings):
     gain = make_augmentation([{"Gain": {"min_gain_db": -6, "max_gain_db": -6, "p": 1}}], RATE)
     extractor = SANetFeatureExtractor(max_length=RATE)

@@ -146,17 +146,20 @@ def test_numbers_as_labels_in_json(clips):
     assert names_of(load_recordings(DataArguments(manifest=manifest))["train"]) == ["0", "1", "2"]
 
 
+NO_LABEL = r"1 of 2 recordings \(unsplit\) have no label, more than max_bad_fraction=0.05: .*clips/1.wav\. Missing"
+
+
 @pytest.mark.parametrize(
     ("suffix", "content", "message"),
     [
         (".csv", "path,label\nclips/0.wav,a\n", "has no column 'file'; it has 'path', 'label'"),
         (".jsonl", '{"file": "clips/0.wav", "class": "a"}\n', "has no column 'label'; it has 'file', 'class'"),
         (".csv", "file,label,split\nclips/0.wav,a,train\nclips/1.wav,a,held\n", "split of row 2 is 'held'"),
-        (".csv", "file,label,split\nclips/0.wav,a,\n", "split of row 1 is ''"),
-        (".csv", "file,label\nclips/0.wav,a\nclips/1.wav,\n", r"clips/1.wav \(unsplit\) has an empty label"),
-        (".csv", "file,label\nclips/0.wav,a\nclips/1.wav,  \n", r"clips/1.wav \(unsplit\) has an empty label"),
-        (".csv", "file,label\nclips/0.wav,a\nclips/1.wav\n", "clips/1.wav .* has an empty label"),
-        (".jsonl", '{"file": "clips/0.wav", "label": "a"}\n{"file": "clips/1.wav"}\n', "row 2 has no label"),
+        (".csv", "file,label,split\nclips/0.wav,a,\nclips/1.wav,a,test\n", "split of row 1 is ''.* or in none"),
+        (".csv", "file,label\nclips/0.wav,a\nclips/1.wav,\n", NO_LABEL),
+        (".csv", "file,label\nclips/0.wav,a\nclips/1.wav,  \n", NO_LABEL),
+        (".csv", "file,label\nclips/0.wav,a\nclips/1.wav\n", NO_LABEL),
+        (".jsonl", '{"file": "clips/0.wav", "label": "a"}\n{"file": "clips/1.wav"}\n', NO_LABEL),
         (".jsonl", '{"file": "clips/0.wav", "label": ["a", "b"]}\n', "--problem_type multi_label_classification"),
         (".jsonl", "file,label\n", "cannot be read"),
         (".csv", "", "cannot be read"),
@@ -311,25 +314,6 @@ def test_data_set_with_a_mistake(tmp_path, options, message):
     name = save_dataset(tmp_path / "d", {"train": ["a", "b"], "test": ["a", "b"]}, Value("string"))
     with pytest.raises(DataError, match=message):
         load_recordings(DataArguments(**{"dataset_name": name, **options}))
-
-
-@pytest.mark.parametrize(
-    ("feature", "values", "message"),
-    [
-        (ClassLabel(names=["a", "b"]), [0, 1, -1], r"train_2.wav \(train\) has the label -1"),
-        (List(ClassLabel(names=["a", "b"])), [[0], [1, -1], [1]], r"train_1.wav \(train\) has the label -1"),
-        (ClassLabel(names=["a", "b"]), [0, None, 1], r"train_1.wav \(train\) has the label None"),
-        (Value("string"), ["a", "b", None], r"train_2.wav \(train\) has an empty label"),
-        (List(Value("string")), [["a"], None, ["b"]], r"train_1.wav \(train\) has no list of labels"),
-    ],
-    ids=["hidden", "hidden_in_list", "null_class", "null_string", "null_list"],
-)
-def test_label_that_is_none(tmp_path, feature, values, message):
-    """Test splits of competitions hide their labels as -1 or null."""
-    name = save_dataset(tmp_path / "d", {"train": values}, feature)
-    options = MULTI_LABEL if isinstance(feature, List) else {}
-    with pytest.raises(DataError, match=message):
-        load_recordings(DataArguments(dataset_name=name, **options))
 
 
 def test_model_learns_from_a_data_set(tmp_path, tiny_options):
@@ -564,7 +548,7 @@ def test_manifest_of_files_with_one_name(tmp_path, make_tone):
 
 
 @pytest.mark.parametrize("folder", ["recordings", "[2024] a::b"])
-@pytest.mark.parametrize("label", ["a::b", "[x]", "*", "zip:", "{a,b}", " a "])
+@pytest.mark.parametrize("label", ["a::b", "[x]", "*", "zip:", "{a,b}", " b "])
 def test_names_are_no_globs_and_no_urls(tmp_path, make_tone, folder, label):
     names = ["0.wav", "1::2.wav", "[3].wav", "*.wav", "http:::x.wav", "a#b%20?.wav"]
     for index, name in enumerate(names):
@@ -572,11 +556,11 @@ def test_names_are_no_globs_and_no_urls(tmp_path, make_tone, folder, label):
             make_tone(tmp_path / folder / other / name, 440, seed=2 * index + (other == label))
     recordings = load_recordings(DataArguments(data_dir=str(tmp_path / folder)))
     found = [
-        f"{rows.features['label'].int2str(row['label'])}/{Path(row['file']).name}"
+        (rows.features["label"].int2str(row["label"]), Path(row["file"]).parent.name, Path(row["file"]).name)
         for rows in recordings.values()
         for row in rows.remove_columns("audio")
     ]
-    assert sorted(found) == sorted(f"{name}/{file}" for name in (label, "a") for file in names)
+    assert sorted(found) == sorted((name.strip(), name, file) for name in (label, "a") for file in names)
 
 
 def test_data_set_that_came_as_a_script(tmp_path, make_tone, monkeypatch):

@@ -151,7 +151,7 @@ def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
 def test_too_much_that_cannot_be_read(tmp_path):
     write_damaged(tmp_path, 7)
     clips = StreamedClips(open_stream(tmp_path), PLAIN, {"0": 0, "1": 1}, 1)
-    with pytest.raises(DataError, match=r"streamed recordings cannot be read, more than max_bad_fraction=0.05.*bad_"):
+    with pytest.raises(DataError, match=r"streamed recordings cannot be used, more than max_bad_fraction=0.05.*bad_"):
         list(clips)
 
 

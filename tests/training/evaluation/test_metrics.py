@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_fscore_support
 from transformers import EvalPrediction
 
 from sanet_hf.training.evaluation.evaluate import make_compute_metrics
@@ -15,7 +16,8 @@ from sanet_hf.training.evaluation.metrics import (
     compute_metrics,
     expected_calibration_error,
 )
-from sanet_hf.training.evaluation.results import Evaluation, softmax_or_sigmoid, write_predictions
+from sanet_hf.training.evaluation.results import Evaluation, list_classes, softmax_or_sigmoid, write_predictions
+from sanet_hf.training.evaluation.statistics import resampled_f1, resampled_map
 
 
 def certain(predicted: list[int], num_classes: int) -> np.ndarray:
@@ -51,12 +53,13 @@ def test_several_classes_a_clip():
 
 
 def test_classes_without_contrast():
-    """Class 0 has no clip, class 1 all of them: mAP takes class 1 alone, AUROC neither; then one class is left."""
+    """Class 0 has no clip, class 1 all of them: mAP and AUROC take neither; then one class is left."""
     probabilities = np.array([[0.9, 0.9, 0.1], [0.8, 0.7, 0.6]])
     metrics = compute_metrics(probabilities[:, :2], np.array([[0, 1], [0, 1]]))
-    assert (metrics["mAP"], metrics["auroc"]) == (1, 0.5)
-    metrics = compute_metrics(probabilities, np.array([[0, 1, 0], [0, 1, 1]]))
-    assert (metrics["mAP"], metrics["auroc"]) == (1, 1)
+    assert (metrics["mAP"], metrics["auroc"]) == (0, 0.5)
+    # The clip without class 2 is ranked first.
+    metrics = compute_metrics(probabilities[:, [0, 1, 0]], np.array([[0, 1, 0], [0, 1, 1]]))
+    assert (metrics["mAP"], metrics["auroc"]) == (0.5, 0)
     assert compute_metrics(probabilities, np.zeros((2, 3), int))["mAP"] == 0
 
 
@@ -65,6 +68,61 @@ def test_per_class():
     assert values["precision"] == [pytest.approx(2 / 3), 1, 0]
     assert values["recall"] == [1, 1, 0]
     assert values["support"] == [2, 1, 1]
+
+
+def detector(num_found: int, num_calls: int, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
+    """0/1 of shape (clips, 1): what a detector without false alarms finds, and where the calls are."""
+    clips = np.arange(num_clips)[:, None]
+    return (clips < num_found).astype(int), (clips < num_calls).astype(int)
+
+
+def test_detector_of_one_class():
+    """Ten of 19 calls in 100 clips: the numbers are those of the calls, not those of their absence."""
+    predicted, true = detector(10, 19, 100)
+    values = PerClassMetrics().compute(predictions=predicted, references=true)
+    assert values == {
+        "precision": [1.0],
+        "recall": [pytest.approx(0.526, abs=5e-4)],
+        "f1": [pytest.approx(0.690, abs=5e-4)],
+        "support": [19],
+    }
+    evaluation = Evaluation("test", ["a"] * 100, ["owl"], true, predicted.astype(np.float32))
+    assert evaluation.metrics["macro_f1"] == pytest.approx(20 / 29)
+    assert evaluation.metrics["accuracy"] == pytest.approx(0.91)
+    # Ten calls at the top, nine tied with 81 other clips: the precision there is 0.19.
+    assert evaluation.metrics["mAP"] == pytest.approx((10 + 9 * 0.19) / 19)
+    assert evaluation.metrics["auroc"] == pytest.approx((10 + 9 / 2) / 19)
+    assert evaluation.metrics["ece"] == pytest.approx(0.09)
+    once = np.ones((100, 1), np.float32)
+    assert resampled_f1(evaluation, once)[0] == pytest.approx(20 / 29)
+    assert resampled_map(evaluation, once)[0] == pytest.approx(evaluation.metrics["mAP"])
+    (row,) = list_classes(evaluation)
+    assert (row["precision"], row["support"]) == (1, 19)
+
+
+@pytest.mark.parametrize(("num_calls", "precision"), [(0, 0), (5, 1)], ids=["nothing_has_it", "everything_has_it"])
+def test_detector_without_contrast(num_calls, precision):
+    predicted, true = detector(2, num_calls, 5)
+    values = PerClassMetrics().compute(predictions=predicted, references=true)
+    assert (values["precision"], values["support"]) == ([precision], [num_calls])
+    metrics = compute_metrics(predicted, true)
+    assert (metrics["mAP"], metrics["auroc"]) == (0, 0.5)
+    assert metrics["macro_f1"] == pytest.approx(4 / 7 if num_calls else 0)
+
+
+@given(st.integers(1, 8), st.integers(2, 5), st.integers(0, 1000))
+def test_per_class_is_scikit_learns(num_clips, num_classes, seed):
+    """For several classes, and for the presence of each alone."""
+    rng = np.random.default_rng(seed)
+    predicted, true = rng.integers(2, size=(2, num_clips, num_classes))
+    values = PerClassMetrics(keep_in_memory=True).compute(predictions=predicted, references=true)
+    expected = precision_recall_fscore_support(true, predicted, average=None, zero_division=0)
+    np.testing.assert_allclose(list(values.values()), expected)
+    for column in range(num_classes):
+        one = PerClassMetrics(keep_in_memory=True).compute(
+            predictions=predicted[:, [column]], references=true[:, [column]]
+        )
+        assert {name: [value[column]] for name, value in values.items()} == one
 
 
 def test_calibration_by_hand():
