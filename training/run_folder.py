@@ -17,6 +17,9 @@ from sanet_hf.training.checkpoints import PREFIX, STATE_FILE, find_last_checkpoi
 OPTIONS_FILE = "train_options.yaml"
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
+# Files of a cross-validation, whose runs are in folders below.
+CROSS_VALIDATION_FILE = "cross_validation.json"
+FOLDS_FILE = "folds.csv"
 # Options that say where things lie here, and are nobody else's business.
 LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
 # Options that change nothing in the weights, so that a run may be resumed with others.
@@ -61,6 +64,11 @@ def read_file(path: Path) -> dict:
 def is_finished(output_dir: str | Path) -> bool:
     """Whether a run trained and was evaluated to the end."""
     return (Path(output_dir) / RESULTS_FILE).is_file()
+
+
+def is_cross_validation(output_dir: str | Path) -> bool:
+    """Whether a folder holds a cross-validation, perhaps unfinished, instead of a run."""
+    return any((Path(output_dir) / name).is_file() for name in (CROSS_VALIDATION_FILE, FOLDS_FILE))
 
 
 def find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:

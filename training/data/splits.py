@@ -55,7 +55,7 @@ def split_by_hash(
     return {split: sorted(values) for split, values in indices.items()}
 
 
-def make_groups(keys: Sequence[str], pattern: str | None) -> list[str]:
+def make_groups(keys: Sequence[str], pattern: str | None, option: str = "--group_pattern") -> list[str]:
     """The group of each recording, of which `keys` are names: what the pattern finds, or each one for itself."""
     if pattern is None:
         # Each recording for itself, even where names repeat.
@@ -68,13 +68,12 @@ def make_groups(keys: Sequence[str], pattern: str | None) -> list[str]:
     try:
         matches = [re.search(pattern, key) for key in keys]
     except re.error as error:
-        raise DataError(f"--group_pattern {pattern!r} is no regular expression: {error}.") from error
+        raise DataError(f"{option} {pattern!r} is no regular expression: {error}.") from error
     # A group of the expression that took no part in the match is None.
     groups = [match and (match.group(1) if match.re.groups else match.group()) for match in matches]
     unmatched = [key for key, group in zip(keys, groups) if group is None]
     if unmatched:
         raise DataError(
-            f"--group_pattern {pattern!r} finds nothing in {len(unmatched)} of {len(keys)} names, the first: "
-            f"{unmatched[0]}."
+            f"{option} {pattern!r} finds nothing in {len(unmatched)} of {len(keys)} names, the first: {unmatched[0]}."
         )
     return groups
