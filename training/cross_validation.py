@@ -203,20 +203,23 @@ def collect(
     names = [name for name in results[0]["metrics"] if all(name in result["metrics"] for result in results)]
     result = {
         "folds": results,
-        "metrics": {name: over_folds([result["metrics"][name] for result in results]) for name in names},
+        "metrics": {name: over_folds([result["metrics"][name] for result in results], name) for name in names},
         "out_of_fold": {"recordings": len(rows), "metrics": _pooled_metrics(evaluation)},
     }
     return result, evaluation, [["fold", *header], *rows]
 
 
-def over_folds(values: Sequence[float]) -> dict[str, float]:
+def over_folds(values: Sequence[float], metric: str) -> dict[str, float]:
     """
     Return `mean`, `standard_deviation` (of a fold, with n - 1) and the 95 % interval of the mean (`low`, `high`), by
-    Student's t.
+    Student's t; of all metrics but the loss as far as it is between 0 and 1.
     """
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     margin = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
-    return {"mean": mean, "standard_deviation": deviation, "low": mean - margin, "high": mean + margin}
+    low, high = mean - margin, mean + margin
+    if metric in METRICS:
+        low, high = max(0.0, low), min(1.0, high)
+    return {"mean": mean, "standard_deviation": deviation, "low": low, "high": high}
 
 
 def _check_options(data: DataArguments, training: AudioTrainingArguments) -> None:
@@ -277,10 +280,10 @@ def _arguments_for(arguments: AudioTrainingArguments, folder: Path, is_final: bo
     arguments.output_dir, arguments.final_model = str(folder), False
     if arguments.run_name is not None:
         arguments.run_name = f"{arguments.run_name}-{folder.name}"
-    if is_final:
-        arguments.hub_model_id = arguments.hub_model_id or name
-    else:
+    if not is_final:
         arguments.push_to_hub = False
+    elif arguments.push_to_hub and arguments.hub_model_id is None:
+        arguments.hub_model_id = name
     return arguments
 
 
