@@ -101,14 +101,16 @@ def test_a_fold_tests_what_it_neither_trains_on_nor_chooses_the_epoch_by():
     assert sorted(tested) == list(range(40))
     rows = divide_by_fold(source, DataArguments(fold="final", **options))
     assert {split: list(indices) for split, (_, indices) in rows.items()} == {"train": list(range(40))}
-    with pytest.raises(UsageError, match="--fold 5: there is no such fold. There are 1, 2, 3, 4."):
+    with pytest.raises(UsageError, match=r"--fold 5: there is no such fold\. There are 1, 2, 3, 4\."):
         divide_by_fold(source, DataArguments(fold="5", **options))
     with pytest.raises(UsageError, match="To choose one, give --fold"):
         divide_by_fold(source, DataArguments(**options))
 
 
 def test_published_folds():
-    keys = [f"{label}/{fold}-{index}-A-0.wav" for label in ("dog", "rain") for fold in (1, 2, 10) for index in range(3)]
+    keys = [
+        f"{label}/{fold}-{index}-A-0.wav" for label in ("dog", "rain") for fold in (1, 2, 10) for index in range(3)
+    ]
     source = make_source(keys, [key.split("/")[0] for key in keys])
     folds = name_folds(source, DataArguments(fold_pattern=r"/(\d+)-"))
     assert folds == [key.split("/")[1].split("-")[0] for key in keys] and sort_folds(folds) == ["1", "2", "10"]
@@ -196,8 +198,8 @@ def test_contradictions(options, message):
 
 def test_other_recordings_are_not_divided_by_the_folds_of_the_run(tmp_path, caplog):
     run = {"data_dir": str(tmp_path), "folds": 5, "fold": "2", "max_length_seconds": 1.0}
-    for given in ({}, {"data_dir": f"{tmp_path}/x/.."}):
-        assert override_data_arguments(run, given).fold == "2" and not caplog.text
+    for same in ({}, {"data_dir": f"{tmp_path}/x/.."}):
+        assert override_data_arguments(run, same).fold == "2" and not caplog.text
     other = override_data_arguments(run, {"data_dir": str(tmp_path / "other")})
     assert (other.folds, other.fold, other.max_length_seconds) == (None, None, 1.0)
     assert "trained in cross-validation (fold 2)" in caplog.text
