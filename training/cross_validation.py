@@ -209,6 +209,23 @@ def collect(
     return result, evaluation, [["fold", *header], *rows]
 
 
+def read_out_of_fold(output_dir: str | Path) -> Evaluation:
+    """
+    Return the predictions of a finished cross-validation.
+
+    Raises:
+        DataError: It is not finished, or damaged.
+    """
+    output_dir = Path(output_dir)
+    folds = read_file(output_dir / CROSS_VALIDATION_FILE).get("folds")
+    if not folds:
+        raise DataError(f"{output_dir}: the cross-validation is not finished. Run its command again.")
+    options = read_file(output_dir / folds[0]["folder"] / OPTIONS_FILE)
+    header, rows = _read_predictions(output_dir / PREDICTIONS)
+    is_multi_label = options.get("problem_type") == "multi_label_classification"
+    return _as_evaluation(header[1:], [row[1:] for row in rows], is_multi_label)
+
+
 def over_folds(values: Sequence[float], metric: str) -> dict[str, float]:
     """
     Return `mean`, `standard_deviation` (of a fold, with n - 1) and the 95 % interval of the mean (`low`, `high`), by
@@ -292,9 +309,7 @@ def _read_predictions(path: Path) -> tuple[list[str], list[list[str]]]:
         with open(path, encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}). Delete {path.parents[1]} to train its fold anew."
-        ) from error
+        raise DataError(f"{path} cannot be read ({error}). Delete {path.parents[1]} to make it anew.") from error
     return header, rows
 
 

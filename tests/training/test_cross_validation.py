@@ -207,7 +207,11 @@ def guess(model_arguments, data_arguments, training_arguments) -> dict[str, floa
 
 
 def run(command, output_dir, *options, train=guess):
-    return cross_validate(*parse_train_arguments([*command[1:], *options, "--output_dir", str(output_dir)]), train)
+    """What the cross-validation returns, without the report, whose plots take longer than all else here."""
+    arguments = parse_train_arguments([*command[1:], *options, "--output_dir", str(output_dir)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sanet_hf.training.cross_validation.write_report", lambda *args, **options: None)
+        return cross_validate(*arguments, train)
 
 
 def test_published_folds(command, tmp_path):
@@ -330,5 +334,38 @@ def test_models_of_other_classes_are_not_pooled(command, tmp_path):
     with pytest.raises(DataError, match=r"fold_2 has other classes than .*fold_1"):
         collect(tmp_path, {"1": "fold_1", "2": "fold_2"}, arguments)
     path.unlink()
-    with pytest.raises(DataError, match=r"Delete .*fold_2 to train its fold anew"):
+    with pytest.raises(DataError, match=r"Delete .*fold_2 to make it anew"):
         collect(tmp_path, {"1": "fold_1", "2": "fold_2"}, arguments)
+
+
+def test_two_cross_validations_are_compared_by_their_out_of_fold_predictions(done, tmp_path, monkeypatch, capsys):
+    # Measured in a process of its own.
+    monkeypatch.setattr("sanet_hf.training.evaluation.compare.measure_memory", lambda *arguments: 1)
+    other = tmp_path / "other"
+    shutil.copytree(done, other)
+    # All wrong, so that the difference is known.
+    path = other / "predictions/out_of_fold.csv"
+    rows = [row.split(",") for row in path.read_text().splitlines()]
+    for row in rows[1:]:
+        row[3] = "low" if row[2] == "high" else "high"
+        row[4:] = ("0.1", "0.9") if row[3] == "low" else ("0.9", "0.1")
+    path.write_text("".join(f"{','.join(row)}\n" for row in rows))
+    options = ["--output", str(tmp_path / "comparison"), "--num_rounds", "1"]
+    assert main(["compare", str(done), str(other), *options]) == 0
+    result = json.loads((tmp_path / "comparison/comparison.json").read_text())
+    pooled = json.loads((done / "cross_validation.json").read_text())["out_of_fold"]["metrics"]["accuracy"]["value"]
+    assert (result["split"], result["num_clips"]) == ("pooled test", 18)
+    assert [row["name"] for row in result["candidates"]] == ["run", "other"]
+    assert result["candidates"][0]["metrics"]["accuracy"]["value"] == pytest.approx(pooled)
+    assert result["candidates"][1]["difference"]["b"] == round(18 * pooled)
+    capsys.readouterr()
+    for arguments, message in (
+        ([str(done), str(done / "fold_1")], "is no cross-validation, others are"),
+        ([str(done), str(other), "--data_dir", "x"], "--data_dir has no effect on cross-validations"),
+        ([str(done), str(other), "--split", "train"], "--split has no effect on cross-validations"),
+    ):
+        assert main(["compare", *arguments, *options]) == 2
+        assert message in capsys.readouterr().err
+    (other / "cross_validation.json").unlink()
+    assert main(["compare", str(done), str(other), *options]) == 2
+    assert "the cross-validation is not finished" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def write_model_card(
         hyperparameters=[[option, str(value)] for option, value in hyperparameters.items()],
         evaluations=evaluations,
         **_results(evaluations),
-        **_cross_validation_results(cross_validation),
+        cross_validation=_cross_validation_results(cross_validation) if cross_validation else None,
     )
     output_dir.mkdir(parents=True, exist_ok=True)
     card.save(output_dir / "README.md")
@@ -168,16 +168,14 @@ def _results(evaluations: Mapping[str, Evaluation]) -> dict[str, object]:
     }
 
 
-def _cross_validation_results(result: Mapping[str, Any] | None) -> dict[str, object]:
-    """Return the values of the template that depend on a cross-validation."""
-    if not result:
-        return {}
+def _cross_validation_results(result: Mapping[str, Any]) -> dict[str, object]:
+    """Return what the template shows of a cross-validation."""
     shown = {METRICS[name]: values for name, values in result["metrics"].items() if name in METRICS}
     return {
         "num_folds": len(result["folds"]),
         "num_tested": result["out_of_fold"]["recordings"],
-        "cross_validation_metrics": list(shown),
-        "cross_validation_rows": [
+        "metrics": list(shown),
+        "rows": [
             [title, values["mean"], values["standard_deviation"], f"{values['low']:.3f} to {values['high']:.3f}"]
             for (title, _), values in shown.items()
         ],
