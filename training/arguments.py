@@ -6,13 +6,16 @@ Options of training: a YAML file, overridden by flags of the same name.
 Options of the model and the data are defined here; all others are those of transformers' `TrainingArguments`.
 """
 
+import copy
 import dataclasses
 import json
 from argparse import Action
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from transformers import TrainingArguments
+from transformers import IntervalStrategy, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
 from sanet_hf.errors import UsageError
@@ -141,6 +144,27 @@ class DataArguments:
             r'"(spk\d+)_". Its first group counts, or all that it matches. For recordings without splits of their own.'
         },
     )
+    folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-validation: divide the recordings into this many folds and train one model per fold, which "
+            "is tested on that fold. Folds have equal shares of each class, and no group of group_pattern is in two."
+        },
+    )
+    fold_pattern: str | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-validation with published folds: regular expression that finds the fold in CLASS/FILE, for "
+            r'instance "(\d)-" in dog/1-100032-A-0.wav. Its first group counts, or all that it matches.'
+        },
+    )
+    fold: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train only the model of this fold, to output_dir: its number from 1, or what fold_pattern finds; "
+            "final: the model of all recordings, which is not evaluated."
+        },
+    )
     problem_type: str = field(
         default="single_label_classification",
         metadata={
@@ -256,6 +280,13 @@ class AudioTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better metric after which training stops."}
     )
+    final_model: bool = field(
+        default=False,
+        metadata={
+            "help": "After cross-validation, train a model on all recordings, in output_dir/final: num_train_epochs, "
+            "without evaluation, early stopping or choice of the best epoch."
+        },
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Delete the training run in output_dir and start anew."}
     )
@@ -287,6 +318,7 @@ TRAINING_DATA_OPTIONS = (
     *("streaming", "shuffle_buffer_size", "augmentations", "augmentations_after_normalization"),
     *("samples_per_class", "max_segments"),
 )
+FOLD_OPTIONS = ("folds", "fold_pattern", "fold")
 
 
 def override_data_arguments(options: Mapping[str, object], given: Mapping[str, object]) -> DataArguments:
@@ -301,6 +333,13 @@ def override_data_arguments(options: Mapping[str, object], given: Mapping[str, o
         UsageError: No source or several are named, or an option of `given` has no effect on them.
     """
     if any(given.get(name) for name in DATA_SOURCES):
+        if "fold" in options and not any(_is_same(options.get(name), given.get(name)) for name in DATA_SOURCES):
+            # The folds are those of the run's recordings; other recordings are divided as for any run.
+            logger.warning(
+                f"The model was trained in cross-validation (fold {options['fold']}). If these are the same "
+                "recordings in another place, give --folds (or --fold_pattern) and --fold as in its training."
+            )
+            options = {name: value for name, value in options.items() if name not in FOLD_OPTIONS}
         options = {name: value for name, value in options.items() if name not in DATA_SOURCES}
     names = {f.name for f in dataclasses.fields(DataArguments)}
     arguments = DataArguments(**{name: value for name, value in {**options, **given}.items() if name in names})
@@ -309,6 +348,31 @@ def override_data_arguments(options: Mapping[str, object], given: Mapping[str, o
         if given.get(name) is not None and not arguments.dataset_name:
             raise UsageError(f"--{name} has no effect: it needs --dataset_name. Leave it out.")
     return arguments
+
+
+def without_evaluation(arguments: AudioTrainingArguments) -> AudioTrainingArguments:
+    """
+    Copy options of a training, without all that needs a validation split.
+
+    Raises:
+        UsageError: The learning rate follows a metric of the validation split.
+    """
+    if arguments.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+        raise UsageError(
+            f"--lr_scheduler_type {arguments.lr_scheduler_type.value} needs a validation split, which the final model "
+            "does not have. Choose another."
+        )
+    arguments = copy.copy(arguments)
+    arguments.eval_strategy, arguments.do_eval, arguments.eval_on_start = IntervalStrategy.NO, False, False
+    arguments.load_best_model_at_end, arguments.early_stopping_patience = False, None
+    if arguments.save_strategy == SaveStrategy.BEST:
+        arguments.save_strategy = SaveStrategy.EPOCH
+    return arguments
+
+
+def _is_same(one: str | None, other: str | None) -> bool:
+    """Whether two values of an option name the same source."""
+    return bool(one and other) and (one == other or Path(one).resolve() == Path(other).resolve())
 
 
 def check_data_source(arguments: DataArguments) -> None:

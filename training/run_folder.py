@@ -21,6 +21,9 @@ LOCK_FILE = ".train.lock"
 OPTIONS_FILE = "train_options.yaml"
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
+# Files of a cross-validation, whose runs are in folders below.
+CROSS_VALIDATION_FILE = "cross_validation.json"
+FOLDS_FILE = "folds.csv"
 # Options that say where things lie here, and are nobody else's business.
 LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
 # Options that change nothing in the weights, so that a run may be resumed with others.
@@ -92,6 +95,9 @@ def locked(output_dir: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         lock.release()
+def is_cross_validation(output_dir: str | Path) -> bool:
+    """Whether a folder holds a cross-validation, perhaps unfinished, instead of a run."""
+    return any((Path(output_dir) / name).is_file() for name in (CROSS_VALIDATION_FILE, FOLDS_FILE))
 
 
 def find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:

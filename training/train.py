@@ -28,7 +28,13 @@ from sanet_hf.errors import DataError, TrainingTerminated, UsageError
 from sanet_hf.optimization.allocator import keep_freed_memory
 from sanet_hf.optimization.processor import describe_training
 from sanet_hf.optimization.self_check import replace_wrong_layers
-from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, changed_options
+from sanet_hf.training.arguments import (
+    AudioTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    changed_options,
+    without_evaluation,
+)
 from sanet_hf.training.callbacks import (
     CheckpointOnSIGTERM,
     EarlyStoppingCallback,
@@ -40,6 +46,7 @@ from sanet_hf.training.config_files import parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips, load_recording
+from sanet_hf.training.data.folds import FINAL
 from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import load_recordings, longest_first
 from sanet_hf.training.data.record import data_fingerprint
@@ -53,11 +60,13 @@ from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.resumption import DATA_FILE, check_data
 from sanet_hf.training.run_folder import (
+    CROSS_VALIDATION_FILE,
     LOCAL_OPTIONS,
     METRIC_PREFIXES,
     OPTIONS_FILE,
     RESULTS_FILE,
     find_checkpoint,
+    is_cross_validation,
     is_finished,
     locked,
     read_file,
@@ -92,6 +101,8 @@ def train(
     """
     output_dir = Path(training_arguments.output_dir)
     _check_output(output_dir, data_arguments)
+    if is_cross_validation(output_dir) and not training_arguments.overwrite_output_dir:
+        raise UsageError(f"{output_dir} holds a cross-validation. Choose another --output_dir.")
     is_new = training_arguments.overwrite_output_dir or training_arguments.resume_from_checkpoint not in (
         None,
         "false",
@@ -106,6 +117,10 @@ def _train(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: AudioTrainingArguments
 ) -> dict[str, float]:
     output_dir = Path(training_arguments.output_dir)
+    # The model of all recordings after cross-validation: nothing is held out to choose an epoch by or to report on.
+    is_final = data_arguments.fold == FINAL
+    if is_final:
+        training_arguments = without_evaluation(training_arguments)
     options = {
         **changed_options(model_arguments),
         **changed_options(data_arguments),
@@ -164,7 +179,9 @@ def _train(
     trainer.save_state()
     metrics = {**result.metrics, "train_runtime": _find_callback(trainer, TrainingClock).total()}
     # As in use: whole recordings, not augmented.
-    recordings = {split: longest_first(dataset) for split, dataset in recordings.items()}
+    recordings = {
+        split: longest_first(dataset) for split, dataset in recordings.items() if split != "train" or not is_final
+    }
     evaluations = evaluate_splits(trainer, recordings, data_arguments.max_length_seconds)
     for split, evaluation in evaluations.items():
         metrics.update({f"{METRIC_PREFIXES[split]}_{name}": value for name, value in evaluation.metrics.items()})
@@ -182,6 +199,7 @@ def _train(
             training_seconds=metrics["train_runtime"],
             trained_on=describe_training(_number_format(training_arguments), training_arguments.device),
             tested_versions=TESTED_VERSIONS if model.config.model_type == "sanet" else None,
+            cross_validation=read_file(output_dir.parent / CROSS_VALIDATION_FILE) if is_final else None,
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.
@@ -343,16 +361,27 @@ def _write_results(
     base_model: str | None,
     metrics: Mapping[str, float],
 ) -> None:
-    output_dir, model, sampling_rate = (
-        Path(trainer.args.output_dir),
-        trainer.model,
-        trainer.processing_class.sampling_rate,
-    )
+    output_dir = Path(trainer.args.output_dir)
     for split, evaluation in evaluations.items():
         write_predictions(evaluation, output_dir / "predictions" / f"{split}.csv")
+    if evaluations:
+        _write_run_report(trainer, recordings, evaluations, source, base_model, metrics)
+    with write_atomically(output_dir / RESULTS_FILE) as file:
+        file.write(json.dumps(metrics, indent=2, sort_keys=True).encode())
+
+
+def _write_run_report(
+    trainer: AudioClassificationTrainer,
+    recordings: Mapping[str, Dataset],
+    evaluations: Mapping[str, Evaluation],
+    source: str,
+    base_model: str | None,
+    metrics: Mapping[str, float],
+) -> None:
+    model, sampling_rate = trainer.model, trainer.processing_class.sampling_rate
     steps = f"{trainer.state.epoch:.4g} epochs, {trainer.state.global_step} steps"
     write_report(
-        output_dir / "report.html",
+        Path(trainer.args.output_dir) / "report.html",
         title=f"{model.config.model_type} on {source}",
         facts={
             "Model": f"{model.config.model_type}, {model.num_parameters():,} parameters",
@@ -367,8 +396,6 @@ def _write_results(
         load_clip=lambda split, index: load_recording(recordings[split][index], sampling_rate),
         sampling_rate=sampling_rate,
     )
-    with write_atomically(output_dir / RESULTS_FILE) as file:
-        file.write(json.dumps(metrics, indent=2, sort_keys=True).encode())
 
 
 def _print_summary(recordings: DatasetDict, model: PreTrainedModel, arguments: AudioTrainingArguments) -> None:

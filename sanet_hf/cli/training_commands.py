@@ -62,9 +62,15 @@ def train_command(argv: Sequence[str]) -> int:
     import datasets
     from transformers.utils.logging import disable_progress_bar
 
+    from sanet_hf.training.data.folds import check_fold_options, uses_folds
     from sanet_hf.training.run_folder import METRIC_PREFIXES, is_finished
     from sanet_hf.training.train import train
 
+    check_fold_options(data_arguments)
+    if uses_folds(data_arguments) and data_arguments.fold is None:
+        return _cross_validate(model_arguments, data_arguments, training_arguments)
+    if training_arguments.final_model:
+        raise UsageError("--final_model needs cross-validation: --folds or --fold_pattern, without --fold.")
     output_dir = training_arguments.output_dir
     was_finished = is_finished(output_dir) and not training_arguments.overwrite_output_dir
     # Bars for what takes a moment; those for reading recordings and for training stay.
@@ -87,6 +93,37 @@ def train_command(argv: Sequence[str]) -> int:
         }
     )
     print(f"\nThe model is in {output_dir}, with report.html. Classify a file with: sanet predict {output_dir} FILE")
+    return 0
+
+
+def _cross_validate(model_arguments, data_arguments, training_arguments) -> int:
+    """`sanet train` with folds; gives the exit code."""
+    import datasets
+    from transformers.utils.logging import disable_progress_bar
+
+    from sanet_hf.training.cross_validation import cross_validate, summarize
+    from sanet_hf.training.train import train
+
+    disable_progress_bar()
+    datasets.disable_progress_bars()
+    output_dir = training_arguments.output_dir
+    try:
+        with writing_to(output_dir):
+            result = cross_validate(model_arguments, data_arguments, training_arguments, train)
+    except TrainingTerminated as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    if training_arguments.process_index > 0:
+        return 0
+    print(f"\n{summarize(result)}")
+    print(f"\nThe report is {output_dir}/report.html; each recording's prediction is in predictions/out_of_fold.csv.")
+    if training_arguments.final_model:
+        print(
+            f"The model of all recordings is in {output_dir}/final. Classify a file with: sanet predict "
+            f"{output_dir}/final FILE"
+        )
+    else:
+        print("To train a model on all recordings, too, repeat the command with --final_model true.")
     return 0
 
 

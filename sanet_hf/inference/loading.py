@@ -55,6 +55,9 @@ def load_classifier(
         reason = "it is neither a folder here nor a model on the Hub that can be reached"
         if Path(name).is_dir():
             reason = f"the folder holds no model that transformers can load ({_first_lines(error)})"
+            # As the folder of a cross-validation does.
+            if below := sorted(str(path.parent) for path in Path(name).glob("*/config.json")):
+                reason = f"the folder is no model, but holds some. Choose one: {shorten(below)}"
         raise UsageError(f"{name}: {reason}.") from error
     if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         raise UsageError(f"{name}: a model of type {config.model_type!r} is no audio classifier.")

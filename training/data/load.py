@@ -12,6 +12,7 @@ from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.folds import check_fold_options, divide_by_fold, pool_splits, uses_folds
 from sanet_hf.training.data.recording_checks import (
     Rows,
     check_labels,
@@ -54,7 +55,10 @@ def load_recordings(
     Raises:
         DataError: There is nothing to use, too many recordings cannot be read, or labels do not fit.
     """
+    check_fold_options(arguments)
     source = read_source(arguments)
+    if uses_folds(arguments) and "all" not in splits:
+        source = pool_splits(source)
     rows = _divide(source, arguments, splits)
     if not rows:
         raise DataError(f"There is no {' or '.join(splits)} split: the recordings have {', '.join(source)}.")
@@ -86,6 +90,9 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
             raise DataError(f"The recordings are in splits already: {', '.join(source)}. Choose one of them.")
         (origin,) = source
         return {"all": (origin, range(len(source[origin])))}
+    if uses_folds(arguments):
+        rows = divide_by_fold(source, arguments)
+        return {split: rows[split] for split in SPLITS if split in rows and split in splits and len(rows[split][1])}
     are_clips = any("start" in dataset.column_names for dataset in source.values())
     groups = {
         split: make_groups(dataset["key"][:], arguments.group_pattern, are_clips) for split, dataset in source.items()

@@ -55,7 +55,9 @@ def split_by_hash(
     return {split: sorted(values) for split, values in indices.items()}
 
 
-def make_groups(keys: Sequence[str], pattern: str | None, are_files: bool = False) -> list[str]:
+def make_groups(
+    keys: Sequence[str], pattern: str | None, are_files: bool = False, option: str = "--group_pattern"
+) -> list[str]:
     """
     The group of each recording, of which `keys` are names: what the pattern finds, or each one for itself, or, with
     `are_files`, those of the same name, as clips of one file have.
@@ -73,13 +75,12 @@ def make_groups(keys: Sequence[str], pattern: str | None, are_files: bool = Fals
     try:
         matches = [re.search(pattern, key) for key in keys]
     except re.error as error:
-        raise DataError(f"--group_pattern {pattern!r} is no regular expression: {error}.") from error
+        raise DataError(f"{option} {pattern!r} is no regular expression: {error}.") from error
     # A group of the expression that took no part in the match is None.
     groups = [match and (match.group(1) if match.re.groups else match.group()) for match in matches]
     unmatched = [key for key, group in zip(keys, groups) if group is None]
     if unmatched:
         raise DataError(
-            f"--group_pattern {pattern!r} finds nothing in {len(unmatched)} of {len(keys)} names, the first: "
-            f"{unmatched[0]}."
+            f"{option} {pattern!r} finds nothing in {len(unmatched)} of {len(keys)} names, the first: {unmatched[0]}."
         )
     return groups

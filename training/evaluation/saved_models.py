@@ -7,6 +7,7 @@ Evaluation and comparison of trained classifiers.
     sanet compare runs/sanet runs/wav2vec2 runs/ast --data_dir data --output comparison
 """
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ from sanet_hf.architectures import find_window_seconds
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.optimization.self_check import replace_wrong_layers
-from sanet_hf.training.arguments import AudioTrainingArguments, override_data_arguments
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, override_data_arguments
+from sanet_hf.training.cross_validation import read_out_of_fold
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import load_recording
 from sanet_hf.training.data.load import load_recordings, longest_first
@@ -33,7 +35,13 @@ from sanet_hf.training.evaluation.evaluate import evaluate_splits
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.losses import make_loss
 from sanet_hf.training.reports.run import write_report
-from sanet_hf.training.run_folder import RESULTS_FILE, read_file, read_options
+from sanet_hf.training.run_folder import (
+    CROSS_VALIDATION_FILE,
+    RESULTS_FILE,
+    is_cross_validation,
+    read_file,
+    read_options,
+)
 from sanet_hf.utils.files import atomic_directory
 
 
@@ -128,7 +136,8 @@ def compare_models(
     `.png`.
 
     Args:
-        names, data_options, split: As [`evaluate_models`] takes them.
+        names, data_options, split: As [`evaluate_models`] takes them; or folders of cross-validations, whose
+            out-of-fold predictions are compared.
         output_dir: Folder of the comparison.
         batch_size: Clips classified at once.
         num_rounds: Rounds of timing.
@@ -136,6 +145,10 @@ def compare_models(
     Returns:
         The content of `comparison.md`.
     """
+    if any(is_cross_validation(name) for name in names):
+        candidates, clip_seconds = load_cross_validations(names, data_options, split)
+        compare(candidates, output_dir, clip_seconds=clip_seconds, batch_size=batch_size, num_rounds=num_rounds)
+        return (Path(output_dir) / "comparison.md").read_text(encoding="utf-8")
     models = evaluate_models(names, data_options, split, batch_size)
     candidates = [
         Candidate(
@@ -157,6 +170,50 @@ def compare_models(
         num_rounds=num_rounds,
     )
     return (Path(output_dir) / "comparison.md").read_text(encoding="utf-8")
+
+
+def load_cross_validations(
+    names: Sequence[str], data_options: Mapping[str, object], split: str
+) -> tuple[list[Candidate], float]:
+    """
+    Load cross-validations for a comparison: their out-of-fold predictions, and the first fold's model for the costs.
+
+    Returns:
+        The candidates, and the longest clip of any of the models in seconds.
+
+    Raises:
+        UsageError: Some of the folders are no cross-validation, or recordings are chosen by options.
+        DataError: A cross-validation is not finished.
+    """
+    others = [name for name in names if not is_cross_validation(name)]
+    if others:
+        raise UsageError(f"{others[0]} is no cross-validation, others are. Compare models, or cross-validations.")
+    chosen = [f"--{field.name}" for field in dataclasses.fields(DataArguments) if field.name in data_options]
+    if chosen or split != "test":
+        raise UsageError(
+            f"{chosen[0] if chosen else '--split'} has no effect on cross-validations, whose out-of-fold predictions "
+            "are compared. Leave it out."
+        )
+    candidates, seconds = [], []
+    for name in names:
+        evaluation = read_out_of_fold(name)
+        folders = [Path(name) / fold["folder"] for fold in read_file(Path(name) / CROSS_VALIDATION_FILE)["folds"]]
+        model, feature_extractor = load_classifier(folders[0])
+        replace_wrong_layers(model, model.dtype)
+        runtimes = [read_file(folder / RESULTS_FILE).get("train_runtime") for folder in folders]
+        seconds.append(read_options(folders[0]).get("max_length_seconds", DataArguments().max_length_seconds))
+        candidates.append(
+            Candidate(
+                name=Path(name).resolve().name,
+                model=model,
+                feature_extractor=feature_extractor,
+                evaluation=evaluation,
+                training_seconds=None if None in runtimes else float(np.mean(runtimes)),
+                disk_bytes=model_bytes(folders[0]),
+                path=folders[0],
+            )
+        )
+    return candidates, max(seconds)
 
 
 def _make_trainer(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, batch_size: int) -> Trainer:

@@ -17,6 +17,7 @@ from sanet_hf.audio.levels import CLIPPED, SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.baseline import fit_baseline
+from sanet_hf.training.data.folds import RECORDING_PATTERN
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
 from sanet_hf.training.data.splits import make_groups
 from sanet_hf.training.evaluation.results import FEW_CLIPS
@@ -36,7 +37,6 @@ RMS = 0.1  # which SANet's feature extractor brings each clip to
 NUM_SHOWN = 5
 
 BLOCK = 2**20  # samples
-RECORDING_PATTERN = r"(?s)^(.*?)(_\d{4,}\.wav)?$"  # what the names of the clips of a recording have in common
 
 
 class Measured(NamedTuple):

@@ -14,13 +14,14 @@ from typing import Any, BinaryIO, NamedTuple
 from filelock import FileLock, Timeout
 
 from sanet_hf.errors import DataError
+from sanet_hf.training.data.folds import PREPARE_PROGRESS as PROGRESS
 from sanet_hf.training.preparation.source_files import SourceFile
 from sanet_hf.utils.files import to_text, write_atomically
 
 
 FOLDERS = {"clip": "denoised_clips", "segment": "speech_segments"}
 MANIFEST, REPORT = "manifest.parquet", "report.html"
-PROGRESS, TEMPORARY, LOCK = ".prepare.jsonl", ".prepare_tmp", ".prepare.lock"
+TEMPORARY, LOCK = ".prepare_tmp", ".prepare.lock"
 FORMAT_VERSION = 1  # raise it whenever the same options give other clips
 
 

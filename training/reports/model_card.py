@@ -5,6 +5,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -33,6 +34,7 @@ def write_model_card(
     training_seconds: float | None,
     trained_on: str | None = None,
     tested_versions: Mapping[str, tuple[str, str]] | None = None,
+    cross_validation: Mapping[str, Any] | None = None,
 ) -> None:
     """
     Write `output_dir/README.md`: metadata for the Hub, a description of the model, its use, results, training and
@@ -49,6 +51,8 @@ def write_model_card(
         training_seconds: Duration of the training.
         trained_on: Processor or GPU, number format and libraries of the training.
         tested_versions: By library, the oldest and the newest version that the saved code was tested with.
+        cross_validation: Of the same training on parts of the recordings, as in `cross_validation.json`, if the model
+            was trained on all of them after it.
     """
     output_dir = Path(output_dir)
     evaluations = in_order(evaluations)
@@ -89,6 +93,7 @@ def write_model_card(
         hyperparameters=[[option, str(value)] for option, value in hyperparameters.items()],
         evaluations=evaluations,
         **_results(evaluations),
+        cross_validation=_cross_validation_results(cross_validation) if cross_validation else None,
     )
     output_dir.mkdir(parents=True, exist_ok=True)
     card.save(output_dir / "README.md")
@@ -160,6 +165,20 @@ def _results(evaluations: Mapping[str, Evaluation]) -> dict[str, object]:
         "high": high,
         "few": FEW_CLIPS,
         "few_clips": [f"{last.labels[index]} ({counts[index]})" for index in np.flatnonzero(counts < FEW_CLIPS)],
+    }
+
+
+def _cross_validation_results(result: Mapping[str, Any]) -> dict[str, object]:
+    """Return what the template shows of a cross-validation."""
+    shown = {METRICS[name]: values for name, values in result["metrics"].items() if name in METRICS}
+    return {
+        "num_folds": len(result["folds"]),
+        "num_tested": result["out_of_fold"]["recordings"],
+        "metrics": list(shown),
+        "rows": [
+            [title, values["mean"], values["standard_deviation"], f"{values['low']:.3f} to {values['high']:.3f}"]
+            for (title, _), values in shown.items()
+        ],
     }
 
 

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -51,6 +52,7 @@ def write_report(
     load_clip: Callable[[str, int], np.ndarray] | None = None,
     sampling_rate: int = DEFAULT_SAMPLING_RATE,
     num_mistakes: int = 12,
+    cross_validation: Mapping[str, Any] | None = None,
 ) -> None:
     """
     Write a report as one HTML file. Confusions, calibration and mistakes are those of the test split, or else of the
@@ -61,12 +63,14 @@ def write_report(
         title: Heading of the report.
         facts: Names and values for the table at the top.
         evaluations: By split, such as `train`, `validation` and `test`; at least one.
-        durations: Seconds of every clip of each split, in the order of the evaluation's files.
+        durations: Seconds of every clip of each split, in the order of the evaluation's files; empty where they are
+            not known.
         log_history: `Trainer.state.log_history`; may be empty.
         load_clip: Takes split and index of a clip in the evaluation and gives its mono waveform, floats of shape
             (samples,). Without it, or where it raises, mistakes are shown without audio.
         sampling_rate: Of these waveforms, in Hz.
         num_mistakes: Mistakes that are shown at most.
+        cross_validation: Results of each fold, as in `cross_validation.json`, if the evaluation is of all folds.
 
     Raises:
         ValueError: There is no evaluation.
@@ -74,7 +78,7 @@ def write_report(
     if not evaluations:
         raise ValueError("A report needs the evaluation of at least one split.")
     evaluations = in_order(evaluations)
-    durations = {split: np.asarray(durations[split], np.float64) for split in evaluations}
+    durations = {split: np.asarray(durations[split], np.float64) for split in evaluations if split in durations}
     last = list(evaluations.values())[-1]
     num_classes = len(last.labels)
     html = render_page(
@@ -86,8 +90,9 @@ def write_report(
         last=last,
         interval=accuracy_interval(last),
         metrics={name: texts for name, texts in METRICS.items() if name in last.metrics},
-        data=list_data(evaluations, durations),
-        data_plots=[plot_durations(durations)],
+        folds=cross_validation,
+        data=list_data(evaluations, durations) if durations else [],
+        data_plots=[plot_durations(durations)] if durations else [],
         training_plots=plot_history(log_history),
         matrix=None if last.is_multi_label or num_classes > MAX_MATRIX_CLASSES else count_confusions(last),
         has_numbers=num_classes <= MAX_NUMBERED_CLASSES,

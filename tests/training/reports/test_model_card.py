@@ -272,3 +272,24 @@ def test_accuracy_interval():
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_model_that_was_trained_on_all_recordings_shows_its_cross_validation(write_card):
+    values = {"mean": 0.8125, "standard_deviation": 0.05, "low": 0.75, "high": 0.875}
+    result = {
+        "folds": [{"fold": str(number)} for number in range(1, 6)],
+        "metrics": {"loss": values, "accuracy": values},
+        "out_of_fold": {"recordings": 1234, "metrics": {}},
+    }
+    card = write_card(cross_validation=result)
+    assert (
+        "estimated by 5-fold cross-validation: 5 models" in card.content
+        and "(1,234 recordings in all)" in card.content
+    )
+    assert "None were held out to test it" in card.content and "not evaluated" not in card.content
+    assert "| Accuracy | 0.812 | 0.050 | 0.750 to 0.875 |" in card.content and "loss" not in card.content
+    assert card.data.eval_results is None
+    # The source's own test split is shown besides.
+    card = write_card(make_evaluation(), cross_validation=result)
+    assert "on all recordings outside the test split. Its quality" in card.content
+    assert "| test | 20 |" in card.content and card.data.eval_results[0].dataset_split == "test"

@@ -1,0 +1,207 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Folds: every recording in one, of equal shares, groups whole, whatever the order of the recordings."""
+
+import shutil
+from collections import Counter
+
+import pytest
+from datasets import Audio, Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sanet_hf.errors import DataError, UsageError
+from sanet_hf.training.arguments import DataArguments, override_data_arguments
+from sanet_hf.training.data.folds import (
+    PREPARE_PROGRESS,
+    assign_folds,
+    check_fold_options,
+    divide_by_fold,
+    name_folds,
+    pool_splits,
+    sort_folds,
+)
+from sanet_hf.training.data.load import load_recordings
+
+
+CLASSES = st.lists(st.sampled_from("abcdef"), min_size=10, max_size=80)
+# Labels of recordings and their groups, of any size.
+GROUPED = st.lists(
+    st.tuples(st.lists(st.sampled_from("abcd"), max_size=3, unique=True), st.integers(0, 20)), min_size=1, max_size=60
+)
+
+
+def make_source(keys, labels) -> Dataset:
+    columns = {"audio": [f"/data/{key}" for key in keys], "file": list(keys), "key": list(keys), "label": list(labels)}
+    return Dataset.from_dict(columns).cast_column("audio", Audio(decode=False))
+
+
+def count_of(values, number: int) -> list[int]:
+    counts = Counter(values)
+    return [counts[index] for index in range(number)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(CLASSES, st.integers(2, 10), st.randoms(use_true_random=False))
+def test_recordings_of_one_class_are_divided_to_within_one(labels, num_folds, random):
+    names = [f"{label}/{index}" for index, label in enumerate(labels)]
+    folds = assign_folds(labels, names, num_folds)
+    assert set(folds) <= set(range(num_folds)) and len(folds) == len(labels)
+    sizes = count_of(folds, num_folds)
+    assert max(sizes) - min(sizes) <= 1
+    for label in set(labels):
+        sizes = count_of([fold for fold, own in zip(folds, labels) if own == label], num_folds)
+        assert max(sizes) - min(sizes) <= 1
+    # The order of the recordings does not matter.
+    order = random.sample(range(len(labels)), len(labels))
+    again = assign_folds([labels[i] for i in order], [names[i] for i in order], num_folds)
+    assert again == [folds[i] for i in order]
+
+
+@settings(max_examples=60, deadline=None)
+@given(GROUPED, st.integers(2, 6), st.randoms(use_true_random=False))
+def test_groups_stay_whole(recordings, num_folds, random):
+    labels, groups = [label for label, _ in recordings], [f"speaker {number}" for _, number in recordings]
+    folds = assign_folds(labels, groups, num_folds)
+    assert len(set(zip(groups, folds))) == len(set(groups))
+    # No fold is empty while another has two groups.
+    assert len(set(folds)) == min(num_folds, len(set(groups)))
+    order = random.sample(range(len(labels)), len(labels))
+    again = assign_folds([labels[i] for i in order], [groups[i] for i in order], num_folds)
+    assert again == [folds[i] for i in order]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=30), st.integers(2, 6))
+def test_groups_of_any_size_are_balanced(sizes, num_folds):
+    """The largest fold is not larger than the smallest by more than the largest group."""
+    groups = [f"speaker {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    counts = count_of(assign_folds(["owl"] * len(groups), groups, num_folds), num_folds)
+    assert max(counts) - min(counts) <= max(sizes)
+
+
+def test_recordings_without_a_label_are_a_class_of_their_own():
+    labels = [["owl"]] * 20 + [[]] * 10
+    folds = assign_folds(labels, [str(index) for index in range(30)], 5)
+    assert count_of(folds[:20], 5) == [4] * 5 and count_of(folds[20:], 5) == [2] * 5
+
+
+def test_a_fold_tests_what_it_neither_trains_on_nor_chooses_the_epoch_by():
+    keys = [f"{label}/s{index // 2}_{index}.wav" for label in ("owl", "fox") for index in range(20)]
+    source = DatasetDict({"unsplit": make_source(keys, [key.split("/")[0] for key in keys])})
+    options = {"folds": 4, "group_pattern": r"/(s\d+)_"}
+    tested = []
+    for fold in "1234":
+        rows = divide_by_fold(source, DataArguments(fold=fold, **options))
+        assert list(rows) == ["train", "validation", "test"]
+        assert sorted(index for _, indices in rows.values() for index in indices) == list(range(40))
+        groups = {split: {keys[index].split("/")[1].split("_")[0] for index in rows[split][1]} for split in rows}
+        assert sum(map(len, groups.values())) == len(set().union(*groups.values())) == 10
+        tested += rows["test"][1]
+    assert sorted(tested) == list(range(40))
+    rows = divide_by_fold(source, DataArguments(fold="final", **options))
+    assert {split: list(indices) for split, (_, indices) in rows.items()} == {"train": list(range(40))}
+    with pytest.raises(UsageError, match=r"--fold 5: there is no such fold\. There are 1, 2, 3, 4\."):
+        divide_by_fold(source, DataArguments(fold="5", **options))
+    with pytest.raises(UsageError, match="To choose one, give --fold"):
+        divide_by_fold(source, DataArguments(**options))
+
+
+def test_published_folds():
+    keys = [
+        f"{label}/{fold}-{index}-A-0.wav" for label in ("dog", "rain") for fold in (1, 2, 10) for index in range(3)
+    ]
+    source = make_source(keys, [key.split("/")[0] for key in keys])
+    folds = name_folds(source, DataArguments(fold_pattern=r"/(\d+)-"))
+    assert folds == [key.split("/")[1].split("-")[0] for key in keys] and sort_folds(folds) == ["1", "2", "10"]
+    rows = divide_by_fold(DatasetDict({"unsplit": source}), DataArguments(fold_pattern=r"/(\d+)-", fold="10"))
+    assert {keys[index].split("/")[1].split("-")[0] for index in rows["test"][1]} == {"10"}
+    for pattern, message in (
+        (r"/(\d+)_", r"--fold_pattern '/\(\\\\d\+\)_' finds nothing in 18 of 18 names, the first: dog/1-0-A-0.wav"),
+        ("(", "--fold_pattern '\\(' is no regular expression"),
+        ("(A)", "finds 'A' in every name: one fold only"),
+        (".*", "finds something else in every name"),
+        (r"/(1?)", "must not find nothing or 'final'"),
+        (r"^(\w+)/", r"dog \(fold dog\), rain \(fold rain\). Each class needs recordings in at least two folds"),
+    ):
+        with pytest.raises(DataError, match=message):
+            name_folds(source, DataArguments(fold_pattern=pattern))
+
+
+def test_classes_with_few_recordings_are_named(caplog):
+    labels = ["owl"] * 12 + ["fox"] * 2
+    source = make_source([f"{label}/{index}.wav" for index, label in enumerate(labels)], labels)
+    folds = name_folds(source, DataArguments(folds=4))
+    lacking = [fold for fold in "1234" if fold not in folds[-2:]]
+    assert len(lacking) == 2
+    assert f"fewer recordings than there are folds: fox in {', '.join(lacking)}." in caplog.text
+    with pytest.raises(DataError, match="--folds 15: there are only 14 recordings"):
+        name_folds(source, DataArguments(folds=15))
+    with pytest.raises(DataError, match=r"fox \(fold \d\). Each class needs recordings in at least two folds"):
+        name_folds(source.select(range(13)), DataArguments(folds=4))
+    with pytest.raises(DataError, match="--folds 4: there are only 2 groups of --group_pattern"):
+        name_folds(source, DataArguments(folds=4, group_pattern="^(.)"))
+
+
+def test_groups_in_several_published_folds_are_named(caplog):
+    keys = [f"{label}/{fold}-s{index}.wav" for label in ("dog", "rain") for fold in (1, 2) for index in range(2)]
+    source = make_source(keys, [key.split("/")[0] for key in keys])
+    name_folds(source, DataArguments(fold_pattern=r"/(\d)", group_pattern=r"-(s\d)"))
+    assert "2 groups are in several folds of --fold_pattern, so that scores are better" in caplog.text
+
+
+def test_own_splits(tones, caplog):
+    """Training and validation recordings are divided; the test split is not touched, but by the final model's test."""
+    source = {}
+    for fold in ("1", "2", "final"):
+        source[fold] = load_recordings(DataArguments(data_dir=str(tones), folds=2, fold=fold))
+    assert "Its test split (8 recordings) is neither trained on nor part of a fold" in caplog.text
+    sizes = {fold: {split: len(dataset) for split, dataset in splits.items()} for fold, splits in source.items()}
+    assert sizes["1"] == sizes["2"] == {"train": 18, "validation": 2, "test": 20}
+    assert sizes["final"] == {"train": 40, "test": 8}
+    own = {str(path) for path in (tones / "test").rglob("*.wav")}
+    assert set(source["final"]["test"]["file"]) == own
+    assert not own & {file for fold in "12" for dataset in source[fold].values() for file in dataset["file"]}
+    with pytest.raises(DataError, match="only a test split"):
+        pool_splits(DatasetDict({"test": make_source(["a/1.wav"], ["a"])}))
+
+
+def test_clips_of_a_prepared_recording_stay_together(make_tone, tmp_path):
+    for label in ("owl", "fox"):
+        for recording in range(4):
+            for clip in range(3):
+                make_tone(tmp_path / "denoised_clips/train" / label / f"{recording}_wav_{clip:04}.wav", 440, 0.05)
+    (tmp_path / PREPARE_PROGRESS).touch()
+    data = DataArguments(data_dir=str(tmp_path / "denoised_clips"), folds=2, fold="1")
+    recordings = load_recordings(data)
+    names = [{file.rpartition("_")[0] for file in dataset["file"]} for dataset in recordings.values()]
+    assert sum(map(len, names)) == len(set().union(*names)) == 8
+    # Elsewhere each is a recording of its own.
+    shutil.move(tmp_path / PREPARE_PROGRESS, tmp_path / "moved")
+    recordings = load_recordings(data)
+    assert sum(len({file.rpartition("_")[0] for file in dataset["file"]}) for dataset in recordings.values()) > 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "--folds 1 must be at least 2"),
+        ({"folds": 3, "fold_pattern": "(.)"}, "both make folds"),
+        ({"fold": "1"}, "--fold needs --folds or --fold_pattern"),
+        ({"folds": 3, "streaming": True}, "which --streaming does not have"),
+    ],
+)
+def test_contradictions(options, message):
+    with pytest.raises(UsageError, match=message):
+        check_fold_options(DataArguments(data_dir="data", **options))
+
+
+def test_other_recordings_are_not_divided_by_the_folds_of_the_run(tmp_path, caplog):
+    run = {"data_dir": str(tmp_path), "folds": 5, "fold": "2", "max_length_seconds": 1.0}
+    for same in ({}, {"data_dir": f"{tmp_path}/x/.."}):
+        assert override_data_arguments(run, same).fold == "2" and not caplog.text
+    other = override_data_arguments(run, {"data_dir": str(tmp_path / "other")})
+    assert (other.folds, other.fold, other.max_length_seconds) == (None, None, 1.0)
+    assert "trained in cross-validation (fold 2)" in caplog.text
+    moved = override_data_arguments(run, {"data_dir": str(tmp_path / "other"), "folds": 5, "fold": "2"})
+    assert (moved.folds, moved.fold) == (5, "2")

@@ -1,0 +1,395 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Cross-validation: a model for each fold of the recordings, and what all of them say of the recordings.
+
+    sanet train sanet.yaml --data_dir recordings --output_dir runs/folds --folds 5
+    sanet train sanet.yaml --data_dir ESC-50 --output_dir runs/esc50 --fold_pattern "(\\d)-" --final_model true
+"""
+
+import copy
+import csv
+import dataclasses
+import gc
+import io
+import json
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from scipy import stats
+
+from sanet_hf.errors import DataError, UsageError
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.inference.windows import THRESHOLD
+from sanet_hf.training.arguments import (
+    AudioTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    without_evaluation,
+)
+from sanet_hf.training.data.clips import load_recording
+from sanet_hf.training.data.folds import (
+    FINAL,
+    check_fold_options,
+    name_folds,
+    pool_splits,
+    sort_folds,
+)
+from sanet_hf.training.data.sources import read_source
+from sanet_hf.training.evaluation.metrics import METRICS
+from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval
+from sanet_hf.training.evaluation.statistics import bootstrap, interval
+from sanet_hf.training.reports.run import write_report
+from sanet_hf.training.run_folder import (
+    CROSS_VALIDATION_FILE,
+    FOLDS_FILE,
+    OPTIONS_FILE,
+    RESULTS_FILE,
+    is_cross_validation,
+    is_finished,
+    read_file,
+)
+from sanet_hf.utils.files import write_atomically
+
+
+# What a report calls the predictions of all test folds.
+POOLED = "pooled test"
+PREDICTIONS = Path("predictions/out_of_fold.csv")
+PROBABILITY = "probability_"
+Train = Callable[[ModelArguments, DataArguments, AudioTrainingArguments], Mapping[str, float]]
+
+
+def cross_validate(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: AudioTrainingArguments,
+    train: Train,
+) -> dict[str, Any]:
+    """
+    Train a model for each fold, each tested on its fold, and write to `output_dir`: a folder for each run (`fold_1`,
+    ...), `cross_validation.json`, `predictions/out_of_fold.csv`, `report.html`, `folds.csv` and, with `final_model`,
+    the model of all recordings in `final`.
+
+    Finished runs are kept, and an interrupted one is resumed.
+
+    Args:
+        model_arguments, data_arguments, training_arguments: As [`train.train`] takes them; `data_arguments` has
+            `folds` or `fold_pattern`.
+        train: [`train.train`].
+
+    Returns:
+        What `cross_validation.json` holds: `folds`, a list of `fold`, `folder`, number of `recordings` and `metrics`;
+        `metrics`, for each the `mean`, the `standard_deviation` and the 95 % interval of the mean (`low`, `high`) over
+        folds; `out_of_fold`, number of `recordings` and `metrics` of all predictions.
+
+    Raises:
+        UsageError: Options contradict each other, or `output_dir` holds something else.
+        DataError: The recordings cannot be divided into these folds.
+        TrainingTerminated: SIGTERM came; a checkpoint was saved.
+    """
+    _check_options(data_arguments, training_arguments)
+    output_dir = Path(training_arguments.output_dir)
+    source = pool_splits(read_source(data_arguments))["unsplit"]
+    folds = name_folds(source, data_arguments)
+    is_main = training_arguments.process_index == 0
+    if training_arguments.overwrite_output_dir:
+        with training_arguments.main_process_first(desc="deleting the old runs"):
+            if is_main:
+                _delete_runs(output_dir)
+    table = _format_csv([["file", "fold"], *map(list, zip(source["key"], folds))])
+    _check_output(output_dir, data_arguments, table)
+    folders = name_folders(sort_folds(folds))
+    for number, (fold, folder) in enumerate(folders.items(), 1):
+        if is_main:
+            is_old = is_finished(output_dir / folder) and not training_arguments.overwrite_output_dir
+            state = " is finished." if is_old else ""
+            print(f"\nFold {fold} ({number} of {len(folders)}){state}", file=sys.stderr)
+        train(
+            model_arguments,
+            dataclasses.replace(data_arguments, fold=fold),
+            _arguments_for(training_arguments, output_dir / folder),
+        )
+        # Before the next model needs its memory.
+        gc.collect()
+        if is_main and not (output_dir / FOLDS_FILE).exists():
+            with write_atomically(output_dir / FOLDS_FILE) as file:
+                file.write(table.encode())
+    result, evaluation, rows = collect(output_dir, folders, data_arguments)
+    if is_main:
+        _write_results(output_dir, result, evaluation, rows, source, data_arguments)
+    if training_arguments.final_model:
+        if is_main:
+            print("\nFinal model, trained on all recordings", file=sys.stderr)
+        arguments = _arguments_for(training_arguments, output_dir / FINAL, is_final=True)
+        train(model_arguments, dataclasses.replace(data_arguments, fold=FINAL), arguments)
+    return result
+
+
+def summarize(result: Mapping[str, Any]) -> str:
+    """Return a table with a row for each fold, the mean, the standard deviation and intervals."""
+    names = [name for name in METRICS if name in result["metrics"]]
+    pooled, metrics = result["out_of_fold"], result["metrics"]
+
+    def row(title: str, count: object, values: Sequence[str]) -> str:
+        return f"{title:24}{count:>8}" + "".join(f"{value:>16}" for value in values)
+
+    lines = [row("fold", "clips", [METRICS[name][0] for name in names])]
+    for fold in result["folds"]:
+        lines.append(row(fold["fold"], fold["recordings"], [f"{fold['metrics'][name]:.3f}" for name in names]))
+    lines.append(row("mean", "", [f"{metrics[name]['mean']:.3f}" for name in names]))
+    lines.append(row("standard deviation", "", [f"{metrics[name]['standard_deviation']:.3f}" for name in names]))
+    intervals = [f"{metrics[name]['low']:.3f}–{metrics[name]['high']:.3f}" for name in names]
+    lines.append(row("95 % interval of mean", "", intervals))
+    lines.append(
+        row("all folds pooled", pooled["recordings"], [f"{pooled['metrics'][n]['value']:.3f}" for n in names])
+    )
+    return "\n".join(lines)
+
+
+def name_folders(folds: Sequence[str]) -> dict[str, str]:
+    """Return the folder of each fold: `fold_1`, or its name with `_` for what not every file system accepts."""
+    folders: dict[str, str] = {}
+    for fold in folds:
+        plain = folder = "fold_" + re.sub(r"[^\w.-]+", "_", fold)[:100]
+        number = 1
+        # Not every file system tells upper from lower case.
+        while folder.lower() in {name.lower() for name in folders.values()}:
+            number += 1
+            folder = f"{plain}_{number}"
+        folders[fold] = folder
+    return folders
+
+
+def collect(
+    output_dir: Path, folders: Mapping[str, str], arguments: DataArguments
+) -> tuple[dict[str, Any], Evaluation, list[list[str]]]:
+    """
+    Collect the results of finished folds.
+
+    Args:
+        output_dir: Folder of the cross-validation.
+        folders: Folder of each fold.
+        arguments: Of the cross-validation.
+
+    Returns:
+        The result as in [`cross_validate`], the predictions of all folds, and the rows of `out_of_fold.csv`.
+
+    Raises:
+        DataError: The models of the folds have different classes, or a file is damaged.
+    """
+    results, rows, header = [], [], None
+    for fold, folder in folders.items():
+        own_header, own_rows = _read_predictions(output_dir / folder / "predictions" / "test.csv")
+        header = header or own_header
+        if own_header != header:
+            raise DataError(
+                f"{output_dir / folder} has other classes than {output_dir / next(iter(folders.values()))}."
+            )
+        metrics = read_file(output_dir / folder / RESULTS_FILE)
+        metrics = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
+        metrics = {name: metrics[name] for name in ("loss", *METRICS) if name in metrics}
+        results.append({"fold": fold, "folder": folder, "recordings": len(own_rows), "metrics": metrics})
+        rows += [[fold, *row] for row in own_rows]
+    is_multi_label = arguments.problem_type == "multi_label_classification"
+    rows.sort(key=lambda row: row[1])
+    evaluation = _as_evaluation(header, [row[1:] for row in rows], is_multi_label)
+    names = [name for name in results[0]["metrics"] if all(name in result["metrics"] for result in results)]
+    result = {
+        "folds": results,
+        "metrics": {name: over_folds([result["metrics"][name] for result in results], name) for name in names},
+        "out_of_fold": {"recordings": len(rows), "metrics": _pooled_metrics(evaluation)},
+    }
+    return result, evaluation, [["fold", *header], *rows]
+
+
+def read_out_of_fold(output_dir: str | Path) -> Evaluation:
+    """
+    Return the predictions of a finished cross-validation.
+
+    Raises:
+        DataError: It is not finished, or damaged.
+    """
+    output_dir = Path(output_dir)
+    folds = read_file(output_dir / CROSS_VALIDATION_FILE).get("folds")
+    if not folds:
+        raise DataError(f"{output_dir}: the cross-validation is not finished. Run its command again.")
+    options = read_file(output_dir / folds[0]["folder"] / OPTIONS_FILE)
+    header, rows = _read_predictions(output_dir / PREDICTIONS)
+    is_multi_label = options.get("problem_type") == "multi_label_classification"
+    return _as_evaluation(header[1:], [row[1:] for row in rows], is_multi_label)
+
+
+def over_folds(values: Sequence[float], metric: str) -> dict[str, float]:
+    """
+    Return `mean`, `standard_deviation` (of a fold, with n - 1) and the 95 % interval of the mean (`low`, `high`), by
+    Student's t; of all metrics but the loss as far as it is between 0 and 1.
+    """
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    margin = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    low, high = mean - margin, mean + margin
+    if metric in METRICS:
+        low, high = max(0.0, low), min(1.0, high)
+    return {"mean": mean, "standard_deviation": deviation, "low": low, "high": high}
+
+
+def _check_options(data: DataArguments, training: AudioTrainingArguments) -> None:
+    check_fold_options(data)
+    resume = training.resume_from_checkpoint
+    if resume and str(resume).lower() != "false":
+        raise UsageError("Leave out --resume_from_checkpoint: the same command resumes a cross-validation.")
+    if training.push_to_hub and not training.final_model:
+        raise UsageError("--push_to_hub with --folds uploads the final model: it needs --final_model true.")
+    if training.final_model:
+        # Its errors before the work.
+        without_evaluation(training)
+
+
+def _check_output(output_dir: Path, data: DataArguments, table: str) -> None:
+    """Refuse a folder with a run, or with a cross-validation of other folds."""
+    anew = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
+    if not is_cross_validation(output_dir) and any((output_dir / n).exists() for n in (OPTIONS_FILE, "config.json")):
+        raise UsageError(f"{output_dir} holds a single run. Choose another --output_dir.")
+    for path in sorted(output_dir.glob(f"fold_*/{OPTIONS_FILE}")):
+        old = read_file(path)
+        for name in ("folds", "fold_pattern", "group_pattern"):
+            if old.get(name) != getattr(data, name) and is_cross_validation(output_dir):
+                raise UsageError(
+                    f"{output_dir} holds a cross-validation with {name}={old.get(name, 'its default')}, not "
+                    f"{getattr(data, name) or 'its default'}. {anew}"
+                )
+    if not (output_dir / FOLDS_FILE).is_file():
+        return
+    old, new = (_read_folds(text) for text in ((output_dir / FOLDS_FILE).read_text(encoding="utf-8"), table))
+    changed = [f"{len(new - old)} new", f"{len(old - new)} gone"]
+    if old != new:
+        first = next(iter(sorted((new - old) + (old - new))))
+        raise UsageError(
+            f"The recordings, or their folds, differ from those of the cross-validation in {output_dir}: "
+            f"{' and '.join(changed)}, the first: {first[0]} (fold {first[1]}). {anew}"
+        )
+
+
+def _read_folds(table: str) -> Counter:
+    return Counter(tuple(row) for row in list(csv.reader(io.StringIO(table)))[1:])
+
+
+def _delete_runs(output_dir: Path) -> None:
+    """Delete the runs of an earlier cross-validation, also those of folds that there are no more."""
+    for folder in (*output_dir.glob("fold_*"), output_dir / FINAL):
+        if (folder / OPTIONS_FILE).is_file():
+            shutil.rmtree(folder)
+    for name in (CROSS_VALIDATION_FILE, FOLDS_FILE, PREDICTIONS):
+        (output_dir / name).unlink(missing_ok=True)
+
+
+def _arguments_for(arguments: AudioTrainingArguments, folder: Path, is_final: bool = False) -> AudioTrainingArguments:
+    """Options of one run of a cross-validation, as if it were trained alone."""
+    name = Path(arguments.output_dir).resolve().name
+    # Not dataclasses.replace, which would check and convert once more what has been converted.
+    arguments = copy.copy(arguments)
+    arguments.output_dir, arguments.final_model = str(folder), False
+    if arguments.run_name is not None:
+        arguments.run_name = f"{arguments.run_name}-{folder.name}"
+    if not is_final:
+        arguments.push_to_hub = False
+    elif arguments.push_to_hub and arguments.hub_model_id is None:
+        arguments.hub_model_id = name
+    return arguments
+
+
+def _read_predictions(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Delete {path.parents[1]} to make it anew.") from error
+    return header, rows
+
+
+def _as_evaluation(header: Sequence[str], rows: Sequence[Sequence[str]], is_multi_label: bool) -> Evaluation:
+    """Return the evaluation that a table of predictions was written from, except for rounding."""
+    labels = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
+    numbers = {label: number for number, label in enumerate(labels)}
+    true, predicted = np.zeros((2, len(rows), len(labels)), dtype=int)
+    for matrix, column in ((true, header.index("label")), (predicted, header.index("prediction"))):
+        for index, row in enumerate(rows):
+            for name in row[column].split(";") if is_multi_label else [row[column]]:
+                if name:
+                    matrix[index, numbers[name]] = 1
+    probabilities = np.array([row[-len(labels) :] for row in rows], dtype=np.float32)
+    # Rounded to six digits, a probability can end up on the other side of the threshold, or tie with another.
+    below = np.nextafter(np.float32(THRESHOLD), np.float32(0))
+    if is_multi_label:
+        limits = np.where(predicted, np.maximum(probabilities, THRESHOLD), np.minimum(probabilities, below))
+        probabilities = limits.astype(np.float32)
+    else:
+        tied = probabilities.argmax(axis=1) != predicted.argmax(axis=1)
+        largest = np.nextafter(probabilities[tied].max(axis=1), np.float32(2))
+        probabilities[tied, predicted[tied].argmax(axis=1)] = largest
+    return Evaluation(
+        split=POOLED,
+        files=[row[0] for row in rows],
+        labels=labels,
+        references=true if is_multi_label else true.argmax(axis=1),
+        probabilities=probabilities,
+    )
+
+
+def _pooled_metrics(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Return the `value` of each metric, with a 95 % interval (`low`, `high`) where there is one."""
+    intervals = {name: interval(values[0]) for name, values in bootstrap([evaluation], seed=0).items()}
+    # Wilson's is right for few clips, and where all are right.
+    low, high = accuracy_interval(evaluation)
+    intervals["accuracy"] = {"low": low, "high": high}
+    return {name: {"value": value, **intervals.get(name, {})} for name, value in evaluation.metrics.items()}
+
+
+def _write_results(
+    output_dir: Path,
+    result: Mapping[str, Any],
+    evaluation: Evaluation,
+    rows: Sequence[Sequence[str]],
+    source: Dataset,
+    arguments: DataArguments,
+) -> None:
+    with write_atomically(output_dir / PREDICTIONS) as file:
+        file.write(_format_csv(rows).encode())
+    places = {name: index for index, name in enumerate(source["file"])}
+    model, extractor = (
+        read_file(output_dir / result["folds"][0]["folder"] / name)
+        for name in ("config.json", "preprocessor_config.json")
+    )
+    rate = extractor.get("sampling_rate", DEFAULT_SAMPLING_RATE)
+    facts = {
+        "Model": model.get("model_type", ""),
+        "Recordings": Path(arguments.data_dir or arguments.manifest or arguments.dataset_name).name,
+        "Folds": f"{len(result['folds'])}, "
+        + (f"by --fold_pattern {arguments.fold_pattern}" if arguments.fold_pattern else "stratified by class")
+        + (f"; groups by {arguments.group_pattern}" if arguments.group_pattern else ""),
+    }
+    write_report(
+        output_dir / "report.html",
+        title=f"Cross-validation: {output_dir.resolve().name}",
+        facts=facts,
+        evaluations={POOLED: evaluation},
+        durations={},
+        log_history=[],
+        load_clip=lambda _, index: load_recording(source[places[evaluation.files[index]]], rate),
+        sampling_rate=rate,
+        cross_validation=result,
+    )
+    with write_atomically(output_dir / CROSS_VALIDATION_FILE) as file:
+        file.write(json.dumps(result, indent=2, ensure_ascii=False).encode())
+
+
+def _format_csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()

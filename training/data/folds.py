@@ -1,0 +1,241 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The folds of cross-validation: which recordings test which model."""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from transformers.utils import logging
+
+from sanet_hf.errors import DataError, UsageError
+from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.splits import HELD_OUT_PARTS, make_groups, split_by_hash
+from sanet_hf.utils.formatting import shorten
+
+
+logger = logging.get_logger(__name__)
+
+# The "fold" of the model that is trained on every recording.
+FINAL = "final"
+# `sanet prepare` leaves this file beside its folders of clips.
+PREPARE_PROGRESS = ".prepare.jsonl"
+RECORDING_PATTERN = r"(?s)^(.*?)(_\d{4,}\.wav)?$"  # what the names of the clips of a recording have in common
+# Labels of a recording without a label, in multi-label data: a class of its own.
+NO_LABEL = ("",)
+
+
+def uses_folds(arguments: DataArguments) -> bool:
+    """Return whether the recordings are divided into folds."""
+    return arguments.folds is not None or bool(arguments.fold_pattern)
+
+
+def check_fold_options(arguments: DataArguments) -> None:
+    """
+    Raises:
+        UsageError: The options of folds contradict each other or other options.
+    """
+    if arguments.fold is not None and not uses_folds(arguments):
+        raise UsageError("--fold needs --folds or --fold_pattern: they make the folds.")
+    if arguments.folds is not None and arguments.fold_pattern:
+        raise UsageError("--folds and --fold_pattern both make folds: give one of them.")
+    if arguments.folds is not None and arguments.folds < 2:
+        raise UsageError(f"--folds {arguments.folds} must be at least 2.")
+    if arguments.streaming and uses_folds(arguments):
+        raise UsageError("--folds and --fold_pattern need all recordings at hand, which --streaming does not have.")
+
+
+def pool_splits(source: DatasetDict) -> DatasetDict:
+    """
+    Pool the train and validation splits of a source as `unsplit`; its own test split is left as it is.
+
+    Raises:
+        DataError: There is only a test split.
+    """
+    names = [split for split in ("unsplit", "train", "validation") if split in source]
+    if not names:
+        raise DataError("The recordings have only a test split. Cross-validation needs recordings to train on.")
+    if names != ["unsplit"]:
+        message = f"The {' and '.join(names)} recordings of the source are divided into folds."
+        if "test" in source:
+            message += f" Its test split ({len(source['test'])} recordings) is neither trained on nor part of a fold."
+        logger.warning_once(message)
+    pooled = DatasetDict({"unsplit": concatenate_datasets([source[split] for split in names])})
+    if "test" in source:
+        pooled["test"] = source["test"]
+    return pooled
+
+
+def divide_by_fold(source: DatasetDict, arguments: DataArguments) -> dict[str, tuple[str, Sequence[int]]]:
+    """
+    Rows of each split in the run of `arguments.fold`: its fold is the test split, a tenth of the other recordings is
+    the validation split, and the rest is the training split. In the run of the final model all are the training split.
+
+    Args:
+        source: As [`pool_splits`] returns it.
+        arguments: Which folds, and which of them.
+
+    Returns:
+        By split, the split of the source and the indices in it.
+
+    Raises:
+        UsageError: There is no such fold.
+        DataError: As in [`name_folds`].
+    """
+    recordings = source["unsplit"]
+    folds = name_folds(recordings, arguments)
+    if arguments.fold is None:
+        raise UsageError("--folds and --fold_pattern train a model for each fold. To choose one, give --fold.")
+    if str(arguments.fold) == FINAL:
+        own_test = {"test": ("test", range(len(source["test"])))} if "test" in source else {}
+        return {"train": ("unsplit", range(len(recordings))), **own_test}
+    if str(arguments.fold) not in folds:
+        raise UsageError(f"--fold {arguments.fold}: there is no such fold. There are {', '.join(sort_folds(folds))}.")
+    others = [index for index, fold in enumerate(folds) if fold != str(arguments.fold)]
+    groups, labels = _find_groups(recordings, arguments), recordings["label"][:]
+    parts = _hold_out([labels[index] for index in others], [groups[index] for index in others])
+    rows = {split: ("unsplit", [others[place] for place in places]) for split, places in parts.items()}
+    rows["test"] = ("unsplit", [index for index, fold in enumerate(folds) if fold == str(arguments.fold)])
+    return rows
+
+
+def name_folds(recordings: Dataset, arguments: DataArguments) -> list[str]:
+    """
+    The fold of each recording: a number from 1, or what `fold_pattern` finds in its key.
+
+    A warning names classes that some folds cannot test.
+
+    Raises:
+        DataError: There are fewer recordings (or groups) than folds, a class is in one fold only, or the pattern does
+            not give folds.
+    """
+    groups = _find_groups(recordings, arguments)
+    unit = "groups of --group_pattern" if arguments.group_pattern else "recordings"
+    if arguments.fold_pattern:
+        folds = make_groups(recordings["key"][:], arguments.fold_pattern, option="--fold_pattern")
+        _check_pattern(folds, groups, arguments)
+    else:
+        if len(set(groups)) < arguments.folds:
+            raise DataError(f"--folds {arguments.folds}: there are only {len(set(groups))} {unit}.")
+        folds = [str(number + 1) for number in assign_folds(recordings["label"], groups, arguments.folds)]
+    _check_classes(recordings["label"], folds, unit)
+    return folds
+
+
+def assign_folds(labels: Iterable[str | list[str]], groups: Sequence[str], num_folds: int) -> list[int]:
+    """
+    Divide recordings into folds of about the same size and the same share of every class. Groups stay whole.
+
+    The fold depends on the names of the groups, not on the order of the recordings. Classes are dealt out one after
+    the other, rare ones first, and each class from its largest group to its smallest and in the order of a hash: each
+    group to the fold that has the least of its classes, or else the least in all. Recordings of one class each,
+    without groups, are thus divided to within one recording, of each class and in all.
+
+    Source: Sechidis et al., On the Stratification of Multi-Label Data, ECML PKDD 2011 (rare labels first).
+
+    Args:
+        labels: Label or labels of each recording; none is a class of its own.
+        groups: Name of each recording's group.
+        num_folds: Number of folds.
+
+    Returns:
+        Index of the fold of each recording.
+    """
+    sizes: dict[str, Counter] = defaultdict(Counter)
+    members = Counter(groups)
+    for label, group in zip(labels, groups):
+        sizes[group].update((label or NO_LABEL) if isinstance(label, list) else [label])
+    totals = sum(sizes.values(), Counter())
+    counts, num_recordings = [Counter() for _ in range(num_folds)], [0] * num_folds
+
+    def order(group: str) -> tuple:
+        return (*min((totals[label], label) for label in sizes[group]), -members[group], _digest(group))
+
+    def need(fold: int, group: str) -> tuple:
+        filled = sum(counts[fold][label] * size / totals[label] ** 2 for label, size in sorted(sizes[group].items()))
+        return filled, num_recordings[fold], fold
+
+    places = {}
+    for group in sorted(sizes, key=order):
+        places[group] = min(range(num_folds), key=partial(need, group=group))
+        counts[places[group]].update(sizes[group])
+        num_recordings[places[group]] += members[group]
+    return [places[group] for group in groups]
+
+
+def sort_folds(names: Iterable[str]) -> list[str]:
+    """Different names in their order, `2` before `10`."""
+    return sorted(
+        set(names), key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    )
+
+
+def find_group_pattern(arguments: DataArguments) -> str | None:
+    """`group_pattern`, or else what keeps the clips together that `sanet prepare` cut from one recording."""
+    if arguments.group_pattern or not arguments.data_dir:
+        return arguments.group_pattern
+    return RECORDING_PATTERN if (Path(arguments.data_dir).resolve().parent / PREPARE_PROGRESS).exists() else None
+
+
+def _find_groups(recordings: Dataset, arguments: DataArguments) -> list[str]:
+    are_clips = "start" in recordings.column_names
+    return make_groups(recordings["key"][:], find_group_pattern(arguments), are_clips)
+
+
+def _hold_out(labels: Sequence[str | list[str]], groups: Sequence[str]) -> dict[str, list[int]]:
+    """Indices of the train and the validation split."""
+    return split_by_hash(labels, groups, HELD_OUT_PARTS)
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def _check_pattern(folds: Sequence[str], groups: Sequence[str], arguments: DataArguments) -> None:
+    """Refuse folds that are none, and warn of groups in several folds."""
+    if len(set(folds)) < 2:
+        raise DataError(f"--fold_pattern {arguments.fold_pattern!r} finds {folds[0]!r} in every name: one fold only.")
+    if {"", FINAL} & set(folds):
+        raise DataError(f"--fold_pattern {arguments.fold_pattern!r} must not find nothing or {FINAL!r} as a fold.")
+    if len(set(folds)) == len(folds):
+        raise DataError(
+            f"--fold_pattern {arguments.fold_pattern!r} finds something else in every name ({folds[0]}, {folds[1]}, "
+            "...). It must find the same in all recordings of a fold."
+        )
+    if find_group_pattern(arguments):
+        num_folds = Counter(group for group, _ in set(zip(groups, folds)))
+        crossing = sorted(group for group, number in num_folds.items() if number > 1)
+        if crossing:
+            logger.warning_once(
+                f"{len(crossing)} groups are in several folds of --fold_pattern, so that scores are better than for "
+                f"new groups: {shorten(crossing)}."
+            )
+
+
+def _check_classes(labels: Iterable[str | list[str]], folds: Sequence[str], unit: str) -> None:
+    """Refuse classes that a run would have none of to train on; warn of those that a run has none of to test."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for label, fold in zip(labels, folds):
+        for name in label if isinstance(label, list) else [label]:
+            found[name].add(fold)
+    lost = [f"{name} (fold {fold})" for name, (fold, *others) in sorted(found.items()) if not others]
+    if lost:
+        raise DataError(
+            f"All recordings of a class are in one fold, so that the run which tests it cannot learn the class: "
+            f"{shorten(lost)}. Each class needs {unit} in at least two folds."
+        )
+    names = sort_folds(folds)
+    rare = [
+        f"{name} in {', '.join(fold for fold in names if fold not in found[name])}"
+        for name in sorted(found)
+        if len(found[name]) < len(names)
+    ]
+    if rare:
+        logger.warning_once(
+            f"Some folds cannot test every class, because it has fewer {unit} than there are folds: "
+            f"{shorten(rare, separator='; ')}."
+        )
