@@ -34,7 +34,7 @@ from sanet_hf.training.data.augmentation import Augmentation, make_augmentation
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips, load_recording
 from sanet_hf.training.data.labels import label_names, stream_label_names
-from sanet_hf.training.data.load import load_recordings, longest_first
+from sanet_hf.training.data.load import check_validation, load_recordings, longest_first
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
@@ -108,6 +108,8 @@ def train(
         labels = stream_label_names(stream) or label_names(recordings["validation"])
     else:
         stream, recordings = None, load_recordings(data_arguments, sampling_rate)
+        if training_arguments.eval_strategy != "no":
+            check_validation(recordings)
         labels = label_names(recordings["train"])
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
