@@ -95,6 +95,8 @@ def locked(output_dir: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         lock.release()
+
+
 def is_cross_validation(output_dir: str | Path) -> bool:
     """Whether a folder holds a cross-validation, perhaps unfinished, instead of a run."""
     return any((Path(output_dir) / name).is_file() for name in (CROSS_VALIDATION_FILE, FOLDS_FILE))

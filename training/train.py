@@ -48,7 +48,7 @@ from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips, load_recording
 from sanet_hf.training.data.folds import FINAL
 from sanet_hf.training.data.labels import label_names, stream_label_names
-from sanet_hf.training.data.load import load_recordings, longest_first
+from sanet_hf.training.data.load import check_validation, load_recordings, longest_first
 from sanet_hf.training.data.record import data_fingerprint
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
@@ -148,6 +148,8 @@ def _train(
         labels = stream_label_names(stream, data_arguments.class_names) or label_names(recordings["validation"])
     else:
         stream, recordings = None, load_recordings(data_arguments, sampling_rate)
+        if training_arguments.eval_strategy != "no":
+            check_validation(recordings)
         labels = label_names(recordings["train"])
     is_multi_label = data_arguments.problem_type == "multi_label_classification"
     if training_arguments.metric_for_best_model is not None:

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.training.arguments import DataArguments
-from sanet_hf.training.data.splits import HELD_OUT_PARTS, make_groups, split_by_hash
+from sanet_hf.training.data.splits import VALIDATION_ONLY, make_groups, split_by_hash
 from sanet_hf.utils.formatting import shorten
 
 
@@ -188,7 +188,7 @@ def _find_groups(recordings: Dataset, arguments: DataArguments) -> list[str]:
 
 def _hold_out(labels: Sequence[str | list[str]], groups: Sequence[str]) -> dict[str, list[int]]:
     """Indices of the train and the validation split."""
-    return split_by_hash(labels, groups, HELD_OUT_PARTS)
+    return split_by_hash(labels, groups, VALIDATION_ONLY)
 
 
 def _digest(name: str) -> bytes:

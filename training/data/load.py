@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings ready to train on: splits, checks of every recording, labels as class indices."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.folds import check_fold_options, divide_by_fold, pool_splits, uses_folds
+from sanet_hf.training.data.labels import label_names
 from sanet_hf.training.data.recording_checks import (
     Rows,
     check_labels,
@@ -22,11 +24,14 @@ from sanet_hf.training.data.recording_checks import (
     warn_of_silence,
 )
 from sanet_hf.training.data.sources import read_source
-from sanet_hf.training.data.splits import HELD_OUT_PARTS, SPLIT_PARTS, make_groups, split_by_hash
+from sanet_hf.training.data.splits import VALIDATION_ONLY, make_groups, split_by_hash
+from sanet_hf.utils.formatting import shorten
 
 
 logger = logging.get_logger(__name__)
 
+# Fewer recordings in a split, or of a class in it, are too few to measure a score by.
+FEW_RECORDINGS, FEW_OF_A_CLASS = 30, 5
 DIGEST_LENGTH = 32  # hexadecimal digits, 128 bits: enough for no two recordings to share them by chance
 
 
@@ -99,17 +104,63 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
     }
     rows = {split: (split, range(len(source[split]))) for split in SPLITS if split in source}
     if "unsplit" in source:
-        parts = split_by_hash(source["unsplit"]["label"], groups["unsplit"], SPLIT_PARTS)
+        parts = split_by_hash(source["unsplit"]["label"], groups["unsplit"])
         rows = {split: ("unsplit", indices) for split, indices in parts.items()}
+        if "train" in splits and parts["validation"]:
+            _warn_of_few({split: source["unsplit"].select(indices)["label"] for split, indices in parts.items()})
     elif "train" not in source and "train" in splits:
         raise DataError(f"The recordings have {', '.join(source)} but no train split to learn from.")
     elif "validation" not in source and "train" in source:
         logger.warning("There is no validation split: a tenth of the training recordings is held out instead.")
-        parts = split_by_hash(source["train"]["label"], groups["train"], HELD_OUT_PARTS)
+        parts = split_by_hash(source["train"]["label"], groups["train"], VALIDATION_ONLY)
         rows.update({split: ("train", indices) for split, indices in parts.items()})
     if arguments.group_pattern or are_clips:
         _warn_of_shared_groups(groups, "groups of --group_pattern" if arguments.group_pattern else "files with clips")
     return {split: rows[split] for split in SPLITS if split in rows and split in splits and len(rows[split][1])}
+
+
+def _warn_of_few(labels: Mapping[str, Sequence[str | list[str]]]) -> None:
+    """Warn of splits with few recordings, in all or of a class, and of those that lack classes."""
+    counts = {
+        split: Counter(label for own in column for label in ([own] if isinstance(own, str) else own))
+        for split, column in labels.items()
+    }
+    classes = sorted(counts["train"])
+    for split in SPLITS[1:]:
+        lacking = [label for label in classes if not counts[split][label]]
+        if lacking:
+            logger.warning(
+                f"{len(lacking)} of {len(classes)} classes are not in {split}: {shorten(lacking)}. A class needs two "
+                "recordings (or groups) for validation and three for test as well."
+            )
+    smallest = {split: min(classes, key=lambda label: counts[split][label]) for split in SPLITS}
+    if any(
+        len(labels[split]) < FEW_RECORDINGS or counts[split][smallest[split]] < FEW_OF_A_CLASS for split in SPLITS[1:]
+    ):
+        sizes = ", ".join(
+            f"{len(labels[split])} {split} ({counts[split][smallest[split]]} of {smallest[split]})" for split in SPLITS
+        )
+        logger.warning(
+            f"Few recordings: {sizes}. Scores are uncertain. Cross-validation tests on every recording: --folds 5."
+        )
+
+
+def check_validation(recordings: DatasetDict) -> None:
+    """
+    Raises:
+        DataError: There are no recordings to choose the best epoch by.
+    """
+    if "validation" in recordings:
+        return
+    names = label_names(recordings["train"])
+    labels = (label if isinstance(label, list) else [label] for label in recordings["train"]["label"])
+    counts = Counter(names[index] for own in labels for index in own)
+    single = [name for name in names if counts[name] == 1]
+    found = f"; only one: {shorten(single)}" if single else ""
+    raise DataError(
+        f"There are no recordings for validation. A class needs at least two recordings{found}. With --group_pattern, "
+        "at least two groups. To train without validation: --eval_strategy no --load_best_model_at_end false."
+    )
 
 
 def _warn_of_shared_groups(groups: Mapping[str, Sequence[str]], kind: str) -> None:

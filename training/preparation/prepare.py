@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from sanet_hf.audio.levels import is_silent, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.training.data.splits import HELD_OUT_PARTS, SPLIT_PARTS, make_groups, split_by_hash
+from sanet_hf.training.data.splits import HELD_OUT, VALIDATION_ONLY, make_groups, split_by_hash
 from sanet_hf.training.preparation.cutting import MAX_SECONDS, clip_stem, cut_evenly, find_speech
 from sanet_hf.training.preparation.progress import (
     FOLDERS,
@@ -175,12 +175,12 @@ def divide(files: Sequence[SourceFile], group_pattern: str | None) -> list[Sourc
     """
     usable = [file for file in files if file.error is None]
     groups = make_groups([file.key for file in usable], group_pattern)
-    divided, parts = "unsplit", SPLIT_PARTS
+    divided, held_out = "unsplit", HELD_OUT
     if not any(file.split in ("unsplit", "validation") for file in usable):
         # Training would hold out clips instead, and learn from others of the same recordings.
-        divided, parts = "train", HELD_OUT_PARTS
+        divided, held_out = "train", VALIDATION_ONLY
     indices = [index for index, file in enumerate(usable) if file.split == divided]
-    places = split_by_hash([usable[index].label for index in indices], [groups[index] for index in indices], parts)
+    places = split_by_hash([usable[index].label for index in indices], [groups[index] for index in indices], held_out)
     splits = {usable[indices[place]].path: split for split in places for place in places[split]}
     return [
         file._replace(split=splits.get(file.path, "" if file.split == "unsplit" else file.split)) for file in files

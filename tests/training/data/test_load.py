@@ -13,6 +13,7 @@ from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import EvaluationClips, TrainingClips
+from sanet_hf.training.data.load import check_validation
 from sanet_hf.training.data.load import load_recordings as load
 
 
@@ -48,7 +49,7 @@ def test_class_folders_are_split_by_name(tmp_path, make_tone):
             make_tone(tmp_path / label / f"{index}.wav", 440, seed=index)
     recordings = load_recordings(tmp_path)
     paths = {split: {audio["path"] for audio in dataset["audio"]} for split, dataset in recordings.items()}
-    assert {split: len(names) for split, names in paths.items()} == {"train": 48, "validation": 6, "test": 6}
+    assert {split: len(names) for split, names in paths.items()} == {"train": 48, "validation": 9, "test": 3}
     assert len(set.union(*paths.values())) == 60
     for dataset in recordings.values():
         assert set(labels_of(dataset)) == {"a", "b", "test_tones"}
@@ -71,7 +72,7 @@ def test_files_named_like_splits_keep_their_class(tones, tmp_path, make_tone):
 def test_validation_is_held_out_where_it_is_missing(tones, tmp_path):
     shutil.copytree(tones / "train", tmp_path / "train")
     recordings = load_recordings(tmp_path)
-    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 28, "validation": 4}
+    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 27, "validation": 5}
 
 
 def make_nothing(folder):
@@ -169,3 +170,49 @@ def test_collate_pads_and_drops_full_masks():
     alike = collate([items[1], items[1]], feature_extractor, length=7)
     assert alike["input_values"].shape == (2, 7) and alike["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0]] * 2
     assert "attention_mask" in collate([items[1], items[1]], feature_extractor, length=5)
+
+
+@pytest.mark.parametrize(
+    ("count", "lines"),
+    [
+        (3, ["Few recordings: 2 train (1 of a), 2 validation (1 of a), 2 test (1 of a)"]),
+        (
+            2,
+            [
+                "2 of 2 classes are not in test: a, b",
+                "Few recordings: 2 train (1 of a), 2 validation (1 of a), 0 test",
+            ],
+        ),
+        (1, []),
+    ],
+)
+def test_few_recordings_are_warned_of(tmp_path, make_tone, caplog, count, lines):
+    for label in "ab":
+        for index in range(count):
+            make_tone(tmp_path / label / f"{index}.wav", 440, seconds=0.05, seed=2 * index + (label == "a"))
+    recordings = load_recordings(tmp_path)
+    assert len(caplog.messages) == len(lines)
+    assert all(message.startswith(line) for message, line in zip(caplog.messages, lines))
+    assert not lines or "--folds 5" in caplog.messages[-1]
+    if count > 1:
+        check_validation(recordings)
+    else:
+        with pytest.raises(DataError, match="A class needs at least two recordings; only one: a, b"):
+            check_validation(recordings)
+
+
+def test_class_that_validation_and_test_lack_is_named(tmp_path, make_tone, caplog):
+    sites = {"A": {"owl": 2, "fox": 2}, "B": {"fox": 3, "owl": 3}, "C": {"fox": 4, "bat": 4}}
+    for site, counts in sites.items():
+        for label, count in counts.items():
+            for index in range(count):
+                make_tone(
+                    tmp_path / label / f"site{site}_{index}.wav",
+                    440,
+                    0.05,
+                    seed=len(site + label) + 10 * index + 100 * ord(site),
+                )
+    recordings = load_recordings(tmp_path, group_pattern="(site[A-Z])_")
+    assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 14, "validation": 4}
+    assert "1 of 3 classes are not in validation: bat." in caplog.text
+    assert "3 of 3 classes are not in test: bat, fox, owl." in caplog.text
