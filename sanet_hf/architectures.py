@@ -30,6 +30,8 @@ from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
 
 logger = logging.get_logger(__name__)
 
+# In Hz, that a SANet from scratch can be made for: from telephones to the highest rate of common recorders.
+SAMPLING_RATES = (8000, 96_000)
 # Windows of models that take clips of any length, whose memory grows with the square of it.
 MAX_WINDOW_SECONDS = 30.0
 AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
@@ -64,6 +66,10 @@ class Architecture:
     def expects_fixed_length(self, feature_extractor: FeatureExtractionMixin) -> bool:
         """Whether clips must be padded to the length of training, without a mask."""
         return False
+
+    def pads_to_one_length(self, feature_extractor: FeatureExtractionMixin) -> bool:
+        """Whether all clips come to the length of the longest."""
+        return self.expects_fixed_length(feature_extractor)
 
     def is_padding_invariant(self, feature_extractor: FeatureExtractionMixin) -> bool:
         """Whether a clip has the same scores in a batch with longer ones."""
@@ -112,8 +118,9 @@ class Architecture:
         longest = self.max_seconds(model, feature_extractor)
         if longest is not None and seconds > longest:
             raise UsageError(
-                f"--max_length_seconds {seconds:g}: this {model.config.model_type} takes clips of up to {longest:g} s. "
-                "Choose at most that. A model from scratch is made for the length, unless --config_overrides sets it."
+                f"--max_length_seconds {seconds:g}: this {model.config.model_type} takes clips of up to {longest:g} "
+                "s. Choose at most that. A model from scratch is made for the length, unless --config_overrides sets "
+                "it."
             )
         # Not an attribute of transformers: it is saved and loaded with the others.
         feature_extractor.max_length_seconds = seconds
@@ -187,6 +194,9 @@ class ASTArchitecture(Architecture):
         # A sample more would be another frame.
         return feature_extractor.max_length * AST_HOP + AST_FRAME - 1 / feature_extractor.sampling_rate
 
+    def pads_to_one_length(self, feature_extractor):
+        return True
+
     def is_padding_invariant(self, feature_extractor):
         return True
 
@@ -218,6 +228,9 @@ class WhisperArchitecture(Architecture):
 
     def max_seconds(self, model, feature_extractor):
         return feature_extractor.n_samples / feature_extractor.sampling_rate
+
+    def pads_to_one_length(self, feature_extractor):
+        return True
 
     def padding_strategy(self, feature_extractor, padding):
         return "max_length"
@@ -324,6 +337,11 @@ def extract_features(
 def expects_fixed_length(feature_extractor: FeatureExtractionMixin) -> bool:
     """Whether a SANet was trained on clips padded to one length without a mask, and must be given such clips."""
     return _architecture_for(feature_extractor).expects_fixed_length(feature_extractor)
+
+
+def pads_to_one_length(feature_extractor: FeatureExtractionMixin) -> bool:
+    """Whether all clips come to one length in training, so that batches by length save nothing."""
+    return _architecture_for(feature_extractor).pads_to_one_length(feature_extractor)
 
 
 def is_padding_invariant(feature_extractor: FeatureExtractionMixin) -> bool:

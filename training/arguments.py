@@ -63,9 +63,9 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Sampling rate in Hz that a SANet from scratch is made for, from 8000 to 96000, such as 8000 for "
-            "telephone calls or 48000 for birds; recordings of other rates are resampled. Default: 16000. Sounds above "
-            "half of it are not heard; a clip has that many more or fewer samples, and takes that much more or less "
-            "time. Other architectures and checkpoints have the rate that they were made for."
+            "telephone calls or 48000 for birds; default: 16000. Recordings of other rates are resampled; sounds "
+            "above half the rate are not heard. Training takes time in proportion. Other architectures and "
+            "checkpoints keep the rate that they were made for."
         },
     )
     freeze: str = field(

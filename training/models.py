@@ -21,7 +21,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sanet_hf.architectures import MODEL_TYPE_ALIASES, architecture_of, backbone, check_sampling_rate, fitting_heads
+from sanet_hf.architectures import (
+    MODEL_TYPE_ALIASES,
+    SAMPLING_RATES,
+    architecture_of,
+    backbone,
+    check_sampling_rate,
+    fitting_heads,
+)
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import LOADING_ERRORS
 from sanet_hf.training.arguments import ModelArguments
@@ -31,8 +38,6 @@ from sanet_hf.utils.formatting import shorten
 
 logger = logging.get_logger(__name__)
 
-# In Hz: from telephones to the highest rate of common recorders.
-SAMPLING_RATES = (8000, 96_000)
 # Fields of configurations that describe no network.
 NO_OVERRIDES = {
     *("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "name_or_path", "num_labels"),

@@ -58,7 +58,7 @@ def group_by_length(seconds: Sequence[float], batch_size: int, generator: torch.
     Source: `transformers.trainer_pt_utils.get_length_grouped_indices`, whose order this is.
 
     Args:
-        seconds: Length of each clip.
+        seconds: Length of each clip as it is trained on. The order of clips of one length is random.
         batch_size: Clips of a batch.
     """
     size = batch_size * max(1, min(len(seconds) // (batch_size * 4), 50))

@@ -17,7 +17,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -311,9 +310,7 @@ class AudioClassificationTrainer(Trainer):
         if self.args.sampler == "balanced":
             draw = partial(draw_balanced, clips.class_matrix)
         elif strategy == "group_by_length":
-            # Clips are no longer than that, however long their recordings are.
-            seconds = np.minimum(clips.seconds, clips.max_length / clips.feature_extractor.sampling_rate)
-            draw = partial(group_by_length, seconds, batch_size * self.args.gradient_accumulation_steps)
+            draw = partial(group_by_length, clips.seconds, batch_size * self.args.gradient_accumulation_steps)
         elif strategy == "random":
             draw = partial(shuffle, len(clips))
         else:

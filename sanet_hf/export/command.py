@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sanet_hf.architectures import extract_features
+from sanet_hf.audio.denoise import DENOISED
 from sanet_hf.export.exporters import (
     CLASSIFY_SCRIPT,
     ONNX_FILE,
@@ -74,6 +75,11 @@ def export_classifier(
             lines.append(f"Clips of less than {shortest} samples must be padded to them with zeros.")
         if file_format == "onnx" and not (folder / CLASSIFY_SCRIPT.name).exists():
             lines.append("There is no classify.py beside it: its features need transformers' feature extractor.")
+        if getattr(feature_extractor, DENOISED, False):
+            lines.append(
+                "The model was trained on denoised clips (sanet prepare --denoise): reduce noise in recordings in the "
+                "same way before they are classified."
+            )
         if quantize:
             bar = tqdm(clips, desc="Calibrating", unit="clip")
             error = quantize_onnx(folder, (extract_features(feature_extractor, [clip]) for clip in bar))

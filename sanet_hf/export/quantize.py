@@ -275,7 +275,7 @@ def compare_files(
     classifiers = {name: OnnxClassifier(folder / name, config) for name in (ONNX_FILE, INT8_FILE)}
     scores: dict[str, np.ndarray] = {}
     for name, classifier in classifiers.items():
-        predictions = predict(classifier, feature_extractor, recordings, batch_size=batch_size)
+        predictions = predict(classifier, feature_extractor, recordings, batch_size=batch_size, denoise=None)
         bar = tqdm(predictions, total=len(recordings), desc=f"Evaluating {name}", unit="file")
         of_file = {prediction.path: prediction.scores for prediction in bar if prediction.error is None}
         if not of_file:

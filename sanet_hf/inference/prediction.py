@@ -24,6 +24,8 @@ from sanet_hf.architectures import (
     is_padding_invariant,
     pool,
 )
+from sanet_hf.audio.denoise import check_denoising
+from sanet_hf.audio.denoise import denoise as reduce_noise
 from sanet_hf.audio.stream import resample_blocks, stream_audio
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.loading import default_batch_size
@@ -49,6 +51,7 @@ def predict(
     batch_size: int | None = None,
     num_threads: int = 2,
     return_embeddings: bool = False,
+    denoise: bool | None = False,
 ) -> Iterator[Prediction]:
     """
     Classify audio of any length, in order. What is longer than a window is classified window by window:
@@ -72,10 +75,14 @@ def predict(
         batch_size: Windows that are classified at once; by default [`default_batch_size`].
         num_threads: Files that are decoded at once.
         return_embeddings: Whether to keep embeddings; see [`classify_waveforms`].
+        denoise: Whether to reduce noise first, as `sanet prepare --denoise` does. There is a warning where the model
+            was trained on the other kind of clips; with None, for sources that are as in training, there is not.
 
     Raises:
         UsageError: The model does not take windows so long, a hop would leave gaps, or `aggregate` is neither.
     """
+    if denoise is not None:
+        check_denoising(feature_extractor, denoise)
     rate = feature_extractor.sampling_rate
     window, hop = _check_windows(model, feature_extractor, window_seconds, hop_seconds)
     if aggregate not in ("mean", "max"):
@@ -86,7 +93,15 @@ def predict(
     classify = partial(classify_waveforms, model, feature_extractor, return_embeddings=return_embeddings)
     needs_one_length = not is_padding_invariant(feature_extractor)
     return _predict(
-        classify, sources, labels, (rate, window, hop), aggregate, batch_size, needs_one_length, max(1, num_threads)
+        classify,
+        sources,
+        labels,
+        (rate, window, hop),
+        aggregate,
+        batch_size,
+        needs_one_length,
+        max(1, num_threads),
+        bool(denoise),
     )
 
 
@@ -99,6 +114,7 @@ def _predict(
     batch_size: int,
     needs_one_length: bool,
     num_threads: int,
+    denoise: bool,
 ) -> Iterator[Prediction]:
     rate = window_options[0]
     waiting: list[tuple[Window, np.ndarray]] = []
@@ -134,7 +150,8 @@ def _predict(
         done.clear()
 
     def read(source: Source) -> Iterator[tuple[int, np.ndarray]]:
-        return cut_windows(_read_blocks(source, rate), *window_options[1:])
+        blocks = _read_blocks(source, rate)
+        return cut_windows(reduce_noise(blocks, rate) if denoise else blocks, *window_options[1:])
 
     ahead = BATCHES_SORTED * batch_size
     with closing(_read_ahead(read, sources, num_threads, ahead, WINDOWS_AHEAD)) as files:
