@@ -4,14 +4,11 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
-from sanet_hf.audio.stream import stream_audio
-from sanet_hf.errors import AudioError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.utils.extras import require
 
@@ -70,15 +67,6 @@ def denoise(blocks: Iterable[np.ndarray], sampling_rate: int) -> Iterator[np.nda
         block = reduced if np.isfinite(reduced).all() else block
         yield block[context : context + kept].astype(np.float32, copy=False)
         buffer, is_first = buffer[kept:], False
-
-
-def load_denoised(path: str | Path, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
-    """As [`load_audio`], with noise reduced in the whole recording, from which it follows what is noise."""
-    waveform = np.concatenate(list(denoise(stream_audio(path, sampling_rate), sampling_rate)))
-    waveform = waveform[start : None if length is None else start + length]
-    if not len(waveform):
-        raise AudioError(f"{path}: the file holds no samples from {start / sampling_rate:g} s on.")
-    return waveform
 
 
 def check_denoising(feature_extractor: FeatureExtractionMixin, is_denoised: bool) -> None:

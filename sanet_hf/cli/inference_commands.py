@@ -302,9 +302,10 @@ def _load_classifier(
 def _explain(arguments: argparse.Namespace) -> int:
     from sanet_hf.architectures import find_window_seconds
     from sanet_hf.audio.decode import load_audio
-    from sanet_hf.audio.denoise import check_denoising, load_denoised
+    from sanet_hf.audio.denoise import check_denoising
     from sanet_hf.inference.explanation import explain
     from sanet_hf.inference.plots import check_suffix, write_explanation
+    from sanet_hf.inference.prediction import load_denoised
 
     check_suffix(arguments.output)
     if arguments.output.suffix.lower() != ".json":

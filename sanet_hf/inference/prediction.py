@@ -173,6 +173,15 @@ def _predict(
     yield from finish()
 
 
+def load_denoised(path: str | Path, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
+    """Read a stretch of a file as [`load_audio`] does, after noise is reduced in the whole recording."""
+    waveform = np.concatenate(list(reduce_noise(stream_audio(path, sampling_rate), sampling_rate)))
+    waveform = waveform[start : None if length is None else start + length]
+    if not len(waveform):
+        raise AudioError(f"{path}: the file holds no samples from {start / sampling_rate:g} s on.")
+    return waveform
+
+
 def _check_windows(
     model: PreTrainedModel,
     feature_extractor: FeatureExtractionMixin,

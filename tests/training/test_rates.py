@@ -11,11 +11,11 @@ import pytest
 import soundfile
 from transformers import AutoFeatureExtractor, pipeline
 
-from sanet_hf.audio.denoise import DENOISED, denoise, load_denoised
+from sanet_hf.audio.denoise import DENOISED, denoise
 from sanet_hf.audio.denoise import logger as denoising_logger
 from sanet_hf.cli.main import main
 from sanet_hf.errors import DataError
-from sanet_hf.inference.prediction import predict
+from sanet_hf.inference.prediction import load_denoised, predict
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.preparation_record import note_preparation, read_preparation
 
@@ -36,9 +36,9 @@ def run(request, tmp_path_factory):
         for label, frequency in classes.items():
             for index in range(count):
                 path = folder / "data" / split / label / f"{index}.wav"
-                write_tone(path, frequency * (1 + 0.01 * index), 0.3, native, seed=index)
-    options = ["--config_overrides", overrides("sanet"), "--sampling_rate", str(rate), "--max_length_seconds", "0.25"]
-    options += ["--num_train_epochs", "15", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2"]
+                write_tone(path, frequency * (1 + 0.01 * index), 0.12, native, seed=index)
+    options = ["--config_overrides", overrides("sanet"), "--sampling_rate", str(rate), "--max_length_seconds", "0.1"]
+    options += ["--num_train_epochs", "24", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2"]
     options += ["--precision", "fp32", "--eval_strategy", "no", "--save_strategy", "no"]
     options += ["--load_best_model_at_end", "false"]
     command = ["train", "sanet.yaml", "--data_dir", str(folder / "data"), "--output_dir", str(folder / "run")]
@@ -49,10 +49,10 @@ def run(request, tmp_path_factory):
 def test_training_hears_the_rate(run):
     rate, _, model = run
     feature_extractor = AutoFeatureExtractor.from_pretrained(model)
-    assert (feature_extractor.sampling_rate, feature_extractor.max_length) == (rate, rate // 4)
+    assert (feature_extractor.sampling_rate, feature_extractor.max_length) == (rate, rate // 10)
     assert json.loads((model / "all_results.json").read_text())["test_accuracy"] == 1.0
     card = (model / "README.md").read_text()
-    assert f"mono audio at {rate:,} Hz" in card and "0.25 s" in card
+    assert f"mono audio at {rate:,} Hz" in card and "0.1 s" in card
     assert f"sampling_rate: {rate}\n" in (model / "train_options.yaml").read_text()
 
 
@@ -61,9 +61,9 @@ def test_a_model_in_use_hears_the_rate(run, tmp_path, capsys):
     files = [str(data / "test" / label / "0.wav") for label in ("high", "low")]
     assert main(["predict", str(model), *files, "--output", str(tmp_path / "p.jsonl")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    # A window of 0.25 s, and one that ends with the file of 0.3 s.
+    # A window of 0.1 s, and one that ends with the file of 0.12 s.
     times = [(row["start"], row["end"]) for row in rows if row["path"] == files[0] and row["start"] is not None]
-    np.testing.assert_allclose(times, [(0, 0.25), (0.05, 0.3)], atol=1e-6)
+    np.testing.assert_allclose(times, [(0, 0.1), (0.02, 0.12)], atol=1e-6)
     assert [row["label"] for row in rows if row["start"] is None] == ["high", "low"]
     assert [scores[0]["label"] for scores in pipeline("audio-classification", model=str(model))(files)] == [
         "high",
@@ -71,7 +71,7 @@ def test_a_model_in_use_hears_the_rate(run, tmp_path, capsys):
     ]
     assert main(["explain", str(model), files[0], "--output", str(tmp_path / "e.json")]) == 0
     explanation = json.loads((tmp_path / "e.json").read_text())
-    assert explanation["occlusion"]["end"][-1] <= 0.3 and explanation["pooling"]["edges"][-1] <= 0.3
+    assert explanation["occlusion"]["end"][-1] <= 0.12 and explanation["pooling"]["edges"][-1] <= 0.12
     capsys.readouterr()
     assert main(["evaluate", str(model), "--data_dir", str(data)]) == 0
     assert "1.000" in capsys.readouterr().out

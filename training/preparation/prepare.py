@@ -254,6 +254,7 @@ def prepare_file(task: Task) -> list[dict[str, Any]]:
             band = measure_band(task.file.path, task.source, rate)
             if band is not None and band.above > MUCH:
                 loss = f"{100 * band.above:.0f} % of the energy is above {rate / 2:g} Hz, which the clips do not hold"
+                loss = f"{loss} (see --sampling_rate)"
                 about["warning"] = "; ".join(filter(None, [recording.warning, loss]))
         pieces = {
             "clip": cut_evenly(len(waveform), round(options.max_seconds * rate)),

@@ -170,4 +170,8 @@ def summarize(manifest: pandas.DataFrame) -> str:
     if reasons:
         skipped = [f"{count:6} {kind:10} {reason}" for kind, reason, count in reasons]
         lines += ["", f"Skipped:{shorten_lines(skipped)}"]
+    warned = manifest[manifest["warning"].notna()].drop_duplicates("source")
+    if len(warned):
+        warnings = [f"{row.source}: {row.warning}" for row in warned.itertuples()]
+        lines += ["", f"Warnings of {len(warned)} recordings:{shorten_lines(warnings)}"]
     return "\n".join(lines)
