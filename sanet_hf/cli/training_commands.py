@@ -268,7 +268,9 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         "(default: the clips that sanet prepare cut from one recording)",
     )
     check.add_argument(
-        "--sampling_rate", type=positive, default=16000, help="of the model to train, in Hz (default: 16000)"
+        "--sampling_rate",
+        type=positive,
+        help="of the model to train, in Hz (default: that of the clips of sanet prepare, else 16000)",
     )
     check.add_argument("--num_workers", type=positive, help="processes (default: one per core)")
 

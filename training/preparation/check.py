@@ -17,9 +17,11 @@ from sanet_hf.audio.folders import SPLITS
 from sanet_hf.audio.levels import CLIPPED, SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.baseline import fit_baseline
 from sanet_hf.training.data.band_checks import Band, describe_bands, measure_band
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
+from sanet_hf.training.data.preparation_record import read_preparation
 from sanet_hf.training.data.splits import make_groups
 from sanet_hf.training.evaluation.results import FEW_CLIPS
 from sanet_hf.training.preparation.progress import FOLDERS, PROGRESS
@@ -60,7 +62,7 @@ def check(
     folder: str | Path,
     group_pattern: str | None = None,
     num_workers: int | None = None,
-    sampling_rate: int = DEFAULT_SAMPLING_RATE,
+    sampling_rate: int | None = None,
 ) -> str:
     """
     Report on a folder that [`sources.read_source`] takes, or on what [`prepare.prepare`] wrote.
@@ -70,7 +72,8 @@ def check(
         group_pattern: Regular expression on CLASS/FILE; files for which it finds the same are kept together in
             cross-validation. By default those that [`prepare.prepare`] cut from one recording are.
         num_workers: Processes; by default as many as there are cores.
-        sampling_rate: In Hz, of the model that is to be trained.
+        sampling_rate: In Hz, of the model that is to be trained; by default that of clips that [`prepare.prepare`]
+            made, and 16 kHz of others.
 
     Returns:
         Tables and findings, as text for a terminal.
@@ -79,6 +82,9 @@ def check(
         DataError: There is no such folder, or no file in it can be used.
     """
     folder = Path(folder)
+    if sampling_rate is None:
+        record = read_preparation(DataArguments(data_dir=str(folder)))
+        sampling_rate = DEFAULT_SAMPLING_RATE if record is None else record["sampling_rate"]
     folders = [folder / name for name in FOLDERS if (folder / name).is_dir()] or [folder]
     listed = {}
     for part in folders:

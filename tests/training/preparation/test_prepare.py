@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from sanet_hf.audio import stream as audio_blocks
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.cli.main import main
-from sanet_hf.errors import AudioError
+from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.baseline import fit_baseline
 from sanet_hf.training.data.load import load_recordings
@@ -694,12 +694,47 @@ def test_refusals(tmp_path, capsys):
     assert "where clips would be written" in refuse(tmp_path / "data" / "clips", tmp_path / "data")
 
 
-@pytest.mark.parametrize("name", ["noisereduce", "silero_vad"])
-def test_missing_packages_are_named(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "options"), [("noisereduce", {"denoise": True}), ("silero_vad", {}), ("soxr", {"segments": False})]
+)
+def test_missing_packages_are_named(tmp_path, monkeypatch, name, options):
     write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPackageError, match=r'pip install "sanet-hf\[prepare\]"'):
-        prepare(tmp_path / "recordings", tmp_path / "data")
+    with pytest.raises(MissingPackageError, match=rf'{name} .* pip install "sanet-hf\[prepare\]"'):
+        prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(**options))
+
+
+def test_packages_for_what_is_not_done_are_not_needed(tmp_path, monkeypatch):
+    write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
+    for name in ("noisereduce", "silero_vad"):
+        monkeypatch.setitem(sys.modules, name, None)
+    manifest = prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(segments=False), 1).manifest
+    assert list(manifest["kind"]) == ["clip"] and manifest["skipped"].isna().all()
+
+
+@pytest.mark.parametrize("rate", [8000, 44_100, 96_000])
+def test_clips_of_any_rate(tmp_path, capsys, rate):
+    source, output = tmp_path / "recordings", tmp_path / "data"
+    write(source / "low" / "a.wav", tone(1.0, 22_050, 300), 22_050)
+    write(source / "high" / "a.wav", tone(1.0, 22_050, 2000), 22_050)
+    command = ["prepare", str(source), str(output), "--sampling_rate", str(rate), "--no_segments"]
+    assert main([*command, "--max_seconds", "0.4", "--num_workers", "1"]) == 0
+    assert f"{output / 'clips'} --sampling_rate {rate}\n" in capsys.readouterr().out
+    manifest = pandas.read_parquet(output / "manifest.parquet")
+    assert len(manifest) == 6
+    for row in manifest.itertuples():
+        info = soundfile.info(output / row.file)
+        assert info.samplerate == rate and row.duration == info.frames / rate == pytest.approx(1 / 3, abs=1e-3)
+    assert json.loads((output / "preparation.json").read_text())["sampling_rate"] == rate
+    # The check is for a model of this rate.
+    assert "lower sampling rates" not in check(output, num_workers=1)
+
+
+@pytest.mark.parametrize("rate", [7999, 96_001])
+def test_rates_out_of_range(tmp_path, rate):
+    write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
+    with pytest.raises(DataError, match=f"--sampling_rate must be from 8000 to 96000 Hz, not {rate}"):
+        prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(sampling_rate=rate))
 
 
 def test_a_worker_that_dies_is_said():
