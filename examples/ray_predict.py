@@ -45,6 +45,7 @@ class Predictor:
         batch_size: Windows that are classified at once.
         audio_column: Of tables with the content of files; by default a batch has their paths.
         finished: Names of an earlier run, which are left out.
+        denoise: As [`predict`] has it.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class Predictor:
         batch_size: int | None,
         audio_column: str | None,
         finished: set[str],
+        denoise: bool = False,
     ):
         self.model, self.feature_extractor = load_classifier(model)
         self.model = prepare_classifier(self.model)
         self.top_k, self.parts, self.batch_size = default_top_k(self.model, top_k), parts, batch_size
         self.columns = column_names(self.top_k, self.model.config.problem_type == "multi_label_classification")
-        self.audio_column, self.finished = audio_column, finished
+        self.audio_column, self.finished, self.denoise = audio_column, finished, denoise
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """Rows of a batch's files, which has the column `path`, of bytes, or the audio column."""
@@ -72,7 +74,8 @@ class Predictor:
 
     def _predict(self, sources: Sequence[str | dict]) -> pyarrow.Table:
         rows = []
-        for prediction in predict(self.model, self.feature_extractor, sources, batch_size=self.batch_size):
+        options = {"batch_size": self.batch_size, "denoise": self.denoise}
+        for prediction in predict(self.model, self.feature_extractor, sources, **options):
             rows += to_rows(prediction, self.top_k, self.parts)
         table = to_table(rows, self.columns)
         # An empty column would have no type of its own.
@@ -94,6 +97,7 @@ def predict_with_ray(
     num_actors: int = 1,
     cpus_per_actor: float = 1,
     gpus_per_actor: float = 0,
+    denoise: bool = False,
 ) -> tuple[int, int]:
     """
     Classify files on a Ray cluster. A task whose process dies is done again by another; its rows are written once.
@@ -108,6 +112,7 @@ def predict_with_ray(
         batch_size: Windows that are classified at once.
         files_per_task: Files that a process is given at once.
         num_actors, cpus_per_actor, gpus_per_actor: Processes, and what each has; a GPU can be shared.
+        denoise: As [`predict`] has it.
 
     Returns:
         Files that there are rows of, and those among them that could not be classified.
@@ -137,7 +142,7 @@ def predict_with_ray(
                 Predictor,
                 batch_size=files_per_task,
                 batch_format="pyarrow",
-                fn_constructor_args=(model, top_k, parts, batch_size, audio_column, left_out),
+                fn_constructor_args=(model, top_k, parts, batch_size, audio_column, left_out, denoise),
                 compute=ray.data.ActorPoolStrategy(size=num_actors),
                 num_cpus=cpus_per_actor,
                 num_gpus=gpus_per_actor,
@@ -194,6 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_actors", type=int, default=1, help=actors)
     parser.add_argument("--cpus_per_actor", type=float, default=1, help="cores of each (default: 1)")
     parser.add_argument("--gpus_per_actor", type=float, default=0, help="GPUs of each, such as 0.5 (default: 0)")
+    denoise = "reduce noise first, for a model that was trained on clips of sanet prepare --denoise"
+    parser.add_argument("--denoise", action="store_true", help=denoise)
     arguments = vars(parser.parse_args(argv))
     try:
         num_files, num_errors = predict_with_ray(**arguments)

@@ -30,9 +30,12 @@ from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
 
 logger = logging.get_logger(__name__)
 
+# In Hz, that a SANet from scratch can be made for: from telephones to the highest rate of common recorders.
+SAMPLING_RATES = (8000, 96_000)
 # Windows of models that take clips of any length, whose memory grows with the square of it.
 MAX_WINDOW_SECONDS = 30.0
 AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
+WHISPER_POSITIONS = 50  # a second
 WHISPER_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "return_attention_mask")
 MODEL_TYPE_ALIASES = {"ast": "audio-spectrogram-transformer"}
 # Names in configurations: size of the hidden states, and the attention heads that must divide it.
@@ -48,6 +51,9 @@ class Architecture:
     # 25 ms.
     min_seconds = 0.25
     has_pooling_weights = False
+    # Where a model from scratch can be made for any sampling rate. Those of others are part of what they are: of the
+    # kernels and strides in wav2vec2, of the filter banks in AST and Whisper.
+    takes_any_sampling_rate = False
 
     def max_seconds(self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> float | None:
         """The longest clip that the model takes, whatever it was trained on; `None` for any length."""
@@ -60,6 +66,10 @@ class Architecture:
     def expects_fixed_length(self, feature_extractor: FeatureExtractionMixin) -> bool:
         """Whether clips must be padded to the length of training, without a mask."""
         return False
+
+    def pads_to_one_length(self, feature_extractor: FeatureExtractionMixin) -> bool:
+        """Whether all clips come to the length of the longest."""
+        return self.expects_fixed_length(feature_extractor)
 
     def is_padding_invariant(self, feature_extractor: FeatureExtractionMixin) -> bool:
         """Whether a clip has the same scores in a batch with longer ones."""
@@ -82,6 +92,10 @@ class Architecture:
         """Options of a new feature extractor that follow from the configuration of the model."""
         return {}
 
+    def sizes_for_length(self, config: PreTrainedConfig, seconds: float, sampling_rate: int) -> dict[str, int]:
+        """Values for the configuration of a model from scratch, if it is to take longer clips than it does."""
+        return {}
+
     def set_padding(self, feature_extractor: FeatureExtractionMixin, padding: str) -> None:
         """Set how a model that is trained from scratch treats short clips: `longest` or `max_length`."""
         if padding != "longest":
@@ -93,9 +107,21 @@ class Architecture:
     def set_max_length(
         self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float
     ) -> None:
-        """Store the length of training clips in the feature extractor, for [`find_window_seconds`]."""
+        """
+        Store the length of training clips in the feature extractor, for [`find_window_seconds`].
+
+        Raises:
+            UsageError: The model does not take clips of this length.
+        """
         if seconds <= 0:
             raise UsageError(f"--max_length_seconds {seconds:g} must be positive.")
+        longest = self.max_seconds(model, feature_extractor)
+        if longest is not None and seconds > longest:
+            raise UsageError(
+                f"--max_length_seconds {seconds:g}: this {model.config.model_type} takes clips of up to {longest:g} "
+                "s. Choose at most that. A model from scratch is made for the length, unless --config_overrides sets "
+                "it."
+            )
         # Not an attribute of transformers: it is saved and loaded with the others.
         feature_extractor.max_length_seconds = seconds
 
@@ -111,6 +137,7 @@ class SANetArchitecture(Architecture):
     feature_extractor_class = SANetFeatureExtractor
     min_seconds = 0.0
     has_pooling_weights = True
+    takes_any_sampling_rate = True
 
     def max_seconds(self, model, feature_extractor):
         samples = [feature_extractor.max_length, model.config.max_input_samples]
@@ -133,17 +160,23 @@ class SANetArchitecture(Architecture):
     def set_padding(self, feature_extractor, padding):
         feature_extractor.return_attention_mask = padding == "longest"
 
+    def sizes_for_length(self, config, seconds, sampling_rate):
+        # Without attention blocks there is no limit.
+        limit, num_samples = config.max_input_samples, round(seconds * sampling_rate)
+        if limit is None or num_samples <= limit:
+            return {}
+        return {"max_position_embeddings": -(-num_samples * config.max_position_embeddings // limit)}
+
     def set_max_length(self, model, feature_extractor, seconds):
-        rate, config = feature_extractor.sampling_rate, model.config
-        samples, limit = round(seconds * rate), config.max_input_samples
-        if limit is None and samples < 1:
-            raise UsageError(f"--max_length_seconds {seconds:g} must be at least one sample.")
-        if limit is not None and not 1 <= samples <= limit:
-            positions = -(-samples * config.max_position_embeddings // limit)
+        rate, limit = feature_extractor.sampling_rate, model.config.max_input_samples
+        samples = round(seconds * rate)
+        if samples < 1:
+            raise UsageError(f"--max_length_seconds {seconds:g} must be at least one sample, {1 / rate:.2g} s.")
+        if limit is not None and samples > limit:
             raise UsageError(
-                f"--max_length_seconds {seconds:g}: the model takes clips of 1 to {limit} samples "
-                f"({limit / rate:g} s). From scratch it takes longer ones with "
-                f'--config_overrides "max_position_embeddings={positions}".'
+                f"--max_length_seconds {seconds:g}: this model has positions for clips of up to {limit} samples "
+                f"({limit / rate:g} s at {rate} Hz). Choose at most that. A model from scratch is made for the "
+                "length, unless --config_overrides sets max_position_embeddings."
             )
         feature_extractor.max_length = samples
 
@@ -161,16 +194,23 @@ class ASTArchitecture(Architecture):
         # A sample more would be another frame.
         return feature_extractor.max_length * AST_HOP + AST_FRAME - 1 / feature_extractor.sampling_rate
 
+    def pads_to_one_length(self, feature_extractor):
+        return True
+
     def is_padding_invariant(self, feature_extractor):
         return True
 
     def feature_extractor_options(self, config):
         return {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
 
+    def sizes_for_length(self, config, seconds, sampling_rate):
+        frames = _ast_frames(seconds)
+        return {"max_length": frames} if frames > config.max_length else {}
+
     def fit_positions(self, model, feature_extractor, seconds):
         embeddings = model.audio_spectrogram_transformer.embeddings
         config = model.config
-        frames = max(1 + math.floor((seconds - AST_FRAME) / AST_HOP), config.patch_size)
+        frames = max(_ast_frames(seconds), config.patch_size)
         if frames >= config.max_length:
             return
         old_shape = embeddings.get_shape(config)
@@ -189,6 +229,9 @@ class WhisperArchitecture(Architecture):
     def max_seconds(self, model, feature_extractor):
         return feature_extractor.n_samples / feature_extractor.sampling_rate
 
+    def pads_to_one_length(self, feature_extractor):
+        return True
+
     def padding_strategy(self, feature_extractor, padding):
         return "max_length"
 
@@ -199,7 +242,13 @@ class WhisperArchitecture(Architecture):
         return model.encoder  # transformers has no base model in this class
 
     def feature_extractor_options(self, config):
-        return {"feature_size": config.num_mel_bins}
+        # Of its own it is for 30 s.
+        longer = math.ceil(config.max_source_positions / WHISPER_POSITIONS)
+        return {"feature_size": config.num_mel_bins, **({"chunk_length": longer} if longer > 30 else {})}
+
+    def sizes_for_length(self, config, seconds, sampling_rate):
+        positions = WHISPER_POSITIONS * math.ceil(seconds)
+        return {"max_source_positions": positions} if positions > config.max_source_positions else {}
 
     def fit_positions(self, model, feature_extractor, seconds):
         # Its sinusoidal positions do not depend on how many there are.
@@ -212,6 +261,11 @@ class WhisperArchitecture(Architecture):
         table = model.encoder.embed_positions
         model.encoder.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].detach().clone())
         model.config.max_source_positions = model.encoder.max_source_positions = positions
+
+
+def _ast_frames(seconds: float) -> int:
+    # A quotient that should be whole may come out a little lower.
+    return 1 + math.floor((seconds - AST_FRAME) / AST_HOP + 1e-6)
 
 
 ARCHITECTURES = (SANetArchitecture(), ASTArchitecture(), WhisperArchitecture())
@@ -283,6 +337,11 @@ def extract_features(
 def expects_fixed_length(feature_extractor: FeatureExtractionMixin) -> bool:
     """Whether a SANet was trained on clips padded to one length without a mask, and must be given such clips."""
     return _architecture_for(feature_extractor).expects_fixed_length(feature_extractor)
+
+
+def pads_to_one_length(feature_extractor: FeatureExtractionMixin) -> bool:
+    """Whether all clips come to one length in training, so that batches by length save nothing."""
+    return _architecture_for(feature_extractor).pads_to_one_length(feature_extractor)
 
 
 def is_padding_invariant(feature_extractor: FeatureExtractionMixin) -> bool:

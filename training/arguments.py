@@ -62,6 +62,15 @@ class ModelArguments:
             "action": _MergeOverrides,
         },
     )
+    sampling_rate: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sampling rate in Hz that a SANet from scratch is made for, from 8000 to 96000, such as 8000 for "
+            "telephone calls or 48000 for birds; default: 16000. Recordings of other rates are resampled; sounds "
+            "above half the rate are not heard. Training takes time in proportion. Other architectures and "
+            "checkpoints keep the rate that they were made for."
+        },
+    )
     freeze: str = field(
         default="none",
         metadata={

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from sanet_hf.architectures import (
     MODEL_TYPE_ALIASES,
+    SAMPLING_RATES,
     architecture_of,
     backbone,
     check_sampling_rate,
@@ -58,11 +59,26 @@ def read_sampling_rate(arguments: ModelArguments) -> int:
     Raises:
         UsageError: As in [`make_model`].
     """
+    wanted = arguments.sampling_rate
     if arguments.model_name_or_path:
         _read_config(arguments.model_name_or_path)
-        return _read_feature_extractor(arguments.model_name_or_path).sampling_rate
-    config_class = _config_class(arguments.model_type)
-    return _extractor_class(config_class)().sampling_rate
+        rate = _read_feature_extractor(arguments.model_name_or_path).sampling_rate
+        owner, why = arguments.model_name_or_path, "A checkpoint keeps the rate that it was trained at."
+    else:
+        config_class = _config_class(arguments.model_type)
+        rate = _extractor_class(config_class)().sampling_rate
+        owner, why = config_class.model_type, f"Its features are made for {rate} Hz."
+        if wanted is not None and architecture_of(config_class()).takes_any_sampling_rate:
+            lowest, highest = SAMPLING_RATES
+            if not lowest <= wanted <= highest:
+                raise UsageError(f"--sampling_rate {wanted} must be from {lowest} to {highest} Hz.")
+            return wanted
+    if wanted not in (None, rate):
+        raise UsageError(
+            f"--sampling_rate {wanted}: {owner} takes {rate} Hz. {why} Leave the option out, or train a SANet from "
+            "scratch, which is made for any rate."
+        )
+    return rate
 
 
 def make_model(
@@ -75,8 +91,9 @@ def make_model(
     The model that the options ask for, with a head for `labels`, and its feature extractor, for clips of up to
     `max_length_seconds`.
 
-    A checkpoint keeps its head where it was trained on the same labels; otherwise it gets a new one, and a warning
-    says so.
+    A model from scratch is made for this length and, if it is a SANet, for the sampling rate of the options. A
+    checkpoint keeps its head where it was trained on the same labels; otherwise it gets a new one, and a warning says
+    so.
 
     Raises:
         UsageError: The checkpoint cannot be loaded or is no audio model, or options contradict each other.
@@ -89,11 +106,13 @@ def make_model(
     if not 0 < max_length_seconds < math.inf:
         raise UsageError(f"--max_length_seconds {max_length_seconds:g} must be positive and finite.")
     if arguments.model_name_or_path:
+        if arguments.sampling_rate is not None:
+            read_sampling_rate(arguments)
         if arguments.config_overrides:
             raise UsageError("--config_overrides is for a model from scratch: a checkpoint brings its own sizes.")
         model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, label_maps)
     else:
-        model, feature_extractor = _from_scratch(arguments, label_maps)
+        model, feature_extractor = _from_scratch(arguments, label_maps, max_length_seconds)
     architecture = architecture_of(model)
     # A checkpoint keeps what it was trained with.
     if arguments.padding is not None:
@@ -113,7 +132,10 @@ def _config_class(model_type: str) -> type[PreTrainedConfig]:
     return CONFIG_MAPPING[model_type]
 
 
-def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+def _from_scratch(
+    arguments: ModelArguments, label_maps: dict, max_length_seconds: float
+) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    sampling_rate = read_sampling_rate(arguments)
     config_class = _config_class(arguments.model_type)
     overrides = parse_config_overrides(arguments.config_overrides)
     known = config_class()
@@ -125,16 +147,23 @@ def _from_scratch(arguments: ModelArguments, label_maps: dict) -> tuple[PreTrain
         if not hasattr(known, name):
             raise UsageError(f"--config_overrides: {config_class.__name__} has no {name!r}.")
     overrides.update(fitting_heads(known, overrides))
+    sizes = {}
     try:
         config = config_class(**overrides, **label_maps)
+        # What is given counts, also where it does not fit the length.
+        sizes = architecture_of(config).sizes_for_length(config, max_length_seconds, sampling_rate)
+        if not sizes.keys() <= overrides.keys():
+            config = config_class(**{**sizes, **overrides}, **label_maps)
         model = AutoModelForAudioClassification.from_config(config)
     except Exception as error:
         # Architectures fail in many ways on values that they do not expect.
-        if not overrides:
+        if not overrides and not sizes:
             raise
         reason = f"{type(error).__name__}: {error}" if isinstance(error, (LookupError, ArithmeticError)) else error
-        raise UsageError(f"--config_overrides: {reason}") from error
-    extractor = _extractor_class(config_class)(**architecture_of(config).feature_extractor_options(config))
+        option = "--config_overrides" if overrides else f"--max_length_seconds {max_length_seconds:g}"
+        raise UsageError(f"{option}: {reason}") from error
+    options = architecture_of(config).feature_extractor_options(config)
+    extractor = _extractor_class(config_class)(sampling_rate=sampling_rate, **options)
     if overrides:
         _try(model, extractor)
     return model, extractor

@@ -62,7 +62,7 @@ def group_by_length(
     Source: `transformers.trainer_pt_utils.get_length_grouped_indices`, whose order this is.
 
     Args:
-        seconds: Length of each clip.
+        seconds: Length of each clip as it is trained on. The order of clips of one length is random.
         batch_size: Clips of a batch.
         generator: To draw with.
         draw: Clips of the epoch; by default every clip once, at random.

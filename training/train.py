@@ -49,6 +49,7 @@ from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, Trainin
 from sanet_hf.training.data.folds import FINAL
 from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import check_validation, load_recordings, longest_first
+from sanet_hf.training.data.preparation_record import note_preparation
 from sanet_hf.training.data.record import data_fingerprint
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
@@ -157,6 +158,7 @@ def _train(
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
+    note_preparation(feature_extractor, data_arguments)
     replace_wrong_layers(model, _number_format(training_arguments), training=True)
     clips = _make_clips(
         stream, recordings, model, feature_extractor, data_arguments, augmentations, training_arguments

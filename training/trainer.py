@@ -17,7 +17,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -364,9 +363,9 @@ class AudioClassificationTrainer(Trainer):
             else partial(shuffle, len(clips))
         )
         if strategy == "group_by_length":
-            # Clips are no longer than that, however long their recordings are.
-            seconds = np.minimum(clips.seconds, clips.max_length / clips.feature_extractor.sampling_rate)
-            draw = partial(group_by_length, seconds, batch_size * self.args.gradient_accumulation_steps, draw=draw)
+            draw = partial(
+                group_by_length, clips.seconds, batch_size * self.args.gradient_accumulation_steps, draw=draw
+            )
         elif strategy == "sequential":
             draw = lambda generator: range(len(clips))  # noqa: E731
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sanet_hf.cli.options import (
+    DENOISE_HELP,
     DEVICE_HELP,
     MODEL_HELP,
     add_evaluation_options,
@@ -206,6 +207,7 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
     app.add_argument("--port", type=positive, help="default: the first that is free from 7860 on")
     app.add_argument("--max_seconds", type=float, default=1800.0, help="longest recording (default: %(default)g)")
     app.add_argument("--max_megabytes", type=float, default=100.0, help="largest file (default: %(default)g)")
+    app.add_argument("--denoise", action="store_true", help=DENOISE_HELP)
     app.add_argument("--device", help=DEVICE_HELP)
 
 
@@ -248,6 +250,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         min_score=arguments.min_score,
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
+        denoise=arguments.denoise,
     )
     if not is_main_process():
         return 1 if num_errors else 0
@@ -277,6 +280,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         min_level=arguments.min_level,
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
+        denoise=arguments.denoise,
     )
     if not is_main_process():
         return 1 if num_errors else 0
@@ -315,9 +319,11 @@ def _load_classifier(
 def _explain(arguments: argparse.Namespace) -> int:
     from sanet_hf.architectures import find_window_seconds
     from sanet_hf.audio.decode import load_audio
+    from sanet_hf.audio.denoise import check_denoising
     from sanet_hf.audio.levels import is_silent
     from sanet_hf.inference.explanation import explain
     from sanet_hf.inference.plots import check_suffix, write_explanation
+    from sanet_hf.inference.prediction import load_denoised
 
     check_suffix(arguments.output)
     if arguments.output.suffix.lower() != ".json":
@@ -328,13 +334,15 @@ def _explain(arguments: argparse.Namespace) -> int:
     model, feature_extractor = _load_classifier(
         arguments.model, arguments.device, arguments.dtype, is_used_as_it_is=True
     )
+    check_denoising(feature_extractor, arguments.denoise)
+    read = load_denoised if arguments.denoise else load_audio
     rate = feature_extractor.sampling_rate
     first = round((start or 0) * rate)
     length = None if start is None else round(find_window_seconds(model, feature_extractor) * rate)
     explanation = explain(
         model,
         feature_extractor,
-        load_audio(arguments.file, rate, start=first, length=length),
+        read(arguments.file, rate, start=first, length=length),
         label=arguments.label,
         occlusion_seconds=arguments.occlusion_seconds,
         hop_seconds=arguments.hop_seconds,
@@ -367,7 +375,7 @@ def _app(arguments: argparse.Namespace) -> int:
         examples = paths[:: math.ceil(len(paths) / 10)]
     model, feature_extractor = _load_classifier(arguments.model, arguments.device)
     limits = {"max_megabytes": arguments.max_megabytes, "max_seconds": arguments.max_seconds}
-    app = make_app(model, feature_extractor, examples, **limits)
+    app = make_app(model, feature_extractor, examples, **limits, denoise=arguments.denoise)
     options = {"server_name": arguments.host, "server_port": arguments.port}
     try:
         _, address, _ = launch_app(app, quiet=True, prevent_thread_lock=True, **options)

@@ -20,6 +20,7 @@ def check_new_folder(folder: Path) -> None:
 
 MODEL_HELP = "folder or Hub id of a trained audio classifier"
 DEVICE_HELP = "such as cpu, cuda or cuda:1 (default: the GPU, if there is one)"
+DENOISE_HELP = "reduce noise first, for a model that was trained on clips of sanet prepare --denoise"
 DATA_HELP = (
     "The recordings are those of the (first) training run, or others by --data_dir, --manifest or --dataset_name."
 )
@@ -27,6 +28,7 @@ DATA_HELP = (
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options of a command that runs a model on files."""
+    parser.add_argument("--denoise", action="store_true", help=DENOISE_HELP)
     parser.add_argument("--device", help=DEVICE_HELP)
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="of the model (default: as it was saved)"

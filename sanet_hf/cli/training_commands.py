@@ -130,20 +130,22 @@ def _cross_validate(model_arguments, data_arguments, training_arguments) -> int:
 def _prepare(arguments: argparse.Namespace) -> int:
     require(TRAIN_PACKAGES, "prepare")
     from sanet_hf.training.preparation.prepare import prepare
-    from sanet_hf.training.preparation.progress import FOLDERS, PrepareOptions
+    from sanet_hf.training.preparation.progress import PrepareOptions
     from sanet_hf.training.reports.preparation import summarize
 
     output_dir = arguments.output
-    options = PrepareOptions(arguments.max_seconds, arguments.min_seconds, arguments.denoise, arguments.group_pattern)
+    names = ("max_seconds", "min_seconds", "denoise", "group_pattern", "sampling_rate", "segments")
+    options = PrepareOptions(**{name: getattr(arguments, name) for name in names})
     result = prepare(arguments.recordings, output_dir, options, arguments.num_workers, arguments.overwrite)
     if result.num_finished_before == result.num_recordings:
         print(f"{output_dir} is finished; --overwrite prepares it anew.")
     elif result.num_finished_before:
         print(f"{result.num_finished_before} of {result.num_recordings} files were finished before.")
     print(summarize(result.manifest))
+    rate = "" if options.sampling_rate == PrepareOptions.sampling_rate else f" --sampling_rate {options.sampling_rate}"
     print(
         f"\nThe report is {output_dir / 'report.html'}. Train with: sanet train sanet.yaml --data_dir "
-        f"{output_dir / FOLDERS['clip']}"
+        f"{output_dir / options.folders['clip']}{rate}"
     )
     return 0
 
@@ -161,7 +163,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
         if arguments.machine:
             print()
-        print(check(arguments.folder, arguments.group_pattern, arguments.num_workers))
+        print(check(arguments.folder, arguments.group_pattern, arguments.num_workers, arguments.sampling_rate))
     return 0
 
 
@@ -216,7 +218,8 @@ def _augment(arguments: argparse.Namespace) -> int:
     from sanet_hf.training.reports.augmentation_examples import write_examples
 
     check_new_folder(arguments.output)
-    write_examples(arguments.file, arguments.output, arguments.config, arguments.num_examples, arguments.seed)
+    names = ("file", "output", "config", "num_examples", "seed", "sampling_rate")
+    write_examples(*(getattr(arguments, name) for name in names))
     print(f"{arguments.num_examples} examples are in {arguments.output}; see examples.png.")
     return 0
 
@@ -226,11 +229,11 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "prepare",
         help="cut recordings into clips to train on",
         usage="sanet prepare RECORDINGS OUTPUT [--OPTION VALUE ...]",
-        description="Decode recordings of any format and length to 16 kHz mono, reduce noise, and cut them: all of "
-        "each recording to OUTPUT/denoised_clips, its stretches of speech to OUTPUT/speech_segments, in folders of "
-        "splits. OUTPUT/manifest.parquet and report.html list every clip, and what was skipped and why. The "
-        "recordings are only read. Run the same command again to resume after an interruption.",
-        epilog="Example: sanet prepare recordings data && sanet train sanet.yaml --data_dir data/denoised_clips",
+        description="Decode recordings of any format and length to 16 kHz mono and cut them: all of each recording to "
+        "OUTPUT/clips (with --denoise, to OUTPUT/denoised_clips), its stretches of speech to OUTPUT/speech_segments, "
+        "in folders of splits. OUTPUT/manifest.parquet and report.html list every clip, and what was skipped and why. "
+        "The recordings are only read. Run the same command again to resume after an interruption.",
+        epilog="Example: sanet prepare recordings data && sanet train sanet.yaml --data_dir data/clips",
     )
     prepare.add_argument(
         "recordings",
@@ -251,12 +254,24 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "--min_seconds", type=float, default=0.5, help="shortest stretch of speech that is kept (default: 0.5)"
     )
     noise = prepare.add_mutually_exclusive_group()
-    noise.add_argument("--denoise", action="store_true", default=True, help="reduce noise (the default)")
     noise.add_argument(
-        "--no_denoise",
-        dest="denoise",
+        "--denoise",
+        action="store_true",
+        help="reduce noise, which also removes sounds that are like noise: rain, engines, breath. A model that is "
+        "trained on such clips needs sanet predict --denoise, which reduces noise in the same way",
+    )
+    noise.add_argument("--no_denoise", dest="denoise", action="store_false", help="leave noise in (the default)")
+    prepare.add_argument(
+        "--no_segments",
+        dest="segments",
         action="store_false",
-        help="leave noise in, as for sounds that are like noise: rain, engines, breath",
+        help="look for no stretches of speech, as in recordings of other sounds",
+    )
+    prepare.add_argument(
+        "--sampling_rate",
+        type=positive,
+        default=16000,
+        help="of the clips in Hz, from 8000 to 96000; give sanet train the same (default: 16000)",
     )
     prepare.add_argument(
         "--group_pattern",
@@ -271,7 +286,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     check = commands.add_parser(
         "check",
         help="find faults in a folder of recordings, or in this machine's fast paths",
-        usage="sanet check [FOLDER] [--machine] [--group_pattern PATTERN] [--num_workers NUMBER]",
+        usage="sanet check [FOLDER] [--machine] [--OPTION VALUE ...]",
         description="Check a folder that sanet train supports, or the output of sanet prepare: files that cannot be "
         "read, duplicates, silence, clipping, offsets, sampling rates that differ, small classes. A simple classifier "
         "shows the accuracy to beat. Nothing is written.",
@@ -288,6 +303,11 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         "--group_pattern",
         help="regular expression on CLASS/FILE: files for which it finds the same stay together in cross-validation "
         "(default: the clips that sanet prepare cut from one recording)",
+    )
+    check.add_argument(
+        "--sampling_rate",
+        type=positive,
+        help="of the model to train, in Hz (default: that of the clips of sanet prepare, else 16000)",
     )
     check.add_argument("--num_workers", type=positive, help="processes (default: one per core)")
 
@@ -343,6 +363,9 @@ def _add_augment(commands: argparse._SubParsersAction) -> None:
         "sanet-hf (default: %(default)s)",
     )
     augment.add_argument("-n", "--num_examples", type=positive, default=8, help="examples (default: 8)")
+    augment.add_argument(
+        "--sampling_rate", type=positive, default=16000, help="of the model to train, in Hz (default: 16000)"
+    )
     augment.add_argument("--seed", type=natural, default=0, help="other examples (default: 0)")
 
 

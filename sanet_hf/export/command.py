@@ -14,6 +14,7 @@ from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedMod
 from transformers.utils import logging
 
 from sanet_hf.architectures import extract_features
+from sanet_hf.audio.denoise import DENOISED
 from sanet_hf.errors import DataError
 from sanet_hf.export.exporters import (
     CLASSIFY_SCRIPT,
@@ -95,6 +96,11 @@ def export_classifier(
             lines.append(f"Clips of less than {shortest} samples must be padded to them with zeros.")
         if file_format == "onnx" and not (folder / CLASSIFY_SCRIPT.name).exists():
             lines.append("There is no classify.py beside it: its features need transformers' feature extractor.")
+        if getattr(feature_extractor, DENOISED, False):
+            lines.append(
+                "The model was trained on denoised clips (sanet prepare --denoise): reduce noise in recordings in the "
+                "same way before they are classified."
+            )
         if quantize:
             bar = tqdm(clips, desc="Calibrating", unit="clip")
             error = quantize_onnx(folder, (extract_features(feature_extractor, [clip]) for clip in bar))
@@ -139,7 +145,9 @@ def compare_files(
     classifiers = {name: OnnxClassifier(folder / name, config) for name in (ONNX_FILE, INT8_FILE)}
     scores: dict[str, np.ndarray] = {}
     for name, classifier in classifiers.items():
-        predictions = predict(classifier, feature_extractor, list(recordings), min_level=None, batch_size=batch_size)
+        predictions = predict(
+            classifier, feature_extractor, list(recordings), min_level=None, batch_size=batch_size, denoise=None
+        )
         bar = tqdm(predictions, total=len(recordings), desc=f"Evaluating {name}", unit="file")
         of_file = {prediction.path: prediction.scores for prediction in bar if prediction.error is None}
         if not of_file:

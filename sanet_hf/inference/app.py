@@ -12,6 +12,8 @@ import numpy as np
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.architectures import find_window_seconds
+from sanet_hf.audio.denoise import check_denoising
+from sanet_hf.audio.denoise import denoise as reduce_noise
 from sanet_hf.audio.levels import envelope, largest_amplitude
 from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, UsageError
@@ -83,6 +85,7 @@ def make_app(
     *,
     max_megabytes: float = MAX_MEGABYTES,
     max_seconds: float = MAX_SECONDS,
+    denoise: bool = False,
 ) -> "gradio.Blocks":
     """
     A page that classifies a recording: its classes as bars, its waveform with SANet's pooling weights, and of one
@@ -93,6 +96,7 @@ def make_app(
         model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         examples: Audio files to choose from.
         max_megabytes, max_seconds: Of a recording; what is more gets a message that says so.
+        denoise: As [`predict`] has it.
 
     Raises:
         UsageError: gradio is not installed, a limit is not positive, or the model is a regression, without classes.
@@ -102,6 +106,7 @@ def make_app(
     require("gradio", "app")
     import gradio
 
+    check_denoising(feature_extractor, denoise)
     if model.config.problem_type == "regression":
         raise UsageError("The app shows scores of classes; this model is a regression.")
     for name, limit in (("max_megabytes", max_megabytes), ("max_seconds", max_seconds)):
@@ -114,7 +119,12 @@ def make_app(
         if path is not None:
             try:
                 prediction, waveform = classify_recording(
-                    model, feature_extractor, path, max_megabytes=max_megabytes, max_seconds=max_seconds
+                    model,
+                    feature_extractor,
+                    path,
+                    max_megabytes=max_megabytes,
+                    max_seconds=max_seconds,
+                    denoise=denoise,
                 )
                 if not prediction.is_silent:
                     scores = dict(zip(prediction.labels, prediction.scores.tolist()))
@@ -176,6 +186,7 @@ def classify_recording(
     *,
     max_megabytes: float = MAX_MEGABYTES,
     max_seconds: float = MAX_SECONDS,
+    denoise: bool = False,
 ) -> tuple[Prediction, np.ndarray]:
     """
     Classify a file within limits.
@@ -183,7 +194,7 @@ def classify_recording(
     Args:
         model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         path: Audio file.
-        max_megabytes, max_seconds: As [`make_app`] has them.
+        max_megabytes, max_seconds, denoise: As [`make_app`] has them.
 
     Returns:
         The prediction, without scores if the recording is silent, and the waveform of shape (samples,) at the feature
@@ -195,7 +206,9 @@ def classify_recording(
     path = Path(path)
     try:
         waveform = _read_within_limits(path, feature_extractor.sampling_rate, max_megabytes, max_seconds)
-        (prediction,) = predict(model, feature_extractor, [waveform])
+        if denoise:
+            waveform = np.concatenate(list(reduce_noise([waveform], feature_extractor.sampling_rate)))
+        (prediction,) = predict(model, feature_extractor, [waveform], denoise=None if denoise else False)
     except AudioError as error:
         raise AudioError(str(error).replace(str(path), path.name)) from error
     if prediction.error is not None:

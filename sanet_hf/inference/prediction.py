@@ -22,6 +22,8 @@ from sanet_hf.architectures import (
     pool,
 )
 from sanet_hf.audio.decode import load_audio, resample_waveform
+from sanet_hf.audio.denoise import check_denoising
+from sanet_hf.audio.denoise import denoise as reduce_noise
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, UsageError
@@ -54,6 +56,7 @@ def predict(
     batch_size: int | None = None,
     num_workers: int | None = None,
     return_embeddings: bool = False,
+    denoise: bool | None = False,
 ) -> Iterator[Prediction]:
     """
     Classify audio of any length, in order. What is longer than a window is classified window by window:
@@ -83,12 +86,16 @@ def predict(
         batch_size: Windows that are classified at once; by default [`default_batch_size`].
         num_workers: Files that are decoded at once, by default [`default_num_workers`].
         return_embeddings: Whether to keep embeddings; see [`classify_waveforms`].
+        denoise: Whether to reduce noise first, as `sanet prepare --denoise` does. There is a warning where the model
+            was trained on the other kind of clips; with None, for sources that are as in training, there is not.
 
     Raises:
         UsageError: `sources` is one recording, the model does not take windows so long, a hop would leave gaps, or
             another option does not fit.
     """
     check_sources(sources)
+    if denoise is not None:
+        check_denoising(feature_extractor, denoise)
     rate = feature_extractor.sampling_rate
     window, hop = _check_windows(model, feature_extractor, window_seconds, hop_seconds)
     if aggregate not in ("mean", "max"):
@@ -104,6 +111,7 @@ def predict(
         default_batch_size(model) if batch_size is None else batch_size,
         max(1, default_num_workers() if num_workers is None else num_workers),
         needs_one_length=not is_padding_invariant(feature_extractor),
+        denoise=bool(denoise),
     )
     classify = partial(classify_waveforms, model, feature_extractor, return_embeddings=return_embeddings)
     return _predict(classify, sources, _make_prediction_of(model, min_score), options)
@@ -121,6 +129,7 @@ class _Options:
     batch_size: int
     num_workers: int
     needs_one_length: bool
+    denoise: bool
 
 
 def _make_prediction_of(model: PreTrainedModel, min_score: float | None) -> Callable[..., Prediction]:
@@ -180,7 +189,8 @@ def _predict(
 
     def read(numbered: tuple[int, Source]) -> Iterator[tuple[int, np.ndarray]]:
         number, source = numbered
-        return cut_windows(_read_blocks(source, rate, name_source(source, number)), options.window, options.hop)
+        blocks = _read_blocks(source, rate, name_source(source, number))
+        return cut_windows(reduce_noise(blocks, rate) if options.denoise else blocks, options.window, options.hop)
 
     ahead = BATCHES_SORTED * batch_size
     # Who has all sources at hand is not slow: batches do not depend on time.
@@ -229,6 +239,15 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     # The allocator of the CPU has no type of its own.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def load_denoised(path: str | Path, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
+    """Read a stretch of a file as [`load_audio`] does, after noise is reduced in the whole recording."""
+    waveform = np.concatenate(list(reduce_noise(stream_audio(path, sampling_rate), sampling_rate)))
+    waveform = waveform[start : None if length is None else start + length]
+    if not len(waveform):
+        raise AudioError(f"{path}: the file holds no samples from {start / sampling_rate:g} s on.")
+    return waveform
 
 
 def _check_windows(

@@ -5,6 +5,9 @@
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from transformers import (
     ASTModel,
     AutoFeatureExtractor,
@@ -17,15 +20,24 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from sanet_hf.architectures import backbone, extract_features, head_parameter_names, interpolate_positions
+from sanet_hf import SANetConfig
+from sanet_hf.architectures import (
+    backbone,
+    extract_features,
+    find_window_seconds,
+    head_parameter_names,
+    interpolate_positions,
+)
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import ModelArguments
-from sanet_hf.training.models import make_model
+from sanet_hf.training.data.clips import EvaluationClips, TrainingClips
+from sanet_hf.training.models import make_model, read_sampling_rate
 
 from .tiny_models import MODEL_TYPES, overrides, save_checkpoint
 
 
 LABELS = ["a", "b", "c"]
+RECORDINGS = Dataset.from_dict({"label": [0], "seconds": [1.0]}).cast_column("label", ClassLabel(names=["a"]))
 CLASSIFIERS = {
     "sanet": "SANetForAudioClassification",
     "wav2vec2": "Wav2Vec2ForSequenceClassification",
@@ -102,7 +114,8 @@ def test_extractor_has_the_sizes_of_the_network():
     model, feature_extractor = scratch("whisper", config_overrides=overrides("whisper") + ",num_mel_bins=40")
     assert feature_extractor.feature_size == 40
     assert logits_of(model, feature_extractor, noise(1)).shape == (1, 3)
-    model, feature_extractor = scratch("ast", config_overrides=overrides("ast") + ",num_mel_bins=64,max_length=200")
+    sizes = overrides("ast") + ",num_mel_bins=64,max_length=200"
+    model, feature_extractor = scratch("ast", config_overrides=sizes, seconds=2.02)
     assert (feature_extractor.num_mel_bins, feature_extractor.max_length) == (64, 200)
     assert logits_of(model, feature_extractor, noise(1)).shape == (1, 3)
 
@@ -245,11 +258,91 @@ def test_ast_can_keep_its_positions(checkpoints):
     assert torch.equal(logits_of(model, feature_extractor, clip), logits_of(saved, feature_extractor, clip))
 
 
-@pytest.mark.parametrize("seconds", [10.24, 30.0])
-def test_ast_is_not_lengthened(checkpoints, seconds):
+def test_ast_has_the_frames_of_its_clips(checkpoints):
     """Frames of 25 ms every 10 ms: 10.24 s are 1022 frames."""
-    model, feature_extractor = load(checkpoints["ast"][0], LABELS, seconds=seconds)
-    assert model.config.max_length == feature_extractor.max_length == (1022 if seconds == 10.24 else 1024)
+    model, feature_extractor = load(checkpoints["ast"][0], LABELS, seconds=10.24)
+    assert model.config.max_length == feature_extractor.max_length == 1022
+
+
+# Length and sampling rate
+
+
+@settings(max_examples=25, deadline=None)
+@given(rate=st.integers(8000, 96_000), seconds=st.floats(0.1, 60))
+@example(rate=16000, seconds=4.0)
+@example(rate=96_000, seconds=60.0)
+@example(rate=8000, seconds=0.1)
+def test_a_sanet_from_scratch_is_made_for_length_and_rate(rate, seconds):
+    model, feature_extractor = scratch("sanet", seconds=seconds, sampling_rate=rate)
+    samples = round(seconds * rate)
+    assert (feature_extractor.sampling_rate, feature_extractor.max_length) == (rate, samples)
+    assert round(find_window_seconds(model, feature_extractor) * rate) == samples
+    # No more positions than the length needs, or those of the default.
+    frame = model.config.max_input_samples // model.config.max_position_embeddings
+    default = SANetConfig().max_position_embeddings
+    assert model.config.max_position_embeddings == max(default, -(-samples // frame))
+    clips = TrainingClips(RECORDINGS, feature_extractor, {"a": 0}, seconds)
+    assert clips.max_length == samples
+    starts = EvaluationClips(
+        RECORDINGS.map(lambda row: {"seconds": 2.5 * samples / rate}), feature_extractor, {"a": 0}, seconds, True
+    ).starts
+    assert starts == [0, samples, round(2.5 * samples / rate * rate) - samples]
+
+
+def test_the_longest_clip_runs():
+    """The window itself, and not one frame more, fits the positions."""
+    model, feature_extractor = scratch("sanet", seconds=10, sampling_rate=8000)
+    waveform = np.random.default_rng(0).standard_normal(80_000).astype(np.float32)
+    features = feature_extractor(waveform, sampling_rate=8000, return_tensors="pt")
+    assert features["input_values"].shape == (1, 80_000)
+    assert logits_of(model, feature_extractor, waveform).isfinite().all()
+
+
+@pytest.mark.parametrize("positions", [100, 5000])
+def test_positions_that_are_given_count(positions):
+    given_ones = {"config_overrides": overrides("sanet") + f",max_position_embeddings={positions}"}
+    assert scratch("sanet", seconds=0.1, **given_ones)[0].config.max_position_embeddings == positions
+    if positions == 100:
+        with pytest.raises(UsageError, match=r"--max_length_seconds 60: .* unless --config_overrides sets max_pos"):
+            scratch("sanet", seconds=60, **given_ones)
+
+
+@pytest.mark.parametrize(("model_type", "seconds"), [("sanet", 40), ("ast", 30), ("whisper", 40)])
+def test_a_checkpoint_is_not_lengthened(checkpoints, model_type, seconds):
+    message = rf"--max_length_seconds {seconds}: this (model|{checkpoints[model_type][1].config.model_type}) .*scratch"
+    with pytest.raises(UsageError, match=message):
+        load(checkpoints[model_type][0], LABELS, seconds=seconds)
+    model, feature_extractor = scratch(model_type, seconds=seconds)
+    assert find_window_seconds(model, feature_extractor) == seconds
+    longest = noise(seconds)
+    features = extract_features(feature_extractor, [longest])
+    # All of it is heard.
+    changed = longest.copy()
+    changed[-8000:] = 0
+    other = extract_features(feature_extractor, [changed])
+    name = feature_extractor.model_input_names[0]
+    assert features[name].shape == other[name].shape and not torch.equal(features[name], other[name])
+    assert logits_of(model, feature_extractor, longest).isfinite().all()
+
+
+@pytest.mark.parametrize("rate", [7999, 96_001, 0, -1])
+def test_rates_out_of_range(rate):
+    with pytest.raises(UsageError, match=f"--sampling_rate {rate} must be from 8000 to 96000 Hz"):
+        scratch("sanet", sampling_rate=rate)
+
+
+@pytest.mark.parametrize("source", ["scratch", "checkpoint"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_the_rate_of_others_is_fixed(checkpoints, model_type, source):
+    folder = checkpoints[model_type][0]
+    options = {"model_name_or_path": str(folder)} if source == "checkpoint" else {"model_type": model_type}
+    assert read_sampling_rate(ModelArguments(**options, sampling_rate=16000)) == 16000
+    if (model_type, source) == ("sanet", "scratch"):
+        assert read_sampling_rate(ModelArguments(**options, sampling_rate=48000)) == 48000
+        return
+    for make in (read_sampling_rate, lambda arguments: make_model(arguments, LABELS, 1.0)):
+        with pytest.raises(UsageError, match=r"--sampling_rate 48000: .* takes 16000 Hz\."):
+            make(ModelArguments(**options, sampling_rate=48000))
 
 
 def test_ast_takes_at_least_a_patch(checkpoints):
@@ -310,7 +403,7 @@ def test_whisper_takes_the_frames_of_the_longest_clip(checkpoints, tmp_path):
     assert not torch.allclose(logits_of(whole, whole_extractor, noise(3)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("seconds", "frames"), [(0.5, 100), (3.2, 400), (30.0, 3000), (60.0, 3000)])
+@pytest.mark.parametrize(("seconds", "frames"), [(0.5, 100), (3.2, 400), (30.0, 3000)])
 def test_whisper_takes_whole_seconds_up_to_30(checkpoints, seconds, frames):
     model, feature_extractor = load(checkpoints["whisper"][0], LABELS, seconds=seconds)
     assert feature_extractor.nb_max_frames == frames and model.config.max_source_positions == frames // 2

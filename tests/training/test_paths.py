@@ -95,7 +95,7 @@ def test_preparation(files, links, in_splits):
     """Every file is used or listed with the reason, too."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         # Without the network that finds speech.
-        patch.setattr(prepare_module, "find_speech", lambda waveform, _: cut_evenly(len(waveform), 2000))
+        patch.setattr(prepare_module, "find_speech", lambda waveform, *_: cut_evenly(len(waveform), 2000))
         root = Path(name)
         source, output = root / "source", root / "deep" / "output"
         output.parent.mkdir()
@@ -144,7 +144,7 @@ def test_a_list_of_what_was_prepared_removes_clips_alone(tmp_path):
         progress.write_text("\n".join([header, json.dumps(line), *lines]) + "\n")
         with unchanged(tmp_path, output):
             assert main(command) == 0
-        assert (output / ".prepare.lock").exists() and len(list(output.glob("denoised_clips/*/*/*.wav"))) == 2
+        assert (output / ".prepare.lock").exists() and len(list(output.glob("clips/*/*/*.wav"))) == 2
 
 
 @pytest.fixture(scope="module")

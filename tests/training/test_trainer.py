@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForAudioClassification, Trainer, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from sanet_hf import SANetFeatureExtractor
 from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import UsageError
@@ -26,6 +28,7 @@ from sanet_hf.training import trainer as trainer_module
 from sanet_hf.training.arguments import AudioTrainingArguments
 from sanet_hf.training.callbacks import TrainingClock, WeightAverage
 from sanet_hf.training.data.batches import mixup
+from sanet_hf.training.data.clips import TrainingClips
 from sanet_hf.training.losses import balanced_class_weights, make_loss
 from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length
 from sanet_hf.training.train import train
@@ -166,16 +169,22 @@ def test_clips_are_grouped_by_length_as_transformers_does(seconds, batch_size, s
 def test_recordings_are_grouped_by_what_is_heard_of_them(tmp_path):
     """Of recordings longer than a clip, the order is random."""
     lengths = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5] * 8)
-
-    class Clips(list):
-        seconds, max_length, feature_extractor = lengths, 3000, SimpleNamespace(sampling_rate=1000)
-
-    clips = Clips(lengths)
     trainer = make_trainer(AutoModelForAudioClassification.from_config(make_config("sanet")), tmp_path)
-    trainer.train_dataset, trainer.args.train_sampling_strategy = clips, "group_by_length"
-    order = [*trainer._make_sampler(4)]
-    part = lengths[order][:20]
+    recordings = Dataset.from_dict({"label": [0] * len(lengths), "seconds": lengths})
+    recordings = recordings.cast_column("label", ClassLabel(names=["a"]))
+
+    def order_of(strategy: str, max_length_seconds: float, feature_extractor: SANetFeatureExtractor) -> list[int]:
+        trainer.train_dataset = TrainingClips(recordings, feature_extractor, {"a": 0}, max_length_seconds)
+        trainer.args.train_sampling_strategy = strategy
+        return [*trainer._make_sampler(4)]
+
+    part = lengths[order_of("group_by_length", 3.0, SANetFeatureExtractor())][:20]
     assert (np.diff(np.minimum(part, 3)) <= 0).all() and (np.diff(part[part > 3]) > 0).any()
+    # Clips of one length come as they are shuffled: shorter than every recording, or filled up with silence.
+    for seconds, is_masked in ((0.5, True), (3.0, False)):
+        feature_extractor = SANetFeatureExtractor(return_attention_mask=is_masked)
+        orders = [order_of(strategy, seconds, feature_extractor) for strategy in ("group_by_length", "random")]
+        assert orders[0] == orders[1]
 
 
 @given(num_clips=st.integers(1, 50), seed=st.integers(0, 9), epoch=st.integers(0, 9))

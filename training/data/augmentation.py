@@ -15,10 +15,13 @@ import numpy as np
 import soundfile
 from huggingface_hub import cached_assets_path
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from sanet_hf.errors import UsageError
 from sanet_hf.utils.files import write_atomically
 
+
+logger = logging.get_logger(__name__)
 
 Augmentation = Callable[[np.ndarray], np.ndarray]
 
@@ -26,6 +29,7 @@ NUM_ROOMS = 64
 # Parameters that name files or folders of sounds, and what audiomentations takes there.
 PATHS = ("ir_path", "sounds_path")
 SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
+MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 MP3_BACKEND = "fast-mp3-augment"  # audiomentations' default; the others are deprecated
 
 
@@ -33,7 +37,8 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
     """
     A chain of audiomentations transforms.
 
-    `ApplyImpulseResponse` without an `ir_path` applies simulated rooms; see [`simulated_rooms`].
+    `ApplyImpulseResponse` without an `ir_path` applies simulated rooms; see [`simulated_rooms`]. `Resample` also takes
+    `min_speed` and `max_speed`, which fit any sampling rate.
 
     Args:
         transforms: Mappings of one transform's name to its parameters, in the order in which they are applied.
@@ -64,6 +69,7 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
         parameters = dict(parameters or {})
         if name == "ApplyImpulseResponse" and "ir_path" not in parameters:
             parameters["ir_path"] = simulated_rooms(sampling_rate)
+        _fit_to_rate(name, parameters, sampling_rate)
         # audiomentations asks for it by another name.
         is_compressed = name == "Mp3Compression" and parameters.get("backend", MP3_BACKEND) == MP3_BACKEND
         if is_compressed and find_spec("fast_mp3_augment") is None:
@@ -95,6 +101,30 @@ def _try(transform: Callable, sampling_rate: int) -> None:
     with seeded(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transform(np.random.default_rng(0).normal(0, 0.1, sampling_rate).astype(np.float32), sampling_rate)
+
+
+def _fit_to_rate(name: str, parameters: dict, sampling_rate: int) -> None:
+    """Replace parameters that depend on the sampling rate, and refuse those that do not fit it."""
+    if name == "Resample":
+        speeds = {key: parameters.pop(key) for key in ("min_speed", "max_speed") if key in parameters}
+        if speeds and not all(isinstance(speed, (int, float)) and speed > 0 for speed in speeds.values()):
+            raise UsageError(f"augmentations: {name}: min_speed and max_speed must be above 0, not {speeds}.")
+        if speeds:
+            # What is resampled to a lower rate and played at the old one is faster, and higher.
+            parameters["min_sample_rate"] = round(sampling_rate / speeds.get("max_speed", 1))
+            parameters["max_sample_rate"] = round(sampling_rate / speeds.get("min_speed", 1))
+        lowest, highest = (parameters.get(f"{end}_sample_rate", sampling_rate) for end in ("min", "max"))
+        if isinstance(lowest, int) and isinstance(highest, int) and not lowest <= sampling_rate <= highest:
+            logger.warning(
+                f"augmentations: {name} from {lowest} to {highest} Hz plays every clip {sampling_rate / highest:.2g} "
+                f"to {sampling_rate / lowest:.2g} times as fast, since the model takes {sampling_rate} Hz. min_speed "
+                "and max_speed, such as 0.85 and 1.18, fit any rate."
+            )
+    if name == "Mp3Compression" and sampling_rate not in MP3_RATES:
+        raise UsageError(
+            f"augmentations: {name}: MP3 has no sampling rate of {sampling_rate} Hz, only "
+            f"{', '.join(map(str, MP3_RATES))}. Leave it out."
+        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
-from sanet_hf.architectures import extract_features, takes_waveforms
+from sanet_hf.architectures import extract_features, pads_to_one_length, takes_waveforms
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
@@ -103,10 +103,14 @@ class TrainingClips(Dataset):
 
     @cached_property
     def seconds(self) -> list[float]:
-        """Length of each clip's recording."""
-        if self.samples_per_class is None:
-            return self.recordings["seconds"][:]
-        return [self.max_length / self.feature_extractor.sampling_rate] * len(self)
+        """
+        Length of each clip as it is trained on: no longer than a clip, however long the recording is, and, where
+        silence fills clips up, as long as that.
+        """
+        longest = self.max_length / self.feature_extractor.sampling_rate
+        if self.samples_per_class is not None or pads_to_one_length(self.feature_extractor):
+            return [longest] * len(self)
+        return [min(seconds, longest) for seconds in self.recordings["seconds"]]
 
     @cached_property
     def _rows_of_class(self) -> dict[int, np.ndarray]:

@@ -34,5 +34,6 @@ def _mel_spectrogram(sampling_rate: int):
     from torchaudio.transforms import MelSpectrogram
 
     window = sampling_rate // 40
-    n_fft = 2 ** (window - 1).bit_length()
+    # At 8 kHz, with fewer, the lowest bands would be between two frequencies and empty.
+    n_fft = max(512, 2 ** (window - 1).bit_length())
     return MelSpectrogram(sampling_rate, n_fft, window, hop_length=sampling_rate // 100, n_mels=NUM_MELS)

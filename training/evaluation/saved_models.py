@@ -29,6 +29,7 @@ from sanet_hf.training.cross_validation import read_out_of_fold
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import load_recording
 from sanet_hf.training.data.load import load_recordings, longest_first
+from sanet_hf.training.data.preparation_record import warn_of_other_preparation
 from sanet_hf.training.evaluation.compare import Candidate, compare
 from sanet_hf.training.evaluation.costs import model_bytes
 from sanet_hf.training.evaluation.evaluate import evaluate_splits
@@ -86,6 +87,7 @@ def evaluate_models(
     recordings = longest_first(load_recordings(arguments, sampling_rate, splits=[split])[split])
     evaluated = []
     for name, (model, feature_extractor) in models.items():
+        warn_of_other_preparation(feature_extractor, arguments)
         # Each model hears as much of a recording as in its training.
         seconds = runs[name].get("max_length_seconds")
         if seconds is not None and data_options.get("max_length_seconds", seconds) != seconds:

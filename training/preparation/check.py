@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +17,12 @@ from sanet_hf.audio.folders import SPLITS
 from sanet_hf.audio.levels import CLIPPED, SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.baseline import fit_baseline
+from sanet_hf.training.data.band_checks import Band, describe_bands, measure_band
 from sanet_hf.training.data.folds import RECORDING_PATTERN
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
+from sanet_hf.training.data.preparation_record import read_preparation
 from sanet_hf.training.data.splits import make_groups
 from sanet_hf.training.evaluation.results import FEW_CLIPS
 from sanet_hf.training.preparation.progress import FOLDERS, PROGRESS
@@ -51,17 +55,25 @@ class Measured(NamedTuple):
     digest: bytes = b""
     # Mean and standard deviation of the log-mel bands, float32 of shape (2 * NUM_MELS,).
     features: np.ndarray | None = None
+    band: Band | None = None
 
 
-def check(folder: str | Path, group_pattern: str | None = None, num_workers: int | None = None) -> str:
+def check(
+    folder: str | Path,
+    group_pattern: str | None = None,
+    num_workers: int | None = None,
+    sampling_rate: int | None = None,
+) -> str:
     """
     Report on a folder that [`sources.read_source`] takes, or on what [`prepare.prepare`] wrote.
 
     Args:
-        folder: Folder of class folders, of split folders, or one that holds `denoised_clips` and `speech_segments`.
+        folder: Folder of class folders, of split folders, or one that holds those of [`FOLDERS`].
         group_pattern: Regular expression on CLASS/FILE; files for which it finds the same are kept together in
             cross-validation. By default those that [`prepare.prepare`] cut from one recording are.
         num_workers: Processes; by default as many as there are cores.
+        sampling_rate: In Hz, of the model that is to be trained; by default that of clips that [`prepare.prepare`]
+            made, and 16 kHz of others.
 
     Returns:
         Tables and findings, as text for a terminal.
@@ -70,19 +82,26 @@ def check(folder: str | Path, group_pattern: str | None = None, num_workers: int
         DataError: There is no such folder, or no file in it can be used.
     """
     folder = Path(folder)
-    folders = [folder / name for name in FOLDERS.values() if (folder / name).is_dir()] or [folder]
+    if sampling_rate is None:
+        record = read_preparation(DataArguments(data_dir=str(folder)))
+        sampling_rate = DEFAULT_SAMPLING_RATE if record is None else record["sampling_rate"]
+    folders = [folder / name for name in FOLDERS if (folder / name).is_dir()] or [folder]
     listed = {}
     for part in folders:
         with contextlib.suppress(DataError) if listed else contextlib.nullcontext():
             listed[part] = list_files(part)
     return "\n\n\n".join(
-        _check_folder(part, files, group_pattern, num_workers or count_cores()) for part, files in listed.items()
+        _check_folder(part, files, group_pattern, num_workers or count_cores(), sampling_rate)
+        for part, files in listed.items()
     )
 
 
-def _check_folder(folder: Path, files: Sequence[SourceFile], group_pattern: str | None, num_workers: int) -> str:
+def _check_folder(
+    folder: Path, files: Sequence[SourceFile], group_pattern: str | None, num_workers: int, sampling_rate: int
+) -> str:
     to_read = [file for file in files if file.error is None]
-    with contextlib.closing(map_unordered(measure_file, to_read, num_workers)) as results:
+    measure = partial(measure_file, sampling_rate=sampling_rate)
+    with contextlib.closing(map_unordered(measure, to_read, num_workers)) as results:
         measured = dict(tqdm(results, total=len(to_read), desc=f"Checking {folder.name}", unit="file"))
     # In the order of the list, whichever was done first.
     usable = {file: measured[file] for file in to_read if measured[file].error is None}
@@ -90,6 +109,7 @@ def _check_folder(folder: Path, files: Sequence[SourceFile], group_pattern: str 
         reasons = [file.error or measured[file].error for file in files]
         raise DataError(f"None of the {len(files)} files in {folder} can be used, the first because: {reasons[0]}.")
     findings = find_faults(files, measured, folder)
+    findings += describe_bands([measured.band for measured in usable.values()], sampling_rate)
     if group_pattern is None and (folder.parent / PROGRESS).exists():
         group_pattern = RECORDING_PATTERN
     lines = [to_text(str(folder)), "", *_table(usable), ""]
@@ -97,10 +117,10 @@ def _check_folder(folder: Path, files: Sequence[SourceFile], group_pattern: str 
     return "\n".join([*lines, "", *_describe_baseline(usable, group_pattern)])
 
 
-def measure_file(file: SourceFile) -> Measured:
+def measure_file(file: SourceFile, sampling_rate: int = DEFAULT_SAMPLING_RATE) -> Measured:
     """Read a file whole and measure it; the features are those of the waveform at an RMS of 0.1."""
     try:
-        recording = read_recording(file.path, DEFAULT_SAMPLING_RATE)
+        recording = read_recording(file.path, sampling_rate)
     except Exception as error:  # Whatever is the matter with one file, the others are to be checked.
         if isinstance(error, AudioError):
             return Measured(str(error).removeprefix(f"{to_text(str(file.path))}: "))
@@ -111,18 +131,19 @@ def measure_file(file: SourceFile) -> Measured:
     gain = RMS / np.sqrt(power) if power > 0 else 1.0
     count, total, squares = 0, np.zeros(NUM_MELS), np.zeros(NUM_MELS)
     for block in blocks:
-        mel = log_mel(block * np.float32(gain), DEFAULT_SAMPLING_RATE)
+        mel = log_mel(block * np.float32(gain), sampling_rate)
         count, total, squares = count + len(mel), total + mel.sum(0), squares + np.square(mel).sum(0)
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return Measured(
-        seconds=len(waveform) / DEFAULT_SAMPLING_RATE,
+        seconds=len(waveform) / sampling_rate,
         original_rate=recording.original_rate,
         peak=largest_amplitude(waveform),
         clipped=sum(int((np.abs(block) >= CLIPPED).sum()) for block in blocks) / len(waveform),
         offset=sum(float(block.sum(dtype=np.float64)) for block in blocks) / len(waveform),
         digest=hashlib.sha256(waveform.data).digest(),
         features=np.concatenate([mean, deviation]).astype(np.float32),
+        band=measure_band(file.path, file.key, sampling_rate),
     )
 
 

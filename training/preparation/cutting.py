@@ -9,13 +9,14 @@ from functools import cache
 
 import numpy as np
 
-from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.utils.files import to_text
 
 
 # Pauses within a sentence are shorter.
 MIN_PAUSE = 0.3  # seconds
-MAX_SECONDS = 86_400  # more than 37 hours do not fit into a WAV file
+MAX_SECONDS = 86_400
+MAX_WAV_BYTES = 2**32 - 100
+SPEECH_RATES = (8000, 16_000)  # Hz, which silero-vad takes
 
 MAX_NAME = 180  # bytes of a source's name in those of its clips; file systems allow 255 in all
 
@@ -32,24 +33,36 @@ def cut_evenly(length: int, max_length: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def find_speech(waveform: np.ndarray, min_seconds: float = 0.0) -> list[tuple[int, int]]:
+def longest_clip(sampling_rate: int) -> int:
+    """Seconds that fit into a WAV file of 16 bits, and a day at most."""
+    return min(MAX_SECONDS, MAX_WAV_BYTES // (2 * sampling_rate))
+
+
+def find_speech(waveform: np.ndarray, sampling_rate: int, min_seconds: float = 0.0) -> list[tuple[int, int]]:
     """
-    Starts and ends in samples of the stretches of speech in a waveform of shape (samples,) at 16 kHz.
+    Starts and ends in samples of the stretches of speech in a waveform of shape (samples,).
 
     Also those that are shorter than `min_seconds`, down to a quarter of a second.
     """
     import torch
     from silero_vad import get_speech_timestamps
 
+    rate, length = sampling_rate, len(waveform)
+    if rate not in SPEECH_RATES:
+        import soxr
+
+        rate = SPEECH_RATES[-1]
+        waveform = soxr.resample(waveform, sampling_rate, rate)
     stretches = get_speech_timestamps(
         torch.from_numpy(waveform),
         _load_vad(),
-        sampling_rate=DEFAULT_SAMPLING_RATE,
+        sampling_rate=rate,
         min_speech_duration_ms=min(250, 1000 * min_seconds),
         max_speech_duration_s=MAX_SECONDS,
         min_silence_duration_ms=round(1000 * MIN_PAUSE),
     )
-    return [(stretch["start"], stretch["end"]) for stretch in stretches]
+    edges = [(stretch["start"], stretch["end"]) for stretch in stretches]
+    return [tuple(min(edge * sampling_rate // rate, length) for edge in pair) for pair in edges]
 
 
 @cache

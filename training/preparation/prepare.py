@@ -3,15 +3,19 @@
 """
 From folders of recordings to clips to train on: `sanet prepare`.
 
-    recordings/<class>/*                 →   data/denoised_clips/<split>/<class>/*.wav
+    recordings/<class>/*                 →   data/clips/<split>/<class>/*.wav
     recordings/<split>/<class>/*             data/speech_segments/<split>/<class>/*.wav
-                                             data/manifest.parquet, data/report.html
+                                             data/manifest.parquet, data/report.html, data/preparation.json
+
+With noise reduction the first folder is called `denoised_clips`, and the second is denoised too.
+`data/preparation.json` says how they were made; `sanet train` stores it in the model.
 
 What is finished stands in `data/.prepare.jsonl`, a recording a line, written when all its clips are: an interrupted
 run goes on from there. `data/.prepare.lock` keeps a second run out.
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,11 +27,14 @@ import numpy as np
 import pandas
 from tqdm.auto import tqdm
 
+from sanet_hf.architectures import SAMPLING_RATES
+from sanet_hf.audio.denoise import denoise
 from sanet_hf.audio.levels import is_silent, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
-from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.training.data.band_checks import MUCH, measure_band
+from sanet_hf.training.data.preparation_record import RECORD
 from sanet_hf.training.data.splits import HELD_OUT, VALIDATION_ONLY, make_groups, split_by_hash
-from sanet_hf.training.preparation.cutting import MAX_SECONDS, clip_stem, cut_evenly, find_speech
+from sanet_hf.training.preparation.cutting import clip_stem, cut_evenly, find_speech, longest_clip
 from sanet_hf.training.preparation.progress import (
     FOLDERS,
     FORMAT_VERSION,
@@ -50,7 +57,7 @@ from sanet_hf.training.preparation.progress import (
     write_output,
     write_progress,
 )
-from sanet_hf.training.preparation.samples import denoise, write_clip
+from sanet_hf.training.preparation.samples import BLOCK, write_clip
 from sanet_hf.training.preparation.source_files import METADATA, SourceFile, list_files, read_recording, store
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
 from sanet_hf.utils.extras import require
@@ -85,7 +92,7 @@ def prepare(
     overwrite: bool = False,
 ) -> Preparation:
     """
-    Cut the recordings in class folders into clips of 16 kHz, mono, 16 bit, in split folders.
+    Cut the recordings in class folders into clips of one sampling rate, mono, 16 bit, in split folders.
 
     Splits are those of the source or else made by recording or group, so that no recording is in two. The same
     recordings and options give the same bytes, however many workers there are and however often they were interrupted.
@@ -93,7 +100,7 @@ def prepare(
 
     Args:
         source_dir: Folder of class folders, or of split folders with class folders.
-        output_dir: Folder for the clips, `manifest.parquet` and `report.html`.
+        output_dir: Folder for the clips, `manifest.parquet`, `report.html` and `preparation.json`.
         options: How to cut.
         num_workers: Processes; by default as many as there are cores.
         overwrite: Whether to remove what an earlier run wrote, also with other options.
@@ -140,7 +147,7 @@ def _prepare(source_dir: Path, tasks: Sequence[Task], num_workers: int) -> tuple
     kept = drop_changed(finished, states, output_dir)
     num_finished_before = len(kept)
     is_finished = was_finished and len(kept) == len(tasks) == len(finished)
-    if is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT)):
+    if is_finished and all((output_dir / name).is_file() for name in (MANIFEST, REPORT, RECORD)):
         try:
             return pandas.read_parquet(output_dir / MANIFEST), num_finished_before
         except (OSError, ValueError) as error:
@@ -155,14 +162,19 @@ def _prepare(source_dir: Path, tasks: Sequence[Task], num_workers: int) -> tuple
 
 
 def _check_options(options: PrepareOptions) -> None:
-    if not 1 / DEFAULT_SAMPLING_RATE <= options.max_seconds <= MAX_SECONDS:
-        raise DataError(f"--max_seconds must be from one sample to {MAX_SECONDS:,} s, not {options.max_seconds:g}.")
-    if not 0 <= options.min_seconds <= MAX_SECONDS:
-        raise DataError(f"--min_seconds must be from 0 to {MAX_SECONDS:,} s, not {options.min_seconds:g}.")
+    lowest, highest = SAMPLING_RATES
+    if not lowest <= options.sampling_rate <= highest:
+        raise DataError(f"--sampling_rate must be from {lowest} to {highest} Hz, not {options.sampling_rate}.")
+    longest = longest_clip(options.sampling_rate)
+    if not 1 / options.sampling_rate <= options.max_seconds <= longest:
+        raise DataError(f"--max_seconds must be from one sample to {longest:,} s, not {options.max_seconds:g}.")
+    if not 0 <= options.min_seconds <= longest:
+        raise DataError(f"--min_seconds must be from 0 to {longest:,} s, not {options.min_seconds:g}.")
 
 
 def _check_packages(options: PrepareOptions) -> None:
-    require([*(["noisereduce"] if options.denoise else []), "silero_vad"], "prepare")
+    packages = {"noisereduce": options.denoise, "silero_vad": options.segments}
+    require([name for name, is_needed in packages.items() if is_needed], "prepare")
 
 
 def divide(files: Sequence[SourceFile], group_pattern: str | None) -> list[SourceFile]:
@@ -221,11 +233,13 @@ def prepare_file(task: Task) -> list[dict[str, Any]]:
     Raises:
         OSError: A clip cannot be written.
     """
+    options = task.options
+    rate = options.sampling_rate
     about = {"source": task.source, "class": task.file.label, "split": task.file.split}
     if task.file.error:
         return [{**about, "kind": "recording", "skipped": task.file.error}]
     try:
-        recording = read_recording(task.file.path, DEFAULT_SAMPLING_RATE, task.output_dir / TEMPORARY)
+        recording = read_recording(task.file.path, rate, task.output_dir / TEMPORARY)
         waveform = recording.waveform
         about |= {
             "original_rate": recording.original_rate,
@@ -236,13 +250,20 @@ def prepare_file(task: Task) -> list[dict[str, Any]]:
             about["warning"] = recording.warning
         if is_silent(waveform):
             raise AudioError("silent throughout")
+        if recording.original_rate > rate:
+            band = measure_band(task.file.path, task.source, rate)
+            if band is not None and band.above > MUCH:
+                loss = f"{100 * band.above:.0f} % of the energy is above {rate / 2:g} Hz, which the clips do not hold"
+                loss = f"{loss} (see --sampling_rate)"
+                about["warning"] = "; ".join(filter(None, [recording.warning, loss]))
         pieces = {
-            "clip": cut_evenly(len(waveform), round(task.options.max_seconds * DEFAULT_SAMPLING_RATE)),
-            "segment": find_speech(waveform, task.options.min_seconds),
+            "clip": cut_evenly(len(waveform), round(options.max_seconds * rate)),
+            "segment": find_speech(waveform, rate, options.min_seconds) if options.segments else [],
         }
         cleaned = waveform
-        if task.options.denoise:
-            cleaned = store(denoise(waveform), task.output_dir / TEMPORARY)
+        if options.denoise:
+            blocks = (waveform[start : start + BLOCK] for start in range(0, len(waveform), BLOCK))
+            cleaned = store(denoise(blocks, rate), task.output_dir / TEMPORARY)
     except Exception as error:  # Whatever is the matter with one recording, the others are to be prepared.
         if is_full(error):
             raise
@@ -257,7 +278,7 @@ def prepare_file(task: Task) -> list[dict[str, Any]]:
         for kind, stretches in pieces.items()
         for row in _write_pieces(task, about, kind, stretches, waveform, cleaned, gain)
     ]
-    if not pieces["segment"]:
+    if options.segments and not pieces["segment"]:
         rows.append({**about, "kind": "segment", "skipped": "no speech was found"})
     return rows
 
@@ -271,11 +292,12 @@ def _write_pieces(
     cleaned: np.ndarray,
     gain: float,
 ) -> Iterator[dict[str, Any]]:
-    folder = Path(FOLDERS[kind], task.file.split, task.file.label)
+    rate = task.options.sampling_rate
+    folder = Path(task.options.folders[kind], task.file.split, task.file.label)
     for index, (start, end) in enumerate(stretches):
-        row = {**about, "kind": kind, "start": start / DEFAULT_SAMPLING_RATE, "end": end / DEFAULT_SAMPLING_RATE}
-        row["duration"] = (end - start) / DEFAULT_SAMPLING_RATE
-        if kind == "segment" and end - start < task.options.min_seconds * DEFAULT_SAMPLING_RATE:
+        row = {**about, "kind": kind, "start": start / rate, "end": end / rate}
+        row["duration"] = (end - start) / rate
+        if kind == "segment" and end - start < task.options.min_seconds * rate:
             yield row | {"skipped": "speech shorter than --min_seconds"}
         elif is_silent(waveform[start:end]):
             yield row | {"skipped": "silent"}
@@ -285,7 +307,7 @@ def _write_pieces(
             name = f"{clip_stem(task.file.path.name)}_{index:04d}.wav"
             row["file"] = (folder / name).as_posix()
             with write_output(task.output_dir, folder / name) as file:
-                measured = write_clip(file, waveform[start:end], cleaned[start:end], gain)
+                measured = write_clip(file, waveform[start:end], cleaned[start:end], gain, rate)
             yield row | measured
 
 
@@ -301,7 +323,7 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
     clips = manifest[manifest["file"].notna()]
     wanted = set(clips["file"])
     for (kind, split), rows in clips.groupby(["kind", "split"]):
-        folder = Path(FOLDERS[kind], split)
+        folder = Path(options.folders[kind], split)
         table = rows[["file", "class", "source", "start", "end"]].rename(
             columns={"file": "file_name", "class": "label"}
         )
@@ -310,27 +332,34 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
             table.to_csv(file, index=False, lineterminator="\n", encoding="utf-8")
         wanted.add((folder / METADATA).as_posix())
     # Clips of which the run was killed before it took note, and whose recording has gone since.
-    for folder in FOLDERS.values():
+    for folder in FOLDERS:
         for path in (output_dir / folder).rglob("*"):
             is_ours = path.name == METADATA or re.search(r"_\d{4,}\.wav$", path.name)
             if is_ours and path.is_file() and path.relative_to(output_dir).as_posix() not in wanted:
                 path.unlink()
     with write_output(output_dir, MANIFEST) as file:
         manifest.to_parquet(file, index=False)
-    html = to_html(manifest, output_dir, to_text(source_dir.resolve().name), _facts(manifest, options))
+    title, facts = to_text(source_dir.resolve().name), _facts(manifest, options)
+    html = to_html(manifest, output_dir, title, facts, options.sampling_rate)
     with write_output(output_dir, REPORT) as file:
         file.write(html.encode())
+    record = {"sanet_hf": version("sanet-hf"), **asdict(options), "noise_reduction": facts["Noise reduction"]}
+    with write_output(output_dir, RECORD) as file:
+        file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _facts(manifest: pandas.DataFrame, options: PrepareOptions) -> dict[str, str]:
     used = manifest[manifest["file"].notna()]
-    total = {kind: format_duration(used.loc[used["kind"] == kind, "duration"].sum()) for kind in FOLDERS}
-    count = {kind: int((used["kind"] == kind).sum()) for kind in FOLDERS}
+    total = {kind: format_duration(used.loc[used["kind"] == kind, "duration"].sum()) for kind in options.folders}
+    count = {kind: int((used["kind"] == kind).sum()) for kind in options.folders}
+    speech = "not looked for"
+    if options.segments:
+        speech = f"{count['segment']} stretches of at least {options.min_seconds:g} s, {total['segment']} in all, "
+        speech += f"found by silero-vad {version('silero-vad')}"
     return {
         "Recordings": f"{used['source'].nunique()} used of {manifest['source'].nunique()} files",
         "Clips": f"{count['clip']} of at most {options.max_seconds:g} s, {total['clip']} in all",
-        "Speech": f"{count['segment']} stretches of at least {options.min_seconds:g} s, {total['segment']} in all, "
-        f"found by silero-vad {version('silero-vad')}",
+        "Speech": speech,
         "Noise reduction": f"noisereduce {version('noisereduce')}, non-stationary" if options.denoise else "none",
         "Groups": options.group_pattern or "each recording for itself",
     }

@@ -14,15 +14,18 @@ from typing import Any, BinaryIO, NamedTuple
 from filelock import FileLock, Timeout
 
 from sanet_hf.errors import DataError
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.data.folds import PREPARE_PROGRESS as PROGRESS
+from sanet_hf.training.data.preparation_record import RECORD
 from sanet_hf.training.preparation.source_files import SourceFile
 from sanet_hf.utils.files import to_text, write_atomically
 
 
-FOLDERS = {"clip": "denoised_clips", "segment": "speech_segments"}
+# Of clips, which are called by what they hold, and of stretches of speech.
+CLIPS, DENOISED_CLIPS, SEGMENTS = FOLDERS = ("clips", "denoised_clips", "speech_segments")
 MANIFEST, REPORT = "manifest.parquet", "report.html"
 TEMPORARY, LOCK = ".prepare_tmp", ".prepare.lock"
-FORMAT_VERSION = 1  # raise it whenever the same options give other clips
+FORMAT_VERSION = 2  # raise it whenever the same options give other clips
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,15 @@ class PrepareOptions:
 
     max_seconds: float = 4.0
     min_seconds: float = 0.5
-    denoise: bool = True
+    denoise: bool = False
     group_pattern: str | None = None
+    sampling_rate: int = DEFAULT_SAMPLING_RATE
+    segments: bool = True
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folder for each kind of stretch."""
+        return {"clip": DENOISED_CLIPS if self.denoise else CLIPS, "segment": SEGMENTS}
 
 
 class Task(NamedTuple):
@@ -90,13 +100,13 @@ def check_output(source_dir: Path, output_dir: Path) -> None:
     source, output = source_dir.resolve(), output_dir.resolve()
     if output == source or source in output.parents:
         raise DataError(f"{output_dir} lies in the folder of the recordings, {source_dir}, where nothing is written.")
-    for name in FOLDERS.values():
+    for name in FOLDERS:
         if (output / name).resolve() in (source, *source.parents):
             raise DataError(f"{source_dir} lies in {output_dir / name}, where clips would be written.")
     if output_dir.exists() and not output_dir.is_dir():
         raise DataError(f"{output_dir} is a file: choose a folder.")
     if not (output_dir / PROGRESS).exists():
-        for name in (*FOLDERS.values(), MANIFEST, REPORT):
+        for name in (*FOLDERS, MANIFEST, REPORT, RECORD):
             if (output_dir / name).exists():
                 raise DataError(f"{output_dir / name} was not written by sanet prepare: choose another folder.")
 
@@ -104,11 +114,11 @@ def check_output(source_dir: Path, output_dir: Path) -> None:
 def remove_output(output_dir: Path) -> None:
     """Remove all that an earlier preparation wrote."""
     if (output_dir / PROGRESS).exists():
-        for name in (*FOLDERS.values(), TEMPORARY):
+        for name in (*FOLDERS, TEMPORARY):
             if (output_dir / name).exists():
                 shutil.rmtree(output_dir / name)
         # The last to go says that the others were written here.
-        for name in (MANIFEST, REPORT, PROGRESS):
+        for name in (MANIFEST, REPORT, RECORD, PROGRESS):
             (output_dir / name).unlink(missing_ok=True)
 
 
@@ -155,7 +165,7 @@ def read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, di
 
 def _is_clip(file: str) -> bool:
     folder, *others = Path(file).parts
-    return folder in FOLDERS.values() and ".." not in others
+    return folder in FOLDERS and ".." not in others
 
 
 def drop_changed(

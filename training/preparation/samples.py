@@ -1,49 +1,25 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of one recording: noise reduction, level, signal-to-noise ratio, and clips as WAV files."""
+"""Samples of one recording: level, signal-to-noise ratio, and clips as WAV files."""
 
 import hashlib
 import math
 import wave
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from sanet_hf.audio.levels import CLIPPED, largest_amplitude
-from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 
 
-# noisereduce's own: samples that are denoised at once, and those on each side of them that it takes into account.
-DENOISING_BLOCK, DENOISING_CONTEXT = 600_000, 30_000
 BLOCK = 2**20  # samples that are written at once
 
 SNR_RANGE = (-20.0, 100.0)  # dB
 
 
-def denoise(waveform: np.ndarray) -> Iterator[np.ndarray]:
-    """
-    A waveform of shape (samples,) at 16 kHz with non-stationary noise reduction, in blocks: what noisereduce gives for
-    the whole, without its copies of the whole.
-    """
-    from noisereduce import reduce_noise
-
-    # noisereduce fills the last of several blocks up with zeros.
-    length = min(DENOISING_BLOCK, len(waveform))
-    for start in range(0, len(waveform), DENOISING_BLOCK):
-        block = np.zeros(length + 2 * DENOISING_CONTEXT, np.float32)
-        first = max(0, start - DENOISING_CONTEXT)
-        part = waveform[first : start + length + DENOISING_CONTEXT]
-        offset = first - start + DENOISING_CONTEXT
-        block[offset : offset + len(part)] = part
-        with np.errstate(divide="ignore", invalid="ignore"):
-            reduced = reduce_noise(block, DEFAULT_SAMPLING_RATE, chunk_size=None, padding=0)
-        # Without any noise, as in digital silence, it divides by zero.
-        block = reduced if np.isfinite(reduced).all() else block
-        yield block[DENOISING_CONTEXT : DENOISING_CONTEXT + min(length, len(waveform) - start)]
-
-
-def write_clip(file: BinaryIO, waveform: np.ndarray, cleaned: np.ndarray, gain: float) -> dict[str, Any]:
+def write_clip(
+    file: BinaryIO, waveform: np.ndarray, cleaned: np.ndarray, gain: float, sampling_rate: int
+) -> dict[str, Any]:
     """
     Write a clip as WAV and measure it, block by block.
 
@@ -54,13 +30,14 @@ def write_clip(file: BinaryIO, waveform: np.ndarray, cleaned: np.ndarray, gain: 
         waveform: float32 of shape (samples,) before noise reduction, which SNR and clipping are measured on.
         cleaned: The samples to write.
         gain: What they are multiplied with.
+        sampling_rate: In Hz.
 
     Returns:
         Columns of the manifest. The hash is that of the samples as `sanet train` reads them, float32.
     """
     power, peak, num_clipped, digest = 0.0, 0.0, 0, hashlib.sha256()
     with wave.open(file, "wb") as wav:
-        wav.setparams((1, 2, DEFAULT_SAMPLING_RATE, len(cleaned), "NONE", None))
+        wav.setparams((1, 2, sampling_rate, len(cleaned), "NONE", None))
         for start in range(0, len(cleaned), BLOCK):
             samples = np.clip(np.rint(cleaned[start : start + BLOCK] * (32768 * gain)), -32768, 32767).astype("<i2")
             wav.writeframes(samples.data)
@@ -73,17 +50,17 @@ def write_clip(file: BinaryIO, waveform: np.ndarray, cleaned: np.ndarray, gain: 
         "rms": math.sqrt(power / len(cleaned)),
         "peak": peak,
         "clipped": num_clipped / len(cleaned),
-        "snr": estimate_snr(waveform),
+        "snr": estimate_snr(waveform, sampling_rate),
         "hash": digest.hexdigest(),
     }
 
 
-def estimate_snr(waveform: np.ndarray) -> float | None:
+def estimate_snr(waveform: np.ndarray, sampling_rate: int) -> float | None:
     """
-    Signal-to-noise ratio in dB of a waveform of shape (samples,) at 16 kHz: noise is the power that nine tenths of its
+    Signal-to-noise ratio in dB of a waveform of shape (samples,): noise is the power that nine tenths of its
     frames of 20 ms exceed, signal what the mean is above that. `None` for less than ten frames.
     """
-    length = DEFAULT_SAMPLING_RATE // 50
+    length = sampling_rate // 50
     frames = waveform[: len(waveform) // length * length].reshape(-1, length)
     if len(frames) < 10:
         return None

@@ -11,13 +11,20 @@ import yaml
 
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.errors import UsageError
-from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE, SANetFeatureExtractor
 from sanet_hf.training.config_files import find_config, parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation, seeded
 from sanet_hf.utils.plot_style import style
 
 
-def write_examples(file: Path, output_dir: Path, config: str, num_examples: int = 8, seed: int = 0) -> None:
+def write_examples(
+    file: Path,
+    output_dir: Path,
+    config: str,
+    num_examples: int = 8,
+    seed: int = 0,
+    sampling_rate: int = DEFAULT_SAMPLING_RATE,
+) -> None:
     """
     Write `original.wav`, `1.wav`, `2.wav`, ... at the loudness that SANet's feature extractor sets, and
     `examples.png` with their spectrograms and the transforms that were applied.
@@ -29,6 +36,7 @@ def write_examples(file: Path, output_dir: Path, config: str, num_examples: int 
             `augmentations_after_normalization`.
         num_examples: Number of examples besides the original.
         seed: Seed of the random parameters.
+        sampling_rate: Of the model to train, in Hz.
 
     Raises:
         UsageError: The YAML file cannot be read, or has no augmentation.
@@ -45,8 +53,7 @@ def write_examples(file: Path, output_dir: Path, config: str, num_examples: int 
     ]
     if not any(lists):
         raise UsageError(f"{path} has neither augmentations nor augmentations_after_normalization.")
-    feature_extractor = SANetFeatureExtractor(max_length=None)
-    sampling_rate = feature_extractor.sampling_rate
+    feature_extractor = SANetFeatureExtractor(sampling_rate=sampling_rate, max_length=None)
     augment, augment_normalized = (make_augmentation(transforms, sampling_rate) for transforms in lists)
     waveform = load_audio(file, sampling_rate)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
+from sanet_hf.audio.denoise import DENOISED
 from sanet_hf.inference.windows import THRESHOLD
 from sanet_hf.training.evaluation.metric_names import METRIC_TYPES, METRICS
 from sanet_hf.training.evaluation.results import FEW_CLIPS, Evaluation, accuracy_interval, in_order, list_classes
@@ -85,6 +86,7 @@ def write_model_card(
         dataset_id=dataset_id,
         sampling_rate=feature_extractor.sampling_rate,
         max_seconds=max_seconds,
+        is_denoised=getattr(feature_extractor, DENOISED, None),
         training_time=None if training_seconds is None else format_duration(training_seconds),
         trained_on=trained_on,
         tested_versions=", ".join(

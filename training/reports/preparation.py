@@ -14,7 +14,6 @@ import pandas
 import soundfile
 from matplotlib.figure import Figure
 
-from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.data.log_mel import log_mel
 from sanet_hf.training.evaluation.results import in_order
 from sanet_hf.training.reports.html import MAX_AUDIO_SECONDS, STYLE, encode_audio, plot_durations, render_page
@@ -36,7 +35,9 @@ class Spectrogram(NamedTuple):
     audio: str
 
 
-def to_html(manifest: pandas.DataFrame, output_dir: Path, title: str, facts: Mapping[str, str]) -> str:
+def to_html(
+    manifest: pandas.DataFrame, output_dir: Path, title: str, facts: Mapping[str, str], sampling_rate: int
+) -> str:
     """
     The report as HTML: clips by class and split, durations, spectrograms, what was skipped and why.
 
@@ -45,6 +46,7 @@ def to_html(manifest: pandas.DataFrame, output_dir: Path, title: str, facts: Map
         output_dir: Folder in which the clips are.
         title: Heading of the page.
         facts: Names and values for the table at the top.
+        sampling_rate: Of the clips, in Hz.
     """
     skipped = manifest[manifest["skipped"].notna()]
     parts = {kind: manifest[manifest["file"].notna() & (manifest["kind"] == kind)] for kind in KIND_TITLES}
@@ -54,7 +56,7 @@ def to_html(manifest: pandas.DataFrame, output_dir: Path, title: str, facts: Map
         "preparation.html",
         title=title,
         facts=facts,
-        sampling_rate=DEFAULT_SAMPLING_RATE,
+        sampling_rate=sampling_rate,
         parts=[_describe_part(kind, rows) for kind, rows in parts.items()],
         spectrograms=draw_spectrograms(parts.get("clip", manifest[:0]), output_dir),
         quality=list_quality(parts.get("clip", manifest[:0])),
@@ -168,4 +170,8 @@ def summarize(manifest: pandas.DataFrame) -> str:
     if reasons:
         skipped = [f"{count:6} {kind:10} {reason}" for kind, reason, count in reasons]
         lines += ["", f"Skipped:{shorten_lines(skipped)}"]
+    warned = manifest[manifest["warning"].notna()].drop_duplicates("source")
+    if len(warned):
+        warnings = [f"{row.source}: {row.warning}" for row in warned.itertuples()]
+        lines += ["", f"Warnings of {len(warned)} recordings:{shorten_lines(warnings)}"]
     return "\n".join(lines)

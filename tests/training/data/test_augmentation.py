@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import yaml
 
+from sanet_hf.errors import UsageError
 from sanet_hf.training.config_files import shipped_configs
 from sanet_hf.training.data import augmentation
 from sanet_hf.training.data.augmentation import make_augmentation, seeded, simulated_rooms
@@ -64,6 +65,41 @@ def test_shipped_transforms_change_a_clip(config):
                 changed = make_augmentation([{transform: {**parameters, "p": 1}}], RATE)(NOISE)
             assert changed.dtype == np.float32 and np.isfinite(changed).all(), transform
             assert len(changed) != len(NOISE) or not np.allclose(changed, NOISE), transform
+
+
+@pytest.mark.parametrize("rate", [8000, 48_000, 96_000])
+def test_shipped_transforms_fit_any_rate(rate):
+    """They change a clip at any rate, and its length by no more than at 16 kHz."""
+    noise = (0.1 * np.random.default_rng(0).standard_normal(rate)).astype(np.float32)
+    for path in shipped_configs():
+        options = yaml.safe_load(path.read_text())
+        lists = [options.get(name, []) for name in ("augmentations", "augmentations_after_normalization")]
+        for entry in [*lists[0], *lists[1]]:
+            ((transform, parameters),) = entry.items()
+            with seeded(0):
+                changed = make_augmentation([{transform: {**parameters, "p": 1}}], rate)(noise)
+            assert np.isfinite(changed).all() and 0.84 <= len(changed) / len(noise) <= 1.19, transform
+
+
+def test_resampling_by_absolute_rates_is_warned_of(caplog):
+    transform = {"Resample": {"min_sample_rate": 13_600, "max_sample_rate": 18_800}}
+    make_augmentation([transform], RATE)
+    assert not caplog.text
+    make_augmentation([transform], 48_000)
+    assert "plays every clip 2.6 to 3.5 times as fast" in caplog.text and "min_speed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("transform", "rate", "message"),
+    [
+        ({"Resample": {"min_speed": 0}}, RATE, "must be above 0"),
+        ({"Resample": {"max_speed": "fast"}}, RATE, "must be above 0"),
+        ({"Mp3Compression": {"p": 0.1}}, 96_000, "MP3 has no sampling rate of 96000 Hz"),
+    ],
+)
+def test_parameters_that_do_not_fit_the_rate(transform, rate, message):
+    with pytest.raises(UsageError, match=message):
+        make_augmentation([transform], rate)
 
 
 def offered_transforms() -> dict[str, dict]:

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from sanet_hf.audio import decoders
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.cli.main import main
-from sanet_hf.errors import AudioError
+from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.baseline import fit_baseline
 from sanet_hf.training.data.load import load_recordings
@@ -230,7 +230,7 @@ def test_stems_are_readable():
 def prepared(speech, tmp_path_factory) -> Path:
     """`speech`, prepared by the command with two processes."""
     output = tmp_path_factory.mktemp("prepared") / "data"
-    assert main(["prepare", str(speech), str(output), "--num_workers", "2"]) == 0
+    assert main(["prepare", str(speech), str(output), "--denoise", "--num_workers", "2"]) == 0
     return output
 
 
@@ -252,7 +252,7 @@ def test_clips_segments_and_lists(prepared, speech):
     assert (written["kind"] == "segment").sum() >= 8 and written[written["kind"] == "clip"]["duration"].max() <= 4
     assert written.groupby("source")["split"].nunique().max() == 1
     hidden = {".prepare.jsonl", ".prepare.lock"}
-    assert {"denoised_clips", "speech_segments", "manifest.parquet", "report.html", *hidden} == {
+    assert {"denoised_clips", "speech_segments", "manifest.parquet", "preparation.json", "report.html", *hidden} == {
         path.name for path in prepared.iterdir()
     }
 
@@ -292,13 +292,13 @@ def test_both_ways_of_training_learn_from_it(prepared, tiny_options, configs, fo
 
 
 def test_same_bytes_whatever_the_number_of_processes(prepared, speech, tmp_path):
-    prepare(speech, tmp_path / "data", num_workers=1)
+    prepare(speech, tmp_path / "data", PrepareOptions(denoise=True), num_workers=1)
     assert contents(tmp_path / "data") == contents(prepared)
 
 
 def test_a_finished_run_says_so(prepared, speech, capsys):
     before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.is_file()}
-    assert main(["prepare", str(speech), str(prepared), "--num_workers", "1"]) == 0
+    assert main(["prepare", str(speech), str(prepared), "--denoise", "--num_workers", "1"]) == 0
     assert f"{prepared} is finished; --overwrite" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.is_file()}
 
@@ -335,7 +335,17 @@ sys.exit(main())
 @pytest.mark.parametrize("end", ["kill", "ctrl-c"])
 def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
     output = tmp_path / "data"
-    command = [sys.executable, "-c", SLOW_COMMAND, "prepare", str(speech), str(output), "--num_workers", "2"]
+    command = [
+        sys.executable,
+        "-c",
+        SLOW_COMMAND,
+        "prepare",
+        str(speech),
+        str(output),
+        "--denoise",
+        "--num_workers",
+        "2",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     progress = output / ".prepare.jsonl"
     deadline = time.monotonic() + 600
@@ -354,7 +364,7 @@ def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
     while processes_of(process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    result = prepare(speech, output, num_workers=1)
+    result = prepare(speech, output, PrepareOptions(denoise=True), num_workers=1)
     assert 2 <= result.num_finished_before < result.num_recordings
     assert contents(output) == contents(prepared)
 
@@ -442,7 +452,7 @@ def test_a_line_cut_off_and_a_clip_that_is_gone_are_made_good(tmp_path):
     progress = output / ".prepare.jsonl"
     progress.write_bytes(progress.read_bytes()[:-20] + "ü".encode()[:1])
     next(output.rglob("0_wav_0000.wav")).unlink()
-    (output / "denoised_clips" / "train" / "a" / "gone_wav_0000.wav").write_bytes(b"left by a killed run")
+    (output / "clips" / "train" / "a" / "gone_wav_0000.wav").write_bytes(b"left by a killed run")
     assert prepare(folder, output, options, num_workers=1).num_finished_before == 2
     assert contents(output) == before
 
@@ -618,19 +628,12 @@ def test_names(tmp_path):
         os.rename(folder / "ü 1" / "x.wav", folder / "ü 1" / name)
     manifest = prepare(folder, output, PrepareOptions(denoise=False), num_workers=1).manifest
     clips = manifest[manifest["kind"] == "clip"]
-    assert (
-        len(clips)
-        == clips["hash"].nunique()
-        == len(names) - 1
-        == len(list((output / "denoised_clips").rglob("*.wav")))
-    )
-    recordings = load_dataset(
-        "audiofolder", data_dir=str(output / "denoised_clips"), cache_dir=str(tmp_path / "cache")
-    )
+    assert len(clips) == clips["hash"].nunique() == len(names) - 1 == len(list((output / "clips").rglob("*.wav")))
+    recordings = load_dataset("audiofolder", data_dir=str(output / "clips"), cache_dir=str(tmp_path / "cache"))
     assert sum(map(len, recordings.values())) == len(clips)
     write(folder / "b::[c]" / "x.wav", tone(0.5))
     prepare(folder, output, PrepareOptions(denoise=False), num_workers=1)
-    recordings = load_recordings(DataArguments(data_dir=str(output / "denoised_clips")))
+    recordings = load_recordings(DataArguments(data_dir=str(output / "clips")))
     assert sum(map(len, recordings.values())) == len(names)
     assert recordings["train"].features["label"].names == ["b::[c]", "ü 1"]
     assert "b::[c]" in check(output, num_workers=1)
@@ -684,19 +687,54 @@ def test_refusals(tmp_path, capsys):
     assert "--max_seconds must be" in refuse(folder, tmp_path / "data", "--max_seconds", "nan")
     assert "no regular expression" in refuse(folder, tmp_path / "data", "--group_pattern", "(")
     assert "finds nothing in 1 of 1 names" in refuse(folder, tmp_path / "data", "--group_pattern", "speaker")
-    (tmp_path / "data" / "denoised_clips").mkdir(parents=True)
+    (tmp_path / "data" / "clips").mkdir(parents=True)
     assert "was not written by sanet prepare" in refuse(folder, tmp_path / "data", "--overwrite")
-    write(tmp_path / "data" / "denoised_clips" / "a" / "a.wav", tone(0.5))
+    write(tmp_path / "data" / "clips" / "a" / "a.wav", tone(0.5))
     before = contents(tmp_path)
-    assert "where clips would be written" in refuse(tmp_path / "data" / "denoised_clips", tmp_path / "data")
+    assert "where clips would be written" in refuse(tmp_path / "data" / "clips", tmp_path / "data")
 
 
-@pytest.mark.parametrize("name", ["noisereduce", "silero_vad"])
-def test_missing_packages_are_named(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "options"), [("noisereduce", {"denoise": True}), ("silero_vad", {}), ("soxr", {"segments": False})]
+)
+def test_missing_packages_are_named(tmp_path, monkeypatch, name, options):
     write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPackageError, match=r'pip install "sanet-hf\[prepare\]"'):
-        prepare(tmp_path / "recordings", tmp_path / "data")
+    with pytest.raises(MissingPackageError, match=rf'{name} .* pip install "sanet-hf\[prepare\]"'):
+        prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(**options))
+
+
+def test_packages_for_what_is_not_done_are_not_needed(tmp_path, monkeypatch):
+    write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
+    for name in ("noisereduce", "silero_vad"):
+        monkeypatch.setitem(sys.modules, name, None)
+    manifest = prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(segments=False), 1).manifest
+    assert list(manifest["kind"]) == ["clip"] and manifest["skipped"].isna().all()
+
+
+@pytest.mark.parametrize("rate", [8000, 44_100, 96_000])
+def test_clips_of_any_rate(tmp_path, capsys, rate):
+    source, output = tmp_path / "recordings", tmp_path / "data"
+    write(source / "low" / "a.wav", tone(1.0, 22_050, 300), 22_050)
+    write(source / "high" / "a.wav", tone(1.0, 22_050, 2000), 22_050)
+    command = ["prepare", str(source), str(output), "--sampling_rate", str(rate), "--no_segments"]
+    assert main([*command, "--max_seconds", "0.4", "--num_workers", "1"]) == 0
+    assert f"{output / 'clips'} --sampling_rate {rate}\n" in capsys.readouterr().out
+    manifest = pandas.read_parquet(output / "manifest.parquet")
+    assert len(manifest) == 6
+    for row in manifest.itertuples():
+        info = soundfile.info(output / row.file)
+        assert info.samplerate == rate and row.duration == info.frames / rate == pytest.approx(1 / 3, abs=1e-3)
+    assert json.loads((output / "preparation.json").read_text())["sampling_rate"] == rate
+    # The check is for a model of this rate.
+    assert "lower sampling rates" not in check(output, num_workers=1)
+
+
+@pytest.mark.parametrize("rate", [7999, 96_001])
+def test_rates_out_of_range(tmp_path, rate):
+    write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
+    with pytest.raises(DataError, match=f"--sampling_rate must be from 8000 to 96000 Hz, not {rate}"):
+        prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(sampling_rate=rate))
 
 
 def test_a_worker_that_dies_is_said():
@@ -810,9 +848,9 @@ def test_check_keeps_clips_of_a_recording_together(tmp_path):
     for label, frequency in (("low", 200), ("high", 2000)):
         write(tmp_path / "recordings" / label / "long_0001.wav", tone(3.0, frequency=frequency))
     prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(0.5, denoise=False), num_workers=1)
-    assert [path.name for path in (tmp_path / "data" / "denoised_clips").iterdir()] == ["train"]
+    assert [path.name for path in (tmp_path / "data" / "clips").iterdir()] == ["train"]
     assert "No baseline: a class has one file or group alone" in check(tmp_path / "data", num_workers=1)
-    shutil.copytree(tmp_path / "data" / "denoised_clips", tmp_path / "clips")
+    shutil.copytree(tmp_path / "data" / "clips", tmp_path / "clips")
     assert "by cross-validation" in check(tmp_path / "clips", num_workers=1)
 
 
