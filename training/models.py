@@ -26,6 +26,7 @@ from transformers.utils import logging
 from sanet_hf.architectures import (
     MODEL_TYPE_ALIASES,
     SAMPLING_RATES,
+    Architecture,
     architecture_of,
     backbone,
     check_sampling_rate,
@@ -111,12 +112,23 @@ def make_model(
         if arguments.config_overrides:
             raise UsageError("--config_overrides is for a model from scratch: a checkpoint brings its own sizes.")
         model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, label_maps)
+        model_type = MODEL_TYPE_ALIASES.get(arguments.model_type, arguments.model_type)
+        if model_type not in (ModelArguments.model_type, model.config.model_type):
+            logger.warning(
+                f"model_type {arguments.model_type} has no effect: {arguments.model_name_or_path} is a "
+                f"{model.config.model_type}."
+            )
     else:
         model, feature_extractor = _from_scratch(arguments, label_maps, max_length_seconds)
     architecture = architecture_of(model)
     # A checkpoint keeps what it was trained with.
     if arguments.padding is not None:
         architecture.set_padding(feature_extractor, arguments.padding)
+    if arguments.position_embeddings == "keep" and type(architecture).fit_positions is Architecture.fit_positions:
+        raise UsageError(
+            f"--position_embeddings keep has no effect on {model.config.model_type}, whose positions always stay. "
+            "Leave it out."
+        )
     if arguments.position_embeddings == "interpolate":
         architecture.fit_positions(model, feature_extractor, max_length_seconds)
     architecture.set_max_length(model, feature_extractor, max_length_seconds)

@@ -216,7 +216,8 @@ class AudioClassificationTrainer(Trainer):
         if isinstance(checkpoint, str):
             state = read_state(checkpoint)
             check_position(state, num_batches, self.args.gradient_accumulation_steps)
-            if EarlyStoppingCallback.has_stopped(state, self.args.early_stopping_patience):
+            is_counted = self.args.restore_callback_states_from_checkpoint
+            if is_counted and EarlyStoppingCallback.has_stopped(state, self.args.early_stopping_patience):
                 self.args.max_steps = state.global_step
 
     def _train(self, resume_from_checkpoint, *args, **kwargs):

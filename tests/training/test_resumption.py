@@ -200,9 +200,12 @@ def test_patience_given_on_resuming_counts(options, tmp_path, monkeypatch):
     ended = []
     assert evaluations(2) == 3
     assert evaluations(2) == 3 and ended[-1].epoch == 3
-    assert evaluations(4, "--resume_from_checkpoint", "true") == 5
+    again = ["--resume_from_checkpoint", "true"]
+    assert evaluations(4, *again) == 5
     state = read_state(folder / f"checkpoint-{5 * STEPS}")
     assert EarlyStoppingCallback.has_stopped(state, 4) and not EarlyStoppingCallback.has_stopped(state, 5)
+    # Counting can begin again.
+    assert evaluations(2, *again, "--restore_callback_states_from_checkpoint", "false") == 7
 
 
 # Checkpoints
