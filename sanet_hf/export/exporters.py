@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ TOLERANCE = 1e-4
 # Batches of clips that are compared, and the longest of the clips.
 NUM_BATCHES = 8
 MAX_SECONDS = 4
+ESCAPE_CODES = re.compile(r"\x1b\[[0-9;]*m")  # of colours
 
 
 def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, output_dir: str | Path) -> float:
@@ -253,7 +255,14 @@ def _compare(
             # As such clips are classified. In silence without a mask onnxruntime is off by 2e-4 (wav2vec2).
             lengths[:] = lengths[0]
         features = make_noise_features(feature_extractor, np.clip(lengths, shortest, longest), seed=index)
-        difference = (run(features) - model(**features).logits).abs().max().item()
+        try:
+            logits = run(features)
+        except Exception as error:
+            raise ExportError(
+                f"The exported {model.config.model_type} fails on clips of {', '.join(map(str, lengths))} samples: "
+                f"{_reason(error)}. It is not written."
+            ) from error
+        difference = (logits - model(**features).logits).abs().max().item()
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"The exported {model.config.model_type} differs from PyTorch's by {difference:.1e} in a logit, more "
@@ -277,5 +286,15 @@ def _export_errors(model: PreTrainedModel, exporter: str) -> Iterator[None]:
         with quiet():
             yield
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ExportError(f"{exporter} cannot export a model of type {model.config.model_type!r}: {reason}") from error
+        raise ExportError(
+            f"{exporter} cannot export a model of type {model.config.model_type!r} ({_reason(error)}): try the other "
+            "--format, or use the checkpoint itself."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the error that an exporter's own errors, which are pages of advice, come from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = (line.strip() for line in ESCAPE_CODES.sub("", str(error)).splitlines())
+    return next(filter(None, lines), type(error).__name__).rstrip(".!:")

@@ -23,6 +23,7 @@ from sanet_hf.layers_sanet import (
     SANetUpsample,
 )
 from sanet_hf.modeling_sanet import SANetAttentivePooling, SANetPreTrainedModel
+from sanet_hf.optimization import optimize_for_inference
 
 
 @pytest.fixture
@@ -243,6 +244,34 @@ def test_optional_outputs_are_left_out(tiny_model, clips):
     assert weights.shape == (2, 126)
 
 
+@pytest.mark.parametrize("options", [{}, {"output_hidden_states": True, "output_attentions": True}], ids=["", "all"])
+@pytest.mark.parametrize("optimized", [False, True])
+def test_tuples_if_the_configuration_says_so(tiny_model, clips, mask, options, optimized):
+    """The values are those with names; an argument counts more than the configuration."""
+    model = optimize_for_inference(tiny_model) if optimized else tiny_model
+    model.set_attn_implementation("eager")
+    for network in (model, model.base_model):
+        with torch.no_grad():
+            expected = network(clips, mask, **options)
+            network.config.return_dict = False
+            values, named = network(clips, mask, **options), network(clips, mask, return_dict=True, **options)
+            network.config.return_dict = True
+        assert isinstance(values, tuple) and list(named) == list(expected)
+        torch.testing.assert_close(values, expected.to_tuple(), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("return_dict", [False, True])
+def test_jit_trace(tiny_model, clips, return_dict):
+    """Of tuples, and, where the tracer is not strict, of outputs with names; for clips of other batch sizes."""
+    tiny_model.config.return_dict = return_dict
+    traced = torch.jit.trace(tiny_model, (clips,), strict=not return_dict)
+    with torch.no_grad():
+        actual, expected = traced(clips.flip(0)[:1]), tiny_model(clips.flip(0)[:1])
+    key = "logits" if return_dict else 0
+    torch.testing.assert_close(actual[key], expected[key])
+
+
 def test_pooling_weights(tiny_model, clips, mask):
     with torch.no_grad():
         weights = tiny_model(clips, mask).pooling_weights
@@ -413,6 +442,15 @@ def test_losses(make_model, clips, problem_type, given):
     assert output.loss.shape == ()
     assert next(iter(output)) == "loss"
     assert model.config.problem_type == problem_type
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool, torch.float64, torch.bfloat16])
+def test_labels_of_several_classes_are_zeros_and_ones_of_any_type(make_model, clips, dtype):
+    loss_function, labels = LOSSES["multi_label_classification"]
+    model = make_model(problem_type="multi_label_classification")
+    output = model(clips, labels=labels.to(dtype))
+    torch.testing.assert_close(output.loss, loss_function(output.logits, labels))
+    output.loss.backward()
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "inferred"])

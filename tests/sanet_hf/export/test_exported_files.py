@@ -434,7 +434,39 @@ def test_an_architecture_that_cannot_be_exported(make_model, tmp_path, monkeypat
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     model = make_model().bfloat16().train()
-    with pytest.raises(ExportError, match=r"torch\.onnx cannot export a model of type 'sanet': no such operator$"):
+    with pytest.raises(ExportError, match=r"torch\.onnx cannot export a model of type 'sanet' \(no such operator\): "):
         export_onnx(model, SANetFeatureExtractor(max_length=8000), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert model.dtype == torch.bfloat16 and model.training
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_program])
+def test_the_reason_is_one_sentence(tiny_model, tmp_path, monkeypatch, export):
+    """PyTorch's own errors begin with escape codes and go on with advice; the reason is that of the first error."""
+
+    def fail(*arguments, **options):
+        try:
+            raise TypeError("\x1b[96mCould not\x1b[0m guard on u0 > 1.\nCaused by: (sdpa_attention.py:159)")
+        except TypeError as error:
+            raise RuntimeError("Failed. \x1b[96mThis is step 1/3\x1b[0m of exporting. Next steps:\n- Debug") from error
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    monkeypatch.setattr(torch.export, "export", fail)
+    with pytest.raises(ExportError) as info:
+        export(tiny_model, SANetFeatureExtractor(max_length=8000), tmp_path / "out")
+    name = "torch.onnx" if export is export_onnx else "torch.export"
+    assert str(info.value) == (
+        f"{name} cannot export a model of type 'sanet' (Could not guard on u0 > 1): try the other --format, or use "
+        "the checkpoint itself."
+    )
+
+
+def test_a_file_that_fails_on_other_lengths_is_not_written(tiny_model, tmp_path):
+    """As that of SEW does, whose frames are merged in pairs."""
+
+    def run(features):
+        raise AssertionError("Guard failed: input_values.size()[1] % 2 == 0")
+
+    message = r"The exported sanet fails on clips of 17 samples: Guard failed: input_values.*It is not written"
+    with pytest.raises(ExportError, match=message):
+        exporters._compare(tiny_model, SANetFeatureExtractor(max_length=8000), run, 17)

@@ -19,6 +19,7 @@ from sanet_hf.inference.app import classify_recording, draw_recording, launch_ap
 from sanet_hf.inference.explanation import explain, weigh_frames
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.windows import merge_windows
+from sanet_hf.layers_sanet import SANetBatchNorm
 
 
 SPACE = Path(__file__).parents[3] / "examples/space"
@@ -212,6 +213,40 @@ def test_page_says_what_is_too_large(page, tmp_path):
     soundfile.write(tmp_path / "large.wav", np.zeros(160_000), 16000)
     upload(page, tmp_path / "large.wav")
     page.get_by_text(re.compile("exceed the maximum allowed size of 204.8")).wait_for()
+
+
+def test_silence_has_no_class(classifier, tmp_path):
+    """A note says so; segments of silence have no colour."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    soundfile.write(tmp_path / "half.wav", np.concatenate([noise, np.zeros(16000)]), 16000)
+    html = draw_recording(*classify_recording(*classifier, tmp_path / "half.wav"))
+    assert "2 of them are silent (below -80 dB of full scale): they have no class and do not count." in html
+    assert html.count("no class</span>") == 1 and 'fill="transparent"' not in html
+    for seconds in (0.2, 2):
+        soundfile.write(tmp_path / "silence.wav", np.zeros(round(16000 * seconds)), 16000)
+        prediction, waveform = classify_recording(*classifier, tmp_path / "silence.wav")
+        html = draw_recording(prediction, waveform)
+        assert prediction.is_silent and "silent (below -80 dB of full scale)" in html
+
+
+def test_page_of_silence(page, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(8000), 16000)
+    upload(page, tmp_path / "silence.wav")
+    page.get_by_text("The recording is silent").wait_for()
+    assert page.locator("[data-testid=label-output-value]").count() == 0
+
+
+def test_the_app_uses_the_optimised_model(classifier, monkeypatch):
+    """Checked on this processor, as for `sanet predict`; other architectures stay as they are."""
+    pytest.importorskip("gradio", reason="needs gradio: pip install sanet-hf[app]")
+    optimised = []
+    monkeypatch.setattr(
+        "sanet_hf.optimization.optimize.replace_wrong_layers", lambda model, _: optimised.append(model)
+    )
+    app = make_app(*classifier)
+    (model,) = optimised
+    assert model is not classifier[0] and app.title == "animals"
+    assert not any(isinstance(layer, SANetBatchNorm) for layer in model.modules())
 
 
 def test_space_shows_the_model_that_is_set(classifier, monkeypatch):

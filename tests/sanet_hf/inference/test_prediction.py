@@ -63,6 +63,17 @@ def test_same_scores_as_the_pipeline_in_any_batch(tiny_checkpoint, clips, batch_
         assert prediction.score == pytest.approx(best["score"], abs=1e-5)
 
 
+def test_the_pipeline_hears_the_middle_as_a_window(tiny_checkpoint):
+    """Of a long recording whose loudness changes: cropped first, then normalised."""
+    waveform = (0.1 * np.random.default_rng(0).standard_normal(24000)).astype(np.float32)
+    waveform[:8000] *= 50
+    model, feature_extractor = load_classifier(tiny_checkpoint)
+    prediction = next(predict(model, feature_extractor, [waveform[8000:16000]]))
+    classifier = pipeline("audio-classification", model=model, feature_extractor=feature_extractor)
+    scores = {entry["label"]: entry["score"] for entry in classifier(waveform)}
+    assert [scores[label] for label in prediction.labels] == pytest.approx(prediction.scores.tolist(), abs=1e-6)
+
+
 def test_errors_stand_in_their_place(tiny_checkpoint, clips):
     model, feature_extractor = load_classifier(tiny_checkpoint)
     paths = ["missing.wav", clips[0], "also_missing.wav", "gone.wav", clips[1]]
