@@ -12,6 +12,7 @@ from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.labels import warn_of_missing_contrast
 from sanet_hf.training.data.recording_checks import (
     Rows,
     check_labels,
@@ -68,6 +69,8 @@ def load_recordings(
         dataset = source[origin].select(indices).remove_columns("key")
         dataset = dataset.add_column("seconds", [checks[origin][index].seconds for index in indices])
         recordings[split] = dataset.cast_column("label", List(label) if is_multi_label else label)
+        if is_multi_label:
+            warn_of_missing_contrast(recordings[split], split)
     return recordings
 
 
