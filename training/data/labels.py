@@ -261,6 +261,20 @@ def label_matrix(recordings: datasets.Dataset, label2id: Mapping[str, int]) -> n
     return matrix
 
 
+def warn_of_missing_contrast(recordings: datasets.Dataset, split: str) -> None:
+    """Warn of classes that all recordings of a split have, where any model would find them, or where none has any."""
+    names = label_names(recordings)
+    matrix = label_matrix(recordings, {name: index for index, name in enumerate(names)})
+    common = [name for name, is_common in zip(names, matrix.all(axis=0)) if is_common]
+    if not matrix.any():
+        logger.warning(f"No recording in {split} has a class: scores of {split} say nothing.")
+    elif common:
+        logger.warning(
+            f"Every recording in {split} has {shorten(common)}, so that the absence is not "
+            f"{'learnt' if split == 'train' else 'tested'}. Add recordings without (an empty label)."
+        )
+
+
 def as_target(classes: np.ndarray, is_multi_label: bool) -> np.ndarray | int:
     """What a loss takes for 0/1 of shape (classes,)."""
     return classes.astype(np.float32) if is_multi_label else int(classes.argmax())

@@ -15,7 +15,7 @@ from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.band_checks import warn_of_band
 from sanet_hf.training.data.folds import check_fold_options, divide_by_fold, pool_splits, uses_folds
-from sanet_hf.training.data.labels import label_names
+from sanet_hf.training.data.labels import label_names, warn_of_missing_contrast
 from sanet_hf.training.data.recording_checks import (
     Rows,
     check_labels,
@@ -82,6 +82,8 @@ def load_recordings(
         dataset = dataset.add_column("seconds", [check.seconds for check in own])
         dataset = dataset.add_column("digest", [check.digest.hex()[:DIGEST_LENGTH] for check in own])
         recordings[split] = dataset.cast_column("label", List(label) if is_multi_label else label)
+        if is_multi_label:
+            warn_of_missing_contrast(recordings[split], split)
     warn_of_band(recordings, sampling_rate)
     return recordings
 

@@ -375,6 +375,21 @@ def test_any_label_is_names_or_missing_or_an_error(label):
             assert found is None or all(isinstance(name, str) and name == name.strip() != "" for name in found)
 
 
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        ([["owl"], ["owl", "fox"]], "Every recording in validation has owl, so that the absence is not tested."),
+        ([[], []], "No recording in validation has a class"),
+        ([["owl"], []], None),
+    ],
+)
+def test_classes_without_contrast(tmp_path, validation, message, caplog):
+    train = [["owl"], ["fox"], []]
+    options = {**make_source("jsonl", tmp_path, {"train": train, "validation": validation}), **MULTI_LABEL}
+    load_recordings(DataArguments(**options))
+    assert ("recording in" in caplog.text) == (message is not None) and (message or "") in caplog.text
+
+
 # Recordings without audio
 
 
