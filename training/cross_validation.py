@@ -100,7 +100,7 @@ def cross_validate(
     folds = name_folds(source, data_arguments)
     is_main = training_arguments.process_index == 0
     if training_arguments.overwrite_output_dir:
-        with training_arguments.main_process_first(desc="deleting the old runs"):
+        with training_arguments.main_process_first(local=False, desc="deleting the old runs"):
             if is_main:
                 _delete_runs(output_dir)
     table = _format_csv([["file", "fold"], *map(list, zip(source["key"], folds))])
@@ -121,9 +121,11 @@ def cross_validate(
         if is_main and not (output_dir / FOLDS_FILE).exists():
             with write_atomically(output_dir / FOLDS_FILE) as file:
                 file.write(table.encode())
-    result, evaluation, rows = collect(output_dir, folders, data_arguments)
-    if is_main:
-        _write_results(output_dir, result, evaluation, rows, source, data_arguments)
+    # The main process, which writes the last fold's results, is there last.
+    with training_arguments.main_process_first(local=False, desc="the results of all folds"):
+        result, evaluation, rows = collect(output_dir, folders, data_arguments)
+        if is_main:
+            _write_results(output_dir, result, evaluation, rows, source, data_arguments)
     if training_arguments.final_model:
         if is_main:
             print("\nFinal model, trained on all recordings", file=sys.stderr)
