@@ -16,7 +16,8 @@ from sanet_hf.cli.train_options import parse_train_arguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^sanet .*$", README, re.MULTILINE)
+PAGES = [README, (ROOT / "docs/cross_validation.md").read_text()]
+COMMANDS = re.findall(r"^sanet .*$", "\n".join(PAGES), re.MULTILINE)
 
 
 def test_example_prints_what_it_says(capsys):

@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -100,15 +101,15 @@ def cross_validate(
     folds = name_folds(source, data_arguments)
     is_main = training_arguments.process_index == 0
     if training_arguments.overwrite_output_dir:
-        with training_arguments.main_process_first(desc="deleting the old runs"):
+        with training_arguments.main_process_first(local=False, desc="deleting the old runs"):
             if is_main:
                 _delete_runs(output_dir)
     table = _format_csv([["file", "fold"], *map(list, zip(source["key"], folds))])
     _check_output(output_dir, data_arguments, table)
     folders = name_folders(sort_folds(folds))
     for number, (fold, folder) in enumerate(folders.items(), 1):
+        is_old = is_finished(output_dir / folder) and not training_arguments.overwrite_output_dir
         if is_main:
-            is_old = is_finished(output_dir / folder) and not training_arguments.overwrite_output_dir
             state = " is finished." if is_old else ""
             print(f"\nFold {fold} ({number} of {len(folders)}){state}", file=sys.stderr)
         train(
@@ -116,14 +117,17 @@ def cross_validate(
             dataclasses.replace(data_arguments, fold=fold),
             _arguments_for(training_arguments, output_dir / folder),
         )
-        # Before the next model needs its memory.
-        gc.collect()
+        if not is_old:
+            # Before the next model needs the memory.
+            gc.collect()
         if is_main and not (output_dir / FOLDS_FILE).exists():
             with write_atomically(output_dir / FOLDS_FILE) as file:
                 file.write(table.encode())
-    result, evaluation, rows = collect(output_dir, folders, data_arguments)
-    if is_main:
-        _write_results(output_dir, result, evaluation, rows, source, data_arguments)
+    # The main process, which writes the last fold's results, is there last.
+    with training_arguments.main_process_first(local=False, desc="the results of all folds"):
+        result, evaluation, rows = collect(output_dir, folders, data_arguments)
+        if is_main:
+            _write_results(output_dir, result, evaluation, rows, source, data_arguments)
     if training_arguments.final_model:
         if is_main:
             print("\nFinal model, trained on all recordings", file=sys.stderr)
@@ -266,7 +270,7 @@ def _check_output(output_dir: Path, data: DataArguments, table: str) -> None:
                 )
     if not (output_dir / FOLDS_FILE).is_file():
         return
-    old, new = (_read_folds(text) for text in ((output_dir / FOLDS_FILE).read_text(encoding="utf-8"), table))
+    old, new = (_read_folds(text) for text in ((output_dir / FOLDS_FILE).read_bytes().decode(), table))
     changed = [f"{len(new - old)} new", f"{len(old - new)} gone"]
     if old != new:
         first = next(iter(sorted((new - old) + (old - new))))
@@ -277,7 +281,9 @@ def _check_output(output_dir: Path, data: DataArguments, table: str) -> None:
 
 
 def _read_folds(table: str) -> Counter:
-    return Counter(tuple(row) for row in list(csv.reader(io.StringIO(table)))[1:])
+    # macOS lists names in another Unicode form.
+    table = unicodedata.normalize("NFC", table)
+    return Counter(tuple(row) for row in list(csv.reader(io.StringIO(table, newline="")))[1:])
 
 
 def _delete_runs(output_dir: Path) -> None:

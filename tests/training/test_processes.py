@@ -55,6 +55,14 @@ def test_every_clip_counts_once(runs):
         pd.testing.assert_frame_equal(*tables, atol=1e-4)
 
 
+def test_cross_validation(command, tmp_path):
+    options = ["--folds", "2", "--final_model", "true", "--num_train_epochs", "1", "--output_dir", str(tmp_path)]
+    output = run_in_processes(["-m", "sanet_hf", *command, *options], timeout=300)
+    assert output.count("all folds pooled              40") == 1
+    table = pd.read_csv(tmp_path / "predictions/out_of_fold.csv")
+    assert len(table) == 40 and table["file"].is_unique and (tmp_path / "final/all_results.json").exists()
+
+
 def test_one_process_prints(runs):
     """The table of each epoch, and that of the splits."""
     assert runs[2].count("The model is in") == 1 and runs[2].count("Macro F1") == 2

@@ -4,6 +4,7 @@
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -192,7 +193,8 @@ def _hold_out(labels: Sequence[str | list[str]], groups: Sequence[str]) -> dict[
 
 
 def _digest(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
+    # macOS lists names in another Unicode form.
+    return hashlib.sha256(unicodedata.normalize("NFC", name).encode()).digest()
 
 
 def _check_pattern(folds: Sequence[str], groups: Sequence[str], arguments: DataArguments) -> None:

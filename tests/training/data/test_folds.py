@@ -3,6 +3,7 @@
 """Folds: every recording in one, of equal shares, groups whole, whatever the order of the recordings."""
 
 import shutil
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -78,6 +79,12 @@ def test_groups_of_any_size_are_balanced(sizes, num_folds):
     groups = [f"speaker {number}" for number, size in enumerate(sizes) for _ in range(size)]
     counts = count_of(assign_folds(["owl"] * len(groups), groups, num_folds), num_folds)
     assert max(counts) - min(counts) <= max(sizes)
+
+
+def test_unicode_form_of_a_name_does_not_matter():
+    names = [f"vögel/{index}_möwe.wav" for index in range(40)]
+    other = [unicodedata.normalize("NFD", name) for name in names]
+    assert other != names and assign_folds(["owl"] * 40, other, 5) == assign_folds(["owl"] * 40, names, 5)
 
 
 def test_recordings_without_a_label_are_a_class_of_their_own():
