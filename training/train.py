@@ -22,6 +22,7 @@ from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from packaging import version
 from transformers import PreTrainedModel, ProgressCallback, TrainerCallback, set_seed
+from transformers.utils import logging
 
 from sanet_hf.audio.folders import find_split_folders
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
@@ -50,10 +51,11 @@ from sanet_hf.training.data.folds import FINAL
 from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import check_validation, load_recordings, longest_first
 from sanet_hf.training.data.preparation_record import note_preparation
-from sanet_hf.training.data.record import data_fingerprint
+from sanet_hf.training.data.record import RECORD_FILE, data_fingerprint, find_record, read_record, write_record
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
+from sanet_hf.training.evaluation.seen_recordings import warn_of_seen
 from sanet_hf.training.losses import balanced_class_weights, make_loss
 from sanet_hf.training.models import make_model, read_sampling_rate
 from sanet_hf.training.option_checks import check_metric
@@ -78,6 +80,8 @@ from sanet_hf.utils.formatting import format_duration
 from sanet_hf.versions import TESTED_VERSIONS
 
 
+logger = logging.get_logger(__name__)
+
 COMPILED_TRAINING_VERSION = (2, 11)
 
 
@@ -87,7 +91,7 @@ def train(
     """
     Train a classifier, keep the best epoch, evaluate it on every split, and write to `output_dir`: the model with its
     feature extractor as `from_pretrained` and `pipeline` take them, a model card, `report.html`, `all_results.json`,
-    the options as `train_options.yaml`, and `predictions/<split>.csv`.
+    the options as `train_options.yaml`, hashes of the recordings as `recordings.csv`, and `predictions/<split>.csv`.
 
     A run that was interrupted goes on from its last checkpoint; one that is finished is left as it is.
 
@@ -170,6 +174,7 @@ def _train(
     if checkpoint is not None:
         check_data(checkpoint, model.config.id2label, fingerprint, training_arguments)
     trainer.add_callback(RunFiles({output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}))
+    _record_recordings(trainer, recordings, model_arguments.model_name_or_path, is_resumed=checkpoint is not None)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
         then = "the same command resumes from it"
@@ -344,6 +349,23 @@ def _make_trainer(
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(EvaluationTable)
     return trainer
+
+
+def _record_recordings(
+    trainer: AudioClassificationTrainer, recordings: DatasetDict, base_model: str | None, is_resumed: bool
+) -> None:
+    """Write what the model is trained on, and was before; warn of test recordings among the latter."""
+    if not trainer.is_world_process_zero():
+        return
+    path = Path(trainer.args.output_dir) / RECORD_FILE
+    earlier = read_record(path) if is_resumed else None
+    if base_model and Path(base_model).is_dir() and earlier is None:
+        earlier = find_record(base_model)
+        if earlier is None:
+            logger.warning(f"{base_model} does not list what it was trained on: a part may be in validation or test.")
+        else:
+            warn_of_seen(recordings, earlier, base_model)
+    write_record(path, recordings, earlier)
 
 
 def _source_name(arguments: DataArguments) -> str:

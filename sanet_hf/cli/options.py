@@ -59,13 +59,16 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a command that evaluates on a split."""
+def add_evaluation_options(parser: argparse.ArgumentParser, with_default: bool = True) -> None:
+    """Options of a command that evaluates on a split; without default, the split depends on the recordings."""
+    default = "test" if with_default else "test; of other recordings than the run's, without splits, all"
+    unseen = "" if with_default else "; except in train, recordings that a model was trained on are left out"
     parser.add_argument(
         "--split",
-        default="test",
+        default="test" if with_default else None,
         choices=[*SPLITS, "all"],
-        help="split to evaluate on (default: test); all takes every recording of a source without splits",
+        help=f"split to evaluate on (default: {default}); all takes every recording of a source without splits"
+        f"{unseen}",
     )
     parser.add_argument("--batch_size", type=positive, default=8, help="clips classified at once (default: 8)")
 

@@ -187,7 +187,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     (result,) = evaluate_models([arguments.model], vars(arguments), arguments.split, arguments.batch_size)
     if not is_main_process():
         return 0
-    _print_metrics({arguments.split: result.evaluation.metrics})
+    _print_metrics({result.evaluation.split: result.evaluation.metrics})
+    print(f"\nEvaluated on {len(result.evaluation.files)} recordings.")
     if arguments.output is not None:
         write_evaluation(result, arguments.output)
         print(f"\nThe report is {arguments.output / 'report.html'}.")
@@ -322,7 +323,7 @@ def _add_evaluate(commands: argparse._SubParsersAction, data_parsers: list[argpa
         epilog="Example: sanet evaluate runs/mine --data_dir recordings --split test --output evaluation",
     )
     evaluate.add_argument("model", help=MODEL_HELP)
-    add_evaluation_options(evaluate)
+    add_evaluation_options(evaluate, with_default=False)
     evaluate.add_argument(
         "--output", type=Path, help="new folder for report.html, metrics.json and predictions/SPLIT.csv"
     )
@@ -341,7 +342,7 @@ def _add_compare(commands: argparse._SubParsersAction, data_parsers: list[argpar
         epilog="Example: sanet compare runs/sanet runs/wav2vec2 runs/ast --data_dir recordings --output comparison",
     )
     compare.add_argument("models", nargs="+", metavar="model", help="folder of a trained audio classifier")
-    add_evaluation_options(compare)
+    add_evaluation_options(compare, with_default=False)
     compare.add_argument("--output", type=Path, required=True, help="folder for the comparison")
     compare.add_argument("--num_rounds", type=positive, default=10, help="rounds of timing (default: 10)")
 

@@ -436,9 +436,14 @@ def test_evaluate(trained, tones, tmp_path, capsys):
     assert main(["evaluate", str(trained)]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["test", "1.000", "1.000"]
     output_dir = tmp_path / "evaluation"
-    command = ["evaluate", "--data_dir", str(tones / "train"), "--split", "all", str(trained)]
+    shutil.copytree(tones / "train", tmp_path / "others")
+    for path in (tmp_path / "others").rglob("*.wav"):
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, -samples, rate)
+    command = ["evaluate", "--data_dir", str(tmp_path / "others"), str(trained)]
     assert main([*command, "--output", str(output_dir)]) == 0
-    assert capsys.readouterr().out.splitlines()[2].split()[0] == "all"
+    text = capsys.readouterr().out
+    assert text.splitlines()[2].split()[0] == "all" and "Evaluated on 32 recordings." in text
     assert len((output_dir / "predictions/all.csv").read_text().splitlines()) == 33
     assert json.loads((output_dir / "metrics.json").read_text())["accuracy"] == 1
     assert (output_dir / "report.html").stat().st_size > 10000

@@ -33,7 +33,6 @@ logger = logging.get_logger(__name__)
 
 # Fewer recordings in a split, or of a class in it, are too few to measure a score by.
 FEW_RECORDINGS, FEW_OF_A_CLASS = 30, 5
-DIGEST_LENGTH = 32  # hexadecimal digits, 128 bits: enough for no two recordings to share them by chance
 
 
 def load_recordings(
@@ -51,7 +50,8 @@ def load_recordings(
     Args:
         arguments: Where the recordings are; see [`DataArguments`].
         sampling_rate: Sampling rate in Hz at which recordings must be readable.
-        splits: What to load of `train`, `validation` and `test`; or `all`, every recording as one split.
+        splits: What to load of `train`, `validation` and `test`; or `all`, every recording as one split; or
+            `test_or_all`: the test split, or all of a source without splits.
         num_threads: Threads that read recordings to check them.
 
     Returns:
@@ -80,7 +80,7 @@ def load_recordings(
         dataset = source[origin].select(indices).remove_columns("key")
         own = [checks[origin][index] for index in indices]
         dataset = dataset.add_column("seconds", [check.seconds for check in own])
-        dataset = dataset.add_column("digest", [check.digest.hex()[:DIGEST_LENGTH] for check in own])
+        dataset = dataset.add_column("digest", [check.content_hash for check in own])
         recordings[split] = dataset.cast_column("label", List(label) if is_multi_label else label)
         if is_multi_label:
             warn_of_missing_contrast(recordings[split], split)
@@ -94,6 +94,8 @@ def longest_first(dataset: Dataset) -> Dataset:
 
 
 def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[str]) -> Rows:
+    if "test_or_all" in splits:
+        splits = ["all"] if list(source) == ["unsplit"] else ["test"]
     if "all" in splits:
         if len(source) > 1:
             raise DataError(f"The recordings are in splits already: {', '.join(source)}. Choose one of them.")

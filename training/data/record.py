@@ -14,6 +14,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 
 from sanet_hf.errors import DataError
+from sanet_hf.training.checkpoints import PREFIX as CHECKPOINT_PREFIX
 from sanet_hf.training.data.labels import label_names
 from sanet_hf.utils.files import write_atomically
 
@@ -37,7 +38,12 @@ def write_record(path: str | Path, recordings: DatasetDict, earlier: Record | No
         earlier: Records of runs before this one, which the model's weights have seen as well.
     """
     rows = {(split, digest) for split, dataset in recordings.items() for digest in dataset["digest"] if digest}
-    rows |= {(EARLIER, digest) for digest in seen_digests(earlier or {})}
+    earlier = {split: set(digests) for split, digests in (earlier or {}).items()}
+    for split in ("train", "validation"):
+        now = {digest for name, digest in rows if name == split}
+        # Of a run that goes on, or on the same recordings, nothing but their split is to be said.
+        earlier[split] = earlier.get(split, set()) - now
+    rows |= {(EARLIER, digest) for digest in seen_digests(earlier)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -67,6 +73,21 @@ def read_record(path: str | Path) -> dict[str, set[str]] | None:
     for split, digest in rows:
         record.setdefault(split, set()).add(digest)
     return record
+
+
+def find_record(name: str | Path) -> dict[str, set[str]] | None:
+    """
+    Return the record of a trained model: the folder of a run, or a checkpoint in it. `None` where there is none, or
+    where it does not list what the model was trained on.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    folder = Path(name).resolve()
+    record = read_record(folder / RECORD_FILE)
+    if record is None and folder.name.startswith(CHECKPOINT_PREFIX):
+        record = read_record(folder.parent / RECORD_FILE)
+    return record if record and "train" in record else None
 
 
 def seen_digests(record: Record, with_validation: bool = True) -> set[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from datasets import DatasetDict, List
+from datasets import Dataset, DatasetDict, List
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
@@ -33,6 +33,13 @@ class RecordingCheck:
     is_silent: bool = False
     error: str | None = None
 
+    @property
+    def content_hash(self) -> str:
+        """The digest as text; empty where the recording was not read."""
+        return self.digest.hex()[:DIGEST_LENGTH]
+
+
+DIGEST_LENGTH = 32  # hexadecimal digits, 128 bits: no two recordings share them by chance
 
 # Rows of a split: the split of the source and the indices in it.
 Rows = Mapping[str, tuple[str, Sequence[int]]]
@@ -68,6 +75,20 @@ def _check(row: Mapping, sampling_rate: int) -> RecordingCheck:
     except AudioError as error:
         return RecordingCheck(error=str(error))
     return RecordingCheck(seconds=count / sampling_rate, digest=digest.digest(), is_silent=largest < SILENCE)
+
+
+def hash_recordings(dataset: Dataset, sampling_rate: int, num_threads: int = 4) -> list[str]:
+    """
+    Return the hash of each recording of a split.
+
+    Args:
+        dataset: A split as [`load_recordings`] gives it.
+        sampling_rate: In Hz, of the samples that are hashed.
+        num_threads: Threads that read recordings.
+    """
+    rows = {"all": ("all", range(len(dataset)))}
+    checks = check_recordings(DatasetDict({"all": dataset}), rows, sampling_rate, num_threads)["all"]
+    return [checks[index].content_hash for index in range(len(dataset))]
 
 
 def leave_out_unreadable(

@@ -24,7 +24,7 @@ from sanet_hf.architectures import find_window_seconds
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.optimization.self_check import replace_wrong_layers
-from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, override_data_arguments
+from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments, DataArguments, override_data_arguments
 from sanet_hf.training.cross_validation import read_out_of_fold
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import load_recording
@@ -34,6 +34,7 @@ from sanet_hf.training.evaluation.compare import Candidate, compare
 from sanet_hf.training.evaluation.costs import model_bytes
 from sanet_hf.training.evaluation.evaluate import evaluate_splits
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
+from sanet_hf.training.evaluation.seen_recordings import leave_out_seen
 from sanet_hf.training.losses import make_loss
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.run_folder import (
@@ -63,15 +64,17 @@ class EvaluatedModel:
 
 
 def evaluate_models(
-    names: Sequence[str], data_options: Mapping[str, object], split: str, batch_size: int
+    names: Sequence[str], data_options: Mapping[str, object], split: str | None, batch_size: int
 ) -> list[EvaluatedModel]:
     """
-    Evaluate classifiers on the same recordings, in float32.
+    Evaluate classifiers on the same recordings, in float32. Those that one of them was trained on are left out, see
+    [`leave_out_seen`].
 
     Args:
         names: Folders or Hub ids.
         data_options: Options of [`DataArguments`]; others are those of the first model's training run.
-        split: `train`, `validation`, `test`, or `all` of recordings without splits.
+        split: `train`, `validation`, `test`, or `all` of recordings without splits. By default `test`; of other
+            recordings than the first run's, without splits, `all`.
         batch_size: Clips classified at once.
 
     Raises:
@@ -84,7 +87,11 @@ def evaluate_models(
     arguments = override_data_arguments(runs[names[0]], data_options)
     # Each model is given them at its own rate; at the highest their lengths are the most exact.
     sampling_rate = max(feature_extractor.sampling_rate for _, feature_extractor in models.values())
-    recordings = longest_first(load_recordings(arguments, sampling_rate, splits=[split])[split])
+    if split is None:
+        split = "test" if _is_same_source(runs[names[0]], arguments) else "test_or_all"
+    ((split, recordings),) = load_recordings(arguments, sampling_rate, splits=[split]).items()
+    rates = {name: feature_extractor.sampling_rate for name, (_, feature_extractor) in models.items()}
+    recordings = longest_first(leave_out_seen(recordings, split, sampling_rate, rates))
     evaluated = []
     for name, (model, feature_extractor) in models.items():
         warn_of_other_preparation(feature_extractor, arguments)
@@ -102,6 +109,12 @@ def evaluate_models(
         results = read_file(Path(name) / RESULTS_FILE)
         evaluated.append(EvaluatedModel(name, model, feature_extractor, seconds, recordings, evaluation, results))
     return evaluated
+
+
+def _is_same_source(options: Mapping[str, object], arguments: DataArguments) -> bool:
+    """Whether recordings are those of a run with some options."""
+    pairs = [(options.get(name), getattr(arguments, name)) for name in DATA_SOURCES]
+    return all(one == two or (one and two and Path(one).resolve() == Path(two).resolve()) for one, two in pairs)
 
 
 def write_evaluation(evaluated: EvaluatedModel, output_dir: str | Path) -> None:
@@ -129,7 +142,7 @@ def compare_models(
     names: Sequence[str],
     data_options: Mapping[str, object],
     output_dir: str | Path,
-    split: str,
+    split: str | None,
     batch_size: int,
     num_rounds: int = 10,
 ) -> str:

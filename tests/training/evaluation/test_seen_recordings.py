@@ -1,0 +1,162 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings that a run was trained on are no test of it, whatever they are called."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from sanet_hf.cli.train_options import parse_train_arguments
+from sanet_hf.errors import DataError
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.load import load_recordings
+from sanet_hf.training.data.record import EARLIER, RECORD_FILE, find_record, read_record, write_record
+from sanet_hf.training.evaluation.saved_models import evaluate_models
+from sanet_hf.training.train import train
+
+
+def make_classes(folder: Path, make_tone, numbers) -> None:
+    for label, frequency in (("fox", 800), ("owl", 300)):
+        for index in numbers:
+            path = folder / label / f"{label}_{index}.wav"
+            make_tone(path, frequency, seconds=0.1, seed=2 * index + (label == "owl"))
+
+
+@pytest.fixture
+def grown(tmp_path, make_tone) -> Path:
+    """The recordings of `run`, and five more a class."""
+    make_classes(tmp_path / "grown", make_tone, range(25))
+    return tmp_path / "grown"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_options) -> Path:
+    """A run on class folders of twenty recordings each."""
+    from tests.training.conftest import write_tone
+
+    folder = tmp_path_factory.mktemp("seen")
+    make_classes(folder / "data", write_tone, range(20))
+    command = ["sanet.yaml", "--data_dir", str(folder / "data"), "--output_dir", str(folder / "run"), *tiny_options]
+    train(*parse_train_arguments([*command, "--num_train_epochs", "1"]))
+    return folder / "run"
+
+
+def names_in(run: Path, *splits: str) -> list[str]:
+    """Names of the recordings that a run evaluated."""
+    return [
+        Path(row["file"]).name
+        for split in splits
+        for row in csv.DictReader((run / "predictions" / f"{split}.csv").open())
+    ]
+
+
+def evaluated(run: Path, split: str | None = None, **data_options) -> set[str]:
+    """Names of the recordings that a run is evaluated on."""
+    (result,) = evaluate_models([str(run)], {name: str(value) for name, value in data_options.items()}, split, 4)
+    assert split in (None, result.evaluation.split)
+    return {Path(file).name for file in result.evaluation.files}
+
+
+def test_record_is_written_before_training(run):
+    record = read_record(run / RECORD_FILE)
+    counts = {split: len(names_in(run, split)) for split in ("train", "validation", "test")}
+    assert {split: len(digests) for split, digests in record.items()} == counts
+    assert find_record(next(run.glob("checkpoint-*"))) == record
+    first_checkpoint = min(path.stat().st_mtime_ns for path in run.glob("checkpoint-*/*"))
+    assert (run / RECORD_FILE).stat().st_mtime_ns < first_checkpoint
+
+
+def test_grown_folder_keeps_its_splits(run, grown, caplog):
+    before = set(names_in(run, "test"))
+    names = evaluated(run, "test", data_dir=grown)
+    assert before <= names and not names & set(names_in(run, "train", "validation"))
+    assert "left out" not in caplog.text
+
+
+def test_trained_recordings_with_other_names_are_left_out(run, grown, caplog):
+    """A copy of each under a name that is in the test split."""
+    test_names = names_in(run, "test")
+    label = test_names[0].split("_")[0]
+    trained = next(name for name in names_in(run, "train") if name.startswith(label))
+    samples, rate = soundfile.read(grown / label / trained, dtype="int16")
+    soundfile.write(grown / label / test_names[0], samples, rate)
+    names = evaluated(run, "test", data_dir=grown)
+    assert test_names[0] not in names and set(test_names[1:]) <= names
+    assert f"1 of {len(names) + 1} recordings are left out, since {run} was trained on them" in caplog.text
+    assert test_names[0] in caplog.text
+
+
+def test_other_recordings_are_all_evaluated_on(run, grown, make_tone, tmp_path, caplog):
+    """Of a folder without splits, all that the run has not seen."""
+    names = evaluated(run, data_dir=grown)
+    new = {f"{label}_{index}.wav" for label in ("fox", "owl") for index in range(20, 25)}
+    assert names == new | set(names_in(run, "test"))
+    assert f"{len(names_in(run, 'train', 'validation'))} of 50 recordings are left out" in caplog.text
+    caplog.clear()
+    make_classes(tmp_path / "others", make_tone, range(40, 43))
+    assert len(evaluated(run, data_dir=tmp_path / "others")) == 6 and not caplog.text
+    # The run's own recordings have a test split.
+    assert evaluated(run) == set(names_in(run, "test"))
+    assert evaluated(run, "validation") == set(names_in(run, "validation"))
+
+
+def test_nothing_left_is_an_error(run, tmp_path):
+    for name in names_in(run, "train"):
+        path = run.parent / "data" / name.split("_")[0] / name
+        target = tmp_path / "data" / path.parent.name / f"copy_{name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    with pytest.raises(DataError, match=r"was trained on all .* recordings: none is left"):
+        evaluated(run, data_dir=tmp_path / "data")
+
+
+def test_models_that_do_not_say_what_they_were_trained_on(run, grown, tmp_path, caplog):
+    other = shutil.copytree(run, tmp_path / "older")
+    (other / RECORD_FILE).unlink()
+    assert len(evaluated(other, data_dir=grown)) == 50
+    assert f"Whether {other} was trained on some of these recordings is not known" in caplog.text
+
+
+def test_comparison_leaves_out_what_any_model_was_trained_on(run, grown, tmp_path, caplog):
+    """Also at another sampling rate."""
+    other = shutil.copytree(run, tmp_path / "other")
+    _, feature_extractor = load_classifier(other)
+    feature_extractor.sampling_rate = 8000
+    feature_extractor.save_pretrained(other)
+    new = {f"{label}_{index}.wav" for label in ("fox", "owl") for index in range(20, 25)}
+    for name in new:
+        folder = tmp_path / "data" / name.split("_")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(grown / folder.name / name, folder / f"other_{name}")
+    recordings = load_recordings(DataArguments(data_dir=str(tmp_path / "data")), 8000)
+    write_record(other / RECORD_FILE, recordings)
+    results = evaluate_models([str(run), str(other)], {"data_dir": str(grown)}, "all", 4)
+    trained = {
+        Path(file).name.removeprefix("other_")
+        for split in ("train", "validation")
+        for file in recordings[split]["file"]
+    }
+    expected = (new - trained) | set(names_in(run, "test"))
+    assert len(trained) > 5
+    for result in results:
+        assert {Path(file).name for file in result.evaluation.files} == expected
+    assert f"{50 - len(expected)} of 50 recordings are left out, since {run} or {other}" in caplog.text
+
+
+def test_fine_tuning_remembers_what_was_trained_on_before(run, grown, tmp_path, tiny_options, caplog):
+    # Other names, and so other splits.
+    for path in list(grown.rglob("*.wav")):
+        path.rename(path.with_name(f"renamed_{path.name}"))
+    command = ["sanet.yaml", "--data_dir", str(grown), "--output_dir", str(tmp_path / "tuned"), *tiny_options[2:]]
+    train(*parse_train_arguments([*command, "--num_train_epochs", "1", "--model_name_or_path", str(run)]))
+    seen = {name.removeprefix("renamed_") for name in names_in(tmp_path / "tuned", "test")}
+    seen &= set(names_in(run, "train", "validation"))
+    assert seen
+    assert f"{run} was trained on {len(seen)} of " in caplog.text and "test recordings already" in caplog.text
+    before, after = read_record(run / RECORD_FILE), read_record(tmp_path / "tuned" / RECORD_FILE)
+    assert before["train"] | before["validation"] <= after["train"] | after["validation"] | after[EARLIER]
+    assert not {name.removeprefix("renamed_") for name in evaluated(tmp_path / "tuned")} & seen
