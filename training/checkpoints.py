@@ -1,12 +1,13 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a training that was interrupted: which one is complete."""
+"""Checkpoints of a training that was interrupted: which one is complete, and where it is in the training."""
 
 import json
 import zipfile
 from pathlib import Path
 
 import safetensors
+from transformers import TrainerState
 from transformers.utils import logging
 
 
@@ -52,3 +53,27 @@ def find_fault(path: Path) -> str | None:
         if not zipfile.is_zipfile(file):
             return f"{file.name} is cut off"
     return None
+
+
+def check_position(state: TrainerState, num_batches: int, batches_per_step: int) -> None:
+    """
+    Warn where a checkpoint is at another place in this training than it was in its own.
+
+    Args:
+        state: Of the checkpoint.
+        num_batches: In an epoch of this training.
+        batches_per_step: Of this training.
+    """
+    steps_per_epoch = -(-num_batches // batches_per_step)
+    epochs, steps = divmod(state.global_step, steps_per_epoch)
+    epoch = epochs + steps * batches_per_step / num_batches
+    if state.epoch is not None and abs(epoch - state.epoch) > 1e-3:
+        logger.warning(
+            f"Training resumes at step {state.global_step}. That was epoch {state.epoch:.4g} and is now epoch "
+            f"{epoch:.4g}, since the clips of an epoch, the batch size or the number of processes differ."
+        )
+
+
+def read_state(checkpoint: str | Path) -> TrainerState:
+    """Return the state of the trainer in a checkpoint."""
+    return TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))

@@ -1,18 +1,19 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What must agree between a training that was interrupted and the one that resumes it."""
+"""The checkpoint to resume from, and what must agree between the training that was interrupted and this one."""
 
 import json
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import yaml
-from transformers import TrainerState
 from transformers.utils import logging
 
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import AudioTrainingArguments
-from sanet_hf.training.checkpoints import STATE_FILE, TRAINING_WEIGHTS_FILE
+from sanet_hf.training.checkpoints import PREFIX, STATE_FILE, TRAINING_WEIGHTS_FILE, find_last_checkpoint
+from sanet_hf.training.run_folder import OPTIONS_FILE, RESULTS_FILE, is_finished, read_file, read_options
 
 
 logger = logging.get_logger(__name__)
@@ -33,7 +34,76 @@ BATCH_OPTIONS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 SCHEDULES_WITH_RATE = ("reduce_lr_on_plateau", "greedy")
 RESTART = "Start again with --overwrite_output_dir true, or choose another --output_dir."
 
+# Options that change nothing in the weights, so that a run may be resumed with others.
+FREE_OPTIONS = {
+    *(
+        "dataloader_num_workers",
+        "dataloader_persistent_workers",
+        "dataloader_pin_memory",
+        "dataloader_prefetch_factor",
+    ),
+    *("disable_tqdm", "hub_model_id", "hub_private_repo", "hub_strategy", "log_level", "logging_first_step"),
+    *("logging_steps", "logging_strategy", "push_to_hub", "report_to", "run_name", "save_total_limit"),
+}
 Changes = Mapping[str, tuple[object, object]]
+
+
+def find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
+    """
+    The checkpoint to resume from, if there is one.
+
+    Raises:
+        UsageError: The folder holds a run that other options describe, and `resume_from_checkpoint` is not given; or
+            an option was changed that cannot count on resuming.
+    """
+    checkpoint = _find_checkpoint(output_dir, options, arguments)
+    if checkpoint is not None:
+        check_state(checkpoint)
+        old = read_options(Path(checkpoint).parent)
+        # Of a checkpoint that another program saved, nothing is known.
+        if old:
+            check_options(checkpoint, find_changes(old, options, FREE_OPTIONS), options, arguments.world_size)
+    return checkpoint
+
+
+def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
+    resume = arguments.resume_from_checkpoint
+    if arguments.overwrite_output_dir:
+        _delete_run(output_dir)
+        return None
+    if resume and resume.lower() not in ("true", "false"):
+        if not Path(resume).is_dir():
+            raise UsageError(f"--resume_from_checkpoint {resume}: there is no such folder.")
+        if not (Path(resume) / STATE_FILE).is_file():
+            raise UsageError(f"--resume_from_checkpoint {resume}: the folder holds no checkpoint of a training.")
+        return resume
+    checkpoint = find_last_checkpoint(output_dir)
+    if resume and resume.lower() == "true":
+        if checkpoint is None:
+            raise UsageError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint to go on from.")
+        return checkpoint
+    anew = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
+    options_file = output_dir / OPTIONS_FILE
+    if not options_file.is_file() and (checkpoint is not None or (output_dir / "config.json").exists()):
+        raise UsageError(f"{output_dir} already holds a model. {anew}")
+    if checkpoint is None and not is_finished(output_dir):
+        return None
+    changes = find_changes(read_file(options_file), options, FREE_OPTIONS)
+    if changes:
+        raise UsageError(
+            f"{output_dir} holds a run with other options: {list_changes(changes)}. {anew} To resume it all the same: "
+            "--resume_from_checkpoint true."
+        )
+    return None if is_finished(output_dir) else checkpoint
+
+
+def _delete_run(output_dir: Path) -> None:
+    """Delete what tells a run to go on; the rest is written over at its end."""
+    for path in output_dir.glob(f"{PREFIX}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+    for name in (OPTIONS_FILE, RESULTS_FILE, DATA_FILE):
+        (output_dir / name).unlink(missing_ok=True)
 
 
 def find_changes(old: Mapping, new: Mapping, free: Collection[str] = ()) -> Changes:
@@ -155,30 +225,6 @@ def check_data(
     if arguments.resume_from_checkpoint in (None, "false"):
         raise UsageError(f"{message} {RESTART} To resume all the same: --resume_from_checkpoint true.")
     logger.warning(f"{message} Training resumes with those of now.")
-
-
-def check_position(state: TrainerState, num_batches: int, batches_per_step: int) -> None:
-    """
-    Warn where a checkpoint is at another place in this training than it was in its own.
-
-    Args:
-        state: Of the checkpoint.
-        num_batches: In an epoch of this training.
-        batches_per_step: Of this training.
-    """
-    steps_per_epoch = -(-num_batches // batches_per_step)
-    epochs, steps = divmod(state.global_step, steps_per_epoch)
-    epoch = epochs + steps * batches_per_step / num_batches
-    if state.epoch is not None and abs(epoch - state.epoch) > 1e-3:
-        logger.warning(
-            f"Training resumes at step {state.global_step}. That was epoch {state.epoch:.4g} and is now epoch "
-            f"{epoch:.4g}, since the clips of an epoch, the batch size or the number of processes differ."
-        )
-
-
-def read_state(checkpoint: str | Path) -> TrainerState:
-    """Return the state of the trainer in a checkpoint."""
-    return TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
 
 
 def _batch_size(options: Mapping) -> int:

@@ -61,14 +61,13 @@ from sanet_hf.training.models import make_model, read_sampling_rate
 from sanet_hf.training.option_checks import check_metric
 from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
-from sanet_hf.training.resumption import DATA_FILE, check_data
+from sanet_hf.training.resumption import DATA_FILE, check_data, find_checkpoint
 from sanet_hf.training.run_folder import (
     CROSS_VALIDATION_FILE,
     LOCAL_OPTIONS,
     METRIC_PREFIXES,
     OPTIONS_FILE,
     RESULTS_FILE,
-    find_checkpoint,
     is_cross_validation,
     is_finished,
     locked,

@@ -29,10 +29,15 @@ from sanet_hf.errors import DataError, SanetError, UsageError
 from sanet_hf.layers_sanet import SANetBatchNorm
 from sanet_hf.training.arguments import changed_options
 from sanet_hf.training.callbacks import EarlyStoppingCallback, OptionsOnResuming, WeightAverage, new_cpu_group
-from sanet_hf.training.checkpoints import TRAINING_WEIGHTS_FILE, find_fault, find_last_checkpoint
+from sanet_hf.training.checkpoints import (
+    TRAINING_WEIGHTS_FILE,
+    check_position,
+    find_fault,
+    find_last_checkpoint,
+    read_state,
+)
 from sanet_hf.training.data.batches import mixup
 from sanet_hf.training.data.clips import StreamedClips, TrainingClips
-from sanet_hf.training.resumption import check_position, read_state
 from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length, shuffle
 
 

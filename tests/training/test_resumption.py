@@ -18,7 +18,8 @@ from sanet_hf.errors import UsageError
 from sanet_hf.training import train as train_module
 from sanet_hf.training.arguments import AudioTrainingArguments
 from sanet_hf.training.callbacks import EarlyStoppingCallback, TrainingClock
-from sanet_hf.training.resumption import check_position, find_changes, read_state
+from sanet_hf.training.checkpoints import check_position, read_state
+from sanet_hf.training.resumption import find_changes
 from sanet_hf.training.run_folder import LOCK_FILE, locked
 from sanet_hf.training.train import train
 
