@@ -14,7 +14,7 @@ from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
 from sanet_hf.architectures import extract_features, takes_waveforms
-from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.decode import OpenedRecording, WindowReader, load_audio, open_recording
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
 from sanet_hf.training.data.augmentation import Augmentation, seeded
@@ -282,13 +282,23 @@ class EvaluationClips(Dataset):
         ]
         self.rows = np.repeat(np.arange(len(starts)), [len(some) for some in starts])
         self.starts = [start for some in starts for start in some]
+        self.reader = WindowReader()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        row = self.recordings[int(self.rows[index])]
-        waveform = load_recording(row, self.feature_extractor.sampling_rate, self.starts[index], self.max_length)
+        place, rate = int(self.rows[index]), self.feature_extractor.sampling_rate
+        row, start = self.recordings[place], self.starts[index]
+        is_last = index + 1 == len(self) or self.rows[index + 1] != place
+
+        def open_from(first: int) -> OpenedRecording:
+            return open_row(row, rate, first, start - first + self.max_length if is_last else None)
+
+        # In the order of the windows, in which a sampler takes them, a long compressed recording is decoded once.
+        waveform = self.reader.read(place, open_from, start, self.max_length)
+        if is_last:
+            self.reader.close()
         item = _extract(self.feature_extractor, waveform)
         return {**item, "labels": as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
 
@@ -325,6 +335,14 @@ def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int
     if audio["bytes"] is not None:
         return load_audio(audio["bytes"], sampling_rate, row["file"], start, length)
     return load_audio(audio["path"], sampling_rate, start=start, length=length)
+
+
+def open_row(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> OpenedRecording:
+    """The same, to be read block by block."""
+    audio = row["audio"]
+    if audio["bytes"] is not None:
+        return open_recording(audio["bytes"], sampling_rate, row["file"], start, length)
+    return open_recording(audio["path"], sampling_rate, start=start, length=length)
 
 
 def load_streamed(audio: Mapping, sampling_rate: int, name: str) -> np.ndarray:
