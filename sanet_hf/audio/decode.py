@@ -3,7 +3,7 @@
 """Audio files to waveforms: one reader for whole files, stretches and streams."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,7 @@ class OpenedRecording(NamedTuple):
     original_rate: int  # Hz
     num_channels: int
     channel: int | None  # taken instead of the mean of all, since they cancel each other
+    is_seekable: bool  # whether a stretch is decoded without what comes before it
     blocks: Iterator[np.ndarray]
 
 
@@ -100,17 +101,23 @@ def stream_audio(
             NaN or Inf, or its sampling rate is beyond any recording's. Blocks from before the damage may have come
             already.
     """
-    opened = open_recording(source, sampling_rate, name, start, length)
-    if opened.channel is not None:
-        _warn_of_cancellation(source, _name(source, name), opened)
-    yield from opened.blocks
+    yield from open_recording(source, sampling_rate, name, start, length).blocks
 
 
 def open_recording(
-    source: str | Path | bytes, sampling_rate: int, name: str | None = None, start: int = 0, length: int | None = None
+    source: str | Path | bytes,
+    sampling_rate: int,
+    name: str | None = None,
+    start: int = 0,
+    length: int | None = None,
+    warns: bool = True,
 ) -> OpenedRecording:
     """
-    Open a file to read it as [`stream_audio`] does, without its warning.
+    Open a file to read it as [`stream_audio`] does.
+
+    Args:
+        source, sampling_rate, name, start, length: As in [`load_audio`].
+        warns: Whether to warn, once for a file, of channels that cancel each other.
 
     Raises:
         AudioError: As in [`stream_audio`]; what is found when samples are decoded is raised by `blocks`.
@@ -127,6 +134,8 @@ def open_recording(
         channel = None if file.num_channels == 1 else _find_channel(source)
     except (DecodingError, OSError) as error:
         raise AudioError(f"{name}: {_explain(error)}") from error
+    if channel is not None and warns:
+        _warn_of_cancellation(source, name, file.num_channels, channel)
     first, stop = _frames_around(start, length, rate, sampling_rate)
 
     def decode() -> Iterator[np.ndarray]:
@@ -152,7 +161,51 @@ def open_recording(
                 f"{name}: the file holds no samples{f' from {start / sampling_rate:g} s on' if start else ''}."
             )
 
-    return OpenedRecording(rate, file.num_channels, channel, cut())
+    return OpenedRecording(rate, file.num_channels, channel, file.is_seekable, cut())
+
+
+class WindowReader:
+    """
+    Stretches of recordings, one after the other: where decoding begins at the start of the file, it happens once for
+    all stretches that are read in order.
+    """
+
+    def __init__(self):
+        self.key: Hashable = None
+
+    def __getstate__(self) -> dict:
+        # Worker processes decode by themselves.
+        return {"key": None}
+
+    def read(self, key: Hashable, open_from: Callable[[int], OpenedRecording], start: int, length: int) -> np.ndarray:
+        """
+        Return samples `start` to `start + length` of a recording, of shape (samples,); fewer at its end.
+
+        Args:
+            key: Tells recordings apart.
+            open_from: Opens the recording from a sample on.
+
+        Raises:
+            AudioError: As in [`stream_audio`].
+        """
+        if key != self.key or start < self.start or self.is_seekable:
+            self.close()
+            opened = open_from(start)
+            self.blocks, self.is_seekable = opened.blocks, opened.is_seekable
+            self.key, self.start, self.waveform = key, start, np.zeros(0, np.float32)
+        while start + length > self.start + len(self.waveform):
+            skipped = min(start - self.start, len(self.waveform))
+            block = next(self.blocks, None)
+            if block is None:
+                break
+            self.waveform = np.concatenate([self.waveform[skipped:], block]) if len(self.waveform) > skipped else block
+            self.start += skipped
+        first = start - self.start
+        return self.waveform[first : first + length].copy()
+
+    def close(self) -> None:
+        """Let go of the recording."""
+        self.key = self.blocks = None
 
 
 def _name(source: str | Path | bytes, name: str | None) -> str:
@@ -266,13 +319,13 @@ def _seconds_with_sound(file: AudioFile) -> Iterator[np.ndarray]:
             yield block
 
 
-def _warn_of_cancellation(source: str | Path | bytes, name: str, opened: OpenedRecording) -> None:
-    key = _key(source if isinstance(source, bytes) else Path(source))
+def _warn_of_cancellation(source: Path | bytes, name: str, num_channels: int, channel: int) -> None:
+    key = _key(source)
     if key not in _warned:
         _warned.add(key)
         logger.warning(
-            f"{name}: its {opened.num_channels} channels cancel each other when they are averaged. "
-            f"Channel {opened.channel + 1} is used instead."
+            f"{name}: its {num_channels} channels cancel each other when they are averaged. Channel {channel + 1} is "
+            "used instead."
         )
 
 

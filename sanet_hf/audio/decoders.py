@@ -27,7 +27,7 @@ import soundfile
 # Samples of all channels that are decoded at once.
 DECODING_BLOCK = 2**22
 
-# Of these subtypes, and of FLAC, every frame can be read without those before it.
+# Of these subtypes, which FLAC has too, frames can be read without those before them.
 SEEKABLE = re.compile("PCM_.*|FLOAT|DOUBLE|ULAW|ALAW")
 # libsndfile reads the headers of blocks in VOC files as samples and a block too many of GSM, and stops early in MPEG
 # audio within WAV files.
@@ -57,13 +57,14 @@ class _Distrusted(DecodingError):
 
 class AudioFile(NamedTuple):
     """
-    An opened file: its sampling rate in Hz, and a function that is called once, with the first frame, the one after
-    the last (`None` for all) and how many to read at once. It yields float32 arrays of shape (frames, channels), and
-    raises [`DecodingError`].
+    An opened file: its sampling rate in Hz, whether it is decoded from the middle as fast as from the start, and a
+    function that is called once, with the first frame, the one after the last (`None` for all) and how many to read at
+    once. It yields float32 arrays of shape (frames, channels), and raises [`DecodingError`].
     """
 
     sampling_rate: int
     num_channels: int
+    is_seekable: bool
     read: Callable[..., Iterator[np.ndarray]]
 
 
@@ -125,7 +126,7 @@ def open_audio(source: Path | bytes) -> AudioFile:
             seconds = position / file.samplerate
             raise DecodingError(f"damaged after {seconds:.1f} s ({error.error_string.rstrip('.')}).") from error
 
-    return AudioFile(file.samplerate, file.channels, read)
+    return AudioFile(file.samplerate, file.channels, _is_seekable(file), read)
 
 
 def _open_with_soundfile(source: Path | bytes) -> _SoundFile:
@@ -144,6 +145,11 @@ def _open_with_soundfile(source: Path | bytes) -> _SoundFile:
         file.close()
         raise _Distrusted(reason)
     return file
+
+
+def _is_seekable(file: _SoundFile) -> bool:
+    # FLAC from a pipe has as many frames as can be counted.
+    return bool(SEEKABLE.fullmatch(file.subtype)) and file.frames < NO_END
 
 
 def _distrust(source: Path | bytes, file: _SoundFile, place: int | None) -> str:
@@ -166,9 +172,7 @@ def _read_with_soundfile(
 ) -> Iterator[np.ndarray]:
     with file:
         position, block_length = 0, block_length or max(1, DECODING_BLOCK // file.channels)
-        is_flac = file.format == "FLAC"
-        # FLAC from a pipe has more frames than there are samples in the world.
-        if (SEEKABLE.fullmatch(file.subtype) and not is_flac) or (is_flac and file.frames < NO_END):
+        if _is_seekable(file):
             position = min(first, file.frames)
             if position:
                 file.seek(position)
@@ -176,7 +180,7 @@ def _read_with_soundfile(
             count = block_length if stop is None else min(block_length, stop - position)
             block = file.read(count, dtype="float32", always_2d=True)
             if not len(block):
-                if is_flac and _count(source, b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22") > 1:
+                if file.format == "FLAC" and _count(source, b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22") > 1:
                     raise DecodingError("several FLAC files were joined to this one; separate them.")
                 return
             if position + len(block) > first:
@@ -309,7 +313,7 @@ def _open_with_ffmpeg(source: Path | bytes, reason: str) -> AudioFile:
                     yield block[max(0, first - position) :]
                 position += len(block)
 
-    return AudioFile(sampling_rate, num_channels, read)
+    return AudioFile(sampling_rate, num_channels, False, read)
 
 
 def _run_ffmpeg(program: str, source: Path | bytes, reason: str) -> Generator:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Any
 
 import datasets
 import fsspec
@@ -16,7 +17,7 @@ from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
 from sanet_hf.architectures import extract_features, pads_to_one_length, takes_waveforms
-from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.decode import OpenedRecording, WindowReader, load_audio, open_recording
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
 from sanet_hf.training.data.augmentation import Augmentation, seeded
@@ -315,13 +316,23 @@ class EvaluationClips(Dataset):
         ]
         self.rows = np.repeat(np.arange(len(starts)), [len(some) for some in starts])
         self.starts = [start for some in starts for start in some]
+        self.reader = WindowReader()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        row = self.recordings[int(self.rows[index])]
-        waveform = load_recording(row, self.feature_extractor.sampling_rate, self.starts[index], self.max_length)
+        place, rate = int(self.rows[index]), self.feature_extractor.sampling_rate
+        row, start = self.recordings[place], self.starts[index]
+        is_last = index + 1 == len(self) or self.rows[index + 1] != place
+
+        def open_from(first: int) -> OpenedRecording:
+            return open_row(row, rate, first, start - first + self.max_length if is_last else None)
+
+        # In the order of the windows, in which a sampler takes them, a long compressed recording is decoded once.
+        waveform = self.reader.read(place, open_from, start, self.max_length)
+        if is_last:
+            self.reader.close()
         item = _extract(self.feature_extractor, waveform)
         return {**item, "labels": as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
 
@@ -399,6 +410,16 @@ def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int
     from bytes in the data set; see [`load_audio`]. Samples are counted from the row's `start`, if it has one, and end
     at its `end`.
     """
+    return load_audio(**_find_stretch(row, sampling_rate, start, length))
+
+
+def open_row(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> OpenedRecording:
+    """Open what [`load_recording`] reads, to be read block by block."""
+    return open_recording(**_find_stretch(row, sampling_rate, start, length))
+
+
+def _find_stretch(row: Mapping, sampling_rate: int, start: int, length: int | None) -> dict[str, Any]:
+    """The arguments of [`load_audio`] for a stretch of a row."""
     first, most = recording_bounds(row, sampling_rate)
     if most is not None:
         length = max(0, most - start if length is None else min(length, most - start))
@@ -412,4 +433,10 @@ def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int
                 source = file.read()
         except Exception as error:  # Each protocol has its own.
             raise AudioError(f"{row['file']}: cannot be read from {source} ({error}).") from error
-    return load_audio(source, sampling_rate, row["file"], first + start, length)
+    return {
+        "source": source,
+        "sampling_rate": sampling_rate,
+        "name": row["file"],
+        "start": first + start,
+        "length": length,
+    }

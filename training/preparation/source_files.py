@@ -129,7 +129,7 @@ def read_recording(
         AudioError: As in [`stream_audio`].
         OSError: The disk is full.
     """
-    opened = open_recording(path, sampling_rate, to_text(str(path)))
+    opened = open_recording(path, sampling_rate, to_text(str(path)), warns=False)
     warning = ""
     if opened.channel is not None:
         warning = (
