@@ -152,6 +152,14 @@ class DataArguments:
         default=0.05,
         metadata={"help": "Training stops where a larger part of the recordings than this cannot be read."},
     )
+    check_recordings: bool = field(
+        default=True,
+        metadata={
+            "help": "Read every recording before training, to leave out those that are damaged and to name silent and "
+            "doubled ones; only new and changed files are read again. Without it, a damaged file ends the training, "
+            "and nothing says whether a test recording was trained on."
+        },
+    )
     augmentations: str | None = field(
         default=None,
         metadata={
