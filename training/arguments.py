@@ -94,8 +94,10 @@ class DataArguments:
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of recordings: <class>/*.wav, split 80/10/10 by file name, or train/<class>/*.wav, with "
-            "validation/ and test/ beside train/."
+            "help": "Folder of recordings: <class>/*.wav, split about 80/10/10 by a hash of each file's name, so that "
+            "a recording keeps its split when others are added; or train/<class>/*.wav, with validation/ and test/ "
+            "beside train/. Where the hash gives a class of three or more recordings none for test or validation, one "
+            "of its training recordings goes there. Classes of two train and validate, classes of one train."
         },
     )
     manifest: str | None = field(
@@ -131,7 +133,9 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Regular expression that finds, in CLASS/FILE, what no two splits may share, such as the speaker: "
-            r'"(spk\d+)_". Its first group counts, or all that it matches. For recordings without splits of their own.'
+            r'"(spk\d+)_". Its first group counts, or all that it matches. Groups with over a tenth of the '
+            "recordings train; fewer than 30 groups are divided by size, the largest train. For recordings without "
+            "splits of their own."
         },
     )
     problem_type: str = field(

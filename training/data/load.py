@@ -94,7 +94,10 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
             raise DataError(f"The recordings are in splits already: {', '.join(source)}. Choose one of them.")
         (origin,) = source
         return {"all": (origin, range(len(source[origin])))}
-    groups = {split: _make_groups(dataset, arguments.group_pattern) for split, dataset in source.items()}
+    are_clips = any("start" in dataset.column_names for dataset in source.values())
+    groups = {
+        split: make_groups(dataset["key"][:], arguments.group_pattern, are_clips) for split, dataset in source.items()
+    }
     rows = {split: (split, range(len(source[split]))) for split in SPLITS if split in source}
     if "unsplit" in source:
         parts = split_by_hash(source["unsplit"]["label"], groups["unsplit"])
@@ -107,17 +110,9 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
         logger.warning("There is no validation split: a tenth of the training recordings is held out instead.")
         parts = split_by_hash(source["train"]["label"], groups["train"], VALIDATION_ONLY)
         rows.update({split: ("train", indices) for split, indices in parts.items()})
-    if arguments.group_pattern:
-        _warn_of_shared_groups(groups)
+    if arguments.group_pattern or are_clips:
+        _warn_of_shared_groups(groups, "groups of --group_pattern" if arguments.group_pattern else "files with clips")
     return {split: rows[split] for split in SPLITS if split in rows and split in splits and len(rows[split][1])}
-
-
-def _make_groups(dataset: Dataset, pattern: str | None) -> list[str]:
-    keys = dataset["key"][:]
-    if pattern is None and "start" in dataset.column_names:
-        # Clips of one file are of one recording.
-        return keys
-    return make_groups(keys, pattern)
 
 
 def _warn_of_few(labels: Mapping[str, Sequence[str | list[str]]]) -> None:
@@ -164,12 +159,12 @@ def check_validation(recordings: DatasetDict) -> None:
     )
 
 
-def _warn_of_shared_groups(groups: Mapping[str, Sequence[str]]) -> None:
+def _warn_of_shared_groups(groups: Mapping[str, Sequence[str]], kind: str) -> None:
     seen: dict[str, str] = {}
     for split, names in groups.items():
         shared = sorted(name for name in set(names) if seen.setdefault(name, split) != split)
         if shared:
             logger.warning(
-                f"{len(shared)} groups of --group_pattern stand in {split} and {seen[shared[0]]}, the first: "
-                f"{shared[0]}. The source's own splits are kept; scores on them are flattering."
+                f"{len(shared)} {kind} stand in {split} and {seen[shared[0]]}, the first: {shared[0]}. The source's "
+                "own splits are kept; scores on them are flattering."
             )

@@ -100,7 +100,9 @@ def _check_new(places: Sequence[Place], apply: Callable[[Callable, Sequence[Plac
     with cache.alone(states):
         checks = _load(cache, places, states)
         new = [place for place in places if place not in checks]
-        bar = tqdm(apply(_check_and_state, new), total=len(new), desc="Checking recordings", unit="file")
+        bar = tqdm(
+            apply(_check_and_state, new), total=len(new), desc="Checking recordings", unit="file", disable=not new
+        )
         found = {}
         try:
             for place, (check, state) in zip(new, bar):

@@ -179,8 +179,13 @@ def _split_groups(classes: Sequence[Sequence[str]], groups: Sequence[str], held_
     return splits
 
 
-def make_groups(keys: Sequence[str], pattern: str | None) -> list[str]:
-    """The group of each recording, of which `keys` are names: what the pattern finds, or each one for itself."""
+def make_groups(keys: Sequence[str], pattern: str | None, are_files: bool = False) -> list[str]:
+    """
+    The group of each recording, of which `keys` are names: what the pattern finds, or each one for itself, or, with
+    `are_files`, those of the same name, as clips of one file have.
+    """
+    if pattern is None and are_files:
+        return list(keys)
     if pattern is None:
         # Each recording for itself, even where names repeat.
         seen: Counter = Counter()
