@@ -106,8 +106,10 @@ class DataArguments:
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of recordings: <class>/*.wav, split 80/10/10 by file name, or train/<class>/*.wav, with "
-            "validation/ and test/ beside train/."
+            "help": "Folder of recordings: <class>/*.wav, split about 80/10/10 by a hash of each file's name, so that "
+            "a recording keeps its split when others are added; or train/<class>/*.wav, with validation/ and test/ "
+            "beside train/. Where the hash gives a class of three or more recordings none for test or validation, one "
+            "of its training recordings goes there. Classes of two train and validate, classes of one train."
         },
     )
     manifest: str | None = field(
@@ -150,7 +152,9 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Regular expression that finds, in CLASS/FILE, what no two splits may share, such as the speaker: "
-            r'"(spk\d+)_". Its first group counts, or all that it matches. For recordings without splits of their own.'
+            r'"(spk\d+)_". Its first group counts, or all that it matches. Groups with over a tenth of the '
+            "recordings train; fewer than 30 groups are divided by size, the largest train. For recordings without "
+            "splits of their own."
         },
     )
     folds: int | None = field(
@@ -192,6 +196,14 @@ class DataArguments:
         default=0.05,
         metadata={
             "help": "Training stops where a larger part of the recordings than this cannot be read or has no label."
+        },
+    )
+    check_recordings: bool = field(
+        default=True,
+        metadata={
+            "help": "Read every recording before training, to leave out those that are damaged and to name silent and "
+            "doubled ones; only new and changed files are read again. Without it, a damaged file ends the training, "
+            "and nothing says whether a test recording was trained on."
         },
     )
     augmentations: str | None = field(

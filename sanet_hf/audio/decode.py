@@ -208,6 +208,20 @@ class WindowReader:
         self.key = self.blocks = None
 
 
+def describe_audio(source: str | Path | bytes, name: str | None = None) -> tuple[int, int | None]:
+    """
+    Return the sampling rate of a file in Hz, and its number of frames, or None where only decoding it tells.
+
+    Args:
+        source, name: As in [`load_audio`].
+
+    Raises:
+        AudioError: There is no such file, or it is not audio.
+    """
+    file = _open(source, _name(source, name))
+    return file.sampling_rate, file.num_frames
+
+
 def _name(source: str | Path | bytes, name: str | None) -> str:
     return name or ("recording" if isinstance(source, bytes) else str(source))
 

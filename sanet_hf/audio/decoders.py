@@ -66,6 +66,7 @@ class AudioFile(NamedTuple):
     num_channels: int
     is_seekable: bool
     read: Callable[..., Iterator[np.ndarray]]
+    num_frames: int | None = None  # of seekable files; of others only decoding tells
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -126,7 +127,8 @@ def open_audio(source: Path | bytes) -> AudioFile:
             seconds = position / file.samplerate
             raise DecodingError(f"damaged after {seconds:.1f} s ({error.error_string.rstrip('.')}).") from error
 
-    return AudioFile(file.samplerate, file.channels, _is_seekable(file), read)
+    is_seekable = _is_seekable(file)
+    return AudioFile(file.samplerate, file.channels, is_seekable, read, file.frames if is_seekable else None)
 
 
 def _open_with_soundfile(source: Path | bytes) -> _SoundFile:

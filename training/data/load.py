@@ -42,7 +42,8 @@ def load_recordings(
     num_threads: int = 4,
 ) -> DatasetDict:
     """
-    Load recordings, divide them into splits where their source does not, and check every one.
+    Load recordings, divide them into splits where their source does not, and check every one, unless
+    `arguments.check_recordings` is false.
 
     Recordings that cannot be read are left out with a warning that names them. Silent recordings, and recordings
     that stand in two splits under whatever name, are warned of.
@@ -68,7 +69,7 @@ def load_recordings(
     rows = _divide(source, arguments, splits)
     if not rows:
         raise DataError(f"There is no {' or '.join(splits)} split: the recordings have {', '.join(source)}.")
-    checks = check_recordings(source, rows, sampling_rate, num_threads)
+    checks = check_recordings(source, rows, sampling_rate, num_threads, arguments.check_recordings)
     rows = leave_out_unreadable(source, rows, checks, arguments.max_bad_fraction)
     warn_of_silence(source, rows, checks)
     warn_of_duplicates(source, rows, checks)

@@ -2,19 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode every recording once before training: what cannot be read, is silent, or is in two splits."""
 
+import dataclasses
 import hashlib
+import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
+import soundfile
 from datasets import Dataset, DatasetDict, List
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from sanet_hf.audio.decode import encode_name
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.data.clips import check_end, open_row
+from sanet_hf.training.data.check_cache import CheckCache, RecordingState, find_state
 from sanet_hf.utils.formatting import MAX_LISTED, shorten, shorten_lines
 
 
@@ -36,24 +43,105 @@ class RecordingCheck:
         return self.digest.hex()[:DIGEST_LENGTH]
 
 
+# Checks that are kept together, for the next run: what an interruption loses.
+STORED_AT_ONCE = 500
+# Samples of a fixed size, or of a format whose header counts them: the length in the header is that of the recording.
+EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE")
+T = TypeVar("T")
+
 DIGEST_LENGTH = 32  # hexadecimal digits, 128 bits: no two recordings share them by chance
 
 # Rows of a split: the split of the source and the indices in it.
 Rows = Mapping[str, tuple[str, Sequence[int]]]
+Place = tuple[str, int]
 
 
 def check_recordings(
-    source: DatasetDict, rows: Rows, sampling_rate: int, num_threads: int
+    source: DatasetDict, rows: Rows, sampling_rate: int, num_threads: int, is_thorough: bool = True
 ) -> dict[str, dict[int, RecordingCheck]]:
-    """Read every recording once."""
+    """
+    Read every recording that was not read before; of several processes, one reads.
+
+    Args:
+        source: As [`read_source`] gives it.
+        rows: Which recordings.
+        sampling_rate: In Hz.
+        num_threads: Threads that read.
+        is_thorough: Whether to read them, or only to find their lengths: in headers, where these can be relied on.
+
+    Returns:
+        By split of the source and index.
+    """
     places = [(origin, index) for origin, indices in rows.values() for index in indices]
     with ThreadPoolExecutor(num_threads) as pool:
-        results = pool.map(lambda place: _check(source[place[0]][place[1]], sampling_rate), places)
-        bar = tqdm(results, total=len(places), desc="Checking recordings", unit="file")
-        checks: dict[str, dict[int, RecordingCheck]] = defaultdict(dict)
-        for (origin, index), check in zip(places, bar):
-            checks[origin][index] = check
+
+        def apply(function: Callable[[Mapping, int], T], places: Sequence[Place]) -> Iterator[T]:
+            return pool.map(lambda place: function(source[place[0]][place[1]], sampling_rate), places)
+
+        if is_thorough:
+            checks = _check_new(places, apply)
+        else:
+            checks = dict(zip(places, apply(_measure, places)))
+    by_origin: dict[str, dict[int, RecordingCheck]] = defaultdict(dict)
+    for (origin, index), check in checks.items():
+        by_origin[origin][index] = check
+    return by_origin
+
+
+def _check_new(places: Sequence[Place], apply: Callable[[Callable, Sequence[Place]], Iterator]) -> dict:
+    """What is known of recordings, and what reading the others shows; `apply` calls a function for each of some."""
+    cache, states = CheckCache(), list(apply(find_state, places))
+    checks = _load(cache, places, states)
+    if len(checks) == len(places):
+        return checks
+    with cache.alone(states):
+        checks = _load(cache, places, states)
+        new = [place for place in places if place not in checks]
+        bar = tqdm(
+            apply(_check_and_state, new), total=len(new), desc="Checking recordings", unit="file", disable=not new
+        )
+        found = {}
+        try:
+            for place, (check, state) in zip(new, bar):
+                checks[place] = check
+                if state is not None:
+                    found[state] = (check.seconds, check.digest, int(check.is_silent))
+                if len(found) == STORED_AT_ONCE:
+                    cache.store(found)
+                    found = {}
+        finally:
+            cache.store(found)
     return checks
+
+
+def _load(cache: CheckCache, places: Sequence[Place], states: Sequence[RecordingState | None]) -> dict:
+    values = zip(places, cache.load(states))
+    return {place: RecordingCheck(*found[:2], bool(found[2])) for place, found in values if found}
+
+
+def _check_and_state(row: Mapping, sampling_rate: int) -> tuple[RecordingCheck, RecordingState | None]:
+    """What reading a recording shows, and of which state; of none that can be kept: damaged, or changed meanwhile."""
+    state = find_state(row, sampling_rate)
+    check = _check(row, sampling_rate)
+    is_kept = check.error is None and state == find_state(row, sampling_rate)
+    return check, state if is_kept else None
+
+
+def _measure(row: Mapping, sampling_rate: int) -> RecordingCheck:
+    """The length of a recording alone, from its header, or by reading it."""
+    audio = row["audio"] or {"bytes": None, "path": ""}
+    file = io.BytesIO(audio["bytes"]) if audio["bytes"] is not None else encode_name(Path(audio["path"]))
+    try:
+        header = soundfile.info(file)
+    except (soundfile.LibsndfileError, TypeError, OSError):
+        header = None
+    if header is None or not header.frames or not header.subtype.startswith(EXACT_SUBTYPES):
+        return dataclasses.replace(_check(row, sampling_rate), digest=b"", is_silent=False)
+    end = min(header.duration, header.duration if row.get("end") is None else row["end"])
+    seconds = end - (row.get("start") or 0.0)
+    if seconds <= 0:
+        return _check(row, sampling_rate)
+    return RecordingCheck(seconds=seconds)
 
 
 def _check(row: Mapping, sampling_rate: int) -> RecordingCheck:
