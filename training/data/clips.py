@@ -395,6 +395,20 @@ def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int
     from bytes in the data set; see [`load_audio`]. Samples are counted from the row's `start`, if it has one, and end
     at its `end`.
     """
+    source, first, count = find_stretch(row, sampling_rate, start, length)
+    return load_audio(source, sampling_rate, row["file"], first, count)
+
+
+def find_stretch(
+    row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None
+) -> tuple[str | bytes, int, int | None]:
+    """
+    Where a stretch of a row is: the path or content of its file, and the stretch's first sample and number of samples
+    in that.
+
+    Raises:
+        AudioError: There is no audio, it cannot be downloaded, or the row's `start` and `end` cannot be right.
+    """
     first, most = recording_bounds(row, sampling_rate)
     if most is not None:
         length = max(0, most - start if length is None else min(length, most - start))
@@ -408,4 +422,4 @@ def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int
                 source = file.read()
         except Exception as error:  # Each protocol has its own.
             raise AudioError(f"{row['file']}: cannot be read from {source} ({error}).") from error
-    return load_audio(source, sampling_rate, row["file"], first + start, length)
+    return source, first + start, length

@@ -86,9 +86,7 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
         (origin,) = source
         return {"all": (origin, range(len(source[origin])))}
     are_clips = any("start" in dataset.column_names for dataset in source.values())
-    groups = {
-        split: make_groups(dataset["key"][:], arguments.group_pattern, are_clips) for split, dataset in source.items()
-    }
+    groups = {split: _make_groups(dataset, arguments.group_pattern) for split, dataset in source.items()}
     rows = {split: (split, range(len(source[split]))) for split in SPLITS if split in source}
     if "unsplit" in source:
         parts = split_by_hash(source["unsplit"]["label"], groups["unsplit"], SPLIT_PARTS)
@@ -102,6 +100,14 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
     if arguments.group_pattern or are_clips:
         _warn_of_shared_groups(groups, "groups of --group_pattern" if arguments.group_pattern else "files with clips")
     return {split: rows[split] for split in SPLITS if split in rows and split in splits and len(rows[split][1])}
+
+
+def _make_groups(dataset: Dataset, pattern: str | None) -> list[str]:
+    keys = dataset["key"][:]
+    if pattern is None and "start" in dataset.column_names:
+        # Clips of one file are of one recording.
+        return keys
+    return make_groups(keys, pattern)
 
 
 def _warn_of_shared_groups(groups: Mapping[str, Sequence[str]], kind: str) -> None:

@@ -55,13 +55,8 @@ def split_by_hash(
     return {split: sorted(values) for split, values in indices.items()}
 
 
-def make_groups(keys: Sequence[str], pattern: str | None, are_files: bool = False) -> list[str]:
-    """
-    The group of each recording, of which `keys` are names: what the pattern finds, or each one for itself, or, with
-    `are_files`, those of the same name, as clips of one file have.
-    """
-    if pattern is None and are_files:
-        return list(keys)
+def make_groups(keys: Sequence[str], pattern: str | None) -> list[str]:
+    """The group of each recording, of which `keys` are names: what the pattern finds, or each one for itself."""
     if pattern is None:
         # Each recording for itself, even where names repeat.
         seen: Counter = Counter()
