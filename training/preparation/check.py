@@ -17,6 +17,7 @@ from sanet_hf.audio.levels import CLIPPED, SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.baseline import fit_baseline
+from sanet_hf.training.data.labels import warn_of_spellings
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
 from sanet_hf.training.data.splits import make_groups
 from sanet_hf.training.evaluation.results import FEW_CLIPS
@@ -82,6 +83,7 @@ def check(folder: str | Path, group_pattern: str | None = None, num_workers: int
 
 def _check_folder(folder: Path, files: Sequence[SourceFile], group_pattern: str | None, num_workers: int) -> str:
     to_read = [file for file in files if file.error is None]
+    warn_of_spellings((), {file.label for file in to_read})
     with contextlib.closing(map_unordered(measure_file, to_read, num_workers)) as results:
         measured = dict(tqdm(results, total=len(to_read), desc=f"Checking {folder.name}", unit="file"))
     # In the order of the list, whichever was done first.
