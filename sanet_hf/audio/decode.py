@@ -123,14 +123,9 @@ def open_recording(
         AudioError: As in [`stream_audio`]; what is found when samples are decoded is raised by `blocks`.
     """
     name = _name(source, name)
-    if not isinstance(source, bytes):
-        source = Path(source)
-        check_file(source, name)
-    elif not source:
-        raise AudioError(f"{name}: the file is empty.")
+    source, file = _open(source, name)
+    rate = file.sampling_rate
     try:
-        file = open_audio(source)
-        rate = check_sampling_rate(file.sampling_rate, name)
         channel = None if file.num_channels == 1 else _find_channel(source)
     except (DecodingError, OSError) as error:
         raise AudioError(f"{name}: {_explain(error)}") from error
@@ -218,8 +213,22 @@ def describe_audio(source: str | Path | bytes, name: str | None = None) -> tuple
     Raises:
         AudioError: There is no such file, or it is not audio.
     """
-    file = _open(source, _name(source, name))
+    _, file = _open(source, _name(source, name))
     return file.sampling_rate, file.num_frames
+
+
+def _open(source: str | Path | bytes, name: str) -> tuple[Path | bytes, AudioFile]:
+    if not isinstance(source, bytes):
+        source = Path(source)
+        check_file(source, name)
+    elif not source:
+        raise AudioError(f"{name}: the file is empty.")
+    try:
+        file = open_audio(source)
+    except (DecodingError, OSError) as error:
+        raise AudioError(f"{name}: {_explain(error)}") from error
+    check_sampling_rate(file.sampling_rate, name)
+    return source, file
 
 
 def _name(source: str | Path | bytes, name: str | None) -> str:

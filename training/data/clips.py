@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
 
 import datasets
 import fsspec
@@ -410,16 +409,26 @@ def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int
     from bytes in the data set; see [`load_audio`]. Samples are counted from the row's `start`, if it has one, and end
     at its `end`.
     """
-    return load_audio(**_find_stretch(row, sampling_rate, start, length))
+    source, first, count = find_stretch(row, sampling_rate, start, length)
+    return load_audio(source, sampling_rate, row["file"], first, count)
 
 
 def open_row(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> OpenedRecording:
     """Open what [`load_recording`] reads, to be read block by block."""
-    return open_recording(**_find_stretch(row, sampling_rate, start, length))
+    source, first, count = find_stretch(row, sampling_rate, start, length)
+    return open_recording(source, sampling_rate, row["file"], first, count)
 
 
-def _find_stretch(row: Mapping, sampling_rate: int, start: int, length: int | None) -> dict[str, Any]:
-    """The arguments of [`load_audio`] for a stretch of a row."""
+def find_stretch(
+    row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None
+) -> tuple[str | bytes, int, int | None]:
+    """
+    Where a stretch of a row is: the path or content of its file, and the stretch's first sample and number of samples
+    in that.
+
+    Raises:
+        AudioError: There is no audio, it cannot be downloaded, or the row's `start` and `end` cannot be right.
+    """
     first, most = recording_bounds(row, sampling_rate)
     if most is not None:
         length = max(0, most - start if length is None else min(length, most - start))
@@ -433,10 +442,4 @@ def _find_stretch(row: Mapping, sampling_rate: int, start: int, length: int | No
                 source = file.read()
         except Exception as error:  # Each protocol has its own.
             raise AudioError(f"{row['file']}: cannot be read from {source} ({error}).") from error
-    return {
-        "source": source,
-        "sampling_rate": sampling_rate,
-        "name": row["file"],
-        "start": first + start,
-        "length": length,
-    }
+    return source, first + start, length

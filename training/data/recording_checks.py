@@ -4,24 +4,21 @@
 
 import dataclasses
 import hashlib
-import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-import soundfile
 from datasets import Dataset, DatasetDict, List
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from sanet_hf.audio.decode import encode_name
+from sanet_hf.audio.decode import describe_audio
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
-from sanet_hf.training.data.clips import check_end, open_row
 from sanet_hf.training.data.check_cache import CheckCache, RecordingState, find_state
+from sanet_hf.training.data.clips import check_end, find_stretch, open_row
 from sanet_hf.utils.formatting import MAX_LISTED, shorten, shorten_lines
 
 
@@ -45,8 +42,6 @@ class RecordingCheck:
 
 # Checks that are kept together, for the next run: what an interruption loses.
 STORED_AT_ONCE = 500
-# Samples of a fixed size, or of a format whose header counts them: the length in the header is that of the recording.
-EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE")
 T = TypeVar("T")
 
 DIGEST_LENGTH = 32  # hexadecimal digits, 128 bits: no two recordings share them by chance
@@ -129,19 +124,17 @@ def _check_and_state(row: Mapping, sampling_rate: int) -> tuple[RecordingCheck, 
 
 def _measure(row: Mapping, sampling_rate: int) -> RecordingCheck:
     """The length of a recording alone, from its header, or by reading it."""
-    audio = row["audio"] or {"bytes": None, "path": ""}
-    file = io.BytesIO(audio["bytes"]) if audio["bytes"] is not None else encode_name(Path(audio["path"]))
     try:
-        header = soundfile.info(file)
-    except (soundfile.LibsndfileError, TypeError, OSError):
-        header = None
-    if header is None or not header.frames or not header.subtype.startswith(EXACT_SUBTYPES):
+        source, first, length = find_stretch(row, sampling_rate)
+        rate, num_frames = describe_audio(source, row["file"])
+    except AudioError as error:
+        return RecordingCheck(error=str(error))
+    if num_frames is None:
         return dataclasses.replace(_check(row, sampling_rate), digest=b"", is_silent=False)
-    end = min(header.duration, header.duration if row.get("end") is None else row["end"])
-    seconds = end - (row.get("start") or 0.0)
-    if seconds <= 0:
+    num_samples = num_frames * sampling_rate // rate - first
+    if num_samples <= 0:
         return _check(row, sampling_rate)
-    return RecordingCheck(seconds=seconds)
+    return RecordingCheck(seconds=(num_samples if length is None else min(length, num_samples)) / sampling_rate)
 
 
 def _check(row: Mapping, sampling_rate: int) -> RecordingCheck:

@@ -321,7 +321,9 @@ def _not_decoded(rows: Dataset | IterableDataset, column: str, folder: Path) -> 
     if not ({"bytes", "path", "string", "binary"} & parts or {"array", "sampling_rate"} <= parts):
         raise TypeError(f"{feature} is no audio")
     features = Features({**rows.features, column: Audio(decode=False)})
-    return rows.map(partial(_as_audio, column=column, folder=folder), features=features)
+    # Not from datasets' cache, which does not know whether the files of a table are still where they were.
+    options = {"load_from_cache_file": False} if isinstance(rows, Dataset) else {}
+    return rows.map(partial(_as_audio, column=column, folder=folder), features=features, **options)
 
 
 def _as_audio(row: Mapping, column: str, folder: Path) -> dict[str, dict | None]:

@@ -21,6 +21,7 @@ from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.baseline import fit_baseline
 from sanet_hf.training.data.band_checks import Band, describe_bands, measure_band
 from sanet_hf.training.data.folds import RECORDING_PATTERN
+from sanet_hf.training.data.labels import warn_of_spellings
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
 from sanet_hf.training.data.preparation_record import read_preparation
 from sanet_hf.training.data.splits import make_groups
@@ -101,6 +102,7 @@ def _check_folder(
 ) -> str:
     to_read = [file for file in files if file.error is None]
     measure = partial(measure_file, sampling_rate=sampling_rate)
+    warn_of_spellings((), {file.label for file in to_read})
     with contextlib.closing(map_unordered(measure, to_read, num_workers)) as results:
         measured = dict(tqdm(results, total=len(to_read), desc=f"Checking {folder.name}", unit="file"))
     # In the order of the list, whichever was done first.

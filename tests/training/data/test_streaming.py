@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from datasets import Audio, ClassLabel, Dataset, Features, Value, load_dataset
+from datasets import Audio, ClassLabel, Dataset, Features, List, Value, load_dataset
 from torch.utils.data import DataLoader
 from transformers import Wav2Vec2FeatureExtractor
 
@@ -188,6 +188,22 @@ def test_train_on_streamed_tars(command, tars, tmp_path):
     options = ["--dataset_name", str(tars), "--audio_column_name", "flac", "--label_column_name", "txt"]
     assert main([*command, *options, "--mixup_alpha", "0.4"]) == 0
     assert json.loads((tmp_path / "run/config.json").read_text())["label2id"] == {"even": 0, "odd": 1}
+
+
+def test_train_a_detector_on_streamed_0_and_1(command, tmp_path):
+    """Classes by position, negatives, a missing label and a recording without audio."""
+    features = Features(audio=Audio(sampling_rate=RATE, decode=False), label=List(Value("int8")))
+    for split in ("train", "validation"):
+        rows = [{**row(number), "label": [number % 2]} for number in range(10)]
+        if split == "train":
+            rows[3]["label"], rows[4]["audio"] = None, None
+        Dataset.from_list(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
+    options = ["--dataset_name", str(tmp_path), "--problem_type", "multi_label_classification", "--max_steps", "6"]
+    assert main([*command, *options, "--class_names", "odd"]) == 0
+    assert json.loads((tmp_path / "run/config.json").read_text())["label2id"] == {"odd": 0}
+    header, *lines = (tmp_path / "run/predictions/validation.csv").read_text().splitlines()
+    assert header == "file,label,prediction,probability_odd"
+    assert sorted(line.split(",")[1] for line in lines) == [""] * 5 + ["odd"] * 5
 
 
 def test_train_on_tars_without_streaming(command, tars, tmp_path):
