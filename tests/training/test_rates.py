@@ -15,6 +15,7 @@ from sanet_hf.audio.denoise import DENOISED, denoise
 from sanet_hf.audio.denoise import logger as denoising_logger
 from sanet_hf.cli.main import main
 from sanet_hf.errors import DataError
+from sanet_hf.inference.app import classify_recording
 from sanet_hf.inference.prediction import load_denoised, predict
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.preparation_record import note_preparation, read_preparation
@@ -197,3 +198,7 @@ def test_denoised_predictions_are_those_of_denoised_recordings(tmp_path):
     np.testing.assert_array_equal(found.scores, expected.scores)
     assert not np.array_equal(raw.scores, expected.scores)
     np.testing.assert_allclose(load_denoised(path, 16000, 100, 5000), waveform[100:5100], atol=1e-7)
+    # The page draws what the model hears.
+    prediction, heard = classify_recording(model, feature_extractor, path, denoise=True)
+    np.testing.assert_array_equal(heard, waveform)
+    np.testing.assert_array_equal(prediction.scores, expected.scores)
