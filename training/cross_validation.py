@@ -44,7 +44,7 @@ from sanet_hf.training.data.folds import (
     sort_folds,
 )
 from sanet_hf.training.data.sources import read_source
-from sanet_hf.training.evaluation.metrics import METRICS
+from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval
 from sanet_hf.training.evaluation.statistics import bootstrap, interval
 from sanet_hf.training.reports.run import write_report
