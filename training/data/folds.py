@@ -183,7 +183,9 @@ def find_group_pattern(arguments: DataArguments) -> str | None:
 
 
 def _find_groups(recordings: Dataset, arguments: DataArguments) -> list[str]:
-    return make_groups(recordings["key"][:], find_group_pattern(arguments))
+    keys, pattern = recordings["key"][:], find_group_pattern(arguments)
+    # Clips of one file, each with its start, are of one recording.
+    return keys if pattern is None and "start" in recordings.column_names else make_groups(keys, pattern)
 
 
 def _hold_out(labels: Sequence[str | list[str]], groups: Sequence[str]) -> dict[str, list[int]]:
