@@ -367,15 +367,19 @@ def _write_results(
 ) -> None:
     with write_atomically(output_dir / PREDICTIONS) as file:
         file.write(_format_csv(rows).encode())
-    places = {name: index for index, name in enumerate(source["file"])}
+    # Not of names that several recordings have: which one a row is of cannot be told.
+    names = Counter(source["file"])
+    places = {name: index for index, name in enumerate(source["file"]) if names[name] == 1}
     model, extractor = (
         read_file(output_dir / result["folds"][0]["folder"] / name)
         for name in ("config.json", "preprocessor_config.json")
     )
     rate = extractor.get("sampling_rate", DEFAULT_SAMPLING_RATE)
+    num_tested = result["out_of_fold"]["recordings"]
+    unread = f"; {len(source) - num_tested} of {len(source)} cannot be read" if num_tested < len(source) else ""
     facts = {
         "Model": model.get("model_type", ""),
-        "Recordings": Path(arguments.data_dir or arguments.manifest or arguments.dataset_name).name,
+        "Recordings": Path(arguments.data_dir or arguments.manifest or arguments.dataset_name).name + unread,
         "Folds": f"{len(result['folds'])}, "
         + (f"by --fold_pattern {arguments.fold_pattern}" if arguments.fold_pattern else "stratified by class")
         + (f"; groups by {arguments.group_pattern}" if arguments.group_pattern else ""),

@@ -92,7 +92,9 @@ def train_command(argv: Sequence[str]) -> int:
             for split, prefix in METRIC_PREFIXES.items()
         }
     )
-    print(f"\nThe model is in {output_dir}, with report.html. Classify a file with: sanet predict {output_dir} FILE")
+    # The model of all recordings has nothing to report.
+    report = ", with report.html" if Path(output_dir, "report.html").exists() else ""
+    print(f"\nThe model is in {output_dir}{report}. Classify a file with: sanet predict {output_dir} FILE")
     return 0
 
 
@@ -172,6 +174,8 @@ def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     from sanet_hf.training.evaluation.metric_names import METRICS
 
     metrics = {split: values for split, values in metrics.items() if "accuracy" in values}
+    if not metrics:
+        return
     names = [name for name in METRICS if any(name in values for values in metrics.values())]
     print(f"\n{'split':12}" + "".join(f"{METRICS[name][0]:>16}" for name in names))
     for split, values in metrics.items():

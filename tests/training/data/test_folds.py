@@ -189,6 +189,14 @@ def test_clips_of_a_prepared_recording_stay_together(make_tone, tmp_path):
     assert sum(len({file.rpartition("_")[0] for file in dataset["file"]}) for dataset in recordings.values()) > 8
 
 
+def test_clips_of_a_file_stay_together():
+    keys = [f"{label}/day_{index // 4}.flac" for label in ("owl", "fox") for index in range(24)]
+    source = make_source(keys, [key.split("/")[0] for key in keys])
+    assert len(set(zip(keys, name_folds(source, DataArguments(folds=3))))) > 12
+    source = source.add_column("start", [float(index) for index in range(48)])
+    assert len(set(zip(keys, name_folds(source, DataArguments(folds=3))))) == 12
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
