@@ -20,10 +20,19 @@ SUFFIXES = frozenset(
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 1_000_000  # Hz
 
 
+# Files and folders that systems leave beside recordings; so are all whose names begin with a dot.
+SYSTEM_NAMES = frozenset(("__macosx", "$recycle.bin", "desktop.ini", "system volume information", "thumbs.db"))
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether the name of a file or folder is one that every command skips silently."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
 def is_audio_file(path: str | Path) -> bool:
     """
-    Whether a path is that of a recording by its name: its suffix is one of [`SUFFIXES`], and neither the file nor a
-    folder in the path is hidden. Give the path relative to the folder that is searched.
+    Return whether a path is that of a recording by its name: its suffix is one of [`SUFFIXES`], and neither the file
+    nor a folder in the path is hidden. Give the path relative to the folder that is searched.
     """
     path = Path(path)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not any(is_hidden(part) for part in path.parts)

@@ -22,7 +22,14 @@ from datasets import Audio, Dataset, DatasetDict, Features, IterableDataset, Lis
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
-from sanet_hf.audio.folders import SPLIT_NAMES, SPLITS, find_split_folders, list_audio_files, visible_folders
+from sanet_hf.audio.folders import (
+    SPLIT_NAMES,
+    SPLITS,
+    count_other_files,
+    find_split_folders,
+    list_audio_files,
+    visible_folders,
+)
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.clips import is_url
@@ -176,6 +183,10 @@ def _files_of_classes(folder: Path, split: str) -> list[Path]:
         )
     if loose:
         logger.warning(f"{len(loose)} recordings lie in no class folder and are left out, the first: {loose[0]}")
+    others = count_other_files(classes)
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
+        logger.warning(f"{folder}: left out files that are no recordings by their names: {kinds}.")
     if too_deep:
         logger.warning(
             f"{len(too_deep)} recordings lie deeper than their class folder and are left out, the first: {too_deep[0]}"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sanet_hf.audio.decode import open_recording
-from sanet_hf.audio.folders import find_split_folders, list_audio_files, visible_folders
+from sanet_hf.audio.folders import find_split_folders, list_audio_files, visible_entries, visible_folders
 from sanet_hf.audio.formats import is_audio_file
 from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
@@ -92,7 +92,7 @@ def _files_of_class(folder: Path, split: str) -> Iterator[SourceFile]:
         yield SourceFile(folder, split, "", reason)
         return
     try:
-        entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        entries = visible_entries(folder)
     except OSError as error:
         yield SourceFile(folder, split, label, f"a class folder that cannot be read: {error.strerror}")
         return
@@ -101,7 +101,7 @@ def _files_of_class(folder: Path, split: str) -> Iterator[SourceFile]:
     for path in entries:
         error = None
         if path.is_dir():
-            deeper = list_audio_files(path, is_deep=True)
+            deeper = [file for file in list_audio_files(folder, is_deep=True) if path in file.parents]
             for file in deeper:
                 yield SourceFile(file, split, label, "lies deeper than its class folder")
             if deeper:
