@@ -173,7 +173,7 @@ def _train(
     if checkpoint is not None:
         check_data(checkpoint, model.config.id2label, fingerprint, training_arguments)
     trainer.add_callback(RunFiles({output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}))
-    _record_recordings(trainer, recordings, model_arguments.model_name_or_path, is_resumed=checkpoint is not None)
+    _record_recordings(trainer, recordings, model_arguments.model_name_or_path, checkpoint)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
         then = "the same command resumes from it"
@@ -351,13 +351,13 @@ def _make_trainer(
 
 
 def _record_recordings(
-    trainer: AudioClassificationTrainer, recordings: DatasetDict, base_model: str | None, is_resumed: bool
+    trainer: AudioClassificationTrainer, recordings: DatasetDict, base_model: str | None, checkpoint: str | None
 ) -> None:
     """Write what the model is trained on, and was before; warn of test recordings among the latter."""
     if not trainer.is_world_process_zero():
         return
     path = Path(trainer.args.output_dir) / RECORD_FILE
-    earlier = read_record(path) if is_resumed else None
+    earlier = (read_record(path) or find_record(checkpoint)) if checkpoint else None
     if base_model and Path(base_model).is_dir() and earlier is None:
         earlier = find_record(base_model)
         if earlier is None:

@@ -209,6 +209,8 @@ def warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Map
     for split, (origin, indices) in rows.items():
         for index in indices:
             check = checks[origin][index]
+            if not check.digest:
+                continue
             other = first.setdefault(check.digest, (split, origin, index))
             if other[0] != split and not check.is_silent:
                 names = source[other[1]][other[2]]["file"], source[origin][index]["file"]

@@ -179,6 +179,7 @@ def test_recordings_are_not_checked_when_told_so(folder, read, caplog):
         n: seconds for n, (seconds, _) in thorough.items()
     }
     assert not any(digest for _, digest in quick.values())
+    assert "in two splits" not in caplog.text
 
 
 @pytest.mark.parametrize("content", ["file", "bytes"])
@@ -193,6 +194,14 @@ def test_length_without_check_is_that_of_the_header(tmp_path, content):
             row = {"audio": audio, "file": path.name}
             quick, thorough = recording_checks._measure(row, 16000), recording_checks._check(row, 16000)
             assert abs(quick.seconds - thorough.seconds) < 1 / 16000 and not quick.digest
+
+
+def test_parts_of_a_file_are_told_apart(folder):
+    row = {"audio": {"path": str(folder / "a" / "0.wav"), "bytes": None}}
+    parts = [{}, {"start": 0.0, "end": 0.04}, {"start": 0.04, "end": None}, {"start": 0.04, "end": 0.06}]
+    assert len({check_cache.find_state({**row, **part}, 16000) for part in parts}) == 4
+    assert check_cache.find_state({**row, "start": None, "end": None}, 16000) == check_cache.find_state(row, 16000)
+    assert check_cache.find_state({"audio": None}, 16000) is None
 
 
 def test_tests_do_not_use_the_users_cache():
