@@ -1,51 +1,58 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Audio files to waveforms."""
+"""Audio files to waveforms: one reader for whole files, stretches and streams."""
 
-import io
 import math
-import os
-import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import soundfile
-import torch
+from transformers.utils import logging
 
-from sanet_hf.audio.formats import GAME_MUSIC, LIST_MARKS, PROBED_BYTES
-from sanet_hf.audio.resampling import (
-    LOWPASS_FILTER_WIDTH,
-    MAX_RESAMPLING_KERNEL,
-    ROLLOFF,
-    check_sampling_rate,
-    resample_waveform,  # noqa: F401
-)
+from sanet_hf.audio.decoders import AudioFile, DecodingError, open_audio
+from sanet_hf.audio.formats import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE
+from sanet_hf.audio.levels import SILENCE
+from sanet_hf.audio.resampling import LOWPASS_FILTER_WIDTH, ROLLOFF, resample_blocks
 from sanet_hf.errors import AudioError
 
 
-# Samples of all channels that are decoded at once.
-DECODING_BLOCK = 2**22
+logger = logging.get_logger(__name__)
+
+
+# Channels whose mean has less than this part of the power that the mean of unrelated channels would have cancel each
+# other, as when one microphone is connected upside down.
+CANCELLATION = 0.1
+# Seconds with sound by which that is decided, for the whole file.
+SECONDS_OF_SOUND = 10
+# The channel of each file so far that is taken instead of the mean, and the files that were warned of.
+_channels: dict[tuple, int | None] = {}
+_warned: set[tuple] = set()
+MAX_REMEMBERED = 2**16
+
+
+class OpenedRecording(NamedTuple):
+    """A recording whose mono waveform comes in float32 `blocks` of shape (samples,), decoded as they are asked for."""
+
+    original_rate: int  # Hz
+    num_channels: int
+    channel: int | None  # taken instead of the mean of all, since they cancel each other
+    is_seekable: bool  # whether a stretch is decoded without what comes before it
+    blocks: Iterator[np.ndarray]
 
 
 def load_audio(
     source: str | Path | bytes, sampling_rate: int, name: str | None = None, start: int = 0, length: int | None = None
 ) -> np.ndarray:
     """
-    Read a file, or a stretch of it, as a mono waveform.
-
-    soundfile reads the formats it knows (WAV, FLAC, MP3, Ogg and others), torchcodec the rest through FFmpeg. Channels
-    are averaged; another sampling rate is resampled with torchaudio's windowed sinc interpolation, or by FFmpeg where
-    the ratio of the rates is of large numbers. A stretch is decoded without what stands before and after it; of MP3,
-    whose frames depend on earlier ones, without what stands after it.
+    Read a file, or a stretch of it, as a mono waveform: the blocks of [`stream_audio`] as one array.
 
     Args:
         source: Audio file, or its content.
         sampling_rate: Sampling rate of the waveform in Hz.
-        name: What errors call it; by default the path.
+        name: How errors name it; by default the path.
         start: First sample of the stretch, at `sampling_rate`.
         length: Samples of the stretch, at `sampling_rate`; by default all from `start` on. There are fewer where the
             file ends earlier.
@@ -54,70 +61,200 @@ def load_audio(
         float32 array of shape (samples,), full scale at 1.
 
     Raises:
-        AudioError: There is no such file, it is not audio, it is damaged, it holds no samples (from `start` on), or
-            NaN or Inf, its sampling rate is beyond any recording's, or it is longer than memory allows.
+        AudioError: As in [`stream_audio`]; or it is longer than memory allows.
     """
-    if isinstance(source, bytes):
-        name = name or "recording"
-        if not source:
-            raise AudioError(f"{name}: the file is empty.")
-    else:
-        source = Path(source)
-        name = name or str(source)
-        check_file(source, name)
     try:
-        return _load(source, sampling_rate, name, start, length)
+        blocks = list(stream_audio(source, sampling_rate, name, start, length))
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     except (MemoryError, RuntimeError) as error:
-        # What torch has for want of memory.
+        # PyTorch raises a RuntimeError when memory is full.
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         raise AudioError(
-            f"{name}: too long to be read whole into the memory that is left; read stretches of it (start, length)."
+            f"{_name(source, name)}: too long to be read whole into the memory that is left; read stretches of it "
+            "(start, length)."
         ) from error
 
 
-def _load(source: Path | bytes, sampling_rate: int, name: str, start: int, length: int | None) -> np.ndarray:
+def stream_audio(
+    source: str | Path | bytes, sampling_rate: int, name: str | None = None, start: int = 0, length: int | None = None
+) -> Iterator[np.ndarray]:
+    """
+    Yield a file, or a stretch of it, as a mono waveform in blocks, decoded as they are asked for.
+
+    soundfile reads the formats it knows (WAV, FLAC, MP3, Ogg and others), the ffmpeg program the rest. Stated lengths
+    are not believed: the file is decoded to its end. A stretch of uncompressed audio or FLAC is read alone; other
+    formats are decoded from the start of the file, since their frames depend on earlier ones.
+
+    The waveform is the mean of the channels. Where they cancel each other in the first ten seconds with sound, as with
+    one channel upside down, it is the loudest channel instead, and a warning names the file. Another sampling rate is
+    resampled with torchaudio's windowed sinc interpolation.
+
+    Args:
+        source, sampling_rate, name, start, length: As in [`load_audio`].
+
+    Yields:
+        float32 arrays of shape (samples,), full scale at 1.
+
+    Raises:
+        AudioError: There is no such file, it is not audio, it is damaged, it holds no samples (from `start` on), or
+            NaN or Inf, or its sampling rate is beyond any recording's. Blocks from before the damage may have come
+            already.
+    """
+    yield from open_recording(source, sampling_rate, name, start, length).blocks
+
+
+def open_recording(
+    source: str | Path | bytes,
+    sampling_rate: int,
+    name: str | None = None,
+    start: int = 0,
+    length: int | None = None,
+    warns: bool = True,
+) -> OpenedRecording:
+    """
+    Open a file to read it as [`stream_audio`] does.
+
+    Args:
+        source, sampling_rate, name, start, length: As in [`load_audio`].
+        warns: Whether to warn, once for a file, of channels that cancel each other.
+
+    Raises:
+        AudioError: As in [`stream_audio`]; what is found when samples are decoded is raised by `blocks`.
+    """
+    name = _name(source, name)
+    if not isinstance(source, bytes):
+        source = Path(source)
+        check_file(source, name)
+    elif not source:
+        raise AudioError(f"{name}: the file is empty.")
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else encode_name(source)) as file:
-            original_rate = file.samplerate
-            frames = _frames_around(start, length, original_rate, sampling_rate)
-            waveform = _read_frames(file, *frames)
-            # Of an Ogg file without its end, or a WAV file whose header was never finished, it reads nothing.
-            reason = "" if len(waveform) or file.frames else "the file holds no samples"
-    except (soundfile.LibsndfileError, TypeError) as error:
-        reason = explain_error(error)
-    if reason:
-        decoder = open_with_ffmpeg(source, name, reason)
-        original_rate = decoder.metadata.sample_rate or 0
-        frames = _frames_around(start, length, original_rate, sampling_rate)
-        waveform = _decode_frames(decoder, name, original_rate, *frames)
-    check_sampling_rate(original_rate, name)
-    skipped = start - frames[0] * sampling_rate // original_rate
-    if is_odd_ratio(original_rate, sampling_rate):
-        decoder = open_with_ffmpeg(source, name, f"{original_rate} Hz is an odd sampling rate", sampling_rate)
-        # A second more, so that the end of the stretch is not that of the filter.
-        stop = None if length is None else start + length + sampling_rate
-        waveform = _decode_frames(decoder, name, sampling_rate, 0, stop)
-        original_rate, skipped = sampling_rate, start
-    if original_rate != sampling_rate and len(waveform):
-        # Imported late: it takes a second that files at the right rate need not wait for.
-        from torchaudio.functional import resample
+        file = open_audio(source)
+        rate = check_sampling_rate(file.sampling_rate, name)
+        channel = None if file.num_channels == 1 else _find_channel(source)
+    except (DecodingError, OSError) as error:
+        raise AudioError(f"{name}: {_explain(error)}") from error
+    if channel is not None and warns:
+        _warn_of_cancellation(source, name, file.num_channels, channel)
+    first, stop = _frames_around(start, length, rate, sampling_rate)
 
-        waveform = resample(torch.from_numpy(waveform), original_rate, sampling_rate).numpy()
-    waveform = waveform[skipped : None if length is None else skipped + length]
-    if not len(waveform):
-        raise AudioError(
-            f"{name}: the file holds no samples{f' from {start / sampling_rate:g} s on' if start else ''}."
-        )
-    if not np.isfinite(waveform).all():
-        raise AudioError(f"{name}: the file holds NaN or Inf.")
-    return waveform
+    def decode() -> Iterator[np.ndarray]:
+        for block in file.read(first, stop):
+            yield mean_of_channels(block) if channel is None else np.ascontiguousarray(block[:, channel])
+
+    def cut() -> Iterator[np.ndarray]:
+        blocks = decode() if rate == sampling_rate else resample_blocks(decode(), rate, sampling_rate)
+        skipped, count = start - first * sampling_rate // rate, 0
+        try:
+            for block in blocks:
+                block, skipped = block[skipped:], max(0, skipped - len(block))
+                block = block[: None if length is None else length - count]
+                if not np.isfinite(block).all():
+                    raise AudioError(f"{name}: the file holds NaN or Inf.")
+                count += len(block)
+                if len(block):
+                    yield block
+        except (DecodingError, OSError) as error:
+            raise AudioError(f"{name}: {_explain(error)}") from error
+        if not count:
+            raise AudioError(
+                f"{name}: the file holds no samples{f' from {start / sampling_rate:g} s on' if start else ''}."
+            )
+
+    return OpenedRecording(rate, file.num_channels, channel, file.is_seekable, cut())
 
 
-def is_odd_ratio(original_rate: int, sampling_rate: int) -> bool:
-    """Whether torchaudio's resampling kernel from one rate to the other would take up much memory."""
-    common = math.gcd(original_rate, sampling_rate)
-    return (original_rate // common) * (sampling_rate // common) > MAX_RESAMPLING_KERNEL
+class WindowReader:
+    """
+    Stretches of recordings, one after the other: where decoding begins at the start of the file, it happens once for
+    all stretches that are read in order.
+    """
+
+    def __init__(self):
+        self.key: Hashable = None
+
+    def __getstate__(self) -> dict:
+        # Worker processes decode by themselves.
+        return {"key": None}
+
+    def read(self, key: Hashable, open_from: Callable[[int], OpenedRecording], start: int, length: int) -> np.ndarray:
+        """
+        Return samples `start` to `start + length` of a recording, of shape (samples,); fewer at its end.
+
+        Args:
+            key: Tells recordings apart.
+            open_from: Opens the recording from a sample on.
+
+        Raises:
+            AudioError: As in [`stream_audio`].
+        """
+        if key != self.key or start < self.start or self.is_seekable:
+            self.close()
+            opened = open_from(start)
+            self.blocks, self.is_seekable = opened.blocks, opened.is_seekable
+            self.key, self.start, self.waveform = key, start, np.zeros(0, np.float32)
+        while start + length > self.start + len(self.waveform):
+            skipped = min(start - self.start, len(self.waveform))
+            block = next(self.blocks, None)
+            if block is None:
+                break
+            self.waveform = np.concatenate([self.waveform[skipped:], block]) if len(self.waveform) > skipped else block
+            self.start += skipped
+        first = start - self.start
+        return self.waveform[first : first + length].copy()
+
+    def close(self) -> None:
+        """Let go of the recording."""
+        self.key = self.blocks = None
+
+
+def _name(source: str | Path | bytes, name: str | None) -> str:
+    return name or ("recording" if isinstance(source, bytes) else str(source))
+
+
+def _explain(error: Exception) -> str:
+    return f"{error.strerror}." if isinstance(error, OSError) else str(error)
+
+
+def resample_waveform(
+    waveform: np.ndarray, original_rate: float, sampling_rate: int, name: str = "array"
+) -> np.ndarray:
+    """
+    Resample a waveform by the rules that hold for files: with torchaudio's windowed sinc interpolation.
+
+    Args:
+        waveform: Array of shape (samples,).
+        original_rate, sampling_rate: Sampling rates of `waveform` and of the result in Hz.
+        name: How errors name the waveform.
+
+    Returns:
+        float32 array of shape (samples,).
+
+    Raises:
+        AudioError: `original_rate` is no whole number of Hz, or no recording has it.
+    """
+    original_rate = check_sampling_rate(original_rate, name)
+    waveform = np.ascontiguousarray(waveform, np.float32)
+    if original_rate == sampling_rate or not len(waveform):
+        return waveform
+    return np.concatenate(list(resample_blocks([waveform], original_rate, sampling_rate)))
+
+
+def check_sampling_rate(original_rate: float, name: str) -> int:
+    """
+    Return a sampling rate in Hz as an integer.
+
+    Raises:
+        AudioError: It is no whole number, or only damaged headers have it.
+    """
+    try:
+        if isinstance(original_rate, bool | np.bool_) or int(original_rate) != original_rate:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        raise AudioError(f"{name}: the sampling rate must be a whole number of Hz, not {original_rate!r}.") from error
+    if not MIN_SAMPLING_RATE <= original_rate <= MAX_SAMPLING_RATE:
+        raise AudioError(f"{name}: a sampling rate of {original_rate} Hz, which no recording has.")
+    return int(original_rate)
 
 
 def _frames_around(start: int, length: int | None, original_rate: int, sampling_rate: int) -> tuple[int, int | None]:
@@ -128,8 +265,6 @@ def _frames_around(start: int, length: int | None, original_rate: int, sampling_
         frames     |. . . . .|. . . . .|. . . . .|       original_rate / common = 5 a block
         resampled  |.  .  .  |.  .  .  |.  .  .  |       sampling_rate / common = 3 a block
     """
-    if is_odd_ratio(original_rate, sampling_rate) or original_rate <= 0:
-        return 0, 0
     if original_rate == sampling_rate:
         return start, None if length is None else start + length
     common = math.gcd(original_rate, sampling_rate)
@@ -142,44 +277,56 @@ def _frames_around(start: int, length: int | None, original_rate: int, sampling_
     return first, (-(-(start + length) // samples) + reach) * frames
 
 
-def _read_frames(file: soundfile.SoundFile, first: int, stop: int | None) -> np.ndarray:
-    """
-    The mean of the channels, of shape (frames,); none where the file ends before them. It is read in blocks: what
-    headers say of the length can be anything.
-    """
-    # Frames of MP3 need those before them, for want of which libmpg123 prints errors after a seek.
-    position = 0 if file.format == "MP3" else first
-    if first >= file.frames:
-        return np.zeros(0, np.float32)
-    if position:
-        file.seek(position)
-    blocks, block_length = [], max(1, DECODING_BLOCK // file.channels)
-    while stop is None or position < stop:
-        count = block_length if stop is None else min(block_length, stop - position)
-        block = file.read(count, dtype="float32", always_2d=True)
-        if not len(block):
-            break
-        blocks.append(mean_of_channels(block[max(0, first - position) :]))
-        position += len(block)
-    if len(blocks) == 1:
-        return blocks[0]
-    return np.concatenate([np.zeros(0, np.float32), *blocks])
-
-
 def mean_of_channels(block: np.ndarray) -> np.ndarray:
-    """The mean of the channels of (samples, channels); what overflows is infinite."""
+    """Return the mean of the channels of (samples, channels); what overflows is infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
 
 
-def encode_name(path: Path) -> bytes | str:
-    """What soundfile opens: it encodes a name itself, but not one that is no UTF-8."""
-    return os.fsencode(path) if os.name == "posix" else str(path)
+def _find_channel(source: Path | bytes) -> int | None:
+    """The channel that is taken instead of the mean, decided once for a file: see [`stream_audio`]."""
+    key = _key(source)
+    if key not in _channels:
+        if len(_channels) >= MAX_REMEMBERED:
+            _channels.clear()
+        _channels[key] = _decide_channel(source)
+    return _channels[key]
 
 
-def explain_error(error: Exception) -> str:
-    """What soundfile says, without the name of the file. A TypeError is what it has for files called *.raw."""
-    return getattr(error, "error_string", str(error))
+def _key(source: Path | bytes) -> tuple:
+    if isinstance(source, bytes):
+        return len(source), hash(source)
+    status = source.stat()
+    return str(source.absolute()), status.st_size, status.st_mtime_ns
+
+
+def _decide_channel(source: Path | bytes) -> int | None:
+    file = open_audio(source)
+    parts = islice(_seconds_with_sound(file), SECONDS_OF_SOUND)
+    powers, mean_power = np.zeros(file.num_channels), 0.0
+    # What is damaged is an error where it is read.
+    with suppress(DecodingError), np.errstate(over="ignore", invalid="ignore"):
+        for part in parts:
+            powers += np.square(part, dtype=np.float64).sum(axis=0)
+            mean_power += np.square(mean_of_channels(part), dtype=np.float64).sum()
+    cancels = mean_power < CANCELLATION * powers.sum() / file.num_channels**2
+    return int(powers.argmax()) if cancels else None
+
+
+def _seconds_with_sound(file: AudioFile) -> Iterator[np.ndarray]:
+    for block in file.read(0, None, file.sampling_rate):
+        if np.abs(block).max() >= SILENCE:
+            yield block
+
+
+def _warn_of_cancellation(source: Path | bytes, name: str, num_channels: int, channel: int) -> None:
+    key = _key(source)
+    if key not in _warned:
+        _warned.add(key)
+        logger.warning(
+            f"{name}: its {num_channels} channels cancel each other when they are averaged. Channel {channel + 1} is "
+            "used instead."
+        )
 
 
 def check_file(path: Path, name: str) -> None:
@@ -195,92 +342,3 @@ def check_file(path: Path, name: str) -> None:
             raise AudioError(f"{name}: the file is empty.")
     except OSError as error:
         raise AudioError(f"{name}: {error.strerror}.") from error
-
-
-def open_with_ffmpeg(source: Path | bytes, name: str, reason: str, sampling_rate: int | None = None):
-    """
-    A torchcodec `AudioDecoder` that gives frames at the file's sampling rate, or resamples them to another.
-
-    Args:
-        source: Audio file, or its content.
-        name: What errors call it.
-        reason: Why soundfile did not read it.
-        sampling_rate: Of what the decoder gives, in Hz.
-
-    Raises:
-        AudioError: torchcodec or FFmpeg's libraries are missing, or cannot read it as audio.
-    """
-    if find_spec("torchcodec") is None:
-        raise AudioError(
-            f"{name}: {reason} What soundfile does not read needs torchcodec and FFmpeg. Run: "
-            'pip install "sanet-hf[formats]"'
-        )
-    try:
-        from torchcodec.decoders import AudioDecoder
-    except (ImportError, OSError, RuntimeError) as error:
-        # An OSError where torchcodec was built for another PyTorch, or for CUDA and PyTorch was not.
-        raise AudioError(
-            f"{name}: {reason} What soundfile does not read needs FFmpeg's shared libraries and a torchcodec that "
-            f"fits PyTorch {torch.__version__}. One is missing: install FFmpeg (Debian: apt-get install ffmpeg)."
-        ) from error
-    check_content(source, name)
-    try:
-        if isinstance(source, bytes):
-            return AudioDecoder(source, sample_rate=sampling_rate)
-        with _name_in_utf8(source) as path:
-            return AudioDecoder(path, sample_rate=sampling_rate)
-    except (RuntimeError, ValueError) as error:
-        raise AudioError(f"{name}: neither soundfile nor FFmpeg can read it as audio ({reason})") from error
-
-
-def check_content(source: Path | bytes, name: str) -> None:
-    """Raise an [`AudioError`] for what FFmpeg must not open: see [`LIST_MARKS`]."""
-    try:
-        if isinstance(source, bytes):
-            start = source[:PROBED_BYTES]
-        else:
-            with open(source, "rb") as file:
-                start = file.read(PROBED_BYTES)
-    except OSError as error:
-        raise AudioError(f"{name}: {error.strerror}.") from error
-    if LIST_MARKS.search(start):
-        raise AudioError(f"{name}: this is a list of other files or streams, not a recording.")
-    # FFmpeg looks behind ID3 tags.
-    while start.startswith(b"ID3") and len(start) >= 10:
-        start = start[10 + sum((byte & 0x7F) << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0))) :]
-    if start.startswith(GAME_MUSIC):
-        raise AudioError(f"{name}: this is music for a game console, without an end, not a recording.")
-
-
-@contextmanager
-def _name_in_utf8(path: Path) -> Iterator[Path]:
-    """The path, or, where it is no UTF-8, which torchcodec does not take, a link to it."""
-    # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path.
-    path = path.absolute()
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder, "recording")
-            link.symlink_to(path)
-            yield link
-    else:
-        yield path
-
-
-def _decode_frames(decoder, name: str, rate: int, first: int, stop: int | None) -> np.ndarray:
-    """The mean of the channels, of shape (frames,), of frames that come at `rate` Hz."""
-    try:
-        if first == 0 and stop is None:
-            return mean_of_channels(decoder.get_all_samples().data.numpy().T)
-        begin = decoder.metadata.begin_stream_seconds_from_header or 0.0
-        # A second earlier: asked for the last few frames alone, FFmpeg finds none.
-        earlier = max(0, first - rate)
-        times = [None if frame is None else begin + frame / rate for frame in (earlier, stop)]
-        return mean_of_channels(decoder.get_samples_played_in_range(*times).data.numpy().T[first - earlier :])
-    except (RuntimeError, ValueError) as error:
-        if "No audio frames were decoded" in str(error):
-            return np.zeros(0, np.float32)
-        # torchcodec begins with the place in its source.
-        message = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])
-        raise AudioError(f"{name}: FFmpeg cannot decode it ({message}).") from error

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sanet_hf.audio.formats import is_audio_file
+from sanet_hf.audio.folders import walk_files
+from sanet_hf.audio.formats import is_audio_file, is_hidden
 from sanet_hf.errors import UsageError
 
 
@@ -79,7 +80,7 @@ def _find(pattern: str) -> set[str]:
     found = set()
     for start in glob.glob("/".join([*parts[:place], ""])) if place else [""]:
         for parent, folders, _ in os.walk(start or "."):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            folders[:] = [name for name in folders if not is_hidden(name)]
             parent = os.path.join(parent, "").removeprefix("" if start else "./")
             found |= _find(glob.escape(parent) + ("/".join(parts[place + 1 :]) or "*"))
     return found
@@ -87,12 +88,10 @@ def _find(pattern: str) -> set[str]:
 
 def _files_in(folder: str) -> Iterator[str]:
     is_empty = True
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if is_audio_file(name):
-                is_empty = False
-                yield os.path.join(parent, name)
+    for path in walk_files(folder):
+        if is_audio_file(os.path.basename(path)):
+            is_empty = False
+            yield path
     if is_empty and is_audio_file(os.path.basename(os.path.normpath(folder))):
         yield folder  # as of a pattern that the shell expanded
     elif is_empty:

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of recordings: class folders, split folders, audio files."""
 
+import os
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sanet_hf.audio.formats import is_audio_file
+from sanet_hf.audio.formats import is_audio_file, is_hidden
 from sanet_hf.errors import DataError
 
 
@@ -40,12 +42,46 @@ def find_split_folders(data_dir: Path) -> dict[Path, str]:
     return split_folders
 
 
+def walk_files(folder: str | Path, is_deep: bool = True) -> Iterator[str]:
+    """
+    Yield the paths of the files in a folder, and with `is_deep` in the folders in it, in the order of their names.
+
+    Every command that searches folders does it so: hidden files and folders are skipped, and links are followed, those
+    to folders only where they lead out of `folder`, each once.
+    """
+    root, seen = os.path.realpath(folder), set()
+
+    def is_new(path: str) -> bool:
+        place = os.path.realpath(path)
+        if not os.path.islink(path):
+            return True
+        is_found = place in seen or os.path.commonpath([root, place]) in (root, place)
+        seen.add(place)
+        return not is_found
+
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        visible = sorted(name for name in folders if is_deep and not is_hidden(name))
+        folders[:] = [name for name in visible if is_new(os.path.join(parent, name))]
+        yield from (os.path.join(parent, name) for name in sorted(names) if not is_hidden(name))
+
+
+def visible_entries(folder: Path) -> list[Path]:
+    """Return what is in a folder and not hidden, in the order of the names."""
+    return [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
+
+
 def visible_folders(folder: Path) -> list[Path]:
-    """Folders in a folder, in the order of their names, without hidden ones."""
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    """Return the folders in a folder that are not hidden, in the order of their names."""
+    return [path for path in visible_entries(folder) if path.is_dir()]
 
 
 def list_audio_files(folder: Path, is_deep: bool = False) -> list[Path]:
     """Recordings in a folder (or, with `is_deep`, in the folders in it too) by their names, in the order of these."""
-    paths = folder.rglob("*") if is_deep else folder.iterdir()
-    return sorted(path for path in paths if is_audio_file(path.relative_to(folder)) and not path.is_dir())
+    return sorted(Path(path) for path in walk_files(folder, is_deep) if is_audio_file(os.path.basename(path)))
+
+
+def count_other_files(folders: Iterable[Path]) -> dict[str, int]:
+    """Return how many files in folders are no recordings by their names, by suffix, the most frequent first."""
+    names = (Path(path).name for folder in folders for path in walk_files(folder, is_deep=False))
+    counts = Counter(Path(name).suffix.lower() or "no suffix" for name in names if not is_audio_file(name))
+    return dict(counts.most_common())

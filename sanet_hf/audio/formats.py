@@ -1,8 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The audio formats that every command reads, and files that are refused."""
+"""The audio formats that every command reads."""
 
-import re
 from pathlib import Path
 
 
@@ -20,20 +19,20 @@ SUFFIXES = frozenset(
 # Rates beyond these stand in damaged headers.
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 1_000_000  # Hz
 
-# What FFmpeg takes for a recording but is none: lists of files and streams, of which it reads whatever they name,
-# waits for pipes or opens ports; and programs of game consoles, a hundred bytes of which play for ever.
-LIST_MARKS = re.compile(
-    rb"ffconcat version|#EXTM3U|dash:profile|<CompositionPlaylist|# VobSub index|(^|\n)\r?c=IN IP", re.IGNORECASE
-)
-GAME_MUSIC = (b"ZXAY", b"GBS\x01", b"GYMX", b"HESM", b"KSCC", b"KSSX", b"NESM", b"NSFE", b"SAP\r", b"SNES", b"Vgm ")
-# Bytes by which FFmpeg tells a format.
-PROBED_BYTES = 2**20
+
+# Files and folders that systems leave beside recordings; so are all whose names begin with a dot.
+SYSTEM_NAMES = frozenset(("__macosx", "$recycle.bin", "desktop.ini", "system volume information", "thumbs.db"))
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether the name of a file or folder is one that every command skips silently."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def is_audio_file(path: str | Path) -> bool:
     """
-    Whether a path is that of a recording by its name: its suffix is one of [`SUFFIXES`], and neither the file nor a
-    folder in the path is hidden. Give the path relative to the folder that is searched.
+    Return whether a path is that of a recording by its name: its suffix is one of [`SUFFIXES`], and neither the file
+    nor a folder in the path is hidden. Give the path relative to the folder that is searched.
     """
     path = Path(path)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not any(is_hidden(part) for part in path.parts)

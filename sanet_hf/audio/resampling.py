@@ -8,9 +8,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from sanet_hf.audio.formats import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE
-from sanet_hf.errors import AudioError
-
 
 # Zero crossings of torchaudio's sinc on each side, and the part of the lower Nyquist frequency that it keeps.
 LOWPASS_FILTER_WIDTH, ROLLOFF = 6, 0.99
@@ -23,49 +20,8 @@ RESAMPLING_BLOCK = 2**20
 WEIGHTS_AT_ONCE = 2**20
 
 
-def resample_waveform(
-    waveform: np.ndarray, original_rate: float, sampling_rate: int, name: str = "array"
-) -> np.ndarray:
-    """
-    Resample a waveform by the rules that hold for files: with torchaudio's windowed sinc interpolation.
-
-    Args:
-        waveform: Array of shape (samples,).
-        original_rate, sampling_rate: Sampling rates of `waveform` and of the result in Hz.
-        name: How errors name the waveform.
-
-    Returns:
-        float32 array of shape (samples,).
-
-    Raises:
-        AudioError: `original_rate` is no whole number of Hz, or no recording has it.
-    """
-    original_rate = check_sampling_rate(original_rate, name)
-    waveform = np.ascontiguousarray(waveform, np.float32)
-    if original_rate == sampling_rate or not len(waveform):
-        return waveform
-    return np.concatenate(list(resample_blocks([waveform], original_rate, sampling_rate)))
-
-
-def check_sampling_rate(original_rate: float, name: str) -> int:
-    """
-    Return a sampling rate in Hz as an integer.
-
-    Raises:
-        AudioError: It is no whole number, or only damaged headers have it.
-    """
-    try:
-        if isinstance(original_rate, bool | np.bool_) or int(original_rate) != original_rate:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError) as error:
-        raise AudioError(f"{name}: the sampling rate must be a whole number of Hz, not {original_rate!r}.") from error
-    if not MIN_SAMPLING_RATE <= original_rate <= MAX_SAMPLING_RATE:
-        raise AudioError(f"{name}: a sampling rate of {original_rate} Hz, which no recording has.")
-    return int(original_rate)
-
-
 def resample_blocks(
-    blocks: Iterable[np.ndarray], original_rate: int, sampling_rate: int, block_length: int = RESAMPLING_BLOCK
+    blocks: Iterable[np.ndarray], original_rate: int, sampling_rate: int, block_length: int | None = None
 ) -> Iterator[np.ndarray]:
     """
     Yield the result of `torchaudio.functional.resample` for a waveform that comes in blocks of any length.
@@ -78,13 +34,13 @@ def resample_blocks(
     Args:
         blocks: float32 arrays of shape (samples,).
         original_rate, sampling_rate: Sampling rates of the waveform and of the result in Hz.
-        block_length: Samples that are resampled at once, about.
+        block_length: Samples that are resampled at once, about; by default a million.
     """
     common = math.gcd(original_rate, sampling_rate)
     old, new = original_rate // common, sampling_rate // common
     width = math.ceil(LOWPASS_FILTER_WIDTH * old / (min(old, new) * ROLLOFF)) + old
     # Whole multiples of `old`, where samples before and after resampling fall together.
-    context, step = old * math.ceil(width / old), old * math.ceil(block_length / old)
+    context, step = old * math.ceil(width / old), old * math.ceil((block_length or RESAMPLING_BLOCK) / old)
     buffer = np.zeros(context, np.float32)
     for block in blocks:
         buffer = np.concatenate([buffer, block])

@@ -14,7 +14,7 @@ import torch
 import yaml
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, TrainerCallback, pipeline
 
-from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.decode import load_audio, open_recording
 from sanet_hf.audio.folders import SPLITS
 from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
@@ -193,12 +193,16 @@ def test_fine_tuning_at_another_sampling_rate(trained, tones, tiny_options, tmp_
         rates.append(sampling_rate)
         return lambda waveform: heard.append(waveform) or waveform
 
-    def load(source, sampling_rate, *arguments, **options):
-        rates.append(sampling_rate)
-        return load_audio(source, sampling_rate, *arguments, **options)
+    def noting(read):
+        def read_and_note(source, sampling_rate, *arguments, **options):
+            rates.append(sampling_rate)
+            return read(source, sampling_rate, *arguments, **options)
+
+        return read_and_note
 
     monkeypatch.setattr("sanet_hf.training.train.make_augmentation", make_augmentation)
-    monkeypatch.setattr("sanet_hf.training.data.waveforms.load_audio", load)
+    monkeypatch.setattr("sanet_hf.training.data.clips.load_audio", noting(load_audio))
+    monkeypatch.setattr("sanet_hf.training.data.clips.open_recording", noting(open_recording))
     output_dir = tmp_path / "run"
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options[2:]]
     command += ["--model_name_or_path", str(tmp_path / "checkpoint"), "--dataloader_num_workers", "0"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import datasets
+import fsspec
 import numpy as np
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -13,11 +14,11 @@ from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
 from sanet_hf.architectures import extract_features, takes_waveforms
+from sanet_hf.audio.decode import OpenedRecording, WindowReader, load_audio, open_recording
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
 from sanet_hf.training.data.augmentation import Augmentation, seeded
 from sanet_hf.training.data.labels import as_target, is_multi_label, label_matrix, stream_label_names
-from sanet_hf.training.data.waveforms import load_recording, load_streamed
 from sanet_hf.utils.formatting import shorten
 
 
@@ -281,13 +282,23 @@ class EvaluationClips(Dataset):
         ]
         self.rows = np.repeat(np.arange(len(starts)), [len(some) for some in starts])
         self.starts = [start for some in starts for start in some]
+        self.reader = WindowReader()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        row = self.recordings[int(self.rows[index])]
-        waveform = load_recording(row, self.feature_extractor.sampling_rate, self.starts[index], self.max_length)
+        place, rate = int(self.rows[index]), self.feature_extractor.sampling_rate
+        row, start = self.recordings[place], self.starts[index]
+        is_last = index + 1 == len(self) or self.rows[index + 1] != place
+
+        def open_from(first: int) -> OpenedRecording:
+            return open_row(row, rate, first, start - first + self.max_length if is_last else None)
+
+        # In the order of the windows, in which a sampler takes them, a long compressed recording is decoded once.
+        waveform = self.reader.read(place, open_from, start, self.max_length)
+        if is_last:
+            self.reader.close()
         item = _extract(self.feature_extractor, waveform)
         return {**item, "labels": as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
 
@@ -313,3 +324,30 @@ def _extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) ->
     """Features of a waveform, not padded."""
     features = extract_features(feature_extractor, [waveform], padding=False, return_tensors=None)
     return {name: np.asarray(value[0]) for name, value in features.items()}
+
+
+def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
+    """
+    The waveform of a row with the columns `audio` and `file`, or a stretch of it, from a file or from bytes in the
+    data set; see [`load_audio`].
+    """
+    audio = row["audio"]
+    if audio["bytes"] is not None:
+        return load_audio(audio["bytes"], sampling_rate, row["file"], start, length)
+    return load_audio(audio["path"], sampling_rate, start=start, length=length)
+
+
+def open_row(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> OpenedRecording:
+    """The same, to be read block by block."""
+    audio = row["audio"]
+    if audio["bytes"] is not None:
+        return open_recording(audio["bytes"], sampling_rate, row["file"], start, length)
+    return open_recording(audio["path"], sampling_rate, start=start, length=length)
+
+
+def load_streamed(audio: Mapping, sampling_rate: int, name: str) -> np.ndarray:
+    """The waveform of streamed audio: bytes, or a file here or on the Hub."""
+    if audio["bytes"] is not None:
+        return load_audio(audio["bytes"], sampling_rate, name)
+    with fsspec.open(audio["path"], "rb") as file:
+        return load_audio(file.read(), sampling_rate, name)

@@ -14,14 +14,11 @@ from transformers.utils import logging
 
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
-from sanet_hf.training.data.waveforms import load_recording
+from sanet_hf.training.data.clips import open_row
 from sanet_hf.utils.formatting import MAX_LISTED, shorten, shorten_lines
 
 
 logger = logging.get_logger(__name__)
-
-
-CHECKED_AT_ONCE = 2**24  # samples of a recording that lie in memory; 17 minutes at 16 kHz
 
 
 @dataclass
@@ -54,16 +51,11 @@ def check_recordings(
 
 def _check(row: Mapping, sampling_rate: int) -> RecordingCheck:
     digest, count, largest = hashlib.sha256(), 0, 0.0
-    is_whole = False
     try:
-        while not is_whole:
-            # From a sample that is known on: where there are none, loading is an error.
-            known = min(1, count)
-            stretch = load_recording(row, sampling_rate, count - known, CHECKED_AT_ONCE)
-            is_whole = len(stretch) < CHECKED_AT_ONCE
-            count += len(stretch) - known
-            digest.update(stretch[known:])
-            largest = max(largest, largest_amplitude(stretch))
+        for block in open_row(row, sampling_rate).blocks:
+            count += len(block)
+            digest.update(block)
+            largest = max(largest, largest_amplitude(block))
     except AudioError as error:
         return RecordingCheck(error=str(error))
     return RecordingCheck(seconds=count / sampling_rate, digest=digest.digest(), is_silent=largest < SILENCE)

@@ -17,7 +17,14 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Iterable
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
-from sanet_hf.audio.folders import SPLIT_NAMES, SPLITS, find_split_folders, list_audio_files, visible_folders
+from sanet_hf.audio.folders import (
+    SPLIT_NAMES,
+    SPLITS,
+    count_other_files,
+    find_split_folders,
+    list_audio_files,
+    visible_folders,
+)
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.utils.files import to_text
@@ -108,6 +115,10 @@ def _files_of_classes(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder} holds {found} but no class folders: put each class's recordings in {folder}/CLASS/."
         )
+    others = count_other_files(classes)
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
+        logger.warning(f"{folder}: left out files that are no recordings by their names: {kinds}.")
     if too_deep:
         logger.warning(
             f"{len(too_deep)} recordings lie deeper than their class folder and are left out, the first: {too_deep[0]}"

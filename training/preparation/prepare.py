@@ -162,7 +162,7 @@ def _check_options(options: PrepareOptions) -> None:
 
 
 def _check_packages(options: PrepareOptions) -> None:
-    require([*(["noisereduce"] if options.denoise else []), "silero_vad", "soxr"], "prepare")
+    require([*(["noisereduce"] if options.denoise else []), "silero_vad"], "prepare")
 
 
 def divide(files: Sequence[SourceFile], group_pattern: str | None) -> list[SourceFile]:

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 
-from sanet_hf.audio.decode import check_file, check_sampling_rate, explain_error, is_odd_ratio
-from sanet_hf.audio.folders import find_split_folders, list_audio_files, visible_folders
+from sanet_hf.audio.decode import open_recording
+from sanet_hf.audio.folders import find_split_folders, list_audio_files, visible_entries, visible_folders
 from sanet_hf.audio.formats import is_audio_file
-from sanet_hf.audio.stream import (
-    AudioBlocks,
-    average_channels,
-    open_blocks_with_ffmpeg,
-    open_with_soundfile,
-    resample_blocks,
-)
-from sanet_hf.errors import AudioError, DataError
+from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.utils.files import to_text
 
@@ -30,8 +22,6 @@ METADATA = "metadata.csv"  # the list of a split's clips, which lies beside its 
 MAX_NAME = 255  # bytes, of file systems
 # Waveforms of more bytes, 17 minutes at 16 kHz, lie in a temporary file instead of in memory.
 MAX_BYTES_IN_MEMORY = 2**26
-# A mixdown with less than this part of the power that unrelated channels would leave cancels itself.
-CANCELLATION = 0.1
 
 
 class SourceFile(NamedTuple):
@@ -102,7 +92,7 @@ def _files_of_class(folder: Path, split: str) -> Iterator[SourceFile]:
         yield SourceFile(folder, split, "", reason)
         return
     try:
-        entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        entries = visible_entries(folder)
     except OSError as error:
         yield SourceFile(folder, split, label, f"a class folder that cannot be read: {error.strerror}")
         return
@@ -111,7 +101,7 @@ def _files_of_class(folder: Path, split: str) -> Iterator[SourceFile]:
     for path in entries:
         error = None
         if path.is_dir():
-            deeper = list_audio_files(path, is_deep=True)
+            deeper = [file for file in list_audio_files(folder, is_deep=True) if path in file.parents]
             for file in deeper:
                 yield SourceFile(file, split, label, "lies deeper than its class folder")
             if deeper:
@@ -128,9 +118,7 @@ def read_recording(
     """
     Read a file as a mono waveform, block by block: memory does not grow with its length.
 
-    The formats are those of [`load_audio`]. Channels are averaged, or, where that cancels them, as with one channel
-    the other upside down, the loudest is taken and `warning` says so. Other sampling rates are resampled with
-    torchaudio's windowed sinc interpolation, or with soxr where the ratio of the rates is of large numbers.
+    The waveform is that of [`stream_audio`]; where it is one channel instead of the mean of all, `warning` says so.
 
     Args:
         path: Audio file.
@@ -138,63 +126,18 @@ def read_recording(
         temporary_folder: Where long waveforms lie, in a file without a name that goes with the array.
 
     Raises:
-        AudioError: There is no such file, it is not audio, it is damaged, it holds no samples, or NaN or Inf,
-            or its sampling rate is beyond any recording's.
+        AudioError: As in [`stream_audio`].
         OSError: The disk is full.
     """
-    name = to_text(str(path))
-    check_file(path, name)
-    try:
-        recording = _read(open_with_soundfile(path), name, sampling_rate, temporary_folder)
-    except (soundfile.LibsndfileError, TypeError) as error:
-        reason = explain_error(error)
-    else:
-        # Of an Ogg file without its end soundfile reads nothing.
-        if len(recording.waveform):
-            return recording
-        reason = "the file holds no samples"
-    recording = _read(open_blocks_with_ffmpeg(path, name, reason), name, sampling_rate, temporary_folder)
-    if not len(recording.waveform):
-        raise AudioError(f"{name}: the file holds no samples.")
-    return recording
-
-
-def _read(file: AudioBlocks, name: str, sampling_rate: int, temporary_folder: Path | None) -> Recording:
-    check_sampling_rate(file.sampling_rate, name)
-    powers = np.zeros(file.num_channels + 1)
-
-    def mix(channel: int | None = None) -> Iterator[np.ndarray]:
-        for block in file.read():
-            mono = average_channels(block if channel is None else block[:, [channel]], name)
-            with np.errstate(over="ignore", invalid="ignore"):
-                powers[:-1] += np.square(block, dtype=np.float64).sum(axis=0)
-                powers[-1] += np.square(mono, dtype=np.float64).sum()
-            yield mono
-
-    method = _resampling_method(file.sampling_rate, sampling_rate)
-    resample = {"none": lambda blocks, *_: blocks, "soxr HQ": _resample_with_soxr}.get(method, resample_blocks)
-    waveform = store(resample(mix(), file.sampling_rate, sampling_rate), temporary_folder)
+    opened = open_recording(path, sampling_rate, to_text(str(path)), warns=False)
     warning = ""
-    if powers[-1] < CANCELLATION * powers[:-1].sum() / file.num_channels**2:
-        channel = int(powers[:-1].argmax())
-        warning = f"the mixdown of {file.num_channels} channels cancels itself: channel {channel + 1} was taken"
-        waveform = store(resample(mix(channel), file.sampling_rate, sampling_rate), temporary_folder)
-    return Recording(waveform, file.sampling_rate, file.num_channels, method, warning)
-
-
-def _resampling_method(original_rate: int, sampling_rate: int) -> str:
-    if original_rate == sampling_rate:
-        return "none"
-    return "soxr HQ" if is_odd_ratio(original_rate, sampling_rate) else "torchaudio sinc_interp_hann"
-
-
-def _resample_with_soxr(blocks: Iterable[np.ndarray], original_rate: int, sampling_rate: int) -> Iterator[np.ndarray]:
-    import soxr
-
-    stream = soxr.ResampleStream(original_rate, sampling_rate, num_channels=1, dtype="float32")
-    for block in blocks:
-        yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    if opened.channel is not None:
+        warning = (
+            f"the mixdown of {opened.num_channels} channels cancels itself: channel {opened.channel + 1} was taken"
+        )
+    waveform = store(opened.blocks, temporary_folder)
+    resampling = "none" if opened.original_rate == sampling_rate else "torchaudio sinc_interp_hann"
+    return Recording(waveform, opened.original_rate, opened.num_channels, resampling, warning)
 
 
 def store(blocks: Iterable[np.ndarray], temporary_folder: Path | None) -> np.ndarray:

@@ -3,18 +3,15 @@
 """Files to waveforms."""
 
 import os
-import re
 import resource
 import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,37 +251,16 @@ def test_channels_are_averaged_where_only_ffmpeg_reads(tmp_path):
     assert np.sqrt(np.mean(waveform[2000:6000] ** 2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.05)
 
 
-def test_a_torchcodec_for_another_pytorch(tmp_path, monkeypatch):
-    (tmp_path / "torchcodec").mkdir()
-    (tmp_path / "torchcodec/__init__.py").touch()
-    (tmp_path / "torchcodec/decoders.py").write_text("raise OSError('libnvrtc.so.13: cannot open shared object file')")
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchcodec"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(tmp_path)
-    path = tmp_path / "a.wma"
-    path.write_bytes(bytes(1000))
-    with pytest.raises(AudioError, match=f"a torchcodec that fits PyTorch {re.escape(torch.__version__)}"):
-        load_audio(path, RATE)
-
-
 def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     path = tmp_path / "a.wma"
     path.write_bytes(bytes(1000))
-    with pytest.raises(AudioError, match="install FFmpeg") as error:
+    with pytest.raises(AudioError, match=r"Reading it needs FFmpeg\. Install it") as error:
         load_audio(path, RATE)
     assert str(error.value).startswith(f"{path}: ")
     # What soundfile reads needs no FFmpeg.
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
     assert len(load_audio(tmp_path / "a.wav", RATE)) == 8000
-
-
-def test_without_torchcodec(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", None)
-    path = tmp_path / "text.m4a"
-    path.write_text("no audio", encoding="utf-8")
-    with pytest.raises(AudioError, match=r'needs torchcodec and FFmpeg. Run: pip install "sanet-hf\[formats\]"'):
-        load_audio(path, RATE)
 
 
 RATES = [16000, 8000, 11025, 22050, 32000, 44100, 48000, 96000]
@@ -316,7 +292,7 @@ def noises(tmp_path_factory) -> dict[tuple[int, str], tuple[Path, np.ndarray]]:
     start=st.integers(0, 31999),
     length=st.integers(1, 33000) | st.none(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_stretch_is_that_of_the_whole(noises, rate, suffix, start, length):
     path, whole = noises[rate, suffix]
     stretch = load_audio(path, 16000, start=start, length=length)

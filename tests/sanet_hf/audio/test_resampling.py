@@ -35,15 +35,15 @@ def test_weights_computed_one_by_one_are_those_of_torchaudio(rate, sampling_rate
 
 
 @given(
-    rate=st.sampled_from([44099, 44101, 22255, 15999, 999_983]),
-    edges=st.lists(st.integers(0, 30_000), max_size=4),
+    rate=st.sampled_from([44099, 22255, 15999]),
+    edges=st.lists(st.integers(0, 20_000), max_size=4),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_odd_rates_in_blocks(rate, edges):
-    waveform = noise(30_000)
+    waveform = noise(20_000)
     blocks = np.split(waveform, sorted(edges))
     whole = resample_waveform(waveform, rate, 16000)
-    assert len(whole) == -(-30_000 * 16000 // rate)
+    assert len(whole) == -(-20_000 * 16000 // rate)
     np.testing.assert_allclose(np.concatenate(list(resample_blocks(blocks, rate, 16000, 1000))), whole, atol=1e-6)
 
 

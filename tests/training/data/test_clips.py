@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clips to train on: which stretches of which recordings, joined and augmented, by seed, epoch and index."""
 
+import pickle
+
 import numpy as np
 import pytest
 import soundfile
@@ -13,7 +15,10 @@ from torch.utils.data import DataLoader
 from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from sanet_hf import SANetFeatureExtractor
+from sanet_hf.audio import decoders
+from sanet_hf.audio.decode import OpenedRecording, WindowReader, load_audio, open_recording
 from sanet_hf.errors import DataError
+from sanet_hf.training.data import clips as clips_module
 from sanet_hf.training.data.augmentation import make_augmentation
 from sanet_hf.training.data.clips import EvaluationClips, TrainingClips
 
@@ -193,3 +198,46 @@ def test_evaluation_takes_the_middle_or_all(recordings):
     item = EvaluationClips(recordings, PLAIN, LABEL2ID, 2)[3]
     assert item["labels"] == 1 and len(item["input_values"]) == 2 * RATE
     assert item["input_values"].mean() == pytest.approx(4.4995, abs=1e-3)
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "wav"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_long_compressed_recordings_are_evaluated_in_one_pass(rows, tmp_path, monkeypatch, suffix, num_workers):
+    """Decoding from the start for every window would take a time that grows with the square of the length."""
+    path = tmp_path / f"long.{suffix}"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(20 * RATE + 500), RATE)
+    whole = load_audio(path, RATE)
+    audio = {"bytes": None, "path": str(path)}
+    recordings = make_recordings([{**rows[0], "audio": audio, "seconds": len(whole) / RATE}, rows[1]])
+    monkeypatch.setattr(decoders, "DECODING_BLOCK", 5000)
+    opened = []
+
+    def open_and_note(*args, **options):
+        opened.append(args)
+        return open_recording(*args, **options)
+
+    monkeypatch.setattr(clips_module, "open_recording", open_and_note)
+    clips = EvaluationClips(recordings, PLAIN, LABEL2ID, 1, all_windows=True)
+    starts = [*range(0, 20 * RATE, RATE), len(whole) - RATE]
+    for start, item in zip(starts, DataLoader(clips, batch_size=None, num_workers=num_workers)):
+        np.testing.assert_allclose(item["input_values"], whole[start : start + RATE], atol=1e-6)
+    if num_workers == 0:
+        assert len(opened) == (1 if suffix == "mp3" else len(starts))
+    # In any other order too.
+    for index in (7, 3, 3, 20, 0):
+        np.testing.assert_allclose(clips[index]["input_values"], whole[starts[index] :][:RATE], atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(places=st.lists(st.tuples(st.integers(0, 29_000), st.integers(1, 9000)), max_size=6), is_seekable=st.booleans())
+def test_stretches_in_any_order(places, is_seekable):
+    waveform = np.arange(30_000, dtype=np.float32)
+
+    def open_from(start: int) -> OpenedRecording:
+        blocks = (waveform[place : place + 700] for place in range(start, 30_000, 700))
+        return OpenedRecording(RATE, 1, None, is_seekable, blocks)
+
+    reader = WindowReader()
+    for start, length in places:
+        np.testing.assert_array_equal(reader.read("a", open_from, start, length), waveform[start : start + length])
+        reader = pickle.loads(pickle.dumps(reader)) if length % 5 == 0 else reader

@@ -44,19 +44,46 @@ def contents(recordings) -> dict[str, list[tuple]]:
     }
 
 
-def test_all_commands_take_the_same_files(tmp_path):
+HIDDEN = [".hidden.wav", "._recording.mp3", ".hidden/a.wav", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/a.wav"]
+
+
+def test_all_commands_take_the_same_files(tmp_path, caplog):
     names = [f"recording{suffix}" for suffix in SUFFIXES]
-    for name in (*names, "LOUD.WAV", ".hidden.wav", "._recording.mp3", "notes.txt", "samples.raw", ".hidden/a.wav"):
-        for label in ("a", "b"):
-            path = tmp_path / label / name
+    folder, elsewhere = tmp_path / "recordings", tmp_path / "elsewhere"
+    for name in (*names, "LOUD.WAV", *HIDDEN, "notes.txt", "NOTES.TXT", "samples.raw"):
+        for parent in (folder / "a", folder / "b", elsewhere):
+            path = parent / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    expected = {str(tmp_path / label / name) for label in ("a", "b") for name in (*names, "LOUD.WAV")}
-    assert set(find_audio_files([tmp_path])) == expected
-    assert set(read_source(DataArguments(data_dir=str(tmp_path)))["unsplit"]["file"]) == expected
-    files = list_files(tmp_path)
+    # Links to files, to folders elsewhere and back, and to nothing.
+    (folder / "c").symlink_to(elsewhere)
+    (folder / "a/linked.wav").symlink_to(folder / "b/LOUD.WAV")
+    (folder / "a/gone.flac").symlink_to(folder / "gone.flac")
+    (folder / "a/again").symlink_to(folder)
+    (folder / ".git").symlink_to(elsewhere)
+    (folder / "__MACOSX").symlink_to(elsewhere)
+    expected = {str(folder / label / name) for label in ("a", "b", "c") for name in (*names, "LOUD.WAV")}
+    expected |= {str(folder / "a/linked.wav"), str(folder / "a/gone.flac")}
+    assert set(find_audio_files([folder])) == set(find_audio_files([folder / "a", folder])) == expected
+    assert set(read_source(DataArguments(data_dir=str(folder)))["unsplit"]["file"]) == expected
+    files = list_files(folder)
     assert {str(file.path) for file in files if file.error is None} == expected
-    assert {file.path.name for file in files if file.error is not None} == {"notes.txt", "samples.raw"}
+    left_out = {"notes.txt", "NOTES.TXT", "samples.raw"}
+    assert {file.path.name for file in files if file.error is not None} == {*left_out, "again"}
+    assert "left out files that are no recordings by their names: 6 .txt, 3 .raw." in caplog.text
+
+
+def test_links_do_not_lead_in_circles(tmp_path):
+    """Several to folders with such links of their own would be more paths than can be counted."""
+    for index in range(12):
+        for other in range(12):
+            (tmp_path / f"{index}").mkdir(exist_ok=True)
+            (tmp_path / f"{index}/{other}").symlink_to(tmp_path / f"{other}")
+        (tmp_path / f"{index}/a.wav").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/link").symlink_to(tmp_path / "0")
+    assert len(list(find_audio_files([tmp_path]))) == 12
+    assert len(list(find_audio_files([tmp_path / "out"]))) == 12
 
 
 # Manifests

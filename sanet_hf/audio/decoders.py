@@ -1,0 +1,359 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Audio files to frames of all channels, from the first to the last, whatever their headers say of the length.
+
+libsndfile reads the formats that it knows, as far as it reads them right, and the `ffmpeg` program the rest. Only
+formats whose frames do not depend on earlier ones are read from the middle; all others are decoded from the start.
+"""
+
+import io
+import mmap
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+
+# Samples of all channels that are decoded at once.
+DECODING_BLOCK = 2**22
+
+# Of these subtypes, which FLAC has too, frames can be read without those before them.
+SEEKABLE = re.compile("PCM_.*|FLOAT|DOUBLE|ULAW|ALAW")
+# libsndfile reads the headers of blocks in VOC files as samples and a block too many of GSM, and stops early in MPEG
+# audio within WAV files.
+MISREAD = re.compile("VOC/.*|.*/GSM610|(WAV|WAVEX|RF64|W64)/MPEG.*")
+# MP3 files state their length in a first frame with one of these.
+MP3_TAGS = re.compile(rb"Xing|Info|VBRI")
+MAX_MP3_FRAME = 1441  # bytes
+NO_END = 2**40  # bytes
+
+# What FFmpeg takes for a recording but is none: lists of files and streams, of which it reads whatever they name,
+# waits for pipes or opens ports; and programs of game consoles, a hundred bytes of which play for ever.
+LIST_MARKS = re.compile(
+    rb"ffconcat version|#EXTM3U|dash:profile|<CompositionPlaylist|# VobSub index|(^|\n)\r?c=IN IP", re.IGNORECASE
+)
+GAME_MUSIC = (b"ZXAY", b"GBS\x01", b"GYMX", b"HESM", b"KSCC", b"KSSX", b"NESM", b"NSFE", b"SAP\r", b"SNES", b"Vgm ")
+# Bytes by which FFmpeg tells a format.
+PROBED_BYTES = 2**20
+
+
+class DecodingError(ValueError):
+    """Why a file cannot be read as audio."""
+
+
+class _Distrusted(DecodingError):
+    """Why libsndfile is not to read a file."""
+
+
+class AudioFile(NamedTuple):
+    """
+    An opened file: its sampling rate in Hz, whether it is decoded from the middle as fast as from the start, and a
+    function that is called once, with the first frame, the one after the last (`None` for all) and how many to read at
+    once. It yields float32 arrays of shape (frames, channels), and raises [`DecodingError`].
+    """
+
+    sampling_rate: int
+    num_channels: int
+    is_seekable: bool
+    read: Callable[..., Iterator[np.ndarray]]
+
+
+class _SoundFile(soundfile.SoundFile):
+    """soundfile seeks after every read, which in MP3 and Opus loses what the next frames depend on."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Endless(io.RawIOBase):
+    """A file that seems to have no end: where MP3 states no length, libmpg123 estimates it from the file's size."""
+
+    def __init__(self, file: io.IOBase):
+        self.file, self.is_at_end = file, False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.is_at_end = whence == os.SEEK_END
+        return NO_END if self.is_at_end else self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return NO_END if self.is_at_end else self.file.tell()
+
+    def readinto(self, buffer) -> int:
+        return self.file.readinto(buffer)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def open_audio(source: Path | bytes) -> AudioFile:
+    """
+    Open an audio file, or its content.
+
+    Raises:
+        DecodingError: It is no audio, or FFmpeg is missing that would read it.
+        OSError: It cannot be read.
+    """
+    try:
+        file = _open_with_soundfile(source)
+    except (soundfile.LibsndfileError, TypeError, _Distrusted) as error:
+        # A TypeError is what soundfile has for files called *.raw.
+        return _open_with_ffmpeg(source, getattr(error, "error_string", str(error)))
+
+    def read(first: int, stop: int | None, block_length: int | None = None) -> Iterator[np.ndarray]:
+        position = first
+        try:
+            for block in _read_with_soundfile(source, file, first, stop, block_length):
+                yield block
+                position += len(block)
+        except soundfile.LibsndfileError as error:
+            seconds = position / file.samplerate
+            raise DecodingError(f"damaged after {seconds:.1f} s ({error.error_string.rstrip('.')}).") from error
+
+    return AudioFile(file.samplerate, file.channels, _is_seekable(file), read)
+
+
+def _open_with_soundfile(source: Path | bytes) -> _SoundFile:
+    is_path, place = isinstance(source, Path), _find_mp3(source)
+    if place is not None:
+        _check_mp3(source, place)
+        with _mapped(source) as content:
+            states_length = MP3_TAGS.search(content[place : place + MAX_MP3_FRAME])
+        if not states_length:
+            return _SoundFile(_Endless(open(source, "rb", buffering=0) if is_path else io.BytesIO(source)))
+    # soundfile encodes a name itself, but not one that is no UTF-8.
+    name = (os.fsencode(source) if os.name == "posix" else str(source)) if is_path else io.BytesIO(source)
+    file = _SoundFile(name)
+    reason = _distrust(source, file, place)
+    if reason:
+        file.close()
+        raise _Distrusted(reason)
+    return file
+
+
+def _is_seekable(file: _SoundFile) -> bool:
+    # FLAC from a pipe has as many frames as can be counted.
+    return bool(SEEKABLE.fullmatch(file.subtype)) and file.frames < NO_END
+
+
+def _distrust(source: Path | bytes, file: _SoundFile, place: int | None) -> str:
+    """Why libsndfile is not to read a file that it has opened, if so."""
+    # Of a WAV file whose header was never finished it reads nothing.
+    if not file.frames:
+        return "the file holds no samples"
+    if file.format == "MP3" and place is None:
+        return "it does not begin with a frame"
+    if file.format == "OGG" and not _is_plain_ogg(source):
+        return "it is not one whole Ogg stream"
+    if file.format == "W64" and _read_start(source, 24)[16:] == b"\xff" * 8:
+        return "it states no length"
+    kind = f"{file.format}/{file.subtype}"
+    return f"libsndfile misreads {kind}" if MISREAD.fullmatch(kind) else ""
+
+
+def _read_with_soundfile(
+    source: Path | bytes, file: _SoundFile, first: int, stop: int | None, block_length: int | None
+) -> Iterator[np.ndarray]:
+    with file:
+        position, block_length = 0, block_length or max(1, DECODING_BLOCK // file.channels)
+        if _is_seekable(file):
+            position = min(first, file.frames)
+            if position:
+                file.seek(position)
+        while stop is None or position < stop:
+            count = block_length if stop is None else min(block_length, stop - position)
+            block = file.read(count, dtype="float32", always_2d=True)
+            if not len(block):
+                if file.format == "FLAC" and _count(source, b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22") > 1:
+                    raise DecodingError("several FLAC files were joined to this one; separate them.")
+                return
+            if position + len(block) > first:
+                yield block[max(0, first - position) :]
+            position += len(block)
+
+
+def _find_mp3(source: Path | bytes) -> int | None:
+    """Where the first frame of MPEG audio begins, behind ID3 tags, if the file begins with one."""
+    start = _read_start(source, 10)
+    if not start.startswith((b"ID3", b"\xff")):
+        return None
+    with _mapped(source) as content:
+        place = _skip_id3(content)
+        first, second = content[place : place + 2].ljust(2, b"\0")
+    # AAC has no layer.
+    return place if first == 0xFF and second & 0xE0 == 0xE0 and second & 6 else None
+
+
+def _check_mp3(source: Path | bytes, place: int) -> None:
+    """
+    Refuse to read an MP3 file with libsndfile that states a number of bytes and has more or fewer, or states only a
+    number of frames: joined and cut-off files do.
+
+    Source: G. Windisch, MPEG Audio Frame Header, "XING Header".
+    """
+    with _mapped(source) as content:
+        tag = MP3_TAGS.search(content[place : place + MAX_MP3_FRAME])
+        if tag is None:
+            return
+        start = place + tag.start()
+        flags = content[start + 7] if tag.group() != b"VBRI" and start + 16 < len(content) else 0
+        size = start + (12 if flags & 1 else 8)
+        end = place + int.from_bytes(content[size : size + 4])
+        # The first frame is counted or not. Other tags may follow.
+        rest = content[end : end + MAX_MP3_FRAME]
+        is_end = end + MAX_MP3_FRAME >= len(content) or re.search(rb"TAG|APETAGEX|LYRICSBEGIN", rest)
+        if not flags & 2 or end > len(content) or not is_end:
+            raise _Distrusted("it is shorter or longer than it states")
+
+
+def _is_plain_ogg(source: Path | bytes) -> bool:
+    """
+    Whether an Ogg file is one whole stream: libsndfile reads only the first of several, and nothing without an end.
+
+    Source: RFC 3533, section 6.
+    """
+    with _mapped(source) as content:
+        place, number, first, flags = 0, None, None, 0
+        while content[place : place + 4] == b"OggS":
+            flags, stream, found, segments = struct.unpack("<5xB8xII4xB", content[place : place + 27])
+            number = found if number is None else number + 1
+            first = stream if first is None else first
+            if number != found or stream != first or bool(flags & 2) != (place == 0):
+                return False
+            place += 27 + segments + sum(content[place + 27 : place + 27 + segments])
+        return place == len(content) and bool(flags & 4)
+
+
+def _count(source: Path | bytes, *marks: bytes) -> int:
+    with _mapped(source) as content:
+        return sum(1 for mark in marks for _ in re.finditer(re.escape(mark), content))
+
+
+@contextmanager
+def _mapped(source: Path | bytes) -> Iterator[bytes | mmap.mmap]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        yield content
+
+
+def _read_start(source: Path | bytes, count: int) -> bytes:
+    if isinstance(source, bytes):
+        return source[:count]
+    with open(source, "rb") as file:
+        return file.read(count)
+
+
+def _skip_id3(content: bytes | mmap.mmap) -> int:
+    """Where what follows ID3 tags begins."""
+    place = 0
+    while content[place : place + 3] == b"ID3" and len(content) >= place + 10:
+        sizes = content[place + 6 : place + 10]
+        place += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(sizes, (21, 14, 7, 0)))
+    return place
+
+
+def _check_content(source: Path | bytes) -> None:
+    """Raise an error for what FFmpeg must not open, see [`LIST_MARKS`], and for joined files that it reads in part."""
+    start = _read_start(source, PROBED_BYTES)
+    if LIST_MARKS.search(start):
+        raise DecodingError("this is a list of other files or streams, not a recording.")
+    # FFmpeg looks behind ID3 tags.
+    if start[_skip_id3(start) :].startswith(GAME_MUSIC):
+        raise DecodingError("this is music for a game console, without an end, not a recording.")
+    if start[:4] == b"RIFF" and len(start) >= 8:
+        with _mapped(source) as content:
+            end = 8 + int.from_bytes(start[4:8], "little")
+            if re.match(rb"\0?RIFF....WAVE", content[end : end + 13], re.DOTALL):
+                raise DecodingError("several WAV files were joined to this one; separate them.")
+
+
+def _open_with_ffmpeg(source: Path | bytes, reason: str) -> AudioFile:
+    """
+    Open any file that FFmpeg reads, from its start to its end: the stream that FFmpeg chooses, with as many channels
+    and of the sampling rate that it begins with.
+
+    Args:
+        source: Audio file, or its content.
+        reason: Why soundfile did not read it.
+    """
+    _check_content(source)
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise DecodingError(f"{reason} Reading it needs FFmpeg. Install it (Debian: apt-get install ffmpeg).")
+    process = _run_ffmpeg(program, source, reason)
+    sampling_rate, num_channels = next(process)
+
+    def read(first: int, stop: int | None, block_length: int | None = None) -> Iterator[np.ndarray]:
+        block_length = block_length or max(1, DECODING_BLOCK // num_channels)
+        position = 0
+        with closing(process):
+            while stop is None or position < stop:
+                block = process.send(block_length if stop is None else min(block_length, stop - position))
+                if not len(block):
+                    return
+                if position + len(block) > first:
+                    yield block[max(0, first - position) :]
+                position += len(block)
+
+    return AudioFile(sampling_rate, num_channels, False, read)
+
+
+def _run_ffmpeg(program: str, source: Path | bytes, reason: str) -> Generator:
+    """First the sampling rate and the number of channels, then as many frames as are sent for, or none at the end."""
+    with tempfile.TemporaryFile() as log, _as_file(source) as path:
+        # Lists of other files, as playlists are, are not followed beyond this machine. An AU file has the simplest of
+        # headers, and any number of channels and samples.
+        command = [program, "-v", "error", "-nostdin", "-protocol_whitelist", "file", "-i", b"file:" + path]
+        command += ["-map_metadata", "-1", "-c:a", "pcm_f32be", "-f", "au", "-flush_packets", "0", "pipe:1"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        try:
+            header = process.stdout.read(24)
+            if len(header) < 24:
+                process.wait()
+                raise DecodingError(f"neither soundfile nor FFmpeg can read it as audio ({reason.rstrip('.')}).")
+            size, _, _, sampling_rate, num_channels = struct.unpack(">4x5I", header)
+            process.stdout.read(size - 24)
+            length = yield sampling_rate, num_channels
+            frame_bytes = 4 * num_channels
+            while content := process.stdout.read(length * frame_bytes):
+                samples = np.frombuffer(content[: len(content) // frame_bytes * frame_bytes], ">f4")
+                length = yield samples.astype(np.float32).reshape(-1, num_channels)
+            if process.wait() != 0:
+                log.seek(0)
+                lines = log.read().decode(errors="replace").strip().splitlines()
+                raise DecodingError(f"FFmpeg cannot decode it ({lines[-1] if lines else reason}).")
+            yield np.zeros((0, num_channels), np.float32)
+        finally:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+
+
+@contextmanager
+def _as_file(source: Path | bytes) -> Iterator[bytes]:
+    """The path of a file, or of a temporary one: FFmpeg looks for the start of some formats at their end."""
+    if isinstance(source, Path):
+        yield os.fsencode(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "recording")
+        path.write_bytes(source)
+        yield os.fsencode(path)
