@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import shutil
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -297,4 +298,4 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = (line.strip() for line in ESCAPE_CODES.sub("", str(error)).splitlines())
-    return next(filter(None, lines), type(error).__name__).rstrip(".!:")
+    return textwrap.shorten(next(filter(None, lines), type(error).__name__), 160, placeholder=" …").rstrip(".!:")
