@@ -12,8 +12,7 @@ import onnxruntime
 model = sys.argv[2] if len(sys.argv) > 2 else Path(__file__).with_name("model.onnx")
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 options = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
-if options.get("denoised_training"):
-    print("The model was trained on clips denoised by noisereduce: denoise yours in the same way.", file=sys.stderr)
+sys.stderr.write("Denoise clips by noisereduce first, as in training.\n" * bool(options.get("denoised_training")))
 with wave.open(sys.argv[1]) as file:
     if (file.getsampwidth(), file.getframerate()) != (2, options["sampling_rate"]):
         sys.exit(f"{sys.argv[1]}: convert it to 16-bit PCM at {options['sampling_rate']} Hz first.")

@@ -152,6 +152,15 @@ def test_example_with_several_classes_a_clip(exported, tmp_path):
     assert label == expected.label and float(score) == pytest.approx(expected.score, abs=1e-4)
 
 
+def test_example_says_that_clips_must_be_denoised(exported, tmp_path):
+    path = write_wav(tmp_path / "clip.wav")
+    assert "Denoise" not in run_example(exported[1], path).stderr
+    model = onnx.load(exported[1] / "model.onnx")
+    onnx.helper.set_model_props(model, {e.key: e.value for e in model.metadata_props} | {"denoised_training": "true"})
+    onnx.save(model, tmp_path / "denoised.onnx")
+    assert "Denoise clips by noisereduce first" in run_example(exported[1], path, tmp_path / "denoised.onnx").stderr
+
+
 def test_example_refuses_another_sampling_rate(exported, tmp_path):
     path = write_wav(tmp_path / "clip.wav", sampling_rate=8000)
     assert f"{path}: convert it to 16-bit PCM at 16000 Hz" in run_example(exported[1], path, expect=1).stderr
