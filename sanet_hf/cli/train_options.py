@@ -174,7 +174,8 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArgu
     configs = [find_config(name) for name in itertools.takewhile(lambda text: not text.startswith("-"), argv)]
     flags = argv[len(configs) :]
     listed = {action.dest for action in parser._actions if action.nargs == "+"}
-    options = [option for config in configs for option in _read_options(config, names, listed)]
+    switches = {action.dest for action in parser._actions if getattr(action.type, "__name__", "") == "string_to_bool"}
+    options = [option for config in configs for option in _read_options(config, names, listed, switches)]
     # Without a value, an option of an earlier file has its default again.
     last_reset = {name: index for index, (_, name, value) in enumerate(options) if value is None}
     options = [option for index, option in enumerate(options) if index > last_reset.get(option[1], -1)]
@@ -260,7 +261,9 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instruction_sets())
 
 
-def _read_options(path: Path, names: Collection[str], listed: Collection[str]) -> list[tuple[Path, str, object]]:
+def _read_options(
+    path: Path, names: Collection[str], listed: Collection[str], switches: Collection[str]
+) -> list[tuple[Path, str, object]]:
     """
     Options of a YAML file: the file, the name and the value of each. A value is the text in the file, so that it is
     checked as one on the command line (`no` means no, not False); a list or mapping; or None where there is none.
@@ -281,6 +284,9 @@ def _read_options(path: Path, names: Collection[str], listed: Collection[str]) -
                 raise UsageError(f"{path}: {name} takes one value, not a list: {', '.join(map(str, texts[name]))}.")
             ((texts[name],), (value,)) = texts[name], value
         is_text = value is not None and not isinstance(value, (list, dict))
+        # Which YAML writes as on and off, too.
+        if isinstance(value, bool) and name in switches:
+            is_text, value = False, str(value).lower()
         options.append((path, name, texts[name] if is_text or name in listed else value))
     return options
 

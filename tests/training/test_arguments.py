@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sanet_hf.cli.train_options import make_train_parser, parse_train_arguments
+from sanet_hf.cli.train_options import make_data_parser, make_train_parser, parse_train_arguments
 from sanet_hf.errors import UsageError
-from sanet_hf.training.arguments import changed_options
+from sanet_hf.training.arguments import changed_options, override_data_arguments
 from sanet_hf.training.config_files import find_config, parse_augmentations, parse_config_overrides
 
 
@@ -163,3 +163,121 @@ def test_find_config_prefers_a_file(tmp_path, monkeypatch):
     assert find_config("sanet.yaml").parent.name == "configs"
     Path("sanet.yaml").write_text("seed: 1\n", encoding="utf-8")
     assert find_config("sanet.yaml") == Path("sanet.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("eval_strategy: no\nload_best_model_at_end: no", "no"),
+        ("eval_strategy: 'no'\nload_best_model_at_end: off", "no"),
+        ("eval_strategy: epoch\nload_best_model_at_end: yes", "epoch"),
+    ],
+)
+def test_yaml_means_what_it_says(tmp_path, text, value):
+    """Its booleans are text where an option takes text."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    training = parse_train_arguments(["sanet.yaml", str(path), *REQUIRED])[2]
+    assert training.eval_strategy == value and training.load_best_model_at_end == (value == "epoch")
+
+
+def test_no_value_in_yaml_is_the_default(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("num_train_epochs: null\nconfig_overrides:\nlabel_smoothing_factor: ~\nrun_name: 010\n")
+    model, _, training = parse_train_arguments(["sanet", "sanet_small", str(path), *REQUIRED])
+    assert (training.num_train_epochs, training.label_smoothing_factor, model.config_overrides) == (3, 0, None)
+    assert training.run_name == "010"
+
+
+def test_lists_in_yaml(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("report_to: [none]\ndebug: [underflow_overflow]\n")
+    training = parse_train_arguments([str(path), *REQUIRED])[2]
+    assert training.report_to == [] and training.debug == ["underflow_overflow"]
+    path.write_text("learning_rate: [1e-3, 1e-4]\n")
+    with pytest.raises(UsageError, match="learning_rate takes one value, not a list: 1e-3, 1e-4"):
+        parse_train_arguments([str(path), *REQUIRED])
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--bf16", "true"], ("bf16", True, False)),
+        (["--bf16", "false"], ("fp32", False, False)),
+        (["--fp16", "true"], ("auto", False, True)),
+        (["--precision", "bf16", "--bf16", "true"], ("bf16", True, False)),
+        (["--precision", "fp32", "--fp16", "false"], ("fp32", False, False)),
+        (["--precision", "fp32", "--fp16", "true"], "--precision fp32 and --fp16 true contradict"),
+        (["--precision", "bf16", "--fp16", "true"], "--precision bf16 and --fp16 true contradict"),
+        (["--precision", "fp32", "--bf16", "true"], "--precision fp32 and --bf16 true contradict"),
+        (["--precision", "bf16", "--bf16", "false"], "--precision bf16 and --bf16 false contradict"),
+        (["--bf16", "true", "--fp16", "true"], "--bf16 true and --fp16 true contradict"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_precisions_that_agree(flags, expected):
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            parse_train_arguments([*REQUIRED, *flags])
+    else:
+        training = parse_train_arguments([*REQUIRED, *flags])[2]
+        assert (training.precision, training.bf16, training.fp16) == expected
+
+
+CHECKPOINT = ["--model_name_or_path", "x"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sampler", "balanced", "--class_weights", "balanced"], "--sampler balanced and --class_weights balanced"),
+        (["--sampler", "balanced", "--train_sampling_strategy", "sequential"], "--train_sampling_strategy sequential"),
+        (["--model_type", "ast", *CHECKPOINT], "--model_type has no effect: the checkpoint of --model_name_or_path"),
+        (["--max_segments", "2"], "--max_segments has no effect: only clips of --samples_per_class"),
+        (["--audio_column_name", "x"], "--audio_column_name has no effect: it needs --dataset_name"),
+        (["--shuffle_buffer_size", "9"], "--shuffle_buffer_size has no effect: it needs --streaming true"),
+        (
+            ["--freeze", "backbone", "--head_learning_rate", "1", "--learning_rate", "1"],
+            "--learning_rate has no effect",
+        ),
+        (["--neftune_noise_alpha", "1"], "--neftune_noise_alpha is not supported"),
+        (["--prediction_loss_only", "true"], "--prediction_loss_only is not supported"),
+        (["--label_names", "x"], "--label_names is not supported"),
+        (["--max_steps", "0"], "--max_steps 0 must be at least 1"),
+        (["--save_total_limit", "0"], "--save_total_limit 0 must be at least 1"),
+        (["--early_stopping_patience", "0"], "--early_stopping_patience 0 must be at least 1"),
+        (["--max_bad_fraction", "2"], "--max_bad_fraction 2 must be at most 1"),
+        (["--dataloader_prefetch_factor", "0"], "--dataloader_prefetch_factor 0 must be at least 1"),
+        (["--accelerator_config", "none.json"], "none.json"),
+        (["--metric_for_best_model", "f1"], "no such metric; there are loss, mAP, accuracy, macro_f1"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_options_that_contradict_others_or_have_no_effect(flags, message):
+    with pytest.raises(UsageError, match=message):
+        parse_train_arguments([*REQUIRED, *flags])
+
+
+def test_without_effect_in_a_file_is_a_warning(tmp_path, caplog):
+    """A file can serve several runs; and those that come with the package do."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("max_segments: 2\nshuffle_buffer_size: 1000\n")
+    parse_train_arguments(["sanet", str(path), *REQUIRED])
+    assert "max_segments has no effect: only clips of --samples_per_class are joined." in caplog.text
+    assert "shuffle_buffer_size" not in caplog.text
+    caplog.clear()
+    parse_train_arguments(["wav2vec2", *REQUIRED, "--freeze", "backbone"])
+    assert not caplog.text
+
+
+def test_options_of_the_data_in_evaluation():
+    given = {"data_dir": "other", "audio_column_name": "sound"}
+    with pytest.raises(UsageError, match="--audio_column_name has no effect: it needs --dataset_name"):
+        override_data_arguments({"dataset_name": "set"}, given)
+    # Those of the run itself are no mistake.
+    options = {"dataset_name": "set", "audio_column_name": "sound"}
+    assert override_data_arguments(options, {"data_dir": "other"}).data_dir == "other"
+    names = vars(make_data_parser().parse_known_args(["--data_dir", "x"])[0])
+    assert names == {"data_dir": "x"}
+    text = make_data_parser().format_help()
+    assert "--group_pattern" in text and "--augmentations" not in text and "--samples_per_class" not in text

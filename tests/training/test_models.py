@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     ASTModel,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
@@ -30,10 +31,11 @@ from sanet_hf.architectures import (
 )
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import ModelArguments
+from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import EvaluationClips, TrainingClips
 from sanet_hf.training.models import make_model, read_sampling_rate
 
-from .tiny_models import MODEL_TYPES, overrides, save_checkpoint
+from .tiny_models import MODEL_TYPES, SIZES, TRANSFORMER, WAVEFORM, overrides, save_checkpoint
 
 
 LABELS = ["a", "b", "c"]
@@ -538,3 +540,41 @@ def test_overrides_that_are_no_part_of_the_network(override):
     arguments = ModelArguments(config_overrides=override)
     with pytest.raises(UsageError, match=f"cannot set {override.split('=')[0]}"):
         make_model(arguments, ["a", "b"], 1.0)
+
+
+ALL_TYPES = sorted(config.model_type for config in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)
+
+
+@pytest.mark.parametrize("model_type", ALL_TYPES)
+def test_every_architecture_trains_from_scratch(model_type):
+    """All that --model_type offers: a step on two clips of different length."""
+    sizes = SIZES.get(model_type) or (TRANSFORMER if model_type == "wav2vec2-bert" else WAVEFORM)
+    text = ",".join(f"{name}={value}" for name, value in sizes.items())
+    model, feature_extractor = make_model(
+        ModelArguments(model_type=model_type, config_overrides=text), ["a", "b"], 1.0
+    )
+    clips = [np.random.default_rng(0).normal(0, 0.1, length).astype(np.float32) for length in (16000, 9000)]
+    items = []
+    for label, clip in enumerate(clips):
+        features = extract_features(feature_extractor, [clip], padding=False, return_tensors=None)
+        items.append({**{name: np.asarray(value[0]) for name, value in features.items()}, "labels": label})
+    torch.manual_seed(0)
+    loss = model.train()(**collate(items, feature_extractor)).loss
+    loss.backward()
+    assert torch.isfinite(loss) and any(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("overrides", ["num_channels=2", "se_reduction=0"])
+def test_a_network_that_takes_no_recordings_is_refused(overrides):
+    with pytest.raises(UsageError, match="--config_overrides: "):
+        make_model(ModelArguments(config_overrides=overrides), ["a", "b"], 1.0)
+
+
+def test_positions_are_kept_where_they_could_change():
+    with pytest.raises(UsageError, match="--position_embeddings keep has no effect on sanet"):
+        make_model(ModelArguments(position_embeddings="keep"), ["a", "b"], 1.0)
+
+
+def test_model_type_of_another_checkpoint_is_named(checkpoints, caplog):
+    load(checkpoints["wav2vec2"][0], model_type="ast")
+    assert "model_type ast has no effect" in caplog.text

@@ -141,7 +141,7 @@ def test_compiled_training_with_an_older_torch(tones, tiny_options, tmp_path, mo
 
 def test_refuses_to_go_on_with_other_options(trained, tones, tiny_options, tmp_path):
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
-    with pytest.raises(UsageError, match=r"holds a run with learning_rate=0\.01, not 0\.5"):
+    with pytest.raises(UsageError, match=r"holds a run with other options: learning_rate 0\.01 → 0\.5"):
         train(*parse_train_arguments([*command, "--learning_rate", "0.5"]))
     model_dir = tmp_path / "model"
     shutil.copytree(trained, model_dir, ignore=shutil.ignore_patterns("checkpoint-*", "train_options.yaml"))

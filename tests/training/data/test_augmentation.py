@@ -186,6 +186,33 @@ def test_codec_without_its_package(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("name", "parameter"), [("AddBackgroundNoise", "sounds_path"), ("ApplyImpulseResponse", "ir_path")]
+)
+def test_a_folder_without_sounds_is_named(tmp_path, name, parameter):
+    (tmp_path / "notes.txt").write_text("no sound")
+    for value in (str(tmp_path), [str(tmp_path)]):
+        with pytest.raises(ValueError, match=f"{name}: {parameter} {tmp_path}: the folder has no sounds"):
+            make_augmentation([{name: {parameter: value}}], RATE)
+
+
+def test_a_transform_is_tried_before_training():
+    """One that needs a package, or that the sampling rate does not fit, fails only when it is applied."""
+    import audiomentations
+
+    class Missing(audiomentations.Gain):
+        def apply(self, samples, sample_rate):
+            raise ImportError(f"no package at {sample_rate} Hz")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audiomentations, "Missing", Missing, raising=False)
+        before = random.getstate()
+        # However rarely it is applied.
+        with pytest.raises(ValueError, match=f"augmentations: Missing: no package at {RATE} Hz"):
+            make_augmentation([{"Missing": {"p": 0.001}}], RATE)
+        assert random.getstate() == before
+
+
+@pytest.mark.parametrize(
     ("transforms", "message"),
     [
         (["Gain"], "'Gain' is not of the form Name"),
