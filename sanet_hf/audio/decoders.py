@@ -98,6 +98,11 @@ class _Endless(io.RawIOBase):
     def readinto(self, buffer) -> int:
         return self.file.readinto(buffer)
 
+    def is_left(self) -> bool:
+        """Whether more follows than tags or a part of a frame."""
+        rest = self.file.read(2**16)
+        return len(rest) > 2 * MAX_MP3_FRAME and not re.search(rb"TAG|APETAGEX|LYRICSBEGIN", rest[:MAX_MP3_FRAME])
+
     def close(self) -> None:
         self.file.close()
         super().close()
@@ -124,8 +129,9 @@ def open_audio(source: Path | bytes) -> AudioFile:
                 yield block
                 position += len(block)
         except soundfile.LibsndfileError as error:
-            seconds = position / file.samplerate
-            raise DecodingError(f"damaged after {seconds:.1f} s ({error.error_string.rstrip('.')}).") from error
+            _check_end(source, file)
+            place = f" after {position / file.samplerate:.1f} s" if position else ""
+            raise DecodingError(f"damaged{place} ({error.error_string.rstrip('.')}).") from error
 
     is_seekable = _is_seekable(file)
     return AudioFile(file.samplerate, file.channels, is_seekable, read, file.frames if is_seekable else None)
@@ -182,12 +188,19 @@ def _read_with_soundfile(
             count = block_length if stop is None else min(block_length, stop - position)
             block = file.read(count, dtype="float32", always_2d=True)
             if not len(block):
-                if file.format == "FLAC" and _count(source, b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22") > 1:
-                    raise DecodingError("several FLAC files were joined to this one; separate them.")
+                _check_end(source, file)
                 return
             if position + len(block) > first:
                 yield block[max(0, first - position) :]
             position += len(block)
+
+
+def _check_end(source: Path | bytes, file: _SoundFile) -> None:
+    """Raise an error where libsndfile stopped at the end of the first of several files."""
+    if isinstance(file.name, _Endless) and file.name.is_left():
+        raise DecodingError("there is more in it than libsndfile reads, as in joined files; separate them.")
+    if file.format == "FLAC" and _count(source, b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22") > 1:
+        raise DecodingError("several FLAC files were joined to this one; separate them.")
 
 
 def _find_mp3(source: Path | bytes) -> int | None:
@@ -217,6 +230,11 @@ def _check_mp3(source: Path | bytes, place: int) -> None:
         flags = content[start + 7] if tag.group() != b"VBRI" and start + 16 < len(content) else 0
         size = start + (12 if flags & 1 else 8)
         end = place + int.from_bytes(content[size : size + 4])
+        # At another sampling rate FFmpeg goes on, but loses samples.
+        rest = content[end : end + PROBED_BYTES]
+        first, second = content[place : place + 3], rest[_skip_id3(rest) :][:3]
+        if second.startswith(b"\xff") and (first[1] & 0x18, first[2] & 0x0C) != (second[1] & 0x18, second[2] & 0x0C):
+            raise DecodingError("MP3 files of several sampling rates were joined to this one; separate them.")
         # The first frame is counted or not. Other tags may follow.
         rest = content[end : end + MAX_MP3_FRAME]
         is_end = end + MAX_MP3_FRAME >= len(content) or re.search(rb"TAG|APETAGEX|LYRICSBEGIN", rest)
