@@ -19,6 +19,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from sanet_hf.training.run_folder import (
     RESULTS_FILE,
     is_cross_validation,
     is_finished,
+    locked,
     read_file,
 )
 from sanet_hf.utils.files import write_atomically
@@ -96,6 +98,18 @@ def cross_validate(
         TrainingTerminated: SIGTERM came; a checkpoint was saved.
     """
     _check_options(data_arguments, training_arguments)
+    output_dir = Path(training_arguments.output_dir)
+    # One of the processes that a launcher started together is enough.
+    with locked(output_dir) if training_arguments.process_index == 0 else nullcontext():
+        return _cross_validate(model_arguments, data_arguments, training_arguments, train)
+
+
+def _cross_validate(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: AudioTrainingArguments,
+    train: Train,
+) -> dict[str, Any]:
     output_dir = Path(training_arguments.output_dir)
     source = pool_splits(read_source(data_arguments))["unsplit"]
     folds = name_folds(source, data_arguments)

@@ -96,7 +96,8 @@ def longest_first(dataset: Dataset) -> Dataset:
 
 def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[str]) -> Rows:
     if "test_or_all" in splits:
-        splits = ["all"] if list(source) == ["unsplit"] else ["test"]
+        # In a run of cross-validation, the test split is its fold.
+        splits = ["all"] if list(source) == ["unsplit"] and not uses_folds(arguments) else ["test"]
     if "all" in splits:
         if len(source) > 1:
             raise DataError(f"The recordings are in splits already: {', '.join(source)}. Choose one of them.")
