@@ -21,9 +21,8 @@ from sanet_hf.architectures import (
     is_padding_invariant,
     pool,
 )
-from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.decode import load_audio, resample_waveform
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
-from sanet_hf.audio.resampling import resample_waveform
 from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.loading import default_batch_size
