@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
-from sanet_hf.audio.decode import mean_of_channels
+from sanet_hf.audio.decode import CANCELLATION, mean_of_channels
 from sanet_hf.errors import AudioError, UsageError
 
+
+logger = logging.get_logger(__name__)
 
 # A path; the content of a file; an array, tensor or list of samples; a mapping; or a decoder of torchcodec.
 Source = Any
@@ -136,13 +139,27 @@ def _to_waveform(samples: Source) -> np.ndarray:
         if few > 1 and (few > MAX_CHANNELS or many < MIN_SAMPLES_PER_CHANNEL * few):
             raise _unknown_shape(samples)
         samples = samples if samples.shape[1] == few else samples.T
-        samples = mean_of_channels(samples) if few else samples[:0].ravel()
+        samples = _mix_channels(samples) if few else samples[:0].ravel()
     if samples.ndim != 1 or not len(samples):
         raise _unknown_shape(samples)
     if not np.isfinite(samples).all():
         raise AudioError("the array holds NaN or Inf.")
     samples = np.ascontiguousarray(samples)
     return samples if scale == 1 else samples / np.float32(scale)
+
+
+def _mix_channels(samples: np.ndarray) -> np.ndarray:
+    """Return the mean of the channels of (samples, channels), or one channel where they cancel, as for files."""
+    mean, num_channels = mean_of_channels(samples), samples.shape[1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        powers = np.square(samples, dtype=np.float64).sum(axis=0)
+        cancels = np.square(mean, dtype=np.float64).sum() < CANCELLATION * powers.sum() / num_channels**2
+    if not cancels:
+        return mean
+    logger.warning_once(
+        "The channels of an array cancel each other when they are averaged. The one with the most energy is used."
+    )
+    return samples[:, powers.argmax()]
 
 
 def _unknown_shape(samples: np.ndarray) -> AudioError:

@@ -204,7 +204,7 @@ def load_cross_validations(
     if others:
         raise UsageError(f"{others[0]} is no cross-validation, others are. Compare models, or cross-validations.")
     chosen = [f"--{field.name}" for field in dataclasses.fields(DataArguments) if field.name in data_options]
-    if chosen or split != "test":
+    if chosen or split not in (None, "test"):
         raise UsageError(
             f"{chosen[0] if chosen else '--split'} has no effect on cross-validations, whose out-of-fold predictions "
             "are compared. Leave it out."

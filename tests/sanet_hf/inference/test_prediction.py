@@ -111,6 +111,18 @@ def test_arrays_beside_files(tiny_checkpoint, clips):
     assert [prediction.error is None for prediction in bad] == [False, False]
 
 
+def test_channels_of_opposite_sign_are_not_silence(tiny_checkpoint, tmp_path):
+    """The mean of a microphone that is connected upside down and the other is silent."""
+    waveform = 0.1 * np.random.default_rng(0).standard_normal(6000)
+    soundfile.write(tmp_path / "mono.flac", waveform, 16000)
+    soundfile.write(tmp_path / "opposite.flac", np.stack([waveform, -0.9 * waveform], axis=1), 16000)
+    classifier = load_classifier(tiny_checkpoint)
+    content = (tmp_path / "opposite.flac").read_bytes()
+    mono, *others = predict(*classifier, [tmp_path / "mono.flac", tmp_path / "opposite.flac", content])
+    for other in others:
+        np.testing.assert_allclose(other.scores, mono.scores, atol=1e-5)
+
+
 # --- windows
 
 
