@@ -104,9 +104,10 @@ def check(path: Path, tolerance: float = 1e-5, ffmpeg: bool = True) -> np.ndarra
     start = int(generator.integers(1, len(resampled)))
     # Convolutions of other lengths round differently.
     np.testing.assert_allclose(load_audio(content, RATE, None, start, 900), resampled[start:][:900], atol=1e-6)
-    if ffmpeg:
-        decoded = np.frombuffer(run_ffmpeg("-i", path, "-ar", rate, "-f", "f32le", "pipe:1"), "<f4")
-        decoded = decoded.reshape(-1, opened.num_channels).mean(axis=1)
+    decoded = run_ffmpeg("-i", path, "-ar", rate, "-f", "f32le", "pipe:1") if ffmpeg else None
+    # Of AIFF from a pipe FFmpeg does not read what it wrote.
+    if decoded is not None:
+        decoded = np.frombuffer(decoded, "<f4").reshape(-1, opened.num_channels).mean(axis=1)
         # Opus is decoded at another rate here, which FFmpeg's filter ends elsewhere.
         assert len(whole) == pytest.approx(len(decoded), abs=2 if path.suffix == ".opus" else 0)
         if path.suffix != ".opus":
