@@ -60,7 +60,7 @@ SLOW_FORMATS = {
 # Of these, FFmpeg's decoders and libsndfile's differ by rounding.
 TOLERANCE = {"mp2": 1e-4, "adpcm_ima_wav": 5e-3, "aiff adpcm_ima_qt": 1e-2}
 # FFmpeg does not read what it writes.
-UNREADABLE = {("w64", True)}
+UNREADABLE = {("w64", True), ("rf64", True)}
 
 
 def run_ffmpeg(*options: str | Path, content: bytes | None = None) -> bytes | None:
@@ -120,7 +120,7 @@ def check_format(folder: Path, sound: Path, name: str, options: str, is_piped: b
     if write(path, sound, options, is_piped) is None:
         pytest.skip("FFmpeg does not write this here")
     if (name, is_piped) in UNREADABLE:
-        with pytest.raises(AudioError, match="neither soundfile nor FFmpeg"):
+        with pytest.raises(AudioError, match=r"neither soundfile nor FFmpeg|holds no samples"):
             load_audio(path, RATE)
         return
     whole = check(path, TOLERANCE.get(name, 1e-5))
