@@ -60,7 +60,7 @@ SLOW_FORMATS = {
 # Of these, FFmpeg's decoders and libsndfile's differ by rounding.
 TOLERANCE = {"mp2": 1e-4, "adpcm_ima_wav": 5e-3, "aiff adpcm_ima_qt": 1e-2}
 # FFmpeg does not read what it writes.
-UNREADABLE = {("w64", True)}
+UNREADABLE = {("w64", True), ("rf64", True)}
 
 
 def run_ffmpeg(*options: str | Path, content: bytes | None = None) -> bytes | None:
@@ -104,9 +104,10 @@ def check(path: Path, tolerance: float = 1e-5, ffmpeg: bool = True) -> np.ndarra
     start = int(generator.integers(1, len(resampled)))
     # Convolutions of other lengths round differently.
     np.testing.assert_allclose(load_audio(content, RATE, None, start, 900), resampled[start:][:900], atol=1e-6)
-    if ffmpeg:
-        decoded = np.frombuffer(run_ffmpeg("-i", path, "-ar", rate, "-f", "f32le", "pipe:1"), "<f4")
-        decoded = decoded.reshape(-1, opened.num_channels).mean(axis=1)
+    decoded = run_ffmpeg("-i", path, "-ar", rate, "-f", "f32le", "pipe:1") if ffmpeg else None
+    # Of AIFF from a pipe FFmpeg does not read what it wrote.
+    if decoded is not None:
+        decoded = np.frombuffer(decoded, "<f4").reshape(-1, opened.num_channels).mean(axis=1)
         # Opus is decoded at another rate here, which FFmpeg's filter ends elsewhere.
         assert len(whole) == pytest.approx(len(decoded), abs=2 if path.suffix == ".opus" else 0)
         if path.suffix != ".opus":
@@ -119,7 +120,7 @@ def check_format(folder: Path, sound: Path, name: str, options: str, is_piped: b
     if write(path, sound, options, is_piped) is None:
         pytest.skip("FFmpeg does not write this here")
     if (name, is_piped) in UNREADABLE:
-        with pytest.raises(AudioError, match="neither soundfile nor FFmpeg"):
+        with pytest.raises(AudioError, match=r"neither soundfile nor FFmpeg|holds no samples"):
             load_audio(path, RATE)
         return
     whole = check(path, TOLERANCE.get(name, 1e-5))
