@@ -54,6 +54,12 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
     "test_split_name": (["other"], []),
     "streaming": (["true"], []),
     "shuffle_buffer_size": (["2"], []),
+    "folds": (["3"], ["--data_dir", "{}/unsplit", "--folds", "2", "--fold", "1"]),
+    "fold": (["2"], ["--data_dir", "{}/unsplit", "--folds", "2", "--fold", "1"]),
+    "fold_pattern": ([r"_(\d)\."], ["--data_dir", "{}/unsplit", "--fold_pattern", r"(\d)_", "--fold", "1"]),
+    # The labels are names already; others than these are refused.
+    "class_names": (["a,x"], []),
+    "check_recordings": (["false"], []),
     "group_pattern": ([r"_(\d)\."], ["--data_dir", "{}/unsplit"]),
     "problem_type": (["multi_label_classification"], []),
     "max_length_seconds": (["0.1"], []),
@@ -73,6 +79,7 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
 }
 # Options that count later than when a training is built, and the test of their effect.
 LATER = {
+    "final_model": "test_cross_validation.py: test_final_model",
     "save_total_limit": "test_trainer.py: test_as_many_checkpoints_stay_as_asked_for",
     "metric_for_best_model": "test_trainer.py: test_the_best_epoch_is_kept",
     "greater_is_better": "test_trainer.py: test_the_best_epoch_is_kept",
@@ -170,6 +177,7 @@ def describe(trainer: AudioClassificationTrainer) -> dict[str, object]:
         "feature extractor": hears,
         "clips": [_hash(*item.values()) for item in items],
         "validation": [len(validation), *(_hash(*validation[i].values()) for i in range(len(validation)))],
+        "hashes": None if is_stream else clips.recordings["digest"][:],
         "order": None if is_stream else [*loader.batch_sampler.sampler],
         "loss": round(float(loss), 6),
         "optimizer": [

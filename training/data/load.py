@@ -68,7 +68,8 @@ def load_recordings(
         source = pool_splits(source)
     rows = _divide(source, arguments, splits)
     if not rows:
-        raise DataError(f"There is no {' or '.join(splits)} split: the recordings have {', '.join(source)}.")
+        found = ", ".join(source) or "no split besides train"
+        raise DataError(f"There is no {' or '.join(splits)} split: the recordings have {found}.")
     checks = check_recordings(source, rows, sampling_rate, num_threads, arguments.check_recordings)
     rows = leave_out_unreadable(source, rows, checks, arguments.max_bad_fraction)
     warn_of_silence(source, rows, checks)

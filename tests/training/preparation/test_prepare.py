@@ -694,9 +694,7 @@ def test_refusals(tmp_path, capsys):
     assert "where clips would be written" in refuse(tmp_path / "data" / "clips", tmp_path / "data")
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("noisereduce", {"denoise": True}), ("silero_vad", {}), ("soxr", {"segments": False})]
-)
+@pytest.mark.parametrize(("name", "options"), [("noisereduce", {"denoise": True}), ("silero_vad", {})])
 def test_missing_packages_are_named(tmp_path, monkeypatch, name, options):
     write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
     monkeypatch.setitem(sys.modules, name, None)
@@ -771,14 +769,14 @@ def test_groups_stay_together(tmp_path):
 def test_split_folders_are_kept(tones, tmp_path):
     shutil.copytree(tones, tmp_path / "recordings")
     os.rename(tmp_path / "recordings" / "validation", tmp_path / "recordings" / "dev")
-    write(tmp_path / "recordings" / "more" / "x.wav", tone(0.5))
+    (tmp_path / "recordings" / "notes" / "2026").mkdir(parents=True)
     manifest = prepare(
         tmp_path / "recordings", tmp_path / "data", PrepareOptions(denoise=False), num_workers=1
     ).manifest
     clips = manifest[manifest["kind"] == "clip"]
     assert clips.groupby("split").size().to_dict() == {"test": 8, "train": 32, "validation": 8}
     assert (clips["source"].str.split("/").str[0].replace("dev", "validation") == clips["split"]).all()
-    assert count_reasons(manifest[manifest["source"] == "more"]) == [
+    assert count_reasons(manifest[manifest["source"] == "notes"]) == [
         ("recording", "a folder beside those of the splits", 1)
     ]
 
