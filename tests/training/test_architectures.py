@@ -31,7 +31,8 @@ from .tiny_models import overrides, save_checkpoint
 
 # A dozen steps that change the tiny networks enough for clips to differ.
 OPTIONS = ["--max_length_seconds", "1", "--precision", "fp32", "--num_train_epochs", "3", "--warmup_steps", "0"]
-OPTIONS += ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1", "--learning_rate", "1e-2"]
+OPTIONS += ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"]
+LEARNING_RATE = ["--learning_rate", "1e-2"]
 # wav2vec2 with normalised layers takes a mask, so that a clip's scores do not depend on the batch it is in.
 MASKED = {"feat_extract_norm": "layer", "extractor_options": {"return_attention_mask": True}}
 CHECKPOINTS = {
@@ -107,7 +108,8 @@ def run(request, clips, tmp_path_factory) -> tuple[str, Path, list[str]]:
     """A finished run: its name, folder and options of the model."""
     folder = tmp_path_factory.mktemp(request.param)
     options = model_options(request.param, folder / "checkpoint")
-    command = ["train", *options, "--data_dir", str(clips), "--output_dir", str(folder / "run"), *OPTIONS]
+    command = ["train", *options, "--data_dir", str(clips), "--output_dir", str(folder / "run")]
+    command += [*OPTIONS, *LEARNING_RATE]
     # SANet says much the same of all clips until its BatchNorm statistics have settled.
     settled = ["--num_train_epochs", "12", "--load_best_model_at_end", "false"]
     command += settled if request.param.startswith("sanet") else []
@@ -282,7 +284,7 @@ def multi_label_run(request, tones, tmp_path_factory) -> tuple[Path, Path]:
     (folder / "manifest.csv").write_text("\n".join(lines))
     options = model_options(request.param, folder / "checkpoint")
     command = ["train", *options, "--manifest", str(folder / "manifest.csv"), "--output_dir", str(folder / "run")]
-    assert main([*command, *OPTIONS, "--problem_type", "multi_label_classification"]) == 0
+    assert main([*command, *OPTIONS, *LEARNING_RATE, "--problem_type", "multi_label_classification"]) == 0
     return folder / "run", folder / "manifest.csv"
 
 
