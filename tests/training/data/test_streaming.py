@@ -208,7 +208,8 @@ def test_train_a_detector_on_streamed_0_and_1(command, tmp_path):
 
 def test_train_on_tars_without_streaming(command, tars, tmp_path):
     options = ["--dataset_name", str(tars), "--audio_column_name", "flac", "--label_column_name", "txt"]
-    assert main([*command, *options, "--streaming", "false"]) == 0
+    place = command.index("--shuffle_buffer_size")
+    assert main([*command[:place], *command[place + 2 :], *options, "--streaming", "false"]) == 0
     assert "train_accuracy" in json.loads((tmp_path / "run/all_results.json").read_text())
 
 
@@ -228,7 +229,7 @@ def test_options_that_need_all_recordings(command, parquet, options, message):
 
 
 def test_streaming_needs_a_data_set(command, tones):
-    with pytest.raises(UsageError, match="--streaming needs --dataset_name"):
+    with pytest.raises(UsageError, match="--streaming has no effect: it needs --dataset_name"):
         train(*parse_train_arguments([*command[1:], "--data_dir", str(tones)]))
 
 
