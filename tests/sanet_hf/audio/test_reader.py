@@ -138,11 +138,13 @@ def test_whole_stretch_and_stream(tmp_path, sounds, name, is_piped):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_piped", [False, True], ids=["file", "pipe"])
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 @pytest.mark.parametrize("name", FORMATS | SLOW_FORMATS)
-def test_whole_stretch_and_stream_of_every_format(tmp_path, sounds, name, rate, channels, is_piped):
-    check_format(tmp_path, sounds[rate, channels], name, (FORMATS | SLOW_FORMATS)[name], is_piped)
+def test_whole_stretch_and_stream_of_every_format(tmp_path, sounds, name, is_piped):
+    # All combinations of rates and channels take turns, since all of them with each format would take 20 minutes.
+    place = 3 * list(FORMATS | SLOW_FORMATS).index(name) + 4 * is_piped
+    combinations = [*sounds.values()]
+    for sound in (combinations[place % 8], combinations[(place + 5) % 8]):
+        check_format(tmp_path, sound, name, (FORMATS | SLOW_FORMATS)[name], is_piped)
 
 
 def test_variable_bitrate_without_a_length(tmp_path):
