@@ -96,12 +96,17 @@ def _rename(model: PreTrainedModel, state_dict: dict[str, torch.Tensor], prefix:
     """
     if prefix or model.state_dict().keys() == state_dict.keys():
         return
+    verbosity = logging.get_verbosity()
+    # transformers lists all weights of another network.
+    logging.set_verbosity_error()
     try:
         loaded, info = type(model).from_pretrained(
             None, config=model.config, state_dict=dict(state_dict), output_loading_info=True
         )
     except RuntimeError as error:
         raise RuntimeError(f"size mismatch: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     others = [*info["missing_keys"], *info["unexpected_keys"]]
     if others:
         raise RuntimeError(f"size mismatch: {', '.join(sorted(others))} missing or unexpected")
