@@ -782,7 +782,6 @@ def test_no_batch_is_full(command):
         ("wandb", "is_wandb_available"),
         ("tensorboard", "is_tensorboard_available"),
         ("comet_ml", "is_comet_available"),
-        ("mlflow", "is_mlflow_available"),
     ],
 )
 def test_a_tracker_that_is_not_installed(command, name, check, monkeypatch):
