@@ -28,6 +28,11 @@ logger = logging.get_logger(__name__)
 LOWER_IS_BETTER = ("loss", "ece")
 
 
+def greater_is_better(metric: str) -> bool:
+    """Return whether a higher value of a metric is better."""
+    return not metric.endswith(LOWER_IS_BETTER)
+
+
 class _MergeOverrides(Action):
     """Keep the values of earlier `config_overrides` that a later one does not name; an empty one drops all of them."""
 
@@ -314,7 +319,7 @@ class AudioTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         if self.greater_is_better is None and self.metric_for_best_model is not None:
-            self.greater_is_better = not self.metric_for_best_model.endswith(LOWER_IS_BETTER)
+            self.greater_is_better = greater_is_better(self.metric_for_best_model)
         super().__post_init__()
 
     @property

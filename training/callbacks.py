@@ -97,14 +97,16 @@ class RunFiles(TrainerCallback):
 
     Args:
         files: The path of each YAML or JSON file, and its names and values.
+        outdated: Results of an earlier training, which are deleted: without them, the run is not finished.
     """
 
-    def __init__(self, files: Mapping[Path, Mapping[str, object]]):
-        self.files = files
+    def __init__(self, files: Mapping[Path, Mapping[str, object]], outdated: Path):
+        self.files, self.outdated = files, outdated
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
+        self.outdated.unlink(missing_ok=True)
         for path, values in self.files.items():
             with write_atomically(path) as file:
                 if path.suffix == ".json":

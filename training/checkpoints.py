@@ -7,7 +7,8 @@ import zipfile
 from pathlib import Path
 
 import safetensors
-from transformers import TrainerState
+import torch
+from transformers import PreTrainedModel, TrainerState
 from transformers.utils import logging
 
 
@@ -77,3 +78,37 @@ def check_position(state: TrainerState, num_batches: int, batches_per_step: int)
 def read_state(checkpoint: str | Path) -> TrainerState:
     """Return the state of the trainer in a checkpoint."""
     return TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
+
+
+def load_renamed_weights(model: PreTrainedModel) -> None:
+    """
+    Make `model.load_state_dict` take the names under which `save_pretrained` writes weights. For some models, such as
+    AST, transformers 5 has new names but still writes the old ones. `Trainer` calls `load_state_dict` to resume and to
+    load the best epoch, and only warns of weights that it does not find.
+    """
+    model.register_load_state_dict_pre_hook(_rename)
+
+
+def _rename(model: PreTrainedModel, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
+    """
+    Raises:
+        RuntimeError: The weights are not those of the model, as `load_state_dict` raises it where sizes differ.
+    """
+    if prefix or model.state_dict().keys() == state_dict.keys():
+        return
+    verbosity = logging.get_verbosity()
+    # transformers lists all weights of another network.
+    logging.set_verbosity_error()
+    try:
+        loaded, info = type(model).from_pretrained(
+            None, config=model.config, state_dict=dict(state_dict), output_loading_info=True
+        )
+    except RuntimeError as error:
+        raise RuntimeError(f"size mismatch: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    others = [*info["missing_keys"], *info["unexpected_keys"]]
+    if others:
+        raise RuntimeError(f"size mismatch: {', '.join(sorted(others))} missing or unexpected")
+    state_dict.clear()
+    state_dict.update(loaded.state_dict())

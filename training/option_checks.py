@@ -8,7 +8,13 @@ from collections.abc import Callable, Collection, Mapping
 from transformers.utils import logging
 
 from sanet_hf.errors import UsageError
-from sanet_hf.training.arguments import DATASET_OPTIONS, AudioTrainingArguments, DataArguments, ModelArguments
+from sanet_hf.training.arguments import (
+    DATASET_OPTIONS,
+    AudioTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    greater_is_better,
+)
 from sanet_hf.training.evaluation.metric_names import CHOOSING_METRICS, TOP_K
 
 
@@ -86,6 +92,17 @@ def check_options(values: Values, given: Collection[str], given_in_files: Collec
     if values["sampler"] == "balanced" and values["train_sampling_strategy"] == "sequential":
         raise UsageError(
             "--sampler balanced draws clips at random, --train_sampling_strategy sequential does not. Leave one out."
+        )
+    metric, is_greater_better = values["metric_for_best_model"] or "macro_f1", values["greater_is_better"]
+    if is_greater_better not in (None, greater_is_better(metric)):
+        best = "highest" if greater_is_better(metric) else "lowest"
+        raise UsageError(
+            f"--greater_is_better {str(is_greater_better).lower()} would keep the worst epoch: of "
+            f"--metric_for_best_model {metric}, the {best} value is the best. Leave --greater_is_better out."
+        )
+    if values["overwrite_output_dir"] and str(values["resume_from_checkpoint"] or "false").lower() != "false":
+        raise UsageError(
+            "--overwrite_output_dir true deletes what --resume_from_checkpoint resumes. Leave one of them out."
         )
     if values["load_best_model_at_end"] and values["eval_strategy"] == "no":
         raise UsageError("--load_best_model_at_end true needs evaluations: --eval_strategy must not be no.")

@@ -11,7 +11,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from sanet_hf.errors import DataError, UsageError
-from sanet_hf.training.arguments import DATA_SOURCES
+from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments
 
 
 LOCK_FILE = ".train.lock"
@@ -54,6 +54,12 @@ def read_file(path: Path) -> dict:
 def is_finished(output_dir: str | Path) -> bool:
     """Whether a run trained and was evaluated to the end."""
     return (Path(output_dir) / RESULTS_FILE).is_file()
+
+
+def is_left_alone(arguments: AudioTrainingArguments) -> bool:
+    """Whether `output_dir` holds a finished run that is neither overwritten nor resumed."""
+    is_resumed = str(arguments.resume_from_checkpoint or "false").lower() != "false"
+    return is_finished(arguments.output_dir) and not is_resumed and not arguments.overwrite_output_dir
 
 
 @contextmanager

@@ -70,6 +70,7 @@ from sanet_hf.training.run_folder import (
     RESULTS_FILE,
     is_cross_validation,
     is_finished,
+    is_left_alone,
     locked,
     read_file,
 )
@@ -107,12 +108,8 @@ def train(
     _check_output(output_dir, data_arguments)
     if is_cross_validation(output_dir) and not training_arguments.overwrite_output_dir:
         raise UsageError(f"{output_dir} holds a cross-validation. Choose another --output_dir.")
-    is_new = training_arguments.overwrite_output_dir or training_arguments.resume_from_checkpoint not in (
-        None,
-        "false",
-    )
     # One of the processes that a launcher started together is enough, and a finished run is only read.
-    is_alone = training_arguments.process_index == 0 and (is_new or not is_finished(output_dir))
+    is_alone = training_arguments.process_index == 0 and not is_left_alone(training_arguments)
     with locked(output_dir) if is_alone else nullcontext():
         return _train(model_arguments, data_arguments, training_arguments)
 
@@ -172,7 +169,8 @@ def _train(
     fingerprint = data_fingerprint(recordings)
     if checkpoint is not None:
         check_data(checkpoint, model.config.id2label, fingerprint, training_arguments)
-    trainer.add_callback(RunFiles({output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}))
+    files = {output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}
+    trainer.add_callback(RunFiles(files, outdated=output_dir / RESULTS_FILE))
     _record_recordings(trainer, recordings, model_arguments.model_name_or_path, checkpoint)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:

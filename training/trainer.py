@@ -34,6 +34,7 @@ from sanet_hf.training.checkpoints import (
     check_position,
     find_fault,
     find_last_checkpoint,
+    load_renamed_weights,
     read_state,
 )
 from sanet_hf.training.data.batches import mixup
@@ -88,6 +89,8 @@ class AudioClassificationTrainer(Trainer):
             if isinstance(module, SANetBatchNorm):
                 # As one process with all of the batch would.
                 module.synchronize = self.args.world_size > 1
+        if not (self.args.fsdp or self.args.deepspeed):
+            load_renamed_weights(self.model)
         self._stream_loader: DataLoader | None = None
         self._repeated: Iterator[dict[str, torch.Tensor]] = iter(())
         self._cpu_group = new_cpu_group()

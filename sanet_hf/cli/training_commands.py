@@ -7,6 +7,7 @@ What they call is imported when they run: the other commands work without the pa
 """
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,11 +60,8 @@ def train_command(argv: Sequence[str]) -> int:
     from sanet_hf.cli.train_options import parse_train_arguments
 
     model_arguments, data_arguments, training_arguments = parse_train_arguments(argv)
-    import datasets
-    from transformers.utils.logging import disable_progress_bar
-
     from sanet_hf.training.data.folds import check_fold_options, uses_folds
-    from sanet_hf.training.run_folder import METRIC_PREFIXES, is_finished
+    from sanet_hf.training.run_folder import METRIC_PREFIXES, is_left_alone
     from sanet_hf.training.train import train
 
     check_fold_options(data_arguments)
@@ -72,10 +70,8 @@ def train_command(argv: Sequence[str]) -> int:
     if training_arguments.final_model:
         raise UsageError("--final_model needs cross-validation: --folds or --fold_pattern, without --fold.")
     output_dir = training_arguments.output_dir
-    was_finished = is_finished(output_dir) and not training_arguments.overwrite_output_dir
-    # Bars for what takes a moment; those for reading recordings and for training stay.
-    disable_progress_bar()
-    datasets.disable_progress_bars()
+    was_finished = is_left_alone(training_arguments)
+    _leave_out_noise()
     try:
         with nullcontext() if was_finished else writing_to(output_dir):
             metrics = train(model_arguments, data_arguments, training_arguments)
@@ -98,16 +94,27 @@ def train_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _cross_validate(model_arguments, data_arguments, training_arguments) -> int:
-    """`sanet train` with folds; gives the exit code."""
+def _leave_out_noise() -> None:
+    """Show no bars for what takes a moment (those for reading recordings and for training stay)."""
     import datasets
     from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("transformers.trainer_utils").addFilter(_is_of_interest)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    """Whether a message of `Trainer` is for users: how it finds the order of checkpoints is not."""
+    return "mtime may not be reliable" not in record.getMessage()
+
+
+def _cross_validate(model_arguments, data_arguments, training_arguments) -> int:
+    """`sanet train` with folds; gives the exit code."""
     from sanet_hf.training.cross_validation import cross_validate, summarize
     from sanet_hf.training.train import train
 
-    disable_progress_bar()
-    datasets.disable_progress_bars()
+    _leave_out_noise()
     output_dir = training_arguments.output_dir
     try:
         with writing_to(output_dir):
@@ -186,6 +193,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     require(TRAIN_PACKAGES, "train")
     from sanet_hf.training.evaluation.saved_models import evaluate_models, write_evaluation
 
+    _leave_out_noise()
     if arguments.output is not None:
         check_new_folder(arguments.output)
     (result,) = evaluate_models([arguments.model], vars(arguments), arguments.split, arguments.batch_size)
@@ -205,6 +213,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     if num_processes() > 1:
         raise UsageError("sanet compare measures time, which other processes would take: run it as one process.")
+    _leave_out_noise()
     markdown = compare_models(
         arguments.models,
         vars(arguments),

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas
 import pytest
+import safetensors.torch
 import soundfile
 import torch
 import yaml
@@ -25,8 +26,9 @@ from transformers import (
 )
 
 from sanet_hf.cli.main import main
+from sanet_hf.training.checkpoints import load_renamed_weights
 
-from .tiny_models import overrides, save_checkpoint
+from .tiny_models import SIZES, overrides, save_checkpoint
 
 
 # A dozen steps that change the tiny networks enough for clips to differ.
@@ -351,3 +353,38 @@ def test_multi_label_checkpoint_with_one_label_a_clip(multi_label_run, clips, tm
     )
     head = [name for name in before if name.startswith("classifier.") and name.endswith("weight")]
     assert head and all(torch.equal(before[name], after[name]) for name in head)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_weights_load_by_the_names_that_they_are_saved_under(name, tmp_path):
+    """transformers 5 writes names of earlier versions for some models, and `Trainer` loads what it finds."""
+    save_checkpoint(tmp_path / "a", name, labels=("a", "b"))
+    save_checkpoint(tmp_path / "b", name, labels=("a", "b"))
+    model, other = (AutoModelForAudioClassification.from_pretrained(tmp_path / folder) for folder in ("a", "b"))
+    for weight in other.state_dict().values():
+        weight.add_(1)
+    other.save_pretrained(tmp_path / "b")
+    load_renamed_weights(model)
+    saved = safetensors.torch.load_file(tmp_path / "b/model.safetensors")
+    model.load_state_dict(saved, strict=False)
+    assert all(torch.equal(weight, other.state_dict()[name]) for name, weight in model.state_dict().items())
+    del saved[next(name for name in saved if name.endswith(".weight"))]
+    with pytest.raises(RuntimeError, match=r"size mismatch: .*weight missing"):
+        model.load_state_dict(saved, strict=False)
+
+
+def test_the_best_epoch_and_the_last_checkpoint_of_an_ast_are_loaded_whole(clips, tmp_path):
+    options = ["ast.yaml", *model_options("ast_from_scratch", tmp_path)[1:], "--data_dir", str(clips), *OPTIONS]
+    # So high that the network gives all clips one class: of equal epochs, the first is the best.
+    options += ["--metric_for_best_model", "accuracy", "--learning_rate", "1", "--max_grad_norm", "9"]
+    options += ["--save_total_limit", "3", "--output_dir", str(tmp_path / "run")]
+    assert main(["train", *options]) == 0
+    best, *_, last = sorted((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    weights = [safetensors.torch.load_file(path / "model.safetensors") for path in (tmp_path / "run", best, last)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not any(torch.equal(weights[0][name], weights[2][name]) for name in weights[0] if "query" in name)
+    (tmp_path / "run/all_results.json").unlink()
+    shutil.rmtree(last)
+    assert main(["train", *options]) == 0
+    resumed = safetensors.torch.load_file(last / "model.safetensors")
+    assert all(torch.equal(resumed[name], weights[2][name]) for name in resumed)

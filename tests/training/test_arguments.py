@@ -103,7 +103,13 @@ def test_whether_greater_is_better_follows_from_the_metric(metric):
     for config in ("sanet", "wav2vec2", "ast"):
         argv = [config, *REQUIRED, "--metric_for_best_model", metric]
         assert parse_train_arguments(argv)[2].greater_is_better == (not metric.endswith(("loss", "ece")))
-        assert parse_train_arguments([*argv, "--greater_is_better", "true"])[2].greater_is_better
+        for value in (True, False):
+            flags = ["--greater_is_better", str(value).lower()]
+            if value == (not metric.endswith(("loss", "ece"))):
+                assert parse_train_arguments([*argv, *flags])[2].greater_is_better == value
+            else:
+                with pytest.raises(UsageError, match="would keep the worst epoch"):
+                    parse_train_arguments([*argv, *flags])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -240,6 +246,9 @@ CHECKPOINT = ["--model_name_or_path", "x"]
             ["--freeze", "backbone", "--head_learning_rate", "1", "--learning_rate", "1"],
             "--learning_rate has no effect",
         ),
+        (["--greater_is_better", "false"], "--metric_for_best_model macro_f1, the highest value is the best"),
+        (["--overwrite_output_dir", "--resume_from_checkpoint", "x"], "--overwrite_output_dir true deletes what"),
+        (["--overwrite_output_dir", "--resume_from_checkpoint", "True"], "--overwrite_output_dir true deletes what"),
         (["--neftune_noise_alpha", "1"], "--neftune_noise_alpha is not supported"),
         (["--prediction_loss_only", "true"], "--prediction_loss_only is not supported"),
         (["--label_names", "x"], "--label_names is not supported"),

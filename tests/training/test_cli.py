@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from threading import Timer
 
+import datasets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas
@@ -433,8 +434,11 @@ print(json.dumps(codes))
 
 def test_evaluate(trained, tones, tmp_path, capsys):
     """The data of the run by default, other data when asked, a report where it is wanted."""
+    datasets.enable_progress_bars()
     assert main(["evaluate", str(trained)]) == 0
-    assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["test", "1.000", "1.000"]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[2].split()[:3] == ["test", "1.000", "1.000"]
+    assert "Casting" not in printed.err
     output_dir = tmp_path / "evaluation"
     shutil.copytree(tones / "train", tmp_path / "others")
     for path in (tmp_path / "others").rglob("*.wav"):

@@ -21,6 +21,7 @@ from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
+from sanet_hf.training import train as train_module
 from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.evaluation.saved_models import evaluate_models
 from sanet_hf.training.train import train
@@ -234,10 +235,28 @@ def test_resumes_from_the_last_checkpoint(tones, tiny_options, tmp_path, capsys)
     assert main(["train", "sanet.yaml", *data, "--output_dir", str(at_once), "--num_train_epochs", "4"]) == 0
     assert main(["train", "sanet.yaml", *data, "--output_dir", str(in_two), "--num_train_epochs", "2"]) == 0
     again = ["--num_train_epochs", "4", "--resume_from_checkpoint", "true"]
+    capsys.readouterr()
     assert main(["train", "sanet.yaml", *data, "--output_dir", str(in_two), *again]) == 0
+    assert "is finished" not in capsys.readouterr().out
     expected = AutoModelForAudioClassification.from_pretrained(at_once).state_dict()
     resumed = AutoModelForAudioClassification.from_pretrained(in_two).state_dict()
     assert all(torch.allclose(resumed[name], expected[name], atol=1e-6) for name in expected)
+
+
+def test_a_finished_run_that_is_resumed_is_unfinished_until_its_end(tones, tiny_options, tmp_path, monkeypatch):
+    """Otherwise the same command would give the results of the first training as those of the second."""
+    data = ["--data_dir", str(tones), *tiny_options, "--output_dir", str(tmp_path / "run")]
+    train(*parse_train_arguments(["sanet.yaml", *data, "--num_train_epochs", "1"]))
+    data += ["--num_train_epochs", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "evaluate_splits", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(*parse_train_arguments(["sanet.yaml", *data, "--resume_from_checkpoint", "true"]))
+    assert train(*parse_train_arguments(["sanet.yaml", *data]))["epoch"] == 2
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
 
 
 def test_resume_without_a_checkpoint(tones, tiny_options, tmp_path):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForAudioClassification, Trainer, TrainerState, TrainingArguments
+from transformers.integrations import integration_utils
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sanet_hf import SANetFeatureExtractor
@@ -759,6 +760,34 @@ def test_early_stopping(command, tmp_path):
     assert main([*command, *options, "--early_stopping_patience", "2"]) == 0
     assert len([entry for entry in history_of(tmp_path / "run") if "eval_macro_f1" in entry]) == 3
     assert results_of(tmp_path / "run")["epoch"] == 3
+
+
+@pytest.mark.parametrize("learning_rate", ["1e4", "1e30"])
+def test_a_diverged_training_says_so_at_its_evaluation(command, capsys, learning_rate):
+    """Its weights can be finite, and its last loss, which was computed before the step."""
+    options = ["--learning_rate", learning_rate, "--max_steps", "1", "--warmup_steps", "0"]
+    assert main([*command, *options]) == 1
+    assert "sanet: error: The model's scores are not finite" in capsys.readouterr().err
+
+
+def test_no_batch_is_full(command):
+    with pytest.raises(UsageError, match=r"--dataloader_drop_last true leaves no batch.*: 32 clips"):
+        options = ["--dataloader_drop_last", "true", "--per_device_train_batch_size", "33"]
+        train(*parse_train_arguments([*command[1:], *options]))
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("wandb", "is_wandb_available"),
+        ("tensorboard", "is_tensorboard_available"),
+        ("comet_ml", "is_comet_available"),
+    ],
+)
+def test_a_tracker_that_is_not_installed(command, name, check, monkeypatch):
+    monkeypatch.setattr(integration_utils, check, lambda *args: False)
+    with pytest.raises(UsageError, match=f"cannot be used: .* requires {name.removesuffix('_ml')}"):
+        train(*parse_train_arguments([*command[1:], "--report_to", name]))
 
 
 def test_early_stopping_needs_the_best_model(command):

@@ -68,8 +68,10 @@ def load_recordings(
         source = pool_splits(source)
     rows = _divide(source, arguments, splits)
     if not rows:
-        found = ", ".join(source) or "no split besides train"
-        raise DataError(f"There is no {' or '.join(splits)} split: the recordings have {found}.")
+        found = f": the recordings have {', '.join(source)}" if source else ""
+        # Where they are streamed, training recordings are not among them.
+        needed = " --streaming needs one to validate on." if arguments.streaming and "validation" in splits else ""
+        raise DataError(f"There is no {' or '.join(splits)} split{found}.{needed}")
     checks = check_recordings(source, rows, sampling_rate, num_threads, arguments.check_recordings)
     rows = leave_out_unreadable(source, rows, checks, arguments.max_bad_fraction)
     warn_of_silence(source, rows, checks)

@@ -83,4 +83,14 @@ def _mean_loss(logits: np.ndarray, references: np.ndarray, is_multi_label: bool)
 
 
 def _logits(predictions: np.ndarray | tuple) -> np.ndarray:
-    return predictions[0] if isinstance(predictions, tuple) else predictions
+    """
+    Raises:
+        FloatingPointError: A score is infinite or not a number.
+    """
+    logits = predictions[0] if isinstance(predictions, tuple) else predictions
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(
+            "The model's scores are not finite: its training has diverged. Train with a lower --learning_rate, or "
+            "--max_grad_norm 1. Checkpoints of earlier steps stay."
+        )
+    return logits

@@ -208,8 +208,8 @@ def test_train_a_detector_on_streamed_0_and_1(command, tmp_path):
 
 def test_train_on_tars_without_streaming(command, tars, tmp_path):
     options = ["--dataset_name", str(tars), "--audio_column_name", "flac", "--label_column_name", "txt"]
-    place = command.index("--shuffle_buffer_size")
-    assert main([*command[:place], *command[place + 2 :], *options, "--streaming", "false"]) == 0
+    # The default: others have no effect here.
+    assert main([*command, *options, "--streaming", "false", "--shuffle_buffer_size", "1000"]) == 0
     assert "train_accuracy" in json.loads((tmp_path / "run/all_results.json").read_text())
 
 
@@ -226,6 +226,14 @@ def test_train_on_tars_without_streaming(command, tars, tmp_path):
 def test_options_that_need_all_recordings(command, parquet, options, message):
     with pytest.raises(UsageError, match=message):
         train(*parse_train_arguments([*command[1:], "--dataset_name", str(parquet), *options]))
+
+
+def test_streaming_needs_a_validation_split(command, tmp_path):
+    features = Features(audio=Audio(sampling_rate=RATE, decode=False), label=Value("string"))
+    Dataset.from_list([{**row(0), "label": "a"}], features=features).to_parquet(tmp_path / "train.parquet")
+    message = "^There is no validation or test split. --streaming needs one to validate on.$"
+    with pytest.raises(DataError, match=message):
+        train(*parse_train_arguments([*command[1:], "--dataset_name", str(tmp_path)]))
 
 
 def test_streaming_needs_a_data_set(command, tones):
