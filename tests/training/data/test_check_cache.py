@@ -174,7 +174,8 @@ def test_recordings_are_not_checked_when_told_so(folder, read, caplog):
     thorough = load(folder, max_bad_fraction=0.5)
     read.clear()
     quick = load(folder, max_bad_fraction=0.5, check_recordings=False)
-    assert sorted(read) == ["3.mp3", "4.wav"]
+    # The length of the MP3 is found by reading it; what is no audio shows at its start.
+    assert sorted(read) == ["3.mp3"]
     assert {name: seconds for name, (seconds, _) in quick.items()} == {
         n: seconds for n, (seconds, _) in thorough.items()
     }
