@@ -168,6 +168,11 @@ def _read_entries(label: object, is_multi_label: bool) -> list | None:
         label = _read_list(label)
     entries = list(label) if isinstance(label, (list, tuple)) else [label]
     entries = [clean_label(entry) if isinstance(entry, str) else entry for entry in entries]
+    # pandas writes whole numbers so where one is missing.
+    entries = [
+        entry.partition(".")[0] if isinstance(entry, str) and re.fullmatch(r"-?\d+\.0+", entry) else entry
+        for entry in entries
+    ]
     if is_multi_label:
         entries = [entry for entry in entries if entry != ""]
     is_missing = (entry is None or entry != entry or entry in (-1, "-1", "") for entry in entries)

@@ -771,7 +771,7 @@ def test_groups_stay_together(tmp_path):
 def test_split_folders_are_kept(tones, tmp_path):
     shutil.copytree(tones, tmp_path / "recordings")
     os.rename(tmp_path / "recordings" / "validation", tmp_path / "recordings" / "dev")
-    write(tmp_path / "recordings" / "more" / "x.wav", tone(0.5))
+    write(tmp_path / "recordings" / "more" / "raw" / "x.wav", tone(0.5))
     manifest = prepare(
         tmp_path / "recordings", tmp_path / "data", PrepareOptions(denoise=False), num_workers=1
     ).manifest
