@@ -118,7 +118,8 @@ def _cross_validate(
         with training_arguments.main_process_first(local=False, desc="deleting the old runs"):
             if is_main:
                 _delete_runs(output_dir)
-    table = _format_csv([["file", "fold"], *map(list, zip(source["key"], folds))])
+    labels = [label if isinstance(label, str) else ";".join(label) for label in source["label"]]
+    table = _format_csv([["file", "fold", "label"], *map(list, zip(source["key"], folds, labels))])
     _check_output(output_dir, data_arguments, table)
     folders = name_folders(sort_folds(folds))
     for number, (fold, folder) in enumerate(folders.items(), 1):
@@ -285,13 +286,23 @@ def _check_output(output_dir: Path, data: DataArguments, table: str) -> None:
     if not (output_dir / FOLDS_FILE).is_file():
         return
     old, new = (_read_folds(text) for text in ((output_dir / FOLDS_FILE).read_bytes().decode(), table))
-    changed = [f"{len(new - old)} new", f"{len(old - new)} gone"]
-    if old != new:
-        first = next(iter(sorted((new - old) + (old - new))))
-        raise UsageError(
-            f"The recordings, or their folds, differ from those of the cross-validation in {output_dir}: "
-            f"{' and '.join(changed)}, the first: {first[0]} (fold {first[1]}). {anew}"
-        )
+    old_places, new_places = (Counter(row[:2] for row in rows.elements()) for rows in (old, new))
+    if old_places == new_places:
+        changed_labels = sorted((new - old).elements())
+        # An earlier version kept no labels.
+        if changed_labels and all(len(row) > 2 for row in old):
+            name, _, label = changed_labels[0]
+            raise UsageError(
+                f"The labels differ from those of the cross-validation in {output_dir}: of {len(changed_labels)} "
+                f"recordings, the first: {name} (now {label}). {anew}"
+            )
+        return
+    new, gone = new_places - old_places, old_places - new_places
+    first = min(new + gone)
+    raise UsageError(
+        f"The recordings, or their folds, differ from those of the cross-validation in {output_dir}: "
+        f"{len(new)} new and {len(gone)} gone, the first: {first[0]} (fold {first[1]}). {anew}"
+    )
 
 
 def _read_folds(table: str) -> Counter:

@@ -34,7 +34,7 @@ from sanet_hf.architectures import (
     fitting_heads,
 )
 from sanet_hf.errors import UsageError
-from sanet_hf.inference.loading import LOADING_ERRORS
+from sanet_hf.inference.loading import LOADING_ERRORS, models_below
 from sanet_hf.training.arguments import ModelArguments
 from sanet_hf.training.config_files import parse_config_overrides
 from sanet_hf.utils.formatting import shorten
@@ -222,6 +222,10 @@ def _read_feature_extractor(name: str) -> FeatureExtractionMixin:
 
 
 def _loading_error(name: str, error: Exception) -> UsageError:
+    if below := models_below(name):
+        return UsageError(
+            f"--model_name_or_path {name}: the folder is no model, but holds some. Choose one: {shorten(below)}."
+        )
     reason = str(error).splitlines()[0]
     return UsageError(f"--model_name_or_path {name}: the model cannot be loaded ({reason}).")
 

@@ -220,6 +220,11 @@ def check_data(
     if not old or old.get("digest") == fingerprint["digest"]:
         return
     counts = find_changes(old.get("counts", {}), fingerprint["counts"])
+    if not counts and old.get("is_checked", True) != fingerprint["is_checked"]:
+        logger.warning(
+            f"Whether {checkpoint} was trained on the same recordings is not known: --check_recordings differs."
+        )
+        return
     what = f"{list_changes(counts)} recordings" if counts else "as many, but with other contents, labels or splits"
     message = f"{checkpoint} was trained on other recordings: {what}."
     if arguments.resume_from_checkpoint in (None, "false"):

@@ -55,8 +55,7 @@ def load_classifier(
         reason = "it is neither a folder here nor a model on the Hub that can be reached"
         if Path(name).is_dir():
             reason = f"the folder holds no model that transformers can load ({_first_lines(error)})"
-            # As the folder of a cross-validation does.
-            if below := sorted(str(path.parent) for path in Path(name).glob("*/config.json")):
+            if below := models_below(name):
                 reason = f"the folder is no model, but holds some. Choose one: {shorten(below)}"
         raise UsageError(f"{name}: {reason}.") from error
     if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
@@ -105,6 +104,11 @@ def _check_weights(name: str, info: Mapping[str, Collection]) -> None:
         raise UsageError(
             f"{name}: sizes in the configuration are not those of the weights: {shorten(mismatched, 3, '; ')}."
         )
+
+
+def models_below(name: str) -> list[str]:
+    """Return the folders of models in a folder, as that of a cross-validation has them."""
+    return sorted(str(path.parent) for path in Path(name).glob("*/config.json"))
 
 
 def _first_lines(error: Exception) -> str:

@@ -17,13 +17,14 @@ from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
 from sanet_hf.inference.loading import load_classifier
-from sanet_hf.training.arguments import changed_options
+from sanet_hf.training.arguments import ModelArguments, changed_options
 from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.cross_validation import collect, cross_validate, name_folders, over_folds, summarize
 from sanet_hf.training.data.labels import label_matrix, label_names
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.evaluation.saved_models import evaluate_models
+from sanet_hf.training.models import make_model
 from sanet_hf.training.train import train
 
 from .conftest import write_tone
@@ -150,6 +151,8 @@ def test_final_model(done, recordings, capsys):
     assert main(["predict", str(final), str(recordings / "low/0-0.wav")]) == 0
     assert main(["predict", str(done), str(recordings / "low/0-0.wav")]) == 2
     assert f"Choose one: {final}, {done}/fold_1, {done}/fold_2." in capsys.readouterr().err
+    with pytest.raises(UsageError, match=f"holds some. Choose one: {final}"):
+        make_model(ModelArguments(model_name_or_path=str(done)), ["high", "low"], 1.0)
 
 
 def test_the_finished_command_says_so(done, command, capsys):
@@ -245,6 +248,26 @@ def test_several_classes_per_recording(command, recordings, tmp_path):
     expected = np.mean([row["label"] == "low" for row in rows])
     assert result["out_of_fold"]["metrics"]["accuracy"]["value"] == pytest.approx(expected)
     assert set(result["out_of_fold"]["metrics"]["mAP"]) == {"value", "low", "high"}
+
+
+def test_other_labels_are_refused(command, recordings, tmp_path):
+    """Folds by name stay the same when a label is corrected: half of the models would have learnt the old one."""
+    paths = sorted(recordings.rglob("*.wav"))
+    table = tmp_path / "list.csv"
+    lines = ["file,label", *(f"{path},{path.parent.name}" for path in paths)]
+    table.write_text("\n".join(lines))
+    command = [*command, "--data_dir", "", "--manifest", str(table), "--fold_pattern", r"/(\d)-"]
+    run(command, tmp_path / "run")
+    table.write_text("\n".join([*lines[:-1], f"{paths[-1]},high"]))
+    with pytest.raises(UsageError, match=f"labels differ .*: of 1 recordings, the first: {paths[-1]} .now high"):
+        run(command, tmp_path / "run")
+    # Those of an earlier version, which did not keep the labels, can be resumed.
+    folds = tmp_path / "run/folds.csv"
+    with open(folds, encoding="utf-8", newline="") as file:
+        rows = [row[:2] for row in csv.reader(file)]
+    with open(folds, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    run(command, tmp_path / "run")
 
 
 def test_other_recordings_are_refused(command, recordings, tmp_path):

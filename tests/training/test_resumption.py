@@ -19,7 +19,7 @@ from sanet_hf.training import train as train_module
 from sanet_hf.training.arguments import AudioTrainingArguments
 from sanet_hf.training.callbacks import EarlyStoppingCallback, TrainingClock
 from sanet_hf.training.checkpoints import check_position, read_state
-from sanet_hf.training.resumption import find_changes
+from sanet_hf.training.resumption import check_data, find_changes
 from sanet_hf.training.run_folder import LOCK_FILE, locked
 from sanet_hf.training.train import train
 
@@ -290,6 +290,19 @@ def test_classes_that_are_gone_are_named(run, options):
     ):
         path.write_text(json.dumps({**config, "id2label": dict(enumerate(names))}))
         assert f"other classes: {message}." in refuse(options, run)
+
+
+@pytest.mark.parametrize("was_checked", [True, False])
+def test_recordings_that_are_not_checked_are_not_called_others(tmp_path, was_checked, caplog):
+    """With --check_recordings false there is no hash of the contents to compare."""
+    old = {"counts": {"train": 3}, "digest": "a", "is_checked": was_checked}
+    (tmp_path / "training_data.json").write_text(json.dumps(old))
+    arguments = AudioTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="true", report_to="none")
+    new = {"counts": {"train": 3}, "digest": "b", "is_checked": not was_checked}
+    check_data(tmp_path / "checkpoint-1", {}, new, arguments)
+    assert "is not known: --check_recordings differs" in caplog.text and "other recordings" not in caplog.text
+    check_data(tmp_path / "checkpoint-1", {}, {**new, "counts": {"train": 4}}, arguments)
+    assert "trained on other recordings: train 3 → 4 recordings" in caplog.text
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "content", "class"])

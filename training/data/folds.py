@@ -25,6 +25,7 @@ logger = logging.get_logger(__name__)
 FINAL = "final"
 # `sanet prepare` leaves this file beside its folders of clips.
 PREPARE_PROGRESS = ".prepare.jsonl"
+CLIP_FOLDERS = ("clips", "denoised_clips", "speech_segments")
 RECORDING_PATTERN = r"(?s)^(.*?)(_\d{4,}\.wav)?$"  # what the names of the clips of a recording have in common
 # Labels of a recording without a label, in multi-label data: a class of its own.
 NO_LABEL = ("",)
@@ -177,9 +178,13 @@ def sort_folds(names: Iterable[str]) -> list[str]:
 
 def find_group_pattern(arguments: DataArguments) -> str | None:
     """`group_pattern`, or else what keeps the clips together that `sanet prepare` cut from one recording."""
-    if arguments.group_pattern or not arguments.data_dir:
+    source = arguments.data_dir or arguments.dataset_name
+    if arguments.group_pattern or not source:
         return arguments.group_pattern
-    return RECORDING_PATTERN if (Path(arguments.data_dir).resolve().parent / PREPARE_PROGRESS).exists() else None
+    folder = Path(source).resolve()
+    # `clips`, or `clips/train`.
+    clips = [place for place in (folder, folder.parent) if place.name in CLIP_FOLDERS]
+    return RECORDING_PATTERN if any((place.parent / PREPARE_PROGRESS).exists() for place in clips) else None
 
 
 def _find_groups(recordings: Dataset, arguments: DataArguments) -> list[str]:

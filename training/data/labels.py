@@ -31,6 +31,10 @@ from sanet_hf.utils.formatting import shorten
 logger = logging.get_logger(__name__)
 
 
+# Names of classes that may be missing values, as R, pandas and databases write them.
+LOOK_MISSING = {"na", "n/a", "nan", "<na>", "#n/a", "null"}
+
+
 def clean_label(text: str) -> str:
     """The name of a class as it is compared: in NFC, without spaces around it."""
     return unicodedata.normalize("NFC", text).strip()
@@ -164,6 +168,11 @@ def _read_entries(label: object, is_multi_label: bool) -> list | None:
         label = _read_list(label)
     entries = list(label) if isinstance(label, (list, tuple)) else [label]
     entries = [clean_label(entry) if isinstance(entry, str) else entry for entry in entries]
+    # pandas writes whole numbers so where one is missing.
+    entries = [
+        entry.partition(".")[0] if isinstance(entry, str) and re.fullmatch(r"-?\d+\.0+", entry) else entry
+        for entry in entries
+    ]
     if is_multi_label:
         entries = [entry for entry in entries if entry != ""]
     is_missing = (entry is None or entry != entry or entry in (-1, "-1", "") for entry in entries)
@@ -188,7 +197,7 @@ def _read_list(text: str) -> list:
 def warn_of_spellings(labels: Iterable[object], names: Iterable[str] = ()) -> None:
     """
     Say which names are taken for one class though they are written differently, and warn of names that differ in case
-    only.
+    only, and of labels that other programs write where nothing is known.
 
     Args:
         labels: As a source has them.
@@ -205,6 +214,11 @@ def warn_of_spellings(labels: Iterable[object], names: Iterable[str] = ()) -> No
     same = [", ".join(sorted(map(ascii, of_name))) for of_name in spellings.values() if len(of_name) > 1]
     if same:
         logger.warning(f"Taken for one class, since they differ in Unicode's form or spaces only: {shorten(same)}.")
+    missing = sorted(name for name in spellings if name.lower() in LOOK_MISSING)
+    if missing and not names:
+        logger.warning(
+            f"Taken for a class: {shorten(missing)}. If it means that the label is missing, leave the label empty."
+        )
     by_case = defaultdict(set)
     for name in spellings:
         by_case[name.casefold()].add(name)

@@ -14,7 +14,14 @@ from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.band_checks import warn_of_band
-from sanet_hf.training.data.folds import check_fold_options, divide_by_fold, pool_splits, uses_folds
+from sanet_hf.training.data.folds import (
+    FINAL,
+    check_fold_options,
+    divide_by_fold,
+    find_group_pattern,
+    pool_splits,
+    uses_folds,
+)
 from sanet_hf.training.data.labels import label_names, warn_of_missing_contrast
 from sanet_hf.training.data.recording_checks import (
     Rows,
@@ -67,6 +74,11 @@ def load_recordings(
     if uses_folds(arguments) and "all" not in splits:
         source = pool_splits(source)
     rows = _divide(source, arguments, splits)
+    if not rows and uses_folds(arguments) and str(arguments.fold) == FINAL:
+        raise DataError(
+            f"The final model of a cross-validation was trained on all recordings: there is no {' or '.join(splits)} "
+            "split. Its scores are those of the cross-validation; give other recordings to test on."
+        )
     if not rows:
         found = f": the recordings have {', '.join(source)}" if source else ""
         # Where they are streamed, training recordings are not among them.
@@ -110,9 +122,8 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
         rows = divide_by_fold(source, arguments)
         return {split: rows[split] for split in SPLITS if split in rows and split in splits and len(rows[split][1])}
     are_clips = any("start" in dataset.column_names for dataset in source.values())
-    groups = {
-        split: make_groups(dataset["key"][:], arguments.group_pattern, are_clips) for split, dataset in source.items()
-    }
+    pattern = find_group_pattern(arguments)
+    groups = {split: make_groups(dataset["key"][:], pattern, are_clips) for split, dataset in source.items()}
     rows = {split: (split, range(len(source[split]))) for split in SPLITS if split in source}
     if "unsplit" in source:
         parts = split_by_hash(source["unsplit"]["label"], groups["unsplit"])

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def _without_duplicates(path: Path, rows: list[dict[str, object]]) -> list[dict[
     numbers: dict[tuple, int] = {}
     kept, repeated = [], []
     for number, row in enumerate(rows, 1):
-        clip = row["file"], row.get("start"), row.get("end")
+        clip = os.path.normpath(row["file"].replace("\\", "/")), row.get("start"), row.get("end")
         first = numbers.setdefault(clip, number)
         other = rows[first - 1]
         if _label_key(row["label"]) != _label_key(other["label"]):

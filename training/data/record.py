@@ -101,8 +101,9 @@ def data_fingerprint(recordings: DatasetDict) -> dict[str, object]:
     Describe recordings so that two sets of them can be compared.
 
     Returns:
-        `classes` (their names in the order of the class indices), `counts` (recordings of each split) and `digest`,
-        over the split, labels and content of every recording in any order. JSON and YAML can hold it.
+        `classes` (their names in the order of the class indices), `counts` (recordings of each split), `digest`, over
+        the split, labels and content of every recording in any order, and `is_checked`: whether all contents were
+        read; where not, `digest` is over the lengths instead. JSON and YAML can hold it.
     """
     digest = hashlib.sha256()
     for row in sorted(row for split, dataset in recordings.items() for row in _describe(split, dataset)):
@@ -111,6 +112,7 @@ def data_fingerprint(recordings: DatasetDict) -> dict[str, object]:
         "classes": label_names(next(iter(recordings.values()))),
         "counts": {split: len(dataset) for split, dataset in recordings.items()},
         "digest": digest.hexdigest(),
+        "is_checked": all(all(dataset["digest"]) for dataset in recordings.values()),
     }
 
 

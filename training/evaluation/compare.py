@@ -41,6 +41,7 @@ class Candidate:
         training_seconds: Duration of its training; `None` where that is not known.
         disk_bytes: Size of its files, see [`costs.model_bytes`]; `None` where that is not known.
         path: Folder that the model was loaded from.
+        folder: Folder that names and messages are about, if it is another one, such as a cross-validation's.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Candidate:
     training_seconds: float | None
     disk_bytes: int | None
     path: str | Path
+    folder: str | Path | None = None
 
 
 def compare(
@@ -137,7 +139,7 @@ def check_candidates(candidates: Sequence[Candidate]) -> None:
     first = candidates[0]
     for other in candidates[1:]:
         one, two = first.evaluation, other.evaluation
-        pair = f"{first.path} and {other.path} cannot be compared:"
+        pair = f"{first.folder or first.path} and {other.folder or other.path} cannot be compared:"
         if set(one.labels) != set(two.labels):
             odd = ", ".join(sorted(set(one.labels) ^ set(two.labels))[:5])
             raise DataError(f"{pair} their labels differ (only one of them knows {odd}).")
@@ -159,7 +161,7 @@ def unique_names(candidates: Sequence[Candidate]) -> list[str]:
     names = [candidate.name for candidate in candidates]
     for depth in (2, 3):
         names = [
-            "/".join(Path(candidate.path).parts[-depth:]) if names.count(name) > 1 else name
+            "/".join(Path(candidate.folder or candidate.path).parts[-depth:]) if names.count(name) > 1 else name
             for name, candidate in zip(names, candidates)
         ]
     return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]

@@ -226,6 +226,7 @@ def load_cross_validations(
                 training_seconds=None if None in runtimes else float(np.mean(runtimes)),
                 disk_bytes=model_bytes(folders[0]),
                 path=folders[0],
+                folder=name,
             )
         )
     return candidates, max(seconds)

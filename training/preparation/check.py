@@ -20,13 +20,13 @@ from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.baseline import fit_baseline
 from sanet_hf.training.data.band_checks import Band, describe_bands, measure_band
-from sanet_hf.training.data.folds import RECORDING_PATTERN
+from sanet_hf.training.data.folds import find_group_pattern
 from sanet_hf.training.data.labels import warn_of_spellings
 from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
 from sanet_hf.training.data.preparation_record import read_preparation
 from sanet_hf.training.data.splits import make_groups
 from sanet_hf.training.evaluation.results import FEW_CLIPS
-from sanet_hf.training.preparation.progress import FOLDERS, PROGRESS
+from sanet_hf.training.preparation.progress import FOLDERS
 from sanet_hf.training.preparation.source_files import SourceFile, list_files, read_recording
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
 from sanet_hf.utils.files import to_text
@@ -112,8 +112,7 @@ def _check_folder(
         raise DataError(f"None of the {len(files)} files in {folder} can be used, the first because: {reasons[0]}.")
     findings = find_faults(files, measured, folder)
     findings += describe_bands([measured.band for measured in usable.values()], sampling_rate)
-    if group_pattern is None and (folder.parent / PROGRESS).exists():
-        group_pattern = RECORDING_PATTERN
+    group_pattern = find_group_pattern(DataArguments(data_dir=str(folder), group_pattern=group_pattern))
     lines = [to_text(str(folder)), "", *_table(usable), ""]
     lines += ["Findings:", *(f"  - {finding}" for finding in findings)] if findings else ["Nothing is wrong with it."]
     return "\n".join([*lines, "", *_describe_baseline(usable, group_pattern)])

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.training.data.folds import CLIP_FOLDERS
 from sanet_hf.training.data.folds import PREPARE_PROGRESS as PROGRESS
 from sanet_hf.training.data.preparation_record import RECORD
 from sanet_hf.training.preparation.source_files import SourceFile
@@ -22,7 +23,7 @@ from sanet_hf.utils.files import to_text, write_atomically
 
 
 # Of clips, which are called by what they hold, and of stretches of speech.
-CLIPS, DENOISED_CLIPS, SEGMENTS = FOLDERS = ("clips", "denoised_clips", "speech_segments")
+CLIPS, DENOISED_CLIPS, SEGMENTS = FOLDERS = CLIP_FOLDERS
 MANIFEST, REPORT = "manifest.parquet", "report.html"
 TEMPORARY, LOCK = ".prepare_tmp", ".prepare.lock"
 FORMAT_VERSION = 2  # raise it whenever the same options give other clips

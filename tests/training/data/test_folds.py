@@ -5,6 +5,7 @@
 import shutil
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from datasets import Audio, Dataset, DatasetDict
@@ -157,18 +158,22 @@ def test_groups_in_several_published_folds_are_named(caplog):
     assert "2 groups are in several folds of --fold_pattern, so that scores are better" in caplog.text
 
 
-def test_own_splits(tones, caplog):
+def test_own_splits(tones, tmp_path, caplog):
     """Training and validation recordings are divided; the test split is not touched, but by the final model's test."""
     source = {}
     for fold in ("1", "2", "final"):
         source[fold] = load_recordings(DataArguments(data_dir=str(tones), folds=2, fold=fold))
     assert "Its test split (8 recordings) is neither trained on nor part of a fold" in caplog.text
     sizes = {fold: {split: len(dataset) for split, dataset in splits.items()} for fold, splits in source.items()}
-    assert sizes["1"] == sizes["2"] == {"train": 18, "validation": 2, "test": 20}
+    assert sizes["1"] == sizes["2"] == {"train": 17, "validation": 3, "test": 20}
     assert sizes["final"] == {"train": 40, "test": 8}
     own = {str(path) for path in (tones / "test").rglob("*.wav")}
     assert set(source["final"]["test"]["file"]) == own
     assert not own & {file for fold in "12" for dataset in source[fold].values() for file in dataset["file"]}
+    # Without a test split, nothing is left to test the final model on.
+    unsplit = shutil.copytree(tones / "train", tmp_path / "unsplit")
+    with pytest.raises(DataError, match="trained on all recordings: there is no test split"):
+        load_recordings(DataArguments(data_dir=str(unsplit), folds=2, fold="final"), splits=["test"])
     with pytest.raises(DataError, match="only a test split"):
         pool_splits(DatasetDict({"test": make_source(["a/1.wav"], ["a"])}))
 
@@ -183,6 +188,15 @@ def test_clips_of_a_prepared_recording_stay_together(make_tone, tmp_path):
     recordings = load_recordings(data)
     names = [{file.rpartition("_")[0] for file in dataset["file"]} for dataset in recordings.values()]
     assert sum(map(len, names)) == len(set().union(*names)) == 8
+    # Also without folds, in whichever way the folder is named.
+    for source in (
+        {"data_dir": str(tmp_path / "denoised_clips")},
+        {"data_dir": str(tmp_path / "denoised_clips/train")},
+        {"dataset_name": str(tmp_path / "denoised_clips")},
+    ):
+        recordings = load_recordings(DataArguments(**source))
+        names = [{Path(file).name.rpartition("_")[0] for file in own["file"]} for own in recordings.values()]
+        assert len(names) > 1 and sum(map(len, names)) == len(set().union(*names)), source
     # Elsewhere each is a recording of its own.
     shutil.move(tmp_path / PREPARE_PROGRESS, tmp_path / "moved")
     recordings = load_recordings(data)

@@ -132,6 +132,25 @@ def test_missing_labels_are_left_out(tmp_path, kind, caplog):
     assert "train_07" in caplog.text and "label" in caplog.text
 
 
+def test_whole_numbers_with_a_decimal_point():
+    """pandas writes 0.0 and 1.0 where a label of the column is missing, and each would be a class."""
+    assert find_label_format(["0", "1"], False, None, "owl,fox").read("1.0", "a.wav") == ["fox"]
+    assert LabelFormat(False).read("1.0", "a.wav") == LabelFormat(False).read(1.0, "a.wav") == ["1"]
+    assert LabelFormat(False).read("-1.0", "a.wav") is None
+    assert LabelFormat(False).read("1.05", "a.wav") == ["1.05"]
+    with pytest.raises(DataError, match="lists of 0 and 1"):
+        find_label_format(["0.0", "1.0", "0.0"], True)
+
+
+@pytest.mark.parametrize("text", ["nan", "NA", "<NA>", "Null", "#N/A"])
+def test_text_that_looks_like_a_missing_label_is_warned_of(tmp_path, text, caplog):
+    read(make_source("csv", tmp_path, {"train": ["cat", "dog", text, "cat"]}))
+    assert f"Taken for a class: {text}. If it means that the label is missing" in caplog.text
+    caplog.clear()
+    read(make_source("csv", tmp_path, {"train": ["cat", "dog", "nandu", "none"]}))
+    assert "Taken for" not in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "tar"])
 def test_too_many_missing_labels(tmp_path, kind):
     labels = [None if index in (7, 9) else name for index, name in enumerate(PETS)]

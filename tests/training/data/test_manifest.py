@@ -98,11 +98,22 @@ def test_csv_in_other_ways(tmp_path, content):
         ('file,label\na.wav,"owl\nb.wav,fox\n', "cannot be read: line 3: unexpected end of data"),
         ("file,label,file\na.wav,owl,b.wav\n", "several columns 'file'"),
         ("file,label\n ,owl\n", "row 1 has no file"),
+        ("file,label\na.wav,owl\n./a.wav,fox\n", "rows 1 and 2 give ./a.wav the labels 'owl' and 'fox'"),
         ("file,label\na.wav,owl\na.wav,fox\n", "rows 1 and 2 give a.wav the labels 'owl' and 'fox'"),
         ("file,label,start,end\na.wav,owl,0,1\na.wav,fox,0.0,1.0\n", "rows 1 and 2 give a.wav"),
         ("file,label,split\na.wav,owl,train\nb.wav,owl,\n", "the split of row 2 is ''.*in every row or in none"),
     ],
-    ids=["cp1252", "more_fields", "open_quote", "column_twice", "no_file", "two_labels", "clip_twice", "split_blank"],
+    ids=[
+        "cp1252",
+        "more_fields",
+        "open_quote",
+        "column_twice",
+        "no_file",
+        "two_paths",
+        "two_labels",
+        "clip_twice",
+        "split_blank",
+    ],
 )
 def test_csv_that_cannot_be_right(tmp_path, content, message):
     with pytest.raises(DataError, match=message):

@@ -44,8 +44,8 @@ def test_damaged_record_is_an_error(tmp_path, content):
 
 
 def test_fingerprint_tells_data_apart_and_not_names_of_files(tones, tmp_path):
-    def fingerprint(folder):
-        return data_fingerprint(load_recordings(DataArguments(data_dir=str(folder))))
+    def fingerprint(folder, **options):
+        return data_fingerprint(load_recordings(DataArguments(data_dir=str(folder), **options)))
 
     first = fingerprint(tones)
     assert first["classes"] == ["high", "low"] and first["counts"] == {"train": 32, "validation": 8, "test": 8}
@@ -60,3 +60,4 @@ def test_fingerprint_tells_data_apart_and_not_names_of_files(tones, tmp_path):
     samples, rate = soundfile.read(changed / "train" / "low" / "low_train_0.wav")
     soundfile.write(changed / "train" / "low" / "low_train_0.wav", -samples, rate)
     assert len({found["digest"] for found in (first, fingerprint(swapped), fingerprint(changed))}) == 3
+    assert first["is_checked"] and not fingerprint(tones, check_recordings=False)["is_checked"]

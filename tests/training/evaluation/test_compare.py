@@ -352,6 +352,9 @@ def test_unique_names(make_candidate):
     paths = ["x/run", "y/run", "other", "y/run", "p/z/same", "q/z/same"]
     candidates = [replace(make_candidate(path.split("/")[-1]), path=path) for path in paths]
     assert unique_names(candidates) == ["x/run", "y/run (1)", "other", "y/run (2)", "p/z/same", "q/z/same"]
+    # Cross-validations, whose models are in folders below.
+    candidates = [replace(make_candidate("cv"), path=f"{x}/cv/fold_1", folder=f"{x}/cv") for x in "ab"]
+    assert unique_names(candidates) == ["a/cv", "b/cv"]
 
 
 def make_row(name: str, accuracy: float, seconds: float, is_significant: bool, p: float = 0.02) -> dict:

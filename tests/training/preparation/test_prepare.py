@@ -769,14 +769,14 @@ def test_groups_stay_together(tmp_path):
 def test_split_folders_are_kept(tones, tmp_path):
     shutil.copytree(tones, tmp_path / "recordings")
     os.rename(tmp_path / "recordings" / "validation", tmp_path / "recordings" / "dev")
-    (tmp_path / "recordings" / "notes" / "2026").mkdir(parents=True)
+    write(tmp_path / "recordings" / "more" / "raw" / "x.wav", tone(0.5))
     manifest = prepare(
         tmp_path / "recordings", tmp_path / "data", PrepareOptions(denoise=False), num_workers=1
     ).manifest
     clips = manifest[manifest["kind"] == "clip"]
     assert clips.groupby("split").size().to_dict() == {"test": 8, "train": 32, "validation": 8}
     assert (clips["source"].str.split("/").str[0].replace("dev", "validation") == clips["split"]).all()
-    assert count_reasons(manifest[manifest["source"] == "notes"]) == [
+    assert count_reasons(manifest[manifest["source"] == "more"]) == [
         ("recording", "a folder beside those of the splits", 1)
     ]
 
