@@ -26,7 +26,5 @@ for window in (clip[start : start + length] for start in starts if np.any(abs(cl
     window = window if mask else np.pad(window, (0, length - len(window)))  # without a mask, silence counts
     odds = np.exp(session.run(["logits"], {"input_values": window[None], **mask})[0][0].astype(np.float64))
     scores.append(odds / (1 + odds) if "multi" in str(options["problem_type"]) else odds / odds.sum())
-for score, label in sorted(
-    zip(np.mean(scores or sys.exit("silent: no class"), axis=0), options["labels"]), reverse=True
-):
+for score, label in sorted(zip(np.mean(scores or sys.exit("silent: no class"), 0), options["labels"]), reverse=True):
     print(f"{score:.4f} {label}")
