@@ -317,7 +317,8 @@ def _open_with_ffmpeg(source: Path | bytes, reason: str) -> AudioFile:
     _check_content(source)
     program = shutil.which("ffmpeg")
     if program is None:
-        raise DecodingError(f"{reason} Reading it needs FFmpeg. Install it (Debian: apt-get install ffmpeg).")
+        reason = reason.rstrip(".")
+        raise DecodingError(f"{reason}. Reading it needs FFmpeg. Install it (Debian: apt-get install ffmpeg).")
     process = _run_ffmpeg(program, source, reason)
     sampling_rate, num_channels = next(process)
 

@@ -10,6 +10,7 @@ from functools import cached_property
 import datasets
 import fsspec
 import numpy as np
+import torch
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers import FeatureExtractionMixin
@@ -17,6 +18,7 @@ from transformers.utils import logging
 
 from sanet_hf.architectures import extract_features, pads_to_one_length, takes_waveforms
 from sanet_hf.audio.decode import OpenedRecording, WindowReader, load_audio, open_recording
+from sanet_hf.audio.levels import is_silent
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
 from sanet_hf.training.data.augmentation import Augmentation, seeded
@@ -288,6 +290,7 @@ class EvaluationClips(Dataset):
 
     Attributes:
         rows: Recording of each clip, int of shape (clips,), in the recordings' order.
+        silent: Whether a clip that was read is silent, bool of shape (clips,), which worker processes share.
 
     Raises:
         DataError: A recording has a label that the model does not know.
@@ -315,6 +318,7 @@ class EvaluationClips(Dataset):
         ]
         self.rows = np.repeat(np.arange(len(starts)), [len(some) for some in starts])
         self.starts = [start for some in starts for start in some]
+        self.silent = torch.zeros(len(self.rows), dtype=torch.bool).share_memory_()
         self.reader = WindowReader()
 
     def __len__(self) -> int:
@@ -332,6 +336,7 @@ class EvaluationClips(Dataset):
         waveform = self.reader.read(place, open_from, start, self.max_length)
         if is_last:
             self.reader.close()
+        self.silent[index] = is_silent(waveform)
         item = _extract(self.feature_extractor, waveform)
         return {**item, "labels": as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
 

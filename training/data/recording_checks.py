@@ -131,7 +131,8 @@ def _measure(row: Mapping, sampling_rate: int) -> RecordingCheck:
         return RecordingCheck(error=str(error))
     if num_frames is None:
         return dataclasses.replace(_check(row, sampling_rate), digest=b"", is_silent=False)
-    num_samples = num_frames * sampling_rate // rate - first
+    # As many as resampling gives.
+    num_samples = -(-num_frames * sampling_rate // rate) - first
     if num_samples <= 0:
         return _check(row, sampling_rate)
     return RecordingCheck(seconds=(num_samples if length is None else min(length, num_samples)) / sampling_rate)

@@ -31,8 +31,8 @@ def evaluate_splits(
     trainer: Trainer, recordings: Mapping[str, Dataset], max_length_seconds: float
 ) -> dict[str, Evaluation]:
     """
-    What the trainer's model says of each recording: the mean over its windows, as in [`predict`]; in the training
-    split, which is only there to be compared with, that of the middle one.
+    What the trainer's model says of each recording: the mean over its windows, as in [`predict`], without silent ones
+    unless all are; in the training split, which is only there to be compared with, that of the middle one.
 
     Args:
         trainer: With the model, its feature extractor as `processing_class`, and a collator.
@@ -47,6 +47,9 @@ def evaluate_splits(
         )
         output = trainer.predict(clips)
         logits, references = _logits(output.predictions), output.label_ids
+        # Each process has read a part of the windows.
+        silent = trainer.accelerator.reduce(clips.silent.to(trainer.args.device, torch.int32))
+        clips.silent = silent.cpu().bool()
         evaluations[split] = average_windows(split, clips, config, logits, references)
         is_multi_label = config.problem_type == "multi_label_classification"
         evaluations[split].metrics["loss"] = _mean_loss(logits, references, is_multi_label)
@@ -57,7 +60,8 @@ def average_windows(
     split: str, clips: EvaluationClips, config: PreTrainedConfig, logits: np.ndarray, references: np.ndarray
 ) -> Evaluation:
     """
-    What a classifier says of recordings: the mean of the probabilities of their windows.
+    What a classifier says of recordings: the mean of the probabilities of their windows, silent ones left out; of all,
+    where all are silent.
 
     Args:
         split: Name of the split.
@@ -68,13 +72,15 @@ def average_windows(
     """
     first = np.flatnonzero(np.diff(clips.rows, prepend=-1))  # window of each recording
     probabilities = softmax_or_sigmoid(logits, config.problem_type == "multi_label_classification")
-    counts = np.bincount(clips.rows)[:, None].astype(np.float32)
+    heard = ~clips.silent.numpy()
+    heard |= (np.bincount(clips.rows, heard) == 0)[clips.rows]
+    weights = heard[:, None].astype(np.float32)
     return Evaluation(
         split=split,
         files=clips.recordings["file"][:],
         labels=[config.id2label[index] for index in range(config.num_labels)],
         references=np.asarray(references)[first].astype(int),
-        probabilities=np.add.reduceat(probabilities, first) / counts,
+        probabilities=np.add.reduceat(probabilities * weights, first) / np.add.reduceat(weights, first),
     )
 
 

@@ -166,6 +166,19 @@ def test_example_refuses_another_sampling_rate(exported, tmp_path):
     assert f"{path}: convert it to 16-bit PCM at 16000 Hz" in run_example(exported[1], path, expect=1).stderr
 
 
+def test_example_gives_silence_no_class_as_predict_does(exported, tmp_path):
+    path = write_wav(tmp_path / "clip.wav", length=30000)
+    clip, _ = soundfile.read(path)
+    clip[8000:16000] = 0  # a window
+    soundfile.write(path, clip, 16000, subtype="PCM_16")
+    (prediction,) = predict(*load_classifier(exported[0]), [path])
+    lines = [line.split() for line in run_example(exported[1], path).stdout.splitlines()]
+    expected = dict(zip(prediction.labels, prediction.scores.tolist()))
+    assert {label: float(score) for score, label in lines} == pytest.approx(expected, abs=2e-4)
+    soundfile.write(path, 0 * clip, 16000, subtype="PCM_16")
+    assert "silent: no class" in run_example(exported[1], path, expect=1).stderr
+
+
 def test_example_is_short_and_needs_numpy_and_onnxruntime_alone():
     source = exporters.CLASSIFY_SCRIPT.read_text()
     assert len(source.splitlines()) <= 30
