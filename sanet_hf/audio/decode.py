@@ -23,8 +23,8 @@ logger = logging.get_logger(__name__)
 
 
 # Channels whose mean has less than this part of the power that the mean of unrelated channels would have cancel each
-# other, as when one microphone is connected upside down.
-CANCELLATION = 0.1
+# other, as when one microphone is connected upside down. Codecs such as Vorbis leave up to a fifth of it.
+CANCELLATION = 0.25
 # Seconds with sound by which that is decided, for the whole file.
 SECONDS_OF_SOUND = 10
 # The channel of each file so far that is taken instead of the mean, and the files that were warned of.

@@ -192,7 +192,7 @@ class PredictionFile:
                     rows = [json.loads(line) for line in text.split("\n") if line]
                     columns = next((list(row) for row in rows if list(row) != self.columns), self.columns)
         except (OSError, TypeError, ValueError, csv.Error) as error:
-            raise DataError(f"{path} cannot be gone on with ({error}): choose another file.") from error
+            raise DataError(f"{path} cannot be resumed ({error}): choose another file.") from error
         if columns != self.columns:
             raise DataError(
                 f"{path} has the columns {', '.join(columns)}, not {', '.join(self.columns)}: choose the options that "
