@@ -697,10 +697,10 @@ def test_a_bug_is_shown_with_its_traceback(
         (["predict", "MODEL", "CLIP", "--min_level", "3"], "min_level=3 must be 0 or less"),
         (["predict", "MODEL", "CLIP", "--min_score", "2"], "min_score=2 must be between 0 and 1"),
         (["predict", "MODEL", "CLIP", "--output", "rows.txt"], "rows.txt: the output must end in .csv"),
-        (["predict", "MODEL", "CLIP", "--output", "LARGE.csv", "--resume"], "LARGE.csv cannot be gone on with"),
+        (["predict", "MODEL", "CLIP", "--output", "LARGE.csv", "--resume"], "LARGE.csv cannot be resumed"),
         (
             ["predict", "MODEL", "CLIP", "--output", "NUMBERS.jsonl", "--resume"],
-            "NUMBERS.jsonl cannot be gone on with",
+            "NUMBERS.jsonl cannot be resumed",
         ),
         (["predict", "MODEL", "CLIP", "--output", "OTHERS.jsonl", "--resume"], "OTHERS.jsonl has the columns other"),
         (["predict", "MODEL", "nothing/*.wav"], "nothing/*.wav: no file matches"),
