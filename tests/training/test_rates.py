@@ -78,7 +78,8 @@ def test_a_model_in_use_hears_the_rate(run, tmp_path, capsys):
     assert "1.000" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("run", [48_000, pytest.param(8000, marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [48_000, 8000], indirect=True)
 def test_an_export_hears_the_rate(run, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxscript")
     rate, data, model = run
