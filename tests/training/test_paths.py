@@ -186,6 +186,8 @@ def test_labels_of_a_manifest(labelled, tiny_options, tmp_path, suffix):
         before = snapshot(tmp_path, *outputs)
         command = ["train", "sanet.yaml", *options, "--output_dir", str(run), *tiny_options]
         assert main([*command, "--num_train_epochs", "1", "--per_device_train_batch_size", "16"]) == 0
+        # The splits share files.
+        options += ["--split", "train"]
         assert main(["evaluate", str(run), *options, "--output", str(outputs[1])]) == 0
         assert main(["compare", str(run), *options, "--output", str(outputs[2]), "--num_rounds", "1"]) == 0
         assert main(["export", str(run), str(outputs[3]), "--format", "torch_export"]) == 0
