@@ -24,8 +24,7 @@ import torch
 # These and others are imported so as not to count against the files.
 import torchaudio.functional  # noqa: F401
 
-from sanet_hf.audio.decode import load_audio
-from sanet_hf.audio.stream import stream_audio
+from sanet_hf.audio.decode import load_audio, stream_audio
 from sanet_hf.training.preparation.source_files import read_recording
 
 

@@ -15,9 +15,9 @@ import torch
 from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from sanet_hf.audio.decode import stream_audio
 from sanet_hf.audio.find import find_audio_files
 from sanet_hf.audio.folders import SPLITS, find_split_folders
-from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, DataError, ExportError, UsageError
 from sanet_hf.export.exporters import (
     ONNX_FILE,

@@ -12,10 +12,10 @@ import numpy as np
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.architectures import find_window_seconds
+from sanet_hf.audio.decode import stream_audio
 from sanet_hf.audio.denoise import check_denoising
 from sanet_hf.audio.denoise import denoise as reduce_noise
 from sanet_hf.audio.levels import envelope, largest_amplitude
-from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.explanation import weigh_frames
 from sanet_hf.inference.prediction import MIN_LEVEL, predict

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas
 
+from sanet_hf.audio.decode import stream_audio
 from sanet_hf.audio.levels import envelope
-from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, DataError, UsageError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.inference.explanation import Explanation, as_dict

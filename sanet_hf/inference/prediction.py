@@ -21,11 +21,10 @@ from sanet_hf.architectures import (
     is_padding_invariant,
     pool,
 )
-from sanet_hf.audio.decode import load_audio, resample_waveform
+from sanet_hf.audio.decode import resample_waveform, stream_audio
 from sanet_hf.audio.denoise import check_denoising
 from sanet_hf.audio.denoise import denoise as reduce_noise
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
-from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.inference.read_ahead import default_num_workers, read_ahead
@@ -224,10 +223,8 @@ def _predict(
 def _read_blocks(source: Source, sampling_rate: int, name: str) -> Iterator[np.ndarray]:
     """Yield the waveform of a source in blocks of shape (samples,), at `sampling_rate` in Hz."""
     audio = resolve_source(source)
-    if isinstance(audio, Path):
-        yield from stream_audio(audio, sampling_rate)
-    elif isinstance(audio, bytes):
-        yield load_audio(audio, sampling_rate, name)
+    if isinstance(audio, (Path, bytes)):
+        yield from stream_audio(audio, sampling_rate, name)
     else:
         waveform, rate = audio
         yield waveform if rate is None else resample_waveform(waveform, rate, sampling_rate, name)

@@ -23,9 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-with atheris.instrument_imports(include=["sanet_hf.audio.decode", "sanet_hf.audio.stream", "soundfile"]):
-    from sanet_hf.audio.decode import load_audio
-    from sanet_hf.audio.stream import stream_audio
+with atheris.instrument_imports(include=["sanet_hf.audio.decode", "sanet_hf.audio.decoders", "soundfile"]):
+    from sanet_hf.audio.decode import load_audio, stream_audio
     from sanet_hf.errors import AudioError
 with atheris.instrument_imports(include=["sanet_hf.feature_extraction_sanet"]):
     from sanet_hf import SANetFeatureExtractor

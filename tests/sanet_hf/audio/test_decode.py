@@ -15,10 +15,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sanet_hf.audio.decode import load_audio
+from sanet_hf.audio.decode import load_audio, stream_audio
 from sanet_hf.audio.formats import SUFFIXES, is_audio_file
 from sanet_hf.audio.levels import envelope
-from sanet_hf.audio.stream import stream_audio
 from sanet_hf.errors import AudioError
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torchaudio.functional import resample
 
 from sanet_hf.audio import decoders, resampling
-from sanet_hf.audio.decode import load_audio
-from sanet_hf.audio.stream import resample_blocks, stream_audio
+from sanet_hf.audio.decode import load_audio, stream_audio
+from sanet_hf.audio.resampling import resample_blocks
 from sanet_hf.errors import AudioError
 
 
