@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 
+from sanet_hf.audio.decode import resample_waveform
 from sanet_hf.utils.files import to_text
 
 
@@ -49,10 +50,8 @@ def find_speech(waveform: np.ndarray, sampling_rate: int, min_seconds: float = 0
 
     rate, length = sampling_rate, len(waveform)
     if rate not in SPEECH_RATES:
-        import soxr
-
         rate = SPEECH_RATES[-1]
-        waveform = soxr.resample(waveform, sampling_rate, rate)
+        waveform = resample_waveform(waveform, sampling_rate, rate)
     stretches = get_speech_timestamps(
         torch.from_numpy(waveform),
         _load_vad(),
