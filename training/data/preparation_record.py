@@ -50,8 +50,8 @@ def note_preparation(feature_extractor: FeatureExtractionMixin, arguments: DataA
     Raises:
         DataError: The record of the preparation is damaged.
     """
-    warn_of_other_preparation(feature_extractor, arguments)
     record, rate = read_preparation(arguments), feature_extractor.sampling_rate
+    _warn_of_denoising(feature_extractor, record)
     # Not an attribute of transformers: it is saved and loaded with the others. Recordings that nobody prepared are
     # taken as they are.
     if record is not None or hasattr(feature_extractor, DENOISED):
@@ -66,7 +66,10 @@ def note_preparation(feature_extractor: FeatureExtractionMixin, arguments: DataA
 
 def warn_of_other_preparation(feature_extractor: FeatureExtractionMixin, arguments: DataArguments) -> None:
     """Warn where a model is given recordings that are denoised and it was not trained on such, or the reverse."""
-    record = read_preparation(arguments)
+    _warn_of_denoising(feature_extractor, read_preparation(arguments))
+
+
+def _warn_of_denoising(feature_extractor: FeatureExtractionMixin, record: dict | None) -> None:
     was_denoised, is_denoised = getattr(feature_extractor, DENOISED, None), record is not None and record["denoise"]
     if was_denoised and not is_denoised:
         logger.warning(

@@ -91,6 +91,7 @@ def _check_new(places: Sequence[Place], apply: Callable[[Callable, Sequence[Plac
         return checks
     with cache.alone(states):
         checks = _load(cache, places, states)
+        before = dict(zip(places, states))
         new = [place for place in places if place not in checks]
         bar = tqdm(
             apply(_check_and_state, new), total=len(new), desc="Checking recordings", unit="file", disable=not new
@@ -99,7 +100,8 @@ def _check_new(places: Sequence[Place], apply: Callable[[Callable, Sequence[Plac
         try:
             for place, (check, state) in zip(new, bar):
                 checks[place] = check
-                if state is not None:
+                # Not of what is damaged, or has changed since.
+                if check.error is None and state is not None and state == before[place]:
                     found[state] = (check.seconds, check.digest, int(check.is_silent))
                 if len(found) == STORED_AT_ONCE:
                     cache.store(found)
@@ -115,11 +117,8 @@ def _load(cache: CheckCache, places: Sequence[Place], states: Sequence[Recording
 
 
 def _check_and_state(row: Mapping, sampling_rate: int) -> tuple[RecordingCheck, RecordingState | None]:
-    """What reading a recording shows, and of which state; of none that can be kept: damaged, or changed meanwhile."""
-    state = find_state(row, sampling_rate)
-    check = _check(row, sampling_rate)
-    is_kept = check.error is None and state == find_state(row, sampling_rate)
-    return check, state if is_kept else None
+    """What reading a recording shows, and its state afterwards."""
+    return _check(row, sampling_rate), find_state(row, sampling_rate)
 
 
 def _measure(row: Mapping, sampling_rate: int) -> RecordingCheck:
