@@ -359,7 +359,7 @@ def override_data_arguments(options: Mapping[str, object], given: Mapping[str, o
         UsageError: No source or several are named, or an option of `given` has no effect on them.
     """
     if any(given.get(name) for name in DATA_SOURCES):
-        if "fold" in options and not any(_is_same(options.get(name), given.get(name)) for name in DATA_SOURCES):
+        if "fold" in options and not is_same_source(options, given):
             # The folds are those of the run's recordings; other recordings are divided as for any run.
             logger.warning(
                 f"The model was trained in cross-validation (fold {options['fold']}). If these are the same "
@@ -396,9 +396,15 @@ def without_evaluation(arguments: AudioTrainingArguments) -> AudioTrainingArgume
     return arguments
 
 
-def _is_same(one: str | None, other: str | None) -> bool:
-    """Whether two values of an option name the same source."""
-    return bool(one and other) and (one == other or Path(one).resolve() == Path(other).resolve())
+def is_same_source(options: Mapping[str, object], others: Mapping[str, object]) -> bool:
+    """Whether two sets of options name the same recordings."""
+    pairs = [(options.get(name) or None, others.get(name) or None) for name in DATA_SOURCES]
+    return all(one == two or (one and two and Path(one).resolve() == Path(two).resolve()) for one, two in pairs)
+
+
+def is_resumption(resume_from_checkpoint: str | None) -> bool:
+    """Whether the option asks to resume, instead of leaving that to what is in the folder."""
+    return str(resume_from_checkpoint or "false").lower() != "false"
 
 
 def check_data_source(arguments: DataArguments) -> None:

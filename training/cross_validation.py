@@ -34,6 +34,7 @@ from sanet_hf.training.arguments import (
     AudioTrainingArguments,
     DataArguments,
     ModelArguments,
+    is_resumption,
     without_evaluation,
 )
 from sanet_hf.training.data.clips import load_recording
@@ -54,6 +55,7 @@ from sanet_hf.training.run_folder import (
     FOLDS_FILE,
     OPTIONS_FILE,
     RESULTS_FILE,
+    START_ANEW,
     is_cross_validation,
     is_finished,
     locked,
@@ -260,8 +262,7 @@ def over_folds(values: Sequence[float], metric: str) -> dict[str, float]:
 
 def _check_options(data: DataArguments, training: AudioTrainingArguments) -> None:
     check_fold_options(data)
-    resume = training.resume_from_checkpoint
-    if resume and str(resume).lower() != "false":
+    if is_resumption(training.resume_from_checkpoint):
         raise UsageError("Leave out --resume_from_checkpoint: the same command resumes a cross-validation.")
     if training.push_to_hub and not training.final_model:
         raise UsageError("--push_to_hub with --folds uploads the final model: it needs --final_model true.")
@@ -272,7 +273,6 @@ def _check_options(data: DataArguments, training: AudioTrainingArguments) -> Non
 
 def _check_output(output_dir: Path, data: DataArguments, table: str) -> None:
     """Refuse a folder with a run, or with a cross-validation of other folds."""
-    anew = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
     if not is_cross_validation(output_dir) and any((output_dir / n).exists() for n in (OPTIONS_FILE, "config.json")):
         raise UsageError(f"{output_dir} holds a single run. Choose another --output_dir.")
     for path in sorted(output_dir.glob(f"fold_*/{OPTIONS_FILE}")):
@@ -281,7 +281,7 @@ def _check_output(output_dir: Path, data: DataArguments, table: str) -> None:
             if old.get(name) != getattr(data, name) and is_cross_validation(output_dir):
                 raise UsageError(
                     f"{output_dir} holds a cross-validation with {name}={old.get(name, 'its default')}, not "
-                    f"{getattr(data, name) or 'its default'}. {anew}"
+                    f"{getattr(data, name) or 'its default'}. {START_ANEW}"
                 )
     if not (output_dir / FOLDS_FILE).is_file():
         return
@@ -294,14 +294,14 @@ def _check_output(output_dir: Path, data: DataArguments, table: str) -> None:
             name, _, label = changed_labels[0]
             raise UsageError(
                 f"The labels differ from those of the cross-validation in {output_dir}: of {len(changed_labels)} "
-                f"recordings, the first: {name} (now {label}). {anew}"
+                f"recordings, the first: {name} (now {label}). {START_ANEW}"
             )
         return
     new, gone = new_places - old_places, old_places - new_places
     first = min(new + gone)
     raise UsageError(
         f"The recordings, or their folds, differ from those of the cross-validation in {output_dir}: "
-        f"{len(new)} new and {len(gone)} gone, the first: {first[0]} (fold {first[1]}). {anew}"
+        f"{len(new)} new and {len(gone)} gone, the first: {first[0]} (fold {first[1]}). {START_ANEW}"
     )
 
 

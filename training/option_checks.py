@@ -14,6 +14,7 @@ from sanet_hf.training.arguments import (
     DataArguments,
     ModelArguments,
     greater_is_better,
+    is_resumption,
 )
 from sanet_hf.training.evaluation.metric_names import CHOOSING_METRICS, TOP_K
 
@@ -100,7 +101,7 @@ def check_options(values: Values, given: Collection[str], given_in_files: Collec
             f"--greater_is_better {str(is_greater_better).lower()} would keep the worst epoch: of "
             f"--metric_for_best_model {metric}, the {best} value is the best. Leave --greater_is_better out."
         )
-    if values["overwrite_output_dir"] and str(values["resume_from_checkpoint"] or "false").lower() != "false":
+    if values["overwrite_output_dir"] and is_resumption(values["resume_from_checkpoint"]):
         raise UsageError(
             "--overwrite_output_dir true deletes what --resume_from_checkpoint resumes. Leave one of them out."
         )

@@ -11,9 +11,16 @@ import yaml
 from transformers.utils import logging
 
 from sanet_hf.errors import UsageError
-from sanet_hf.training.arguments import AudioTrainingArguments
+from sanet_hf.training.arguments import AudioTrainingArguments, is_resumption
 from sanet_hf.training.checkpoints import PREFIX, STATE_FILE, TRAINING_WEIGHTS_FILE, find_last_checkpoint
-from sanet_hf.training.run_folder import OPTIONS_FILE, RESULTS_FILE, is_finished, read_file, read_options
+from sanet_hf.training.run_folder import (
+    OPTIONS_FILE,
+    RESULTS_FILE,
+    START_ANEW,
+    is_finished,
+    read_file,
+    read_options,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -82,17 +89,16 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
         if checkpoint is None:
             raise UsageError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint to go on from.")
         return checkpoint
-    anew = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
     options_file = output_dir / OPTIONS_FILE
     if not options_file.is_file() and (checkpoint is not None or (output_dir / "config.json").exists()):
-        raise UsageError(f"{output_dir} already holds a model. {anew}")
+        raise UsageError(f"{output_dir} already holds a model. {START_ANEW}")
     if checkpoint is None and not is_finished(output_dir):
         return None
     changes = find_changes(read_file(options_file), options, FREE_OPTIONS)
     if changes:
         raise UsageError(
-            f"{output_dir} holds a run with other options: {list_changes(changes)}. {anew} To resume it all the same: "
-            "--resume_from_checkpoint true."
+            f"{output_dir} holds a run with other options: {list_changes(changes)}. {START_ANEW} To resume it all the "
+            "same: --resume_from_checkpoint true."
         )
     return None if is_finished(output_dir) else checkpoint
 
@@ -227,7 +233,7 @@ def check_data(
         return
     what = f"{list_changes(counts)} recordings" if counts else "as many, but with other contents, labels or splits"
     message = f"{checkpoint} was trained on other recordings: {what}."
-    if arguments.resume_from_checkpoint in (None, "false"):
+    if not is_resumption(arguments.resume_from_checkpoint):
         raise UsageError(f"{message} {RESTART} To resume all the same: --resume_from_checkpoint true.")
     logger.warning(f"{message} Training resumes with those of now.")
 

@@ -11,7 +11,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from sanet_hf.errors import DataError, UsageError
-from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments
+from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments, is_resumption
 
 
 LOCK_FILE = ".train.lock"
@@ -23,6 +23,8 @@ CROSS_VALIDATION_FILE = "cross_validation.json"
 FOLDS_FILE = "folds.csv"
 # Options that say where things lie here, and are nobody else's business.
 LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
+# How to go on where a folder holds another run.
+START_ANEW = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
 METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
 
 
@@ -58,7 +60,7 @@ def is_finished(output_dir: str | Path) -> bool:
 
 def is_left_alone(arguments: AudioTrainingArguments) -> bool:
     """Whether `output_dir` holds a finished run that is neither overwritten nor resumed."""
-    is_resumed = str(arguments.resume_from_checkpoint or "false").lower() != "false"
+    is_resumed = is_resumption(arguments.resume_from_checkpoint)
     return is_finished(arguments.output_dir) and not is_resumed and not arguments.overwrite_output_dir
 
 

@@ -387,38 +387,27 @@ def _write_results(
     output_dir = Path(trainer.args.output_dir)
     for split, evaluation in evaluations.items():
         write_predictions(evaluation, output_dir / "predictions" / f"{split}.csv")
-    if evaluations:
-        _write_run_report(trainer, recordings, evaluations, source, base_model, metrics)
-    with write_atomically(output_dir / RESULTS_FILE) as file:
-        file.write(json.dumps(metrics, indent=2, sort_keys=True).encode())
-
-
-def _write_run_report(
-    trainer: AudioClassificationTrainer,
-    recordings: Mapping[str, Dataset],
-    evaluations: Mapping[str, Evaluation],
-    source: str,
-    base_model: str | None,
-    metrics: Mapping[str, float],
-) -> None:
     model, sampling_rate = trainer.model, trainer.processing_class.sampling_rate
     steps = f"{trainer.state.epoch:.4g} epochs, {trainer.state.global_step} steps"
-    write_report(
-        Path(trainer.args.output_dir) / "report.html",
-        title=f"{model.config.model_type} on {source}",
-        facts={
-            "Model": f"{model.config.model_type}, {model.num_parameters():,} parameters",
-            "Started from": base_model or "scratch",
-            "Recordings": source,
-            "Training": f"{format_duration(metrics['train_runtime'])}, {steps}",
-            "Device": f"{trainer.args.device}, {_format_name(trainer.args)}",
-        },
-        evaluations=evaluations,
-        durations={split: np.array(recordings[split]["seconds"]) for split in evaluations},
-        log_history=trainer.state.log_history,
-        load_clip=lambda split, index: load_recording(recordings[split][index], sampling_rate),
-        sampling_rate=sampling_rate,
-    )
+    if evaluations:
+        write_report(
+            output_dir / "report.html",
+            title=f"{model.config.model_type} on {source}",
+            facts={
+                "Model": f"{model.config.model_type}, {model.num_parameters():,} parameters",
+                "Started from": base_model or "scratch",
+                "Recordings": source,
+                "Training": f"{format_duration(metrics['train_runtime'])}, {steps}",
+                "Device": f"{trainer.args.device}, {_format_name(trainer.args)}",
+            },
+            evaluations=evaluations,
+            durations={split: np.array(recordings[split]["seconds"]) for split in evaluations},
+            log_history=trainer.state.log_history,
+            load_clip=lambda split, index: load_recording(recordings[split][index], sampling_rate),
+            sampling_rate=sampling_rate,
+        )
+    with write_atomically(output_dir / RESULTS_FILE) as file:
+        file.write(json.dumps(metrics, indent=2, sort_keys=True).encode())
 
 
 def _print_summary(recordings: DatasetDict, model: PreTrainedModel, arguments: AudioTrainingArguments) -> None:

@@ -332,8 +332,18 @@ def _decide_channel(source: Path | bytes) -> int | None:
         for part in parts:
             powers += np.square(part, dtype=np.float64).sum(axis=0)
             mean_power += np.square(mean_of_channels(part), dtype=np.float64).sum()
-    cancels = mean_power < CANCELLATION * powers.sum() / file.num_channels**2
-    return int(powers.argmax()) if cancels else None
+    return choose_channel(powers, mean_power)
+
+
+def choose_channel(powers: np.ndarray, mean_power: float) -> int | None:
+    """
+    Return the loudest channel where channels cancel each other, and None where their mean can be taken.
+
+    Args:
+        powers: Energy of each channel, shape (channels,).
+        mean_power: Energy of the mean of the channels.
+    """
+    return int(powers.argmax()) if mean_power < CANCELLATION * powers.sum() / len(powers) ** 2 else None
 
 
 def _seconds_with_sound(file: AudioFile) -> Iterator[np.ndarray]:

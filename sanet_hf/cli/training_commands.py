@@ -61,25 +61,32 @@ def train_command(argv: Sequence[str]) -> int:
 
     model_arguments, data_arguments, training_arguments = parse_train_arguments(argv)
     from sanet_hf.training.data.folds import check_fold_options, uses_folds
-    from sanet_hf.training.run_folder import METRIC_PREFIXES, is_left_alone
-    from sanet_hf.training.train import train
 
     check_fold_options(data_arguments)
-    if uses_folds(data_arguments) and data_arguments.fold is None:
-        return _cross_validate(model_arguments, data_arguments, training_arguments)
-    if training_arguments.final_model:
+    has_folds = uses_folds(data_arguments) and data_arguments.fold is None
+    if training_arguments.final_model and not has_folds:
         raise UsageError("--final_model needs cross-validation: --folds or --fold_pattern, without --fold.")
-    output_dir = training_arguments.output_dir
-    was_finished = is_left_alone(training_arguments)
     _leave_out_noise()
     try:
-        with nullcontext() if was_finished else writing_to(output_dir):
-            metrics = train(model_arguments, data_arguments, training_arguments)
+        run = _cross_validate if has_folds else _train
+        run(model_arguments, data_arguments, training_arguments)
     except TrainingTerminated as error:
         print(f"\n{error}", file=sys.stderr)
         return 128 + signal.SIGTERM
+    return 0
+
+
+def _train(model_arguments, data_arguments, training_arguments) -> None:
+    """`sanet train` without folds, or of one."""
+    from sanet_hf.training.run_folder import METRIC_PREFIXES, is_left_alone
+    from sanet_hf.training.train import train
+
+    output_dir = training_arguments.output_dir
+    was_finished = is_left_alone(training_arguments)
+    with nullcontext() if was_finished else writing_to(output_dir):
+        metrics = train(model_arguments, data_arguments, training_arguments)
     if training_arguments.process_index > 0:
-        return 0
+        return
     if was_finished:
         print(f"{output_dir} is finished; --overwrite_output_dir true trains anew.")
     _print_metrics(
@@ -91,7 +98,6 @@ def train_command(argv: Sequence[str]) -> int:
     # The model of all recordings has nothing to report.
     report = ", with report.html" if Path(output_dir, "report.html").exists() else ""
     print(f"\nThe model is in {output_dir}{report}. Classify a file with: sanet predict {output_dir} FILE")
-    return 0
 
 
 def _leave_out_noise() -> None:
@@ -109,21 +115,16 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
     return "mtime may not be reliable" not in record.getMessage()
 
 
-def _cross_validate(model_arguments, data_arguments, training_arguments) -> int:
-    """`sanet train` with folds; gives the exit code."""
+def _cross_validate(model_arguments, data_arguments, training_arguments) -> None:
+    """`sanet train` with folds."""
     from sanet_hf.training.cross_validation import cross_validate, summarize
     from sanet_hf.training.train import train
 
-    _leave_out_noise()
     output_dir = training_arguments.output_dir
-    try:
-        with writing_to(output_dir):
-            result = cross_validate(model_arguments, data_arguments, training_arguments, train)
-    except TrainingTerminated as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 128 + signal.SIGTERM
+    with writing_to(output_dir):
+        result = cross_validate(model_arguments, data_arguments, training_arguments, train)
     if training_arguments.process_index > 0:
-        return 0
+        return
     print(f"\n{summarize(result)}")
     print(f"\nThe report is {output_dir}/report.html; each recording's prediction is in predictions/out_of_fold.csv.")
     if training_arguments.final_model:
@@ -133,7 +134,6 @@ def _cross_validate(model_arguments, data_arguments, training_arguments) -> int:
         )
     else:
         print("To train a model on all recordings, too, repeat the command with --final_model true.")
-    return 0
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from sanet_hf.audio.decode import CANCELLATION, mean_of_channels
+from sanet_hf.audio.decode import choose_channel, mean_of_channels
 from sanet_hf.errors import AudioError, UsageError
 
 
@@ -150,16 +150,16 @@ def _to_waveform(samples: Source) -> np.ndarray:
 
 def _mix_channels(samples: np.ndarray) -> np.ndarray:
     """Return the mean of the channels of (samples, channels), or one channel where they cancel, as for files."""
-    mean, num_channels = mean_of_channels(samples), samples.shape[1]
+    mean = mean_of_channels(samples)
     with np.errstate(over="ignore", invalid="ignore"):
         powers = np.square(samples, dtype=np.float64).sum(axis=0)
-        cancels = np.square(mean, dtype=np.float64).sum() < CANCELLATION * powers.sum() / num_channels**2
-    if not cancels:
+        channel = choose_channel(powers, np.square(mean, dtype=np.float64).sum())
+    if channel is None:
         return mean
     logger.warning_once(
         "The channels of an array cancel each other when they are averaged. The one with the most energy is used."
     )
-    return samples[:, powers.argmax()]
+    return samples[:, channel]
 
 
 def _unknown_shape(samples: np.ndarray) -> AudioError:

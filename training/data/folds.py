@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folds of cross-validation: which recordings test which model."""
 
-import hashlib
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -15,7 +13,7 @@ from transformers.utils import logging
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.training.arguments import DataArguments
-from sanet_hf.training.data.splits import VALIDATION_ONLY, make_groups, split_by_hash
+from sanet_hf.training.data.splits import VALIDATION_ONLY, hash_name, make_groups, split_by_hash
 from sanet_hf.utils.formatting import shorten
 
 
@@ -155,7 +153,7 @@ def assign_folds(labels: Iterable[str | list[str]], groups: Sequence[str], num_f
     counts, num_recordings = [Counter() for _ in range(num_folds)], [0] * num_folds
 
     def order(group: str) -> tuple:
-        return (*min((totals[label], label) for label in sizes[group]), -members[group], _digest(group))
+        return (*min((totals[label], label) for label in sizes[group]), -members[group], hash_name(group))
 
     def need(fold: int, group: str) -> tuple:
         filled = sum(counts[fold][label] * size / totals[label] ** 2 for label, size in sorted(sizes[group].items()))
@@ -195,11 +193,6 @@ def _find_groups(recordings: Dataset, arguments: DataArguments) -> list[str]:
 def _hold_out(labels: Sequence[str | list[str]], groups: Sequence[str]) -> dict[str, list[int]]:
     """Indices of the train and the validation split."""
     return split_by_hash(labels, groups, VALIDATION_ONLY)
-
-
-def _digest(name: str) -> bytes:
-    # macOS lists names in another Unicode form.
-    return hashlib.sha256(unicodedata.normalize("NFC", name).encode()).digest()
 
 
 def _check_pattern(folds: Sequence[str], groups: Sequence[str], arguments: DataArguments) -> None:

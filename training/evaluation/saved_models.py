@@ -24,7 +24,12 @@ from sanet_hf.architectures import find_window_seconds
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.optimization.self_check import replace_wrong_layers
-from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments, DataArguments, override_data_arguments
+from sanet_hf.training.arguments import (
+    AudioTrainingArguments,
+    DataArguments,
+    is_same_source,
+    override_data_arguments,
+)
 from sanet_hf.training.cross_validation import read_out_of_fold
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import load_recording
@@ -88,7 +93,7 @@ def evaluate_models(
     # Each model is given them at its own rate; at the highest their lengths are the most exact.
     sampling_rate = max(feature_extractor.sampling_rate for _, feature_extractor in models.values())
     if split is None:
-        split = "test" if _is_same_source(runs[names[0]], arguments) else "test_or_all"
+        split = "test" if is_same_source(runs[names[0]], vars(arguments)) else "test_or_all"
     ((split, recordings),) = load_recordings(arguments, sampling_rate, splits=[split]).items()
     rates = {name: feature_extractor.sampling_rate for name, (_, feature_extractor) in models.items()}
     recordings = longest_first(leave_out_seen(recordings, split, sampling_rate, rates))
@@ -109,12 +114,6 @@ def evaluate_models(
         results = read_file(Path(name) / RESULTS_FILE)
         evaluated.append(EvaluatedModel(name, model, feature_extractor, seconds, recordings, evaluation, results))
     return evaluated
-
-
-def _is_same_source(options: Mapping[str, object], arguments: DataArguments) -> bool:
-    """Whether recordings are those of a run with some options."""
-    pairs = [(options.get(name), getattr(arguments, name)) for name in DATA_SOURCES]
-    return all(one == two or (one and two and Path(one).resolve() == Path(two).resolve()) for one, two in pairs)
 
 
 def write_evaluation(evaluated: EvaluatedModel, output_dir: str | Path) -> None:
