@@ -3,12 +3,16 @@
 """What the benchmarks measure is right; how long it takes is not tested."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks import features, inference, memory, training
+from benchmarks import busy, features, inference, memory, training
 from benchmarks.variants import count_sanet_flops
+from sanet_hf.utils.openmp import SHORT_WAIT, WAIT_VARIABLES
 
 
 def test_flops():
@@ -70,3 +74,44 @@ def test_memory(tmp_path, monkeypatch, capsys):
     assert all(200 < row["megabytes"] < 2000 for row in rows)
     # Gradients and the optimizer's two moments beside the weights.
     assert rows[1]["megabytes"] - rows[0]["megabytes"] > 50
+
+
+def test_waiting_of_threads(tmp_path):
+    """Benchmarks measure what the command does: threads spin as briefly as there, unless the user chose."""
+    code = "import os, sys, benchmarks; print(os.environ.get('KMP_BLOCKTIME'), 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
+    for choice, expected in (({}, SHORT_WAIT["KMP_BLOCKTIME"]), ({"OMP_WAIT_POLICY": "active"}, "None")):
+        command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
+        output = subprocess.check_output(command, env=environment | choice, cwd=root, text=True)
+        assert output.split() == [expected, "False"]
+
+
+def test_busy(tmp_path, monkeypatch, capsys):
+    """Each environment is given to a process, which is this one here, without variables that the user set."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    environments = []
+
+    def run_here(command, environment):
+        environments.append({name: environment[name] for name in WAIT_VARIABLES if name in environment})
+        monkeypatch.setattr(sys, "argv", command[2:])
+        capsys.readouterr()
+        busy.main()
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(busy, "run_child", run_here)
+    monkeypatch.delattr(os, "sched_setaffinity")
+    path = tmp_path / "busy.json"
+    options = f"--quick --tasks training_bfloat16 prediction_float32 --environments GOMP_SPINCOUNT=1 --output {path}"
+    monkeypatch.setattr(sys, "argv", ["benchmark", *options.split()])
+    busy.main()
+    assert len(environments) == 3
+    assert all(settings in environments for settings in (busy.AS_IT_IS, SHORT_WAIT, {"GOMP_SPINCOUNT": "1"}))
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["benchmark"] for row in rows[:4]] == [
+        "training, free",
+        "training, one core taken",
+        "prediction, free",
+        "prediction, one core taken",
+    ]
+    assert {row["variant"] for row in rows} == {"as it is", "sanet", "GOMP_SPINCOUNT=1"}
+    assert all(row["ms"] > 0 for row in rows)

@@ -1,0 +1,173 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+A training step, and a prediction of eight clips by the optimised network, on free cores and with one of them taken by
+another process, for several ways in which OpenMP's threads wait for each other:
+
+    python -m benchmarks.busy [--environments GOMP_SPINCOUNT=1000 OMP_WAIT_POLICY=passive] [--network tiny]
+
+Each measurement has a process of its own, since OpenMP reads its variables when it is loaded with PyTorch. "as it is"
+stands for the defaults of the libraries, "sanet" for what the `sanet` command sets.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sanet_hf import SANetForAudioClassification
+from sanet_hf.optimization import keep_freed_memory
+from sanet_hf.utils.openmp import SHORT_WAIT, WAIT_VARIABLES
+
+from . import timing, variants
+from .inference import make_clips
+from .training import make_batch
+
+
+# The defaults of libgomp (turns of a loop) and of LLVM's and Intel's OpenMP (ms).
+AS_IT_IS = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
+ENVIRONMENTS = {"as it is": AS_IT_IS, "sanet": SHORT_WAIT}
+NETWORKS = {"sanet": "optimized", "small": "small", "tiny": "tiny"}  # and their optimised variants
+TASKS = ("training_bfloat16", "training_float32", "prediction_float32")
+# Of the cores, and the signal to the other process that leads to it.
+STATES = {"free": signal.SIGSTOP, "one core taken": signal.SIGCONT}
+CPU = torch.device("cpu")
+
+
+def make_task(task: str, network: str, batch_size: int, seconds: float) -> Callable[[], object]:
+    """A training step, or a prediction, of clips of noise."""
+    name, dtype = task.split("_")
+    if name == "prediction":
+        classify = variants.make_variant(NETWORKS[network], torch.float32, CPU)
+        return partial(classify, make_clips(batch_size, seconds, CPU))
+    model = SANetForAudioClassification(variants.make_config(network)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    waveforms, labels = make_batch(batch_size, seconds, CPU)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = model(input_values=waveforms, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+@contextmanager
+def other_process(niceness: int, new_session: bool) -> Iterator[subprocess.Popen]:
+    """A process that keeps a core busy, until a signal stops it."""
+    command = [sys.executable, "-S", "-c", "while True: pass"]
+    process = subprocess.Popen(command, start_new_session=new_session)
+    try:
+        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Seconds a call, measured in blocks of `min_seconds`, for each task and each of `STATES`."""
+    keep_freed_memory()
+    times = {task: {state: [] for state in STATES} for task in arguments.tasks}
+    for task in arguments.tasks:
+        run = make_task(task, arguments.network, arguments.batch_size, arguments.seconds)
+        with other_process(arguments.niceness, arguments.new_session) as process:
+            process.send_signal(STATES["free"])
+            run()
+            for state in [*STATES] * arguments.num_blocks:
+                process.send_signal(STATES[state])
+                count, start = 0, time.perf_counter()
+                while not count or time.perf_counter() - start < arguments.min_seconds:
+                    run()
+                    count += 1
+                times[task][state].append((time.perf_counter() - start) / count)
+    return times
+
+
+def measure_in_child(arguments: argparse.Namespace, settings: Mapping[str, str]) -> dict[str, dict[str, list[float]]]:
+    """[`measure`] in a process of its own with these environment variables, and no others about waiting."""
+    environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
+    command = [sys.executable, "-m", "benchmarks.busy", *arguments.options, "--child"]
+    return json.loads(run_child(command, {**environment, **settings}))
+
+
+def run_child(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    root = Path(__file__).parents[1]
+    return subprocess.run(command, env=environment, cwd=root, stdout=subprocess.PIPE, check=True).stdout
+
+
+def parse_environment(text: str) -> tuple[str, dict[str, str]]:
+    """Name and variables of an environment such as GOMP_SPINCOUNT=1000,KMP_BLOCKTIME=0."""
+    settings = dict(setting.split("=", 1) for setting in text.split(","))
+    return text, settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--environments", nargs="*", type=parse_environment, default=[], metavar="NAME=VALUE,…")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--network", choices=NETWORKS, default="sanet")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=4.0, help="duration of clips (default: %(default)g)")
+    parser.add_argument("--num_rounds", type=int, default=5, help="processes an environment (default: %(default)s)")
+    parser.add_argument("--num_blocks", type=int, default=4, help="measurements in a process (default: %(default)s)")
+    parser.add_argument("--min_seconds", type=float, default=1.0, help="of a measurement (default: %(default)g)")
+    parser.add_argument("--num_cores", type=int, default=2, help="that all processes share (default: %(default)s)")
+    parser.add_argument("--niceness", type=int, default=0, help="of the other process (default: %(default)s)")
+    session = "start the other process in a session of its own, as from another terminal, where Linux groups them"
+    parser.add_argument("--new_session", action="store_true", help=session)
+    parser.add_argument("--quick", action="store_true", help="a rehearsal: tiny network, short clips, one round")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    timing.add_output_options(parser)
+    arguments = parser.parse_args()
+    arguments.options = sys.argv[1:]
+    if arguments.quick:
+        quick = {"network": "tiny", "batch_size": 2, "seconds": 0.25, "num_rounds": 1, "num_blocks": 1}
+        vars(arguments).update(quick, min_seconds=0.0)
+    if arguments.child:
+        print(json.dumps(measure(arguments)))
+        return
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.num_cores])
+    environments = {**ENVIRONMENTS, **dict(arguments.environments)}
+    times = {(name, task, state): [] for name in environments for task in arguments.tasks for state in STATES}
+    rng = np.random.default_rng(0)
+    for index in range(arguments.num_rounds):
+        for name in rng.permutation(list(environments)):
+            for task, states in measure_in_child(arguments, environments[name]).items():
+                for state, seconds in states.items():
+                    times[name, task, state] += seconds
+        print_table(times, index + 1)
+    rows = []
+    for (name, task, state), seconds in times.items():
+        benchmark, dtype = task.split("_")
+        what = (f"{benchmark}, {state}", name, arguments.batch_size, arguments.seconds, dtype, "cpu")
+        row = {**dict(zip(timing.KEYS, what)), "network": arguments.network, "num_measurements": len(seconds)}
+        rows.append(row | {"ms": 1000 * float(np.median(seconds))})
+    timing.finish(rows, arguments, CPU)
+
+
+def print_table(times: Mapping[tuple[str, str, str], list[float]], num_rounds: int) -> None:
+    """Medians in ms, and their ratios; those of "loss" are over free cores as it is, less one."""
+    ms = {key: 1000 * float(np.median(seconds)) for key, seconds in times.items()}
+    print(f"\nafter {num_rounds} rounds\n{'':56}{'free':>10}{'taken':>10}{'ratio':>8}{'loss':>9}")
+    for name, task, _ in list(times)[:: len(STATES)]:
+        free, taken = (ms[name, task, state] for state in STATES)
+        loss = free / ms["as it is", task, "free"] - 1
+        print(f"{task:20}{name:36}{free:10.1f}{taken:10.1f}{taken / free:8.2f}{loss:9.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
