@@ -27,7 +27,7 @@ import torch
 
 from sanet_hf import SANetForAudioClassification
 from sanet_hf.optimization import keep_freed_memory
-from sanet_hf.utils.openmp import SHORT_WAIT, WAIT_VARIABLES
+from sanet_hf.utils.openmp import SHORT_WAIT
 
 from . import timing, variants
 from .inference import make_clips
@@ -36,6 +36,7 @@ from .training import make_batch
 
 # The defaults of libgomp (turns of a loop) and of LLVM's and Intel's OpenMP (ms).
 AS_IT_IS = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
+WAIT_VARIABLES = ("OMP_WAIT_POLICY", *AS_IT_IS)
 ENVIRONMENTS = {"as it is": AS_IT_IS, "sanet": SHORT_WAIT}
 NETWORKS = {"sanet": "optimized", "small": "small", "tiny": "tiny"}  # and their optimised variants
 TASKS = ("training_bfloat16", "training_float32", "prediction_float32")

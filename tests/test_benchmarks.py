@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import busy, features, inference, memory, training
 from benchmarks.variants import count_sanet_flops
-from sanet_hf.utils.openmp import SHORT_WAIT, WAIT_VARIABLES
+from sanet_hf.utils.openmp import SHORT_WAIT
 
 
 def test_flops():
@@ -79,7 +79,7 @@ def test_memory(tmp_path, monkeypatch, capsys):
 def test_waiting_of_threads(tmp_path):
     """Benchmarks measure what the command does: threads spin as briefly as there, unless the user chose."""
     code = "import os, sys, benchmarks; print(os.environ.get('KMP_BLOCKTIME'), 'torch' in sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in busy.WAIT_VARIABLES}
     for choice, expected in (({}, SHORT_WAIT["KMP_BLOCKTIME"]), ({"OMP_WAIT_POLICY": "active"}, "None")):
         command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
         output = subprocess.check_output(command, env=environment | choice, cwd=root, text=True)
@@ -92,7 +92,7 @@ def test_busy(tmp_path, monkeypatch, capsys):
     environments = []
 
     def run_here(command, environment):
-        environments.append({name: environment[name] for name in WAIT_VARIABLES if name in environment})
+        environments.append({name: environment[name] for name in busy.WAIT_VARIABLES if name in environment})
         monkeypatch.setattr(sys, "argv", command[2:])
         capsys.readouterr()
         busy.main()

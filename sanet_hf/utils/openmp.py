@@ -19,14 +19,20 @@ if platform.machine() in ("x86_64", "AMD64"):
     # Of libgomp (Linux), in turns of a loop, instead of 300,000. A turn takes 20 to 70 ns on x86 (its instruction
     # `pause`). Without that instruction, on ARM, the default is short.
     SHORT_WAIT["GOMP_SPINCOUNT"] = "3000"
-# A user who has set one of these has chosen how threads wait.
-WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+
+
+def find_short_wait() -> dict[str, str]:
+    """Return the part of `SHORT_WAIT` that the environment leaves open; nothing if it has OMP_WAIT_POLICY."""
+    if "OMP_WAIT_POLICY" in os.environ:
+        return {}
+    # `accelerate launch --cpu` sets KMP_BLOCKTIME and leaves libgomp as it is.
+    return {name: value for name, value in SHORT_WAIT.items() if name not in os.environ}
 
 
 def shorten_wait() -> None:
-    """Set `SHORT_WAIT` for this process and its children, unless the user chose or PyTorch is already imported."""
-    if "torch" not in sys.modules and not any(name in os.environ for name in WAIT_VARIABLES):
-        os.environ.update(SHORT_WAIT)
+    """Set the variables of `find_short_wait` for this process and its children, unless PyTorch is already imported."""
+    if "torch" not in sys.modules:
+        os.environ.update(find_short_wait())
 
 
 def is_sanet() -> bool:

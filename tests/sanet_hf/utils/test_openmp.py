@@ -13,6 +13,7 @@ import torch
 from sanet_hf.utils import openmp
 
 
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 ROOT = Path(__file__).parents[3]
 # In the place of transformers, whose import is the first that loads OpenMP.
 TRANSFORMERS = """
@@ -26,7 +27,7 @@ os._exit(0)
 @pytest.fixture
 def environment(monkeypatch) -> dict[str, str]:
     """The environment of a process whose user chose nothing, and that has not imported PyTorch."""
-    variables = {name: value for name, value in os.environ.items() if name not in openmp.WAIT_VARIABLES}
+    variables = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     monkeypatch.setattr(os, "environ", variables)
     monkeypatch.delitem(sys.modules, "torch")
     return variables
@@ -37,12 +38,14 @@ def test_shorten_wait(environment):
     assert openmp.SHORT_WAIT.items() <= environment.items()
 
 
-@pytest.mark.parametrize("name", openmp.WAIT_VARIABLES)
+@pytest.mark.parametrize("name", VARIABLES)
 def test_choice_of_the_user(environment, name):
-    environment[name] = "1"
-    before = dict(environment)
+    """One for all libraries, or for one of them."""
+    environment[name] = "2"
     openmp.shorten_wait()
-    assert environment == before
+    assert environment[name] == "2"
+    others = {} if name == "OMP_WAIT_POLICY" else openmp.SHORT_WAIT
+    assert {other: environment[other] for other in VARIABLES if other in environment} == {**others, name: "2"}
 
 
 def test_after_pytorch(environment, monkeypatch):
