@@ -6,5 +6,5 @@ import runpy
 from pathlib import Path
 
 
-# As in the `sanet` command, and like there before PyTorch is imported; so does the package of the function.
+# As in the `sanet` command. By its path, since importing its package imports PyTorch, which must not be loaded yet.
 runpy.run_path(str(Path(__file__).parents[1] / "sanet_hf" / "utils" / "openmp.py"))["shorten_wait"]()
