@@ -6,19 +6,18 @@ another process, for several ways in which OpenMP's threads wait for each other:
 
     python -m benchmarks.busy [--environments GOMP_SPINCOUNT=1000 OMP_WAIT_POLICY=passive] [--network tiny]
 
-Each measurement has a process of its own, since OpenMP reads its variables when it is loaded with PyTorch. "as it is"
-stands for the defaults of the libraries, "sanet" for what the `sanet` command sets.
+Each environment has a process of its own, since OpenMP reads its variables when PyTorch loads it. The processes
+take turns. "as it is" stands for the defaults of the libraries, "sanet" for what the `sanet` command sets.
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -78,35 +77,59 @@ def other_process(niceness: int, new_session: bool) -> Iterator[subprocess.Popen
         process.wait()
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Seconds a call, measured in blocks of `min_seconds`, for each task and each of `STATES`."""
+def measure(run: Callable[[], object], min_seconds: float) -> float:
+    """Seconds a call, for as many calls as fill `min_seconds`."""
+    count, start = 0, time.perf_counter()
+    while not count or time.perf_counter() - start < min_seconds:
+        run()
+        count += 1
+    return (time.perf_counter() - start) / count
+
+
+def serve(run: Callable[[], object], min_seconds: float) -> None:
+    """In a child: answer each line of the parent by a measurement. The first answer says that the child is ready."""
     keep_freed_memory()
-    times = {task: {state: [] for state in STATES} for task in arguments.tasks}
-    for task in arguments.tasks:
-        run = make_task(task, arguments.network, arguments.batch_size, arguments.seconds)
-        with other_process(arguments.niceness, arguments.new_session) as process:
-            process.send_signal(STATES["free"])
-            run()
-            for state in [*STATES] * arguments.num_blocks:
-                process.send_signal(STATES[state])
-                count, start = 0, time.perf_counter()
-                while not count or time.perf_counter() - start < arguments.min_seconds:
-                    run()
-                    count += 1
-                times[task][state].append((time.perf_counter() - start) / count)
+    run()
+    print(flush=True)
+    for _ in sys.stdin:
+        print(measure(run, min_seconds), flush=True)
+
+
+def child_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment of this process with these variables, and no others about waiting."""
+    return {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES} | settings
+
+
+@contextmanager
+def child(task: str, settings: Mapping[str, str], arguments: argparse.Namespace) -> Iterator[Callable[[], float]]:
+    """A function that measures a task in a process of its own, with these variables in its environment."""
+    command = [sys.executable, "-m", "benchmarks.busy", *sys.argv[1:], "--child", task]
+    options = {"env": child_environment(settings), "cwd": Path(__file__).parents[1], "text": True}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options) as process:
+
+        def ask() -> float:
+            print(file=process.stdin, flush=True)
+            return float(process.stdout.readline())
+
+        process.stdout.readline()
+        yield ask
+
+
+def measure_task(
+    task: str, environments: Mapping[str, Mapping[str, str]], arguments: argparse.Namespace
+) -> dict[tuple[str, str], list[float]]:
+    """Seconds a call, for each environment and each of `STATES`."""
+    times = {(name, state): [] for name in environments for state in STATES}
+    rng = np.random.default_rng(0)
+    with ExitStack() as stack:
+        children = {name: stack.enter_context(child(task, environments[name], arguments)) for name in environments}
+        process = stack.enter_context(other_process(arguments.niceness, arguments.new_session))
+        for _ in range(arguments.num_rounds):
+            for name in rng.permutation(list(children)):
+                for state, signal_number in STATES.items():
+                    process.send_signal(signal_number)
+                    times[name, state].append(children[name]())
     return times
-
-
-def measure_in_child(arguments: argparse.Namespace, settings: Mapping[str, str]) -> dict[str, dict[str, list[float]]]:
-    """[`measure`] in a process of its own with these environment variables, and no others about waiting."""
-    environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
-    command = [sys.executable, "-m", "benchmarks.busy", *arguments.options, "--child"]
-    return json.loads(run_child(command, {**environment, **settings}))
-
-
-def run_child(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    root = Path(__file__).parents[1]
-    return subprocess.run(command, env=environment, cwd=root, stdout=subprocess.PIPE, check=True).stdout
 
 
 def parse_environment(text: str) -> tuple[str, dict[str, str]]:
@@ -122,52 +145,41 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="sanet")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="duration of clips (default: %(default)g)")
-    parser.add_argument("--num_rounds", type=int, default=5, help="processes an environment (default: %(default)s)")
-    parser.add_argument("--num_blocks", type=int, default=4, help="measurements in a process (default: %(default)s)")
-    parser.add_argument("--min_seconds", type=float, default=1.0, help="of a measurement (default: %(default)g)")
+    parser.add_argument("--num_rounds", type=int, default=15, help="turns of each environment (default: %(default)s)")
+    parser.add_argument("--min_seconds", type=float, default=2.0, help="of a turn (default: %(default)g)")
     parser.add_argument("--num_cores", type=int, default=2, help="that all processes share (default: %(default)s)")
     parser.add_argument("--niceness", type=int, default=0, help="of the other process (default: %(default)s)")
     session = "start the other process in a session of its own, as from another terminal, where Linux groups them"
     parser.add_argument("--new_session", action="store_true", help=session)
     parser.add_argument("--quick", action="store_true", help="a rehearsal: tiny network, short clips, one round")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=TASKS, help=argparse.SUPPRESS)
     timing.add_output_options(parser)
     arguments = parser.parse_args()
-    arguments.options = sys.argv[1:]
     if arguments.quick:
-        quick = {"network": "tiny", "batch_size": 2, "seconds": 0.25, "num_rounds": 1, "num_blocks": 1}
-        vars(arguments).update(quick, min_seconds=0.0)
+        quick = {"network": "tiny", "batch_size": 2, "seconds": 0.25, "num_rounds": 1, "min_seconds": 0.0}
+        vars(arguments).update(quick)
     if arguments.child:
-        print(json.dumps(measure(arguments)))
+        run = make_task(arguments.child, arguments.network, arguments.batch_size, arguments.seconds)
+        serve(run, arguments.min_seconds)
         return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.num_cores])
     environments = {**ENVIRONMENTS, **dict(arguments.environments)}
-    times = {(name, task, state): [] for name in environments for task in arguments.tasks for state in STATES}
-    rng = np.random.default_rng(0)
-    for index in range(arguments.num_rounds):
-        for name in rng.permutation(list(environments)):
-            for task, states in measure_in_child(arguments, environments[name]).items():
-                for state, seconds in states.items():
-                    times[name, task, state] += seconds
-        print_table(times, index + 1)
     rows = []
-    for (name, task, state), seconds in times.items():
+    print("Medians in ms; a loss on free cores is over the time as it is.")
+    print(f"{'':56}{'free':>10}{'taken':>10}{'ratio':>8}{'loss':>9}")
+    for task in arguments.tasks:
+        times = measure_task(task, environments, arguments)
+        ms = {key: 1000 * float(np.median(seconds)) for key, seconds in times.items()}
+        for name in environments:
+            free, taken = (ms[name, state] for state in STATES)
+            loss = free / ms["as it is", "free"] - 1
+            print(f"{task:20}{name:36}{free:10.1f}{taken:10.1f}{taken / free:8.2f}{loss:9.1%}", flush=True)
         benchmark, dtype = task.split("_")
-        what = (f"{benchmark}, {state}", name, arguments.batch_size, arguments.seconds, dtype, "cpu")
-        row = {**dict(zip(timing.KEYS, what)), "network": arguments.network, "num_measurements": len(seconds)}
-        rows.append(row | {"ms": 1000 * float(np.median(seconds))})
+        for (name, state), value in ms.items():
+            what = (f"{benchmark}, {state}", name, arguments.batch_size, arguments.seconds, dtype, "cpu")
+            rows.append({**dict(zip(timing.KEYS, what)), "network": arguments.network, "ms": value})
     timing.finish(rows, arguments, CPU)
-
-
-def print_table(times: Mapping[tuple[str, str, str], list[float]], num_rounds: int) -> None:
-    """Medians in ms, and their ratios; those of "loss" are over free cores as it is, less one."""
-    ms = {key: 1000 * float(np.median(seconds)) for key, seconds in times.items()}
-    print(f"\nafter {num_rounds} rounds\n{'':56}{'free':>10}{'taken':>10}{'ratio':>8}{'loss':>9}")
-    for name, task, _ in list(times)[:: len(STATES)]:
-        free, taken = (ms[name, task, state] for state in STATES)
-        loss = free / ms["as it is", task, "free"] - 1
-        print(f"{task:20}{name:36}{free:10.1f}{taken:10.1f}{taken / free:8.2f}{loss:9.1%}", flush=True)
 
 
 if __name__ == "__main__":

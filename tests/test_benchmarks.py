@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks measure is right; how long it takes is not tested."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,31 +89,41 @@ def test_waiting_of_threads(tmp_path):
 
 
 def test_busy(tmp_path, monkeypatch, capsys):
-    """Each environment is given to a process, which is this one here, without variables that the user set."""
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    environments = []
+    """Each environment has a child, which is this process here."""
+    given = []
 
-    def run_here(command, environment):
-        environments.append({name: environment[name] for name in busy.WAIT_VARIABLES if name in environment})
-        monkeypatch.setattr(sys, "argv", command[2:])
-        capsys.readouterr()
-        busy.main()
-        return capsys.readouterr().out
+    @contextmanager
+    def child(task, settings, arguments):
+        given.append(settings)
+        run = busy.make_task(task, arguments.network, arguments.batch_size, arguments.seconds)
+        yield lambda: busy.measure(run, arguments.min_seconds)
 
-    monkeypatch.setattr(busy, "run_child", run_here)
+    monkeypatch.setattr(busy, "child", child)
     monkeypatch.delattr(os, "sched_setaffinity")
     path = tmp_path / "busy.json"
     options = f"--quick --tasks training_bfloat16 prediction_float32 --environments GOMP_SPINCOUNT=1 --output {path}"
     monkeypatch.setattr(sys, "argv", ["benchmark", *options.split()])
     busy.main()
-    assert len(environments) == 3
-    assert all(settings in environments for settings in (busy.AS_IT_IS, SHORT_WAIT, {"GOMP_SPINCOUNT": "1"}))
+    assert given == [busy.AS_IT_IS, SHORT_WAIT, {"GOMP_SPINCOUNT": "1"}] * 2
     rows = json.loads(path.read_text())["rows"]
-    assert [row["benchmark"] for row in rows[:4]] == [
-        "training, free",
-        "training, one core taken",
-        "prediction, free",
-        "prediction, one core taken",
-    ]
-    assert {row["variant"] for row in rows} == {"as it is", "sanet", "GOMP_SPINCOUNT=1"}
+    states = ("free", "one core taken")
+    names = [f"{task}, {state}" for task in ("training", "prediction") for _ in range(3) for state in states]
+    assert [row["benchmark"] for row in rows] == names
+    assert [row["variant"] for row in rows[::2]] == ["as it is", "sanet", "GOMP_SPINCOUNT=1"] * 2
     assert all(row["ms"] > 0 for row in rows)
+
+
+def test_child_of_busy(monkeypatch, capsys):
+    """It answers each line; what the user set does not reach it."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+    calls = []
+    busy.serve(lambda: calls.append(1), min_seconds=0.0)
+    ready, *answers = capsys.readouterr().out.splitlines()
+    assert ready == "" and len(answers) == 2 and all(float(answer) >= 0 for answer in answers) and len(calls) == 3
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    environment = busy.child_environment({"KMP_BLOCKTIME": "7"})
+    assert {name: environment.get(name) for name in busy.WAIT_VARIABLES} == {
+        "OMP_WAIT_POLICY": None,
+        "GOMP_SPINCOUNT": None,
+        "KMP_BLOCKTIME": "7",
+    }
