@@ -56,6 +56,7 @@ benchmark: setup  ## Measure speed and memory beside the original, AST and wav2v
 	$(BIN)/python -m benchmarks.features --output build/benchmarks/features.json
 	$(BIN)/python -m benchmarks.memory --output build/benchmarks/memory.json
 	$(BIN)/python -m benchmarks.data --output build/benchmarks/data.json
+	$(BIN)/python -m benchmarks.busy --output build/benchmarks/busy.json
 
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .

@@ -28,6 +28,7 @@ from sanet_hf.inference.outputs import column_names, default_top_k, to_rows, to_
 from sanet_hf.inference.prediction import predict
 from sanet_hf.optimization.optimize import prepare_classifier
 from sanet_hf.utils.files import to_text
+from sanet_hf.utils.openmp import find_short_wait
 
 
 # Before Ray is imported, which reads it once: nobody is told that this runs.
@@ -146,6 +147,8 @@ def predict_with_ray(
                 compute=ray.data.ActorPoolStrategy(size=num_actors),
                 num_cpus=cpus_per_actor,
                 num_gpus=gpus_per_actor,
+                # Set in each actor before PyTorch is imported there.
+                runtime_env={"env_vars": find_short_wait()},
             ).write_parquet(str(output.resolve()), mode="append")
     table = read_files(output)
     return len(table), int(table["error"].notna().sum())

@@ -8,6 +8,13 @@ Functions for inference, such as [`predict`], are imported when they are first u
 
 import importlib
 
+from sanet_hf.utils import openmp
+
+
+# Before PyTorch is imported, which loads OpenMP. Other programs that import this package choose for themselves.
+if openmp.is_sanet():
+    openmp.shorten_wait()
+
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
 from sanet_hf.configuration_sanet import SANetConfig

@@ -2,13 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks measure is right; how long it takes is not tested."""
 
+import io
 import json
+import os
+import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from benchmarks import features, inference, memory, training
+from benchmarks import busy, features, inference, memory, training
 from benchmarks.variants import count_sanet_flops
+from sanet_hf.utils.openmp import SHORT_WAIT
 
 
 def test_flops():
@@ -70,3 +76,54 @@ def test_memory(tmp_path, monkeypatch, capsys):
     assert all(200 < row["megabytes"] < 2000 for row in rows)
     # Gradients and the optimizer's two moments beside the weights.
     assert rows[1]["megabytes"] - rows[0]["megabytes"] > 50
+
+
+def test_waiting_of_threads(tmp_path):
+    """Benchmarks measure what the command does: threads spin as briefly as there, unless the user chose."""
+    code = "import os, sys, benchmarks; print(os.environ.get('KMP_BLOCKTIME'), 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name not in busy.WAIT_VARIABLES}
+    for choice, expected in (({}, SHORT_WAIT["KMP_BLOCKTIME"]), ({"OMP_WAIT_POLICY": "active"}, "None")):
+        command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
+        output = subprocess.check_output(command, env=environment | choice, cwd=root, text=True)
+        assert output.split() == [expected, "False"]
+
+
+def test_busy(tmp_path, monkeypatch, capsys):
+    """Each environment has a child, which is this process here."""
+    given = []
+
+    @contextmanager
+    def child(task, settings, arguments):
+        given.append(settings)
+        run = busy.make_task(task, arguments.network, arguments.batch_size, arguments.seconds)
+        yield lambda: busy.measure(run, arguments.min_seconds)
+
+    monkeypatch.setattr(busy, "child", child)
+    monkeypatch.delattr(os, "sched_setaffinity")
+    path = tmp_path / "busy.json"
+    options = f"--quick --tasks training_bfloat16 prediction_float32 --environments GOMP_SPINCOUNT=1 --output {path}"
+    monkeypatch.setattr(sys, "argv", ["benchmark", *options.split()])
+    busy.main()
+    assert given == [busy.AS_IT_IS, SHORT_WAIT, {"GOMP_SPINCOUNT": "1"}] * 2
+    rows = json.loads(path.read_text())["rows"]
+    states = ("free", "one core taken")
+    names = [f"{task}, {state}" for task in ("training", "prediction") for _ in range(3) for state in states]
+    assert [row["benchmark"] for row in rows] == names
+    assert [row["variant"] for row in rows[::2]] == ["as it is", "sanet", "GOMP_SPINCOUNT=1"] * 2
+    assert all(row["ms"] > 0 for row in rows)
+
+
+def test_child_of_busy(monkeypatch, capsys):
+    """It answers each line; what the user set does not reach it."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+    calls = []
+    busy.serve(lambda: calls.append(1), min_seconds=0.0)
+    ready, *answers = capsys.readouterr().out.splitlines()
+    assert ready == "" and len(answers) == 2 and all(float(answer) >= 0 for answer in answers) and len(calls) == 3
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    environment = busy.child_environment({"KMP_BLOCKTIME": "7"})
+    assert {name: environment.get(name) for name in busy.WAIT_VARIABLES} == {
+        "OMP_WAIT_POLICY": None,
+        "GOMP_SPINCOUNT": None,
+        "KMP_BLOCKTIME": "7",
+    }

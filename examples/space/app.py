@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+
+# As in `sanet app`, before PyTorch is imported: threads do not spin for long while another process has a core.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 from sanet_hf.inference.app import launch_app, make_app
 from sanet_hf.inference.loading import load_classifier
 
