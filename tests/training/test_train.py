@@ -202,8 +202,8 @@ def test_fine_tuning_at_another_sampling_rate(trained, tones, tiny_options, tmp_
         return read_and_note
 
     monkeypatch.setattr("sanet_hf.training.train.make_augmentation", make_augmentation)
-    monkeypatch.setattr("sanet_hf.training.data.clips.load_audio", noting(load_audio))
-    monkeypatch.setattr("sanet_hf.training.data.clips.open_recording", noting(open_recording))
+    monkeypatch.setattr("sanet_hf.training.data.rows.load_audio", noting(load_audio))
+    monkeypatch.setattr("sanet_hf.training.data.rows.open_recording", noting(open_recording))
     output_dir = tmp_path / "run"
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options[2:]]
     command += ["--model_name_or_path", str(tmp_path / "checkpoint"), "--dataloader_num_workers", "0"]
