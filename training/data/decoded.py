@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from datasets import Dataset
-from transformers import TrainingArguments
+from transformers import FeatureExtractionMixin, TrainingArguments
 from transformers.utils import logging
 
 from sanet_hf.errors import AudioError
@@ -124,7 +123,7 @@ class DecodedRecordings:
 class Clips(Protocol):
     """Clips to train or evaluate on, made of parts of recordings, each read once an epoch or so."""
 
-    recordings: Dataset
+    feature_extractor: FeatureExtractionMixin
     parts: Sequence[tuple[int, int]]
     are_whole: bool
     max_length: int
@@ -190,11 +189,13 @@ def _choose(clips: Mapping[str, Clips], folder: Path, gibibytes: float, num_epoc
         # Of others, all would take longer than the stretches of all epochs.
         recordings = DecodedRecordings(folder, name, kept[name], some.are_whole, num_epochs * some.max_length)
         some.read_kept = recordings.read
-    total, fitting = sizes.sum() / GIBIBYTE, sizes[order].sum() / GIBIBYTE
+    seconds = SAMPLE.itemsize * clips["train"].feature_extractor.sampling_rate
+    total = f"{sizes.sum() / seconds / 3600:.1f} h of recordings"
     if len(order) == len(names):
-        return f"Recordings are kept decoded in {folder}: {total:.2f} GiB."
+        return f"Decoded once, all {total} are kept in {folder} ({sizes.sum() / 2**20:,.0f} MiB)."
     reason = "a tenth of the free disk space" if room < gibibytes * GIBIBYTE else f"--cache_audio {gibibytes:g}"
+    fitting = sizes[order].sum()
     return (
-        f"Recordings are kept decoded in {folder}: the shortest {len(order)} of {len(names)}, {fitting:.2f} of "
-        f"{total:.2f} GiB ({reason})."
+        f"Decoded once, the shortest {fitting / seconds / 3600:.1f} of {total} are kept in {folder} "
+        f"({fitting / 2**20:,.0f} MiB: {reason})."
     )
