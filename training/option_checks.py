@@ -3,7 +3,6 @@
 """Options of a training that contradict each other, or that have no effect beside others."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Collection, Mapping
 
 from transformers.utils import logging
@@ -87,8 +86,6 @@ def check_options(values: Values, given: Collection[str], given_in_files: Collec
         # Not all versions of transformers have all of them.
         if name in values and values[name] != DEFAULTS[name]:
             raise UsageError(f"--{name} is not supported: {reason}. Leave it out.")
-    if not 0 <= values["cache_audio"] < math.inf:
-        raise UsageError(f"--cache_audio {values['cache_audio']:g}: give a number of GiB, 0 or more.")
     if values["sampler"] == "balanced" and values["class_weights"] == "balanced":
         raise UsageError(
             "--sampler balanced and --class_weights balanced both make up for rare classes; together they count them "
