@@ -3,14 +3,16 @@
 """
 Training clips a second, in batches as training takes them: this loader beside the way of transformers' audio
 classification example, which decodes a whole file with `datasets` and then cuts out a stretch; and what each transform
-of an augmentation costs.
+of an augmentation costs. And what recordings cost that are kept decoded (`--cache_audio`), from the second epoch on.
 
     python -m benchmarks.data [--config sanet_dynamic.yaml] [--repeats 5]
+    python -m benchmarks.data --only kept
 """
 
 import argparse
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ import soundfile
 import torch
 import yaml
 from torch.utils.data import DataLoader, Dataset
+from transformers import TrainingArguments
 
 from sanet_hf import SANetFeatureExtractor
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
@@ -30,6 +33,7 @@ from sanet_hf.training.config_files import find_config, parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation, seeded
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import TrainingClips
+from sanet_hf.training.data.decoded import keep_decoded
 
 from . import timing
 
@@ -41,16 +45,23 @@ NUM_BATCHES = 8  # in this process
 NUM_WORKER_BATCHES = 32
 EXTRACTOR = SANetFeatureExtractor(max_length=round(MAX_SECONDS * DEFAULT_SAMPLING_RATE))
 FORMATS = ("wav", "flac", "mp3")
+KEPT_FORMATS = ((16_000, "wav"), (16_000, "flac"), (44_100, "wav"), (44_100, "mp3"), (44_100, "ogg"), (44_100, "m4a"))
 DURATIONS = (4, 60)  # s
 
 
-def write_recordings(folder: Path, suffix: str, seconds: int, count: int = 8) -> datasets.Dataset:
-    """Recordings of coloured noise at 16 kHz, as `load_recordings` gives them."""
+def write_recordings(
+    folder: Path, suffix: str, seconds: int, count: int = 8, rate: int = DEFAULT_SAMPLING_RATE
+) -> datasets.Dataset:
+    """Recordings of coloured noise, as `load_recordings` gives them."""
     rows = []
     for index in range(count):
-        noise = np.random.default_rng(index).standard_normal(seconds * DEFAULT_SAMPLING_RATE + 1)
+        noise = np.random.default_rng(index).standard_normal(seconds * rate + 1)
         path = folder / f"{seconds}_{index}.{suffix}"
-        soundfile.write(path, 0.1 * (noise[1:] + noise[:-1]), DEFAULT_SAMPLING_RATE)
+        is_written_by_ffmpeg = suffix == "m4a"
+        written = path.with_suffix(".wav") if is_written_by_ffmpeg else path
+        soundfile.write(written, 0.1 * (noise[1:] + noise[:-1]), rate)
+        if is_written_by_ffmpeg:
+            subprocess.run(["ffmpeg", "-v", "error", "-i", written, path], check=True)
         rows.append({"audio": {"bytes": None, "path": str(path)}, "file": path.name, "label": 0, "seconds": seconds})
     features = datasets.Features(
         audio={"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
@@ -78,8 +89,8 @@ class ExampleClips(Dataset):
         return {**{name: value[0] for name, value in features.items()}, "labels": row["label"]}
 
 
-def make_loader(clips: Dataset, num_workers: int = 0) -> DataLoader:
-    num_batches = num_workers * NUM_WORKER_BATCHES or NUM_BATCHES
+def make_loader(clips: Dataset, num_workers: int = 0, num_batches: int = NUM_BATCHES) -> DataLoader:
+    num_batches = num_workers * NUM_WORKER_BATCHES or num_batches
     return DataLoader(
         clips,
         BATCH_SIZE,
@@ -130,6 +141,33 @@ def measure_loading(augment: Augmentation | None, repeats: int) -> list[dict]:
     return rows
 
 
+def measure_kept(repeats: int) -> list[dict]:
+    """A row for each kind of recording, decoded for each clip or kept decoded."""
+    rows = []
+    print(
+        f"\nms a clip of {MAX_SECONDS:g} s in batches of {BATCH_SIZE}, medians of {repeats}\n"
+        f"{'recordings':24}{'decoded':>10}{'kept':>10}{'ratio':>8}"
+    )
+    for seconds in DURATIONS:
+        for rate, suffix in KEPT_FORMATS:
+            with tempfile.TemporaryDirectory() as folder:
+                recordings = write_recordings(Path(folder), suffix, seconds, rate=rate)
+                plain, kept = (TrainingClips(recordings, EXTRACTOR, {"noise": 0}, MAX_SECONDS) for _ in range(2))
+                # FFmpeg takes its time.
+                loaders = [make_loader(plain, num_batches=1 if suffix == "m4a" else 4), make_loader(kept)]
+                epochs = TrainingArguments(folder, num_train_epochs=100, use_cpu=True)
+                with keep_decoded({"train": kept}, Path(folder), 2, epochs):
+                    # The first time writes what is kept.
+                    times = [[1000 / clips_per_second(loader) for loader in loaders] for _ in range(repeats + 1)][1:]
+            decoded, read = map(statistics.median, zip(*times))
+            title = f"{suffix}, {rate} Hz, {seconds} s"
+            print(f"{title:24}{decoded:10.2f}{read:10.2f}{decoded / read:8.1f}", flush=True)
+            for variant, ms in (("decoded", decoded), ("kept", read)):
+                what = dict(zip(timing.KEYS, (f"{suffix} {rate}", variant, BATCH_SIZE, seconds)))
+                rows.append(what | {"ms": BATCH_SIZE * ms, "clips_per_second": 1000 / ms})
+    return rows
+
+
 def measure_transforms(transforms: Sequence[dict], repeats: int) -> list[dict]:
     """A row for each transform."""
     rows = []
@@ -159,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="sanet_dynamic.yaml", help="YAML file with the augmentation")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=["loading", "kept", "transforms"], help="one of the parts")
     timing.add_output_options(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -169,9 +208,13 @@ def main() -> None:
         for entry in parse_augmentations(options.get(name))
     ]
     rows = []
-    for augment in (None, make_augmentation(transforms, DEFAULT_SAMPLING_RATE)):
-        rows += measure_loading(augment, arguments.repeats)
-    rows += measure_transforms(transforms, arguments.repeats)
+    if arguments.only in (None, "loading"):
+        for augment in (None, make_augmentation(transforms, DEFAULT_SAMPLING_RATE)):
+            rows += measure_loading(augment, arguments.repeats)
+    if arguments.only in (None, "kept"):
+        rows += measure_kept(arguments.repeats)
+    if arguments.only in (None, "transforms"):
+        rows += measure_transforms(transforms, arguments.repeats)
     timing.finish(rows, arguments, torch.device("cpu"))
 
 

@@ -37,7 +37,6 @@ from sanet_hf.training.arguments import (
     is_resumption,
     without_evaluation,
 )
-from sanet_hf.training.data.clips import load_recording
 from sanet_hf.training.data.folds import (
     FINAL,
     check_fold_options,
@@ -45,6 +44,7 @@ from sanet_hf.training.data.folds import (
     pool_splits,
     sort_folds,
 )
+from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.data.sources import read_source
 from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval

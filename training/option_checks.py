@@ -35,6 +35,7 @@ WITHOUT_EFFECT: Mapping[str, tuple[Callable[[Values], bool], str]] = {
         (lambda values: not values["dataset_name"], "it needs --dataset_name, not --data_dir or --manifest"),
     ),
     "shuffle_buffer_size": (lambda values: not values["streaming"], "it needs --streaming true"),
+    "cache_audio": (lambda values: values["streaming"], "with --streaming recordings are not read again"),
     "group_pattern": (
         lambda values: values["streaming"],
         "with --streaming the training recordings are not known beforehand, and keep the splits that they have",

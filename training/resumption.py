@@ -43,6 +43,7 @@ RESTART = "Start again with --overwrite_output_dir true, or choose another --out
 
 # Options that change nothing in the weights, so that a run may be resumed with others.
 FREE_OPTIONS = {
+    "cache_audio",
     *(
         "dataloader_num_workers",
         "dataloader_persistent_workers",

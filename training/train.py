@@ -46,12 +46,14 @@ from sanet_hf.training.callbacks import (
 from sanet_hf.training.config_files import parse_augmentations
 from sanet_hf.training.data.augmentation import Augmentation, make_augmentation
 from sanet_hf.training.data.batches import collate
-from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips, load_recording
+from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips
+from sanet_hf.training.data.decoded import keep_decoded
 from sanet_hf.training.data.folds import FINAL
 from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import check_validation, load_recordings, longest_first
 from sanet_hf.training.data.preparation_record import note_preparation
 from sanet_hf.training.data.record import RECORD_FILE, data_fingerprint, find_record, read_record, write_record
+from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
@@ -172,7 +174,10 @@ def _train(
     files = {output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}
     trainer.add_callback(RunFiles(files, outdated=output_dir / RESULTS_FILE))
     _record_recordings(trainer, recordings, model_arguments.model_name_or_path, checkpoint)
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    # Of streamed recordings it is not known how many there are.
+    gibibytes = 0 if data_arguments.streaming else data_arguments.cache_audio
+    with keep_decoded(clips, output_dir, gibibytes, training_arguments):
+        result = trainer.train(resume_from_checkpoint=checkpoint)
     if _find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
         then = "the same command resumes from it"
         if training_arguments.save_only_model:

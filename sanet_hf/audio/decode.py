@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio files to waveforms: one reader for whole files, stretches and streams."""
 
-import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -15,7 +14,7 @@ from transformers.utils import logging
 from sanet_hf.audio.decoders import AudioFile, DecodingError, open_audio
 from sanet_hf.audio.formats import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE
 from sanet_hf.audio.levels import SILENCE
-from sanet_hf.audio.resampling import LOWPASS_FILTER_WIDTH, ROLLOFF, resample_blocks
+from sanet_hf.audio.resampling import blocks_around, make_grid, resample_blocks
 from sanet_hf.errors import AudioError
 
 
@@ -131,18 +130,26 @@ def open_recording(
         raise AudioError(f"{name}: {_explain(error)}") from error
     if channel is not None and warns:
         _warn_of_cancellation(source, name, file.num_channels, channel)
-    first, stop = _frames_around(start, length, rate, sampling_rate)
+    if rate == sampling_rate:
+        skipped, first, stop = 0, start, None if length is None else start + length
+    else:
+        grid = make_grid(rate, sampling_rate)
+        origin, end = blocks_around(grid, start, length)
+        skipped = start - origin // grid.old * grid.new
+        first, stop = max(0, origin - grid.context), None if end is None else end + grid.context
 
     def decode() -> Iterator[np.ndarray]:
         for block in file.read(first, stop):
             yield mean_of_channels(block) if channel is None else np.ascontiguousarray(block[:, channel])
 
     def cut() -> Iterator[np.ndarray]:
-        blocks = decode() if rate == sampling_rate else resample_blocks(decode(), rate, sampling_rate)
-        skipped, count = start - first * sampling_rate // rate, 0
+        blocks = decode()
+        if rate != sampling_rate:
+            blocks = resample_blocks(blocks, rate, sampling_rate, origin=origin, end=end)
+        left_out, count = skipped, 0
         try:
             for block in blocks:
-                block, skipped = block[skipped:], max(0, skipped - len(block))
+                block, left_out = block[left_out:], max(0, left_out - len(block))
                 block = block[: None if length is None else length - count]
                 if not np.isfinite(block).all():
                     raise AudioError(f"{name}: the file holds NaN or Inf.")
@@ -278,26 +285,6 @@ def check_sampling_rate(original_rate: float, name: str) -> int:
     if not MIN_SAMPLING_RATE <= original_rate <= MAX_SAMPLING_RATE:
         raise AudioError(f"{name}: a sampling rate of {original_rate} Hz, which no recording has.")
     return int(original_rate)
-
-
-def _frames_around(start: int, length: int | None, original_rate: int, sampling_rate: int) -> tuple[int, int | None]:
-    """
-    First frame of the file, and the one after the last, that a stretch of the resampled waveform depends on. Frame and
-    resampled sample fall together at the first, so that the stretch is the same as cut out of the whole.
-
-        frames     |. . . . .|. . . . .|. . . . .|       original_rate / common = 5 a block
-        resampled  |.  .  .  |.  .  .  |.  .  .  |       sampling_rate / common = 3 a block
-    """
-    if original_rate == sampling_rate:
-        return start, None if length is None else start + length
-    common = math.gcd(original_rate, sampling_rate)
-    frames, samples = original_rate // common, sampling_rate // common
-    # Blocks that the kernel reaches beyond its own.
-    reach = math.ceil(LOWPASS_FILTER_WIDTH / ROLLOFF / min(frames, samples)) + 1
-    first = max(0, start // samples - reach) * frames
-    if length is None:
-        return first, None
-    return first, (-(-(start + length) // samples) + reach) * frames
 
 
 def mean_of_channels(block: np.ndarray) -> np.ndarray:

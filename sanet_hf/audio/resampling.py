@@ -3,7 +3,9 @@
 """Waveforms from one sampling rate to another: whole, or block by block."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +16,65 @@ LOWPASS_FILTER_WIDTH, ROLLOFF = 6, 0.99
 # torchaudio's kernel has an entry for each pair of input and output phase: 70 thousand from 44,100 Hz to 16,000 Hz,
 # but 700 million from 44,099 Hz.
 MAX_RESAMPLING_KERNEL = 2_000_000
-# Samples that are resampled at once.
-RESAMPLING_BLOCK = 2**20
+# Samples that are resampled at once: few enough that a stretch costs little more than itself, and more than the 20,480
+# below which PyTorch convolves by another algorithm that rounds differently.
+RESAMPLING_BLOCK = 2**15
+# The same where the kernel would be huge. The samples before and after a block then take longer than the block.
+RESAMPLING_BLOCK_WITHOUT_KERNEL = 2**20
 # Weights that are computed at once where the kernel would be huge.
 WEIGHTS_AT_ONCE = 2**20
 
 
+class Grid(NamedTuple):
+    """How a waveform is divided to be resampled, in samples before resampling; all are multiples of `old`."""
+
+    old: int  # samples before resampling, in which there are
+    new: int  # samples after it: the ratio of the rates in lowest terms
+    context: int  # samples before and after a block that its result depends on
+    step: int  # samples of a block
+    has_kernel: bool
+
+
+def make_grid(original_rate: int, sampling_rate: int, block_length: int | None = None) -> Grid:
+    """
+    Return the blocks in which [`resample_blocks`] resamples.
+
+    Args:
+        original_rate, sampling_rate: Sampling rates before and after in Hz.
+        block_length: Samples of a block, about.
+    """
+    common = math.gcd(original_rate, sampling_rate)
+    old, new = original_rate // common, sampling_rate // common
+    width = math.ceil(LOWPASS_FILTER_WIDTH * old / (min(old, new) * ROLLOFF)) + old
+    has_kernel = old * new <= MAX_RESAMPLING_KERNEL
+    block_length = block_length or (RESAMPLING_BLOCK if has_kernel else RESAMPLING_BLOCK_WITHOUT_KERNEL)
+    return Grid(old, new, old * math.ceil(width / old), old * math.ceil(block_length / old), has_kernel)
+
+
+def blocks_around(grid: Grid, start: int, length: int | None) -> tuple[int, int | None]:
+    """
+    Return where the first block of a stretch of the resampled waveform begins, and where the last one ends. Blocks of
+    a stretch are those of the whole, so that it is resampled to the same values.
+
+    Args:
+        grid: As [`make_grid`] returns it.
+        start, length: First sample of the stretch after resampling, and its number of samples; `None` for all.
+    """
+    # Without a kernel, each sample is computed by itself.
+    step = grid.step if grid.has_kernel else grid.old
+    origin = start // grid.new * grid.old // step * step
+    if length is None:
+        return origin, None
+    return origin, -(-(start + length) // grid.new) * grid.old // -step * -step
+
+
 def resample_blocks(
-    blocks: Iterable[np.ndarray], original_rate: int, sampling_rate: int, block_length: int | None = None
+    blocks: Iterable[np.ndarray],
+    original_rate: int,
+    sampling_rate: int,
+    block_length: int | None = None,
+    origin: int = 0,
+    end: int | None = None,
 ) -> Iterator[np.ndarray]:
     """
     Yield the result of `torchaudio.functional.resample` for a waveform that comes in blocks of any length.
@@ -34,33 +87,43 @@ def resample_blocks(
     Args:
         blocks: float32 arrays of shape (samples,).
         original_rate, sampling_rate: Sampling rates of the waveform and of the result in Hz.
-        block_length: Samples that are resampled at once, about; by default a million.
+        block_length: Samples that are resampled at once, about; by default 32,768.
+        origin, end: Of a stretch, as [`blocks_around`] returns them: `blocks` then begin a `context` before `origin`,
+            or with the waveform, and go up to a `context` after `end`, or to the end of the waveform.
     """
-    common = math.gcd(original_rate, sampling_rate)
-    old, new = original_rate // common, sampling_rate // common
-    width = math.ceil(LOWPASS_FILTER_WIDTH * old / (min(old, new) * ROLLOFF)) + old
-    # Whole multiples of `old`, where samples before and after resampling fall together.
-    context, step = old * math.ceil(width / old), old * math.ceil((block_length or RESAMPLING_BLOCK) / old)
-    buffer = np.zeros(context, np.float32)
+    grid = make_grid(original_rate, sampling_rate, block_length)
+    old, new, context, step, has_kernel = grid
+    kept = slice(context // old * new, (context + step) // old * new)
+    buffer = np.zeros(max(0, context - origin), np.float32)
     for block in blocks:
         buffer = np.concatenate([buffer, block])
-        while len(buffer) >= step + 2 * context:
-            kept = slice(context // old * new, (context + step) // old * new)
-            yield _resample(buffer[: step + 2 * context], old, new)[kept]
-            buffer = buffer[step:]
-    if len(buffer) > context:
-        yield _resample(buffer, old, new)[context // old * new :]
+        while len(buffer) >= step + 2 * context and (end is None or origin < end):
+            yield _resample(buffer[: step + 2 * context], grid)[kept]
+            buffer, origin = buffer[step:], origin + step
+    while len(buffer) > context and (end is None or origin < end):
+        part = buffer[: step + 2 * context]
+        # A waveform of one block is resampled as it is. The last of several blocks is filled up, to be long enough.
+        if has_kernel and (origin or len(buffer) > context + step):
+            part = np.pad(part, (0, step + 2 * context - len(part)))
+        count = -(-min(step, len(buffer) - context) * new // old)
+        yield _resample(part, grid)[kept][:count]
+        buffer, origin = buffer[step:], origin + step
 
 
-def _resample(waveform: np.ndarray, old: int, new: int) -> np.ndarray:
-    """A waveform at `new / old` times its rate, where the ratio is in lowest terms."""
-    if old * new > MAX_RESAMPLING_KERNEL:
-        return _resample_without_kernel(waveform, old, new)
+def _resample(waveform: np.ndarray, grid: Grid) -> np.ndarray:
+    if not grid.has_kernel:
+        return _resample_without_kernel(waveform, grid.old, grid.new)
+    return _make_resampler(grid.old, grid.new)(torch.from_numpy(waveform)).numpy()
+
+
+@lru_cache(maxsize=16)
+def _make_resampler(old: int, new: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """torchaudio's resampling with its kernel, which takes as long to compute as a clip to be resampled."""
     # Imported late: it takes a second that files at the right rate need not wait for.
-    from torchaudio.functional import resample
+    from torchaudio.transforms import Resample
 
-    waveform = torch.from_numpy(waveform)
-    return resample(waveform, old, new, lowpass_filter_width=LOWPASS_FILTER_WIDTH, rolloff=ROLLOFF).numpy()
+    # The kernel of `torchaudio.functional.resample`.
+    return Resample(old, new, lowpass_filter_width=LOWPASS_FILTER_WIDTH, rolloff=ROLLOFF, dtype=torch.float32)
 
 
 def _resample_without_kernel(waveform: np.ndarray, old: int, new: int) -> np.ndarray:

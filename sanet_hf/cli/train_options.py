@@ -68,6 +68,7 @@ SMALLEST = {
     "samples_per_class": 1,
     "max_segments": 1,
     "max_bad_fraction": 0,
+    "cache_audio": 0,
     "averaged_epochs": 1,
     "early_stopping_patience": 1,
     "save_total_limit": 1,

@@ -257,6 +257,8 @@ CHECKPOINT = ["--model_name_or_path", "x"]
         (["--early_stopping_patience", "0"], "--early_stopping_patience 0 must be at least 1"),
         (["--max_bad_fraction", "2"], "--max_bad_fraction 2 must be at most 1"),
         (["--dataloader_prefetch_factor", "0"], "--dataloader_prefetch_factor 0 must be at least 1"),
+        (["--cache_audio", "-1"], "--cache_audio -1 must be at least 0"),
+        (["--cache_audio", "nan"], "--cache_audio nan must be at least 0"),
         (["--accelerator_config", "none.json"], "none.json"),
         (["--metric_for_best_model", "f1"], "no such metric; there are loss, mAP, accuracy, macro_f1"),
     ],

@@ -79,6 +79,7 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
 }
 # Options that count later than when a training is built, and the test of their effect.
 LATER = {
+    "cache_audio": "test_train.py: test_kept_recordings_change_nothing",
     "final_model": "test_cross_validation.py: test_final_model",
     "save_total_limit": "test_trainer.py: test_as_many_checkpoints_stay_as_asked_for",
     "metric_for_best_model": "test_trainer.py: test_the_best_epoch_is_kept",

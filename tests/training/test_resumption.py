@@ -124,7 +124,8 @@ def test_hyperparameters_given_on_resuming_count(run, resume, others, rates, dec
 
 def test_steps_given_on_resuming_count(run, resume):
     """Also without asking to resume: they change no weights."""
-    found = resume(run, "--logging_strategy", "steps", "--logging_steps", "3", explicit=False)
+    others = ["--cache_audio", "0"]
+    found = resume(run, "--logging_strategy", "steps", "--logging_steps", "3", *others, explicit=False)
     assert found.state.logging_steps == 3
     found = resume(
         run, "--eval_strategy", "steps", "--eval_steps", "5", "--save_strategy", "steps", "--save_steps", "5"

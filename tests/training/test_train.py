@@ -23,6 +23,8 @@ from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
 from sanet_hf.training import train as train_module
 from sanet_hf.training.callbacks import TrainingClock
+from sanet_hf.training.data import decoded as decoded_module
+from sanet_hf.training.data.rows import open_row
 from sanet_hf.training.evaluation.saved_models import evaluate_models
 from sanet_hf.training.train import train
 from sanet_hf.training.trainer import AudioClassificationTrainer
@@ -202,8 +204,8 @@ def test_fine_tuning_at_another_sampling_rate(trained, tones, tiny_options, tmp_
         return read_and_note
 
     monkeypatch.setattr("sanet_hf.training.train.make_augmentation", make_augmentation)
-    monkeypatch.setattr("sanet_hf.training.data.clips.load_audio", noting(load_audio))
-    monkeypatch.setattr("sanet_hf.training.data.clips.open_recording", noting(open_recording))
+    monkeypatch.setattr("sanet_hf.training.data.rows.load_audio", noting(load_audio))
+    monkeypatch.setattr("sanet_hf.training.data.rows.open_recording", noting(open_recording))
     output_dir = tmp_path / "run"
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options[2:]]
     command += ["--model_name_or_path", str(tmp_path / "checkpoint"), "--dataloader_num_workers", "0"]
@@ -217,6 +219,37 @@ def test_fine_tuning_at_another_sampling_rate(trained, tones, tiny_options, tmp_
         frequency = np.abs(np.fft.rfft(waveform)).argmax() * 8000 / len(waveform)
         assert 190 < frequency < 410 or 990 < frequency < 2010
     assert load_classifier(output_dir)[1].sampling_rate == 8000
+
+
+def test_kept_recordings_change_nothing(tiny_options, tmp_path, make_tone, monkeypatch, capsys):
+    """The same weights and results, of recordings that are decoded once."""
+    for index in range(16):
+        label, split = ("a", "b")[index % 2], "validation" if index < 4 else "train"
+        path = tmp_path / "data" / split / label / f"{index}.ogg"
+        make_tone(path, 300 + 500 * (index % 2), 0.5 + 0.1 * index, sampling_rate=44100, seed=index)
+    decoded, weights, lines = [], {}, {}
+    for options in ("--cache_audio 0", "", "--dataloader_num_workers 2 --cache_audio 0.0005"):
+        output_dir = tmp_path / f"run{len(weights)}"
+        command = ["sanet.yaml", "--data_dir", str(tmp_path / "data"), "--output_dir", str(output_dir), *tiny_options]
+        command = parse_train_arguments([*command, "--num_train_epochs", "3", *options.split()])
+        if not options:
+
+            def note(row, *arguments):
+                decoded.append(row["file"])
+                return open_row(row, *arguments)
+
+            monkeypatch.setattr(decoded_module, "open_row", note)
+        capsys.readouterr()
+        results = train(*command)
+        monkeypatch.setattr(decoded_module, "open_row", open_row)
+        lines[options] = [line for line in capsys.readouterr().err.splitlines() if "Decoded once" in line]
+        results = {name: value for name, value in results.items() if not re.search("runtime|second|flos", name)}
+        weights[options] = (output_dir / "model.safetensors").read_bytes(), results
+        assert not (output_dir / "_decoded").exists()
+    assert all(found == weights[""] for found in weights.values())
+    assert len(decoded) == len(set(decoded)) == 16
+    none, everything, some = lines.values()
+    assert not none and "all 0.0 h of recordings" in everything[0] and "the shortest 0.0 of 0.0 h" in some[0]
 
 
 def test_overwrite_output_dir_starts_anew(tones, tiny_options, tmp_path):

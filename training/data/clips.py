@@ -2,13 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings to clips: stretches of them, augmentation, features."""
 
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 import datasets
-import fsspec
 import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
@@ -17,7 +14,7 @@ from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
 from sanet_hf.architectures import extract_features, pads_to_one_length, takes_waveforms
-from sanet_hf.audio.decode import OpenedRecording, WindowReader, load_audio, open_recording
+from sanet_hf.audio.decode import OpenedRecording, WindowReader
 from sanet_hf.audio.levels import is_silent
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
@@ -31,6 +28,7 @@ from sanet_hf.training.data.labels import (
     is_multi_label,
     label_matrix,
 )
+from sanet_hf.training.data.rows import check_end, load_recording, open_row
 from sanet_hf.utils.formatting import shorten
 
 
@@ -64,9 +62,15 @@ class TrainingClips(Dataset):
         max_segments: Most recordings in a joined clip.
         seed: With the index, decides what is drawn.
 
+    Attributes:
+        read_kept: Reads instead of [`load_recording`] what was kept; see [`keep_decoded`].
+
     Raises:
         DataError: A recording has a label that the model does not know.
     """
+
+    # Any stretch of a recording may be next.
+    are_whole = True
 
     def __init__(
         self,
@@ -88,6 +92,7 @@ class TrainingClips(Dataset):
         self.seed = seed
         self.label_matrix = label_matrix(recordings, label2id)
         self.is_multi_label = is_multi_label(recordings)
+        self.read_kept: Callable[..., np.ndarray] | None = None
 
     def __len__(self) -> int:
         if self.samples_per_class is None:
@@ -123,10 +128,7 @@ class TrainingClips(Dataset):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         generator = np.random.default_rng([self.seed, index])
         parts = self._draw(index, generator)
-        waveforms = [
-            load_recording(self.recordings[row], self.feature_extractor.sampling_rate, start, length)
-            for row, start, length in parts
-        ]
+        waveforms = [self._read(*part) for part in parts]
         waveform, labels = waveforms[0], self.label_matrix[[row for row, _, _ in parts]].max(axis=0)
         if self.samples_per_class is not None:
             waveform = np.concatenate(waveforms)[: self.max_length]
@@ -134,6 +136,12 @@ class TrainingClips(Dataset):
             before = int(generator.integers(missing, endpoint=True))
             waveform = np.pad(waveform, (before, missing - before))
         return {**_augmented(waveform, labels, generator, self), "index": index}
+
+    def _read(self, row: int, start: int, length: int) -> np.ndarray:
+        recording, rate = self.recordings[row], self.feature_extractor.sampling_rate
+        if self.read_kept is None:
+            return load_recording(recording, rate, start, length)
+        return self.read_kept(row, recording, rate, start, length)
 
     def files(self, index: int) -> list[str]:
         """The recordings that an item is made of."""
@@ -163,6 +171,11 @@ class TrainingClips(Dataset):
             if total >= self.max_length:
                 break
         return parts
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """What is read of each recording: the first sample, and how many."""
+        return [(0, length) for length in self._num_samples]
 
     @cached_property
     def _num_samples(self) -> list[int]:
@@ -291,10 +304,13 @@ class EvaluationClips(Dataset):
     Attributes:
         rows: Recording of each clip, int of shape (clips,), in the recordings' order.
         silent: Whether a clip that was read is silent, bool of shape (clips,), which worker processes share.
+        read_kept: As in [`TrainingClips`]; not with `all_windows`.
 
     Raises:
         DataError: A recording has a label that the model does not know.
     """
+
+    are_whole = False
 
     def __init__(
         self,
@@ -310,6 +326,7 @@ class EvaluationClips(Dataset):
         self.label_matrix = label_matrix(recordings, label2id)
         self.is_multi_label = is_multi_label(recordings)
         lengths = [round(seconds * feature_extractor.sampling_rate) for seconds in recordings["seconds"]]
+        self.lengths = lengths
         starts = [
             window_starts(length, self.max_length, self.max_length)
             if all_windows
@@ -320,6 +337,12 @@ class EvaluationClips(Dataset):
         self.starts = [start for some in starts for start in some]
         self.silent = torch.zeros(len(self.rows), dtype=torch.bool).share_memory_()
         self.reader = WindowReader()
+        self.read_kept: Callable[..., np.ndarray] | None = None
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """What is read of each recording: the first sample, and how many."""
+        return [(start, min(length, self.max_length)) for start, length in zip(self.starts, self.lengths)]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -332,8 +355,11 @@ class EvaluationClips(Dataset):
         def open_from(first: int) -> OpenedRecording:
             return open_row(row, rate, first, start - first + self.max_length if is_last else None)
 
-        # In the order of the windows, in which a sampler takes them, a long compressed recording is decoded once.
-        waveform = self.reader.read(place, open_from, start, self.max_length)
+        if self.read_kept is not None:
+            waveform = self.read_kept(place, row, rate, start, self.max_length)
+        else:
+            # In the order of the windows, in which a sampler takes them, a long compressed recording is decoded once.
+            waveform = self.reader.read(place, open_from, start, self.max_length)
         if is_last:
             self.reader.close()
         self.silent[index] = is_silent(waveform)
@@ -362,89 +388,3 @@ def _extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) ->
     """Features of a waveform, not padded."""
     features = extract_features(feature_extractor, [waveform], padding=False, return_tensors=None)
     return {name: np.asarray(value[0]) for name, value in features.items()}
-
-
-# Annotations may be rounded: a clip can end this much after its file.
-END_TOLERANCE_SECONDS = 0.1
-
-
-def recording_bounds(row: Mapping, sampling_rate: int) -> tuple[int, int | None]:
-    """
-    The first sample of a row's clip in its file, and the number of samples, `None` for all up to the end of the file.
-
-    Args:
-        row: Of [`read_source`]; `start` and `end` in seconds where the row is a part of its file.
-        sampling_rate: At which samples are counted, in Hz.
-
-    Raises:
-        AudioError: Not 0 ≤ start < end, which only a stream has not been checked for.
-    """
-    start, end = row.get("start") or 0.0, row.get("end")
-    if not 0 <= start < (np.inf if end is None else end):
-        raise AudioError(f"{row['file']}: a clip cannot start at {start:g} s and end at {end} s.")
-    first = round(start * sampling_rate)
-    return first, None if end is None else round(end * sampling_rate) - first
-
-
-def check_end(row: Mapping, sampling_rate: int, num_samples: int) -> None:
-    """
-    Check that a file is long enough for a row's `end`.
-
-    Args:
-        row, sampling_rate: As in [`recording_bounds`].
-        num_samples: Number of samples that reading the row gave.
-
-    Raises:
-        AudioError: The file ends before, by more than annotations are rounded by.
-    """
-    first, length = recording_bounds(row, sampling_rate)
-    if length is not None and num_samples < length - END_TOLERANCE_SECONDS * sampling_rate:
-        seconds = (first + num_samples) / sampling_rate
-        raise AudioError(f"{row['file']}: the file ends before, after {seconds:.2f} s.")
-
-
-def is_url(path: str) -> bool:
-    """Whether a path names what fsspec reads, such as `hf://datasets/...` or `file:///...`, and is no file here."""
-    return re.match(r"[A-Za-z][\w+.-]*://", path) is not None and not os.path.exists(path)
-
-
-def load_recording(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
-    """
-    The waveform of a row with the columns `audio` and `file`, or a stretch of it, from a file here or on the Hub, or
-    from bytes in the data set; see [`load_audio`]. Samples are counted from the row's `start`, if it has one, and end
-    at its `end`.
-    """
-    source, first, count = find_stretch(row, sampling_rate, start, length)
-    return load_audio(source, sampling_rate, row["file"], first, count)
-
-
-def open_row(row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None) -> OpenedRecording:
-    """Open what [`load_recording`] reads, to be read block by block."""
-    source, first, count = find_stretch(row, sampling_rate, start, length)
-    return open_recording(source, sampling_rate, row["file"], first, count)
-
-
-def find_stretch(
-    row: Mapping, sampling_rate: int, start: int = 0, length: int | None = None
-) -> tuple[str | bytes, int, int | None]:
-    """
-    Where a stretch of a row is: the path or content of its file, and the stretch's first sample and number of samples
-    in that.
-
-    Raises:
-        AudioError: There is no audio, it cannot be downloaded, or the row's `start` and `end` cannot be right.
-    """
-    first, most = recording_bounds(row, sampling_rate)
-    if most is not None:
-        length = max(0, most - start if length is None else min(length, most - start))
-    audio = row["audio"] or {"bytes": None, "path": None}
-    if audio["bytes"] is None and audio["path"] is None:
-        raise AudioError(f"{row['file']}: there is no audio.")
-    source = audio["path"] if audio["bytes"] is None else audio["bytes"]
-    if isinstance(source, str) and is_url(source):
-        try:
-            with fsspec.open(source, "rb") as file:
-                source = file.read()
-        except Exception as error:  # Each protocol has its own.
-            raise AudioError(f"{row['file']}: cannot be read from {source} ({error}).") from error
-    return source, first + start, length

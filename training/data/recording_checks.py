@@ -18,7 +18,7 @@ from sanet_hf.audio.decode import describe_audio
 from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.data.check_cache import CheckCache, RecordingState, find_state
-from sanet_hf.training.data.clips import check_end, find_stretch, open_row
+from sanet_hf.training.data.rows import check_end, find_stretch, open_row
 from sanet_hf.utils.formatting import MAX_LISTED, shorten, shorten_lines
 
 

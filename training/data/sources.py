@@ -32,7 +32,6 @@ from sanet_hf.audio.folders import (
 )
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
-from sanet_hf.training.data.clips import is_url
 from sanet_hf.training.data.labels import (
     LabelFormat,
     feature_names,
@@ -40,6 +39,7 @@ from sanet_hf.training.data.labels import (
     warn_of_spellings,
 )
 from sanet_hf.training.data.manifest import read_bounds, read_manifest_rows
+from sanet_hf.training.data.rows import is_url
 from sanet_hf.utils.files import to_text
 from sanet_hf.utils.formatting import shorten
 

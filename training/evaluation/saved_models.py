@@ -32,9 +32,9 @@ from sanet_hf.training.arguments import (
 )
 from sanet_hf.training.cross_validation import read_out_of_fold
 from sanet_hf.training.data.batches import collate
-from sanet_hf.training.data.clips import load_recording
 from sanet_hf.training.data.load import load_recordings, longest_first
 from sanet_hf.training.data.preparation_record import warn_of_other_preparation
+from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.evaluation.compare import Candidate, compare
 from sanet_hf.training.evaluation.costs import model_bytes
 from sanet_hf.training.evaluation.evaluate import evaluate_splits

@@ -295,7 +295,7 @@ def noises(tmp_path_factory) -> dict[tuple[int, str], tuple[Path, np.ndarray]]:
 def test_a_stretch_is_that_of_the_whole(noises, rate, suffix, start, length):
     path, whole = noises[rate, suffix]
     stretch = load_audio(path, 16000, start=start, length=length)
-    np.testing.assert_allclose(stretch, whole[start:][:length], atol=1e-6)
+    np.testing.assert_array_equal(stretch, whole[start:][:length])
     np.testing.assert_array_equal(stretch, load_audio(path.read_bytes(), 16000, start=start, length=length))
 
 
@@ -322,7 +322,7 @@ def test_a_stretch_beyond_the_end(noises, suffix):
 
 
 def test_a_stretch_of_a_long_file_is_read_alone(tmp_path, monkeypatch):
-    """Of ten minutes, a second and what the resampling reaches."""
+    """Of ten minutes, a second and the rest of the blocks in which it is resampled."""
     path = tmp_path / "long.wav"
     soundfile.write(path, np.zeros(48000 * 600, dtype="int16"), 48000)
     read, frames = soundfile.SoundFile.read, []
@@ -333,7 +333,7 @@ def test_a_stretch_of_a_long_file_is_read_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(soundfile.SoundFile, "read", spy)
     load_audio(path, 16000, start=16000 * 300, length=16000)
-    assert [48000 <= len(array) < 49000 for array in frames] == [True]
+    assert [48000 <= len(array) < 48000 + 2 * 33000 for array in frames] == [True]
 
 
 def test_stretches_of_mp3_print_nothing(noises, capfd):

@@ -18,7 +18,7 @@ from sanet_hf import SANetFeatureExtractor
 from sanet_hf.audio import decoders
 from sanet_hf.audio.decode import OpenedRecording, WindowReader, load_audio, open_recording
 from sanet_hf.errors import DataError
-from sanet_hf.training.data import clips as clips_module
+from sanet_hf.training.data import rows as rows_module
 from sanet_hf.training.data.augmentation import make_augmentation
 from sanet_hf.training.data.clips import EvaluationClips, TrainingClips
 
@@ -229,7 +229,7 @@ def test_long_compressed_recordings_are_evaluated_in_one_pass(rows, tmp_path, mo
         opened.append(args)
         return open_recording(*args, **options)
 
-    monkeypatch.setattr(clips_module, "open_recording", open_and_note)
+    monkeypatch.setattr(rows_module, "open_recording", open_and_note)
     clips = EvaluationClips(recordings, PLAIN, LABEL2ID, 1, all_windows=True)
     starts = [*range(0, 20 * RATE, RATE), len(whole) - RATE]
     for start, item in zip(starts, DataLoader(clips, batch_size=None, num_workers=num_workers)):

@@ -20,9 +20,10 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from sanet_hf.errors import DataError
 from sanet_hf.training.arguments import DataArguments
-from sanet_hf.training.data.clips import StreamedClips, load_recording
+from sanet_hf.training.data.clips import StreamedClips
 from sanet_hf.training.data.labels import LabelFormat, find_label_format, label_matrix
 from sanet_hf.training.data.load import load_recordings
+from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.data.sources import read_source, stream_training_split
 
 

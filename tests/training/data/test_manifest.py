@@ -26,12 +26,10 @@ from sanet_hf.training.data.clips import (
     EvaluationClips,
     StreamedClips,
     TrainingClips,
-    check_end,
-    load_recording,
-    recording_bounds,
 )
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.data.manifest import read_bounds, read_manifest_rows
+from sanet_hf.training.data.rows import check_end, load_recording, recording_bounds
 from sanet_hf.training.data.sources import read_source, stream_training_split
 
 
