@@ -117,12 +117,16 @@ def _describe_parts(parts: Iterable[dict]) -> list[str]:
 
 
 def _describe_tests(tests: Sequence[dict]) -> list[str]:
-    counts = {name: sum(test["outcome"] == name for test in tests) for name in ("passed", "failed", "skipped")}
+    counts = {
+        name: sum(test["outcome"] == name for test in tests) for name in ("passed", "failed", "xfailed", "skipped")
+    }
     lines = ["## Tests", "", ", ".join(f"{count} {name}" for name, count in counts.items()), ""]
     for test in tests:
         if test["outcome"] != "passed":
-            reason = (test["reason"].strip().splitlines() or [""])[-1]
-            lines.append(f"- {test['outcome']}: {test['test']}: {reason[:200]}")
+            reasons = test["reason"].strip().splitlines()
+            # pytest marks the lines of the error itself.
+            errors = [line for line in reasons if line.startswith("E ")] or reasons[-1:] or [""]
+            lines.append(f"- {test['outcome']}: {test['test']}: {errors[0][:200]}")
     return [*lines, ""]
 
 

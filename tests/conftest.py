@@ -38,7 +38,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Append each result to the JSON Lines file that SANET_TEST_RESULTS names, so that a run cut off keeps them."""
     path = os.environ.get("SANET_TEST_RESULTS")
     if path and (report.when == "call" or not report.passed):
-        reason = "" if report.passed else str(report.longrepr[2] if report.skipped else report.longrepr)
-        row = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration, "reason": reason[-2000:]}
+        outcome = "xfailed" if hasattr(report, "wasxfail") and report.skipped else report.outcome
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longreprtext
+        row = {"test": report.nodeid, "outcome": outcome, "seconds": report.duration, "reason": reason[-2000:]}
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -24,8 +24,8 @@ from sanet_hf import SANetFeatureExtractor, SANetForAudioClassification, explain
 from sanet_hf.export import export_program
 from sanet_hf.optimization import optimize_for_inference
 
+from ..waits import Waits
 from .test_parity import names_here
-from .waits import Waits
 
 
 pytestmark = pytest.mark.gpu
