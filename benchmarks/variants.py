@@ -83,7 +83,7 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device, quick: boo
         model = ASTForAudioClassification(ASTConfig(num_labels=NUM_CLASSES, **sizes))
         return _TorchClassifier(model, ASTFeatureExtractor(), dtype, device)
     if name == "wav2vec2":
-        sizes = QUICK_TRANSFORMER if quick else {}
+        sizes = QUICK_TRANSFORMER | {"conv_dim": [32] * 7} if quick else {}
         model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(num_labels=NUM_CLASSES, **sizes))
         return _TorchClassifier(model, Wav2Vec2FeatureExtractor(), dtype, device)
     model, feature_extractor = SANetForAudioClassification(make_config(name, quick)), SANetFeatureExtractor()
