@@ -141,7 +141,7 @@ def run(
                 variants[name] = make_variant(name, getattr(torch, dtype), device)
             except (ValueError, ModuleNotFoundError) as error:
                 print(f"{name} is left out: {error}")
-        peak = matrix_product_rate(getattr(torch, dtype), device)
+        peak = matrix_product_rate(getattr(torch, dtype), device, 256 if arguments.quick else None)
         print(f"\n{dtype}, products of matrices at {peak / 1e9:,.0f} GFLOP/s")
         print_header()
         for seconds in arguments.seconds:

@@ -36,7 +36,7 @@ def test_tiny_network_learns_eight_clips_by_heart(gpu, dtype):
     config = SANetConfig(num_labels=NUM_CLIPS, **parse_config_overrides(options["config_overrides"]))
     model = SANetForAudioClassification(config).train().to(gpu)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
-    scaler = torch.amp.GradScaler(gpu.type, enabled=dtype == "float16")
+    scaler = torch.amp.GradScaler(gpu.type, init_scale=1024.0, enabled=dtype == "float16")
     lengths = torch.linspace(8192, 16_384, NUM_CLIPS).long().unsqueeze(1)
     mask = torch.arange(16_384) < lengths
     inputs = {"input_values": torch.randn(NUM_CLIPS, 16_384) * mask, "attention_mask": mask.long()}
