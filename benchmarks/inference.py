@@ -5,9 +5,12 @@ Clips a second and latency of SANet, as the original computes it, as it comes an
 wav2vec2-base, each from waveforms to logits with its feature extractor:
 
     python -m benchmarks.inference [--batch_sizes 1 8 64] [--seconds 1 4] [--dtypes float32 bfloat16] [--device cuda]
+
+With `--inputs features`, from features that lie on the device already: the model alone.
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,14 +31,23 @@ def count_flops(name: str, seconds: float) -> int | None:
     return None if name in ("ast", "wav2vec2") else variants.count_sanet_flops(name, seconds)
 
 
+# What the inputs are, with the name of the benchmark in the results.
+BENCHMARKS = {"waveforms": "inference", "features": "model"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     timing.add_model_options(parser, variants.ALL, batch_sizes=[1, 8, 64], durations=[1.0, 4.0])
+    parser.add_argument("--inputs", nargs="+", default=["waveforms"], choices=BENCHMARKS, help="(default: waveforms)")
     timing.add_options(parser)
     arguments = timing.parse(parser)
     # As `sanet predict` does, for all variants alike: what one leaves free would else change the speed of the next.
     keep_freed_memory()
-    timing.run("inference", arguments, variants.make_variant, make_clips, count_flops)
+    bindings = {
+        BENCHMARKS[name]: partial if name == "waveforms" else variants.bind_features for name in arguments.inputs
+    }
+    make_variant = partial(variants.make_variant, quick=arguments.quick)
+    timing.run(bindings, arguments, make_variant, make_clips, count_flops)
 
 
 if __name__ == "__main__":

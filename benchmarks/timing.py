@@ -7,7 +7,6 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 
 from sanet_hf.optimization.cpu_layers import has_onednn_linear, onednn_linear
 from sanet_hf.training.evaluation.costs import describe_machine, synchronize
+from sanet_hf.utils.files import write_atomically
 
 
 # Columns that say what was measured; the others say what came out.
@@ -30,18 +30,23 @@ def take_turns(
     Seconds of each call, all functions in turns, in random order, so that what else the machine does meets them alike.
 
     A first round is not counted. One that has taken `max_seconds` so far is called three times all the same, then no
-    more.
+    more. One that fails, as where the memory does not suffice, is left out.
     """
     rng = np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in functions}
     for index in range(num_rounds + 1):
         for name in rng.permutation(list(functions)):
-            if len(times[name]) >= 3 and sum(times[name]) > max_seconds:
+            if name not in times or (len(times[name]) >= 3 and sum(times[name]) > max_seconds):
                 continue
             synchronize(device)
             start = time.perf_counter()
-            functions[name]()
-            synchronize(device)
+            try:
+                functions[name]()
+                synchronize(device)
+            except RuntimeError as error:
+                print(f"{name} is left out: {type(error).__name__}: {error}", flush=True)
+                del times[name]
+                continue
             if index:
                 times[name].append(time.perf_counter() - start)
     return times
@@ -74,11 +79,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of a variant's turns, but three at least (default: %(default)g)",
     )
     parser.add_argument("--threads", type=int, help="of PyTorch and the others (default: one a core)")
+    parser.add_argument(
+        "--quick", action="store_true", help="few turns of small networks, to try the benchmark itself"
+    )
     add_output_options(parser)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--output", type=Path, help="JSON file for the results, written after each group")
+    parser.add_argument("--append", action="store_true", help="keep other results that the file has")
     parser.add_argument("--compare", type=_read_rows, metavar="OLD.json", help="results to compare with")
 
 
@@ -98,11 +107,13 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.quick:
+        arguments.num_rounds, arguments.max_seconds = 3, 0.0
     return arguments
 
 
 def run(
-    benchmark: str,
+    benchmarks: Mapping[str, Callable[[Callable, object], Callable[[], object]]],
     arguments: argparse.Namespace,
     make_variant: Callable[[str, torch.dtype, torch.device], Callable[[object], object]],
     make_inputs: Callable[[int, float, torch.device], object],
@@ -112,7 +123,8 @@ def run(
     Measure variants in each number format, duration and size of batches, print tables and keep the results.
 
     Args:
-        benchmark: Name of the benchmark.
+        benchmarks: Names of what is measured, each with a function that makes a variant and its inputs one to call:
+            `partial`, unless a part of the work is to be done before.
         arguments: The options of [`add_options`] and [`add_model_options`].
         make_variant: A function of what `make_inputs` gives, for a variant, number format and device; a ValueError or
             ModuleNotFoundError says why there is none.
@@ -129,21 +141,25 @@ def run(
                 variants[name] = make_variant(name, getattr(torch, dtype), device)
             except (ValueError, ModuleNotFoundError) as error:
                 print(f"{name} is left out: {error}")
-        peak = matrix_product_rate(getattr(torch, dtype), device)
+        peak = matrix_product_rate(getattr(torch, dtype), device, 256 if arguments.quick else None)
         print(f"\n{dtype}, products of matrices at {peak / 1e9:,.0f} GFLOP/s")
         print_header()
         for seconds in arguments.seconds:
             for batch_size in arguments.batch_sizes:
                 inputs = make_inputs(batch_size, seconds, device)
-                functions = {name: partial(variant, inputs) for name, variant in variants.items()}
-                what = {"benchmark": benchmark, "batch_size": batch_size, "seconds": seconds, "dtype": dtype}
-                group = time_group(functions, what, arguments, device)
-                for row in group:
-                    flops = count_flops(row["variant"], seconds)
-                    if flops is not None:
-                        row["fraction_of_matrix_product_rate"] = row["clips_per_second"] * flops / peak
-                    print_row(row, group[0])
-                rows += group
+                for benchmark, bind in benchmarks.items():
+                    functions = {name: bind(variant, inputs) for name, variant in variants.items()}
+                    what = {"benchmark": benchmark, "batch_size": batch_size, "seconds": seconds, "dtype": dtype}
+                    group = time_group(functions, what, arguments, device)
+                    if len(benchmarks) > 1:
+                        print(f"{benchmark}:")
+                    for row in group:
+                        flops = count_flops(row["variant"], seconds)
+                        if flops is not None:
+                            row["fraction_of_matrix_product_rate"] = row["clips_per_second"] * flops / peak
+                        print_row(row, group[0])
+                    rows += group
+                    write_rows(rows, arguments, device)
     finish(rows, arguments, device)
 
 
@@ -176,12 +192,23 @@ def print_row(row: Mapping[str, object], first: Mapping[str, object]) -> None:
     )
 
 
+def write_rows(rows: list[dict], arguments: argparse.Namespace, device: torch.device) -> None:
+    """Write the results so far to `--output`, with `--append` after those of other benchmarks that it has."""
+    if arguments.output is None:
+        return
+    kept = []
+    if arguments.append and arguments.output.exists():
+        keys = {_key(row) for row in rows}
+        kept = [row for row in _read_rows(arguments.output) if _key(row) not in keys]
+    results = {"machine": describe_machine(device), "versions": _versions(), "commit": _commit(), "rows": kept + rows}
+    with write_atomically(arguments.output) as file:
+        file.write(json.dumps(results, indent=2).encode())
+
+
 def finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device) -> None:
     """Write the results to `--output`, and print how they compare with those of `--compare`."""
     if arguments.output is not None:
-        results = {"machine": describe_machine(device), "versions": _versions(), "commit": _commit(), "rows": rows}
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_rows(rows, arguments, device)
         print(f"\nThe results are in {arguments.output}.")
     if arguments.compare is not None:
         old = {_key(row): row for row in arguments.compare}
@@ -193,7 +220,7 @@ def finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device
                 print(f"  {what:60}{old[_key(row)][measured] / row[measured]:6.2f}")
 
 
-def _read_rows(path: str) -> list[dict]:
+def _read_rows(path: str | Path) -> list[dict]:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -8,36 +8,42 @@ A training step, forward, backward and AdamW, of SANet as it comes and as the or
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
-from sanet_hf import convert_original_checkpoint
+from sanet_hf import SANetForAudioClassification, convert_original_checkpoint
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 
 from . import timing
 from .original import OriginalSANet
-from .variants import NUM_CLASSES, ORIGINAL, compile_model, count_sanet_flops
+from .variants import NUM_CLASSES, ORIGINAL, compile_model, count_sanet_flops, make_config
 
 
 VARIANTS = (ORIGINAL, "sanet", "compiled")
 
 
 def make_step(
-    name: str, dtype: torch.dtype, device: torch.device
+    name: str, dtype: torch.dtype, device: torch.device, quick: bool = False
 ) -> Callable[[tuple[torch.Tensor, torch.Tensor]], None]:
     """
     A training step on waveforms of shape (batch, samples) with labels of shape (batch,), by autocast where `dtype` is
     bfloat16, as `Trainer` has it. The original's is that of a plain loop; SANet's has the fused AdamW of
-    `TrainingArguments`.
+    `TrainingArguments`. With `quick`, SANet is a small network.
     """
     torch.manual_seed(0)
     original = OriginalSANet(NUM_CLASSES)
     if name == ORIGINAL:
         model, forward = original.train().to(device), None
     else:
-        model = convert_original_checkpoint(original.state_dict()).train().to(device)
-        forward = compile_model(model, device) if name == "compiled" else model
+        model = (
+            SANetForAudioClassification(make_config(name, quick))
+            if quick
+            else convert_original_checkpoint(original.state_dict())
+        )
+        model = model.train().to(device)
+        forward = compile_model(model, device, quick) if name == "compiled" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=name != ORIGINAL)
 
     def step(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -69,7 +75,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     timing.add_model_options(parser, VARIANTS, [256] if torch.cuda.is_available() else [16], durations=[4.0])
     timing.add_options(parser)
-    timing.run("training", timing.parse(parser), make_step, make_batch, count_flops)
+    arguments = timing.parse(parser)
+    timing.run({"training": partial}, arguments, partial(make_step, quick=arguments.quick), make_batch, count_flops)
 
 
 if __name__ == "__main__":

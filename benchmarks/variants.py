@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
-from sanet_hf.architectures import extract_features
+from sanet_hf.architectures import drop_full_mask, extract_features
 from sanet_hf.export import export_onnx, load_onnx, onnx_inputs, run_onnx
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.optimization import optimize_for_inference
@@ -46,10 +46,22 @@ ORIGINAL = "original"
 NUM_CLASSES = 10
 # Configurations of smaller networks.
 SMALLER = {"small": "sanet_small.yaml", "tiny": "sanet_tiny.yaml"}
+# Of networks that are only to show that a benchmark runs.
+QUICK_SANET = {
+    "conv_dim": [8, 16],
+    "conv_kernel": [8, 4],
+    "conv_stride": [4, 4],
+    "attention_after": [1],
+    "attention_dim": [16],
+    "num_attention_heads": 2,
+    "classifier_hidden_sizes": [8],
+    "pool_hidden_size": 8,
+}
+QUICK_TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 ALL = (ORIGINAL, "sanet", "optimized", "compiled", "onnxruntime", "openvino", *SMALLER, "ast", "wav2vec2")
 
 
-def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classify:
+def make_variant(name: str, dtype: torch.dtype, device: torch.device, quick: bool = False) -> Classify:
     """
     A classifier of clips at 16 kHz.
 
@@ -57,6 +69,7 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
         name: One of `ALL`: SANet as the original computes it; as it comes; after `optimize_for_inference`; that
             compiled by `torch.compile`; exported to ONNX and run by onnxruntime or OpenVINO; the smaller SANets after
             `optimize_for_inference`; AST and wav2vec2-base as they come.
+        quick: Whether the networks other than the original are to be small.
 
     Raises:
         ModuleNotFoundError: A package is missing.
@@ -64,21 +77,23 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
     """
     torch.manual_seed(0)
     if name == ORIGINAL:
-        return _in_torch(OriginalSANet(NUM_CLASSES), SANetFeatureExtractor(), dtype, device)
+        return _TorchClassifier(OriginalSANet(NUM_CLASSES), SANetFeatureExtractor(), dtype, device)
     if name == "ast":
-        model = ASTForAudioClassification(ASTConfig(num_labels=NUM_CLASSES))
-        return _in_torch(model, ASTFeatureExtractor(), dtype, device)
+        sizes = QUICK_TRANSFORMER if quick else {}
+        model = ASTForAudioClassification(ASTConfig(num_labels=NUM_CLASSES, **sizes))
+        return _TorchClassifier(model, ASTFeatureExtractor(), dtype, device)
     if name == "wav2vec2":
-        model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(num_labels=NUM_CLASSES))
-        return _in_torch(model, Wav2Vec2FeatureExtractor(), dtype, device)
-    model, feature_extractor = SANetForAudioClassification(make_config(name)), SANetFeatureExtractor()
+        sizes = QUICK_TRANSFORMER | {"conv_dim": [32] * 7} if quick else {}
+        model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(num_labels=NUM_CLASSES, **sizes))
+        return _TorchClassifier(model, Wav2Vec2FeatureExtractor(), dtype, device)
+    model, feature_extractor = SANetForAudioClassification(make_config(name, quick)), SANetFeatureExtractor()
     if name == "sanet":
-        return _in_torch(model, feature_extractor, dtype, device)
+        return _TorchClassifier(model, feature_extractor, dtype, device)
     if name in ("optimized", "compiled", *SMALLER):
         model = optimize_for_inference(model.to(device, dtype))
         if name == "compiled":
-            model = compile_model(model, device)
-        return _in_torch(model, feature_extractor, dtype, device)
+            model = compile_model(model, device, quick)
+        return _TorchClassifier(model, feature_extractor, dtype, device)
     if device.type != "cpu":
         raise ValueError(f"{name} is measured on the CPU alone")
     if name == "onnxruntime":
@@ -90,20 +105,27 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
     raise ValueError(f"there is no variant {name}, only {', '.join(ALL)}")
 
 
-def compile_model(model: nn.Module, device: torch.device) -> nn.Module:
+def compile_model(model: nn.Module, device: torch.device, quick: bool = False) -> nn.Module:
     """
+    For each shape of inputs on its own, and with CUDA graphs, on a GPU. Elsewhere `quick` leaves generating code out.
+
     Raises:
         ValueError: There is no compiler that torch.compile could use.
     """
+    if device.type == "cuda":
+        torch._dynamo.config.recompile_limit = 64
+        return torch.compile(model, mode="reduce-overhead", dynamic=False)
+    if quick:
+        return torch.compile(model, backend="aot_eager")
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         raise ValueError("torch.compile needs g++ or the compiler that CXX names")
-    return torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
+    return torch.compile(model)
 
 
-def make_config(name: str) -> SANetConfig:
+def make_config(name: str, quick: bool = False) -> SANetConfig:
     """Of a variant of SANet."""
-    overrides = {}
-    if name in SMALLER:
+    overrides = QUICK_SANET if quick else {}
+    if name in SMALLER and not quick:
         options = yaml.safe_load(find_config(SMALLER[name]).read_text(encoding="utf-8"))
         overrides = parse_config_overrides(options["config_overrides"])
     return SANetConfig(num_labels=NUM_CLASSES, **overrides)
@@ -117,19 +139,32 @@ def count_sanet_flops(name: str, seconds: float) -> int:
     return count_flops(model, BatchFeature({"input_values": waveforms}))
 
 
-def _in_torch(
-    model: nn.Module, feature_extractor: FeatureExtractionMixin, dtype: torch.dtype, device: torch.device
-) -> Classify:
-    model = model.to(device, dtype).eval()
+class _TorchClassifier:
+    """Logits of clips, or of their features, as `extract` gives them."""
+
+    def __init__(
+        self, model: nn.Module, feature_extractor: FeatureExtractionMixin, dtype: torch.dtype, device: torch.device
+    ):
+        self.model, self.feature_extractor = model.to(device, dtype).eval(), feature_extractor
+        self.dtype, self.device = dtype, device
+
+    def extract(self, clips: Sequence[np.ndarray]) -> BatchFeature:
+        """Features on the device, in the number format."""
+        features = extract_features(self.feature_extractor, clips)
+        drop_full_mask(features, clips)
+        return features.to(self.device, dtype=self.dtype)
 
     @torch.inference_mode()
-    def classify(clips: Sequence[np.ndarray]) -> torch.Tensor:
-        features = extract_features(feature_extractor, clips).to(device, dtype=dtype)
-        if isinstance(model, OriginalSANet):
-            return model(features["input_values"])
-        return model(**features).logits
+    def __call__(self, clips: Sequence[np.ndarray] | BatchFeature) -> torch.Tensor:
+        features = clips if isinstance(clips, BatchFeature) else self.extract(clips)
+        if isinstance(self.model, OriginalSANet):
+            return self.model(features["input_values"])
+        return self.model(**features).logits
 
-    return classify
+
+def bind_features(classifier: Classify, clips: Sequence[np.ndarray]) -> Callable[[], object]:
+    """A call of the model alone: features are extracted here. Of what is not PyTorch's, a call from waveforms."""
+    return partial(classifier, classifier.extract(clips) if isinstance(classifier, _TorchClassifier) else clips)
 
 
 def _in_onnxruntime(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> Classify:

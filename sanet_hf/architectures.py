@@ -334,6 +334,21 @@ def extract_features(
     )
 
 
+def drop_full_mask(features: BatchFeature, waveforms: Sequence[np.ndarray]) -> None:
+    """
+    Delete a mask over samples that leaves nothing out. It only costs time: on a GPU another copy, as large as the
+    waveforms, and a wait for its values.
+
+    Args:
+        features: What [`extract_features`] returns.
+        waveforms: What it was given.
+    """
+    mask = features.get("attention_mask")
+    is_over_samples = mask is not None and "input_values" in features and mask.shape == features["input_values"].shape
+    if is_over_samples and mask.shape[-1] <= min(map(len, waveforms)):
+        del features["attention_mask"]
+
+
 def expects_fixed_length(feature_extractor: FeatureExtractionMixin) -> bool:
     """Whether a SANet was trained on clips padded to one length without a mask, and must be given such clips."""
     return _architecture_for(feature_extractor).expects_fixed_length(feature_extractor)

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import busy, features, inference, memory, training
+from benchmarks import busy, features, gpu_report, inference, memory, timing, training
 from benchmarks.variants import count_sanet_flops
 from sanet_hf.utils.openmp import SHORT_WAIT
 
@@ -127,3 +128,97 @@ def test_child_of_busy(monkeypatch, capsys):
         "GOMP_SPINCOUNT": None,
         "KMP_BLOCKTIME": "7",
     }
+
+
+def test_the_model_alone(tmp_path, monkeypatch, capsys):
+    """From features, beside from waveforms; what an earlier run measured is kept."""
+    path = tmp_path / "inference.json"
+
+    def run(options: str) -> list[tuple]:
+        command = ["benchmark", *f"{options} --quick --append --dtypes float32 --seconds 0.1 --output {path}".split()]
+        monkeypatch.setattr(sys, "argv", command)
+        inference.main()
+        rows = json.loads(path.read_text())["rows"]
+        return [(row["benchmark"], row["variant"], row["batch_size"]) for row in rows]
+
+    first = run("--inputs features waveforms --variants sanet wav2vec2 --batch_sizes 2")
+    assert first == [(name, variant, 2) for name in ("model", "inference") for variant in ("sanet", "wav2vec2")]
+    assert run("--variants sanet --batch_sizes 2 3") == [
+        *(row for row in first if row != ("inference", "sanet", 2)),
+        *(("inference", "sanet", size) for size in (2, 3)),
+    ]
+
+
+def test_what_fails_is_left_out(capsys):
+    def fail() -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    times = timing.take_turns({"failing": fail, "other": int}, 3, 0.0, torch.device("cpu"))
+    assert list(times) == ["other"] and len(times["other"]) == 3
+    assert "failing is left out: OutOfMemoryError: out of memory" in capsys.readouterr().out
+
+
+def make_row(benchmark: str, variant: str, dtype: str, rate: float, **others) -> dict:
+    row = {"benchmark": benchmark, "variant": variant, "dtype": dtype, "clips_per_second": rate, "device": "cuda"}
+    return {**row, "batch_size": 256, "seconds": 4.0, **others}
+
+
+def test_summary_of_a_run_on_a_gpu(tmp_path):
+    """Of one that was cut off: aims are met, missed or not measured."""
+    assert "| inference | 20,000 clips/s, 8 × | not measured | |" in gpu_report.summarize(tmp_path)
+    machine = {"device": "a GPU", "torch": "2.11", "transformers": "5.23"}
+    rows = [
+        make_row("model", "original", "float32", 2000.0),
+        make_row("model", "compiled", "bfloat16", 21_000.0),
+        # Neither another network nor another batch size counts.
+        make_row("model", "wav2vec2", "bfloat16", 90_000.0),
+        make_row("model", "original", "float32", 10.0, batch_size=64),
+    ]
+    results = {"machine": machine, "commit": "abc", "rows": rows}
+    (tmp_path / "inference.json").write_text(json.dumps(results))
+    results["rows"] = [
+        make_row("training", "original", "float32", 700.0),
+        make_row("training", "sanet", "bfloat16", 3000.0),
+    ]
+    (tmp_path / "training.json").write_text(json.dumps(results))
+    (tmp_path / "parts.jsonl").write_text('{"part": "training", "code": 124, "seconds": 9}\n')
+    failure = {"test": "test_x", "outcome": "failed", "seconds": 1, "reason": "def test_x():\nE   assert 1 == 2"}
+    (tmp_path / "tests.jsonl").write_text(json.dumps(failure) + "\n")
+    summary = gpu_report.summarize(tmp_path)
+    for line in (
+        "- training: cut off by its time limit, 9 s",
+        "0 passed, 1 failed, 0 xfailed, 0 skipped",
+        "- failed: test_x: E   assert 1 == 2",
+        "| inference, clips/s | 20,000 | 21,000 (compiled, bfloat16, batch 256, 4 s, cuda) | met |",
+        "| inference, over the original in float32 | 8 | 10.5 (2,000) | met |",
+        "| training, clips/s | 4,000 | 3,000 (sanet, bfloat16, batch 256, 4 s, cuda) | missed |",
+        "| training, over the original in float32 | 5 | 4.3 (700) | missed |",
+    ):
+        assert line in summary.splitlines()
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(gpu_report, "PACKAGES", {"json": "json", "no_such_module": "no-such-package"})
+    with pytest.raises(SystemExit, match="pip install no-such-package"):
+        gpu_report.check("cpu")
+
+
+@pytest.mark.slow
+def test_gpu_script_on_the_cpu(tmp_path):
+    """Every part of it runs to its end, so that on a GPU only the device is new."""
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
+    command = [script, tmp_path, "--device", "cpu", "--quick"]
+    result = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    log = (tmp_path / "gpu.log").read_text()
+    assert result.returncode == 0, log
+    assert "left out" not in log
+    parts = [json.loads(line) for line in (tmp_path / "parts.jsonl").read_text().splitlines()]
+    assert [part["code"] for part in parts] == [0] * 9
+    tests = [json.loads(line) for line in (tmp_path / "tests.jsonl").read_text().splitlines()]
+    assert len(tests) > 40 and {test["outcome"] for test in tests} <= {"passed", "skipped", "xfailed"}
+    rows = json.loads((tmp_path / "inference.json").read_text())["rows"]
+    assert {row["variant"] for row in rows} == {"original", "sanet", "optimized", "compiled", "ast", "wav2vec2"}
+    assert len(rows) == 6 * 2 * 2 * 2  # variants, formats, batch sizes, inputs
+    assert len(json.loads((tmp_path / "training.json").read_text())["rows"]) == 2 * 2 + 3 * 2
+    assert len(json.loads((tmp_path / "loader.json").read_text())["rows"]) == 7
+    assert (tmp_path / "summary.md").read_text() in result.stdout

@@ -323,6 +323,10 @@ def _make_trainer(
     length = clips["train"].max_length if arguments.torch_compile else None
     # The items are made from columns that the model knows nothing of.
     arguments.remove_unused_columns = False
+    # Each of these would make every step wait for a GPU: the trainer itself looks for losses that are not finite.
+    arguments.logging_nan_inf_filter = False
+    if arguments.device.type != "mps":
+        arguments.accelerator_config.non_blocking = arguments.dataloader_pin_memory
     with warnings.catch_warnings():
         # Trainer has no label smoothing for several classes a clip; make_loss has.
         warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")

@@ -342,6 +342,7 @@ class AudioClassificationTrainer(Trainer):
             process_index=0,
             put_on_device=True,
             dispatch_batches=False,
+            non_blocking=self.args.accelerator_config.non_blocking,
         )
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:

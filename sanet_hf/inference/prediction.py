@@ -16,6 +16,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 from sanet_hf.architectures import (
     backbone_outputs,
     class_scores,
+    drop_full_mask,
     extract_features,
     find_window_seconds,
     is_padding_invariant,
@@ -30,6 +31,7 @@ from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.inference.read_ahead import default_num_workers, read_ahead
 from sanet_hf.inference.sources import Source, check_sources, name_source, resolve_source
 from sanet_hf.inference.windows import THRESHOLD, Prediction, Window, cut_windows
+from sanet_hf.modeling_sanet import SANetPreTrainedModel
 
 
 # Windows are sorted by length among so many batches, so that batches need little padding.
@@ -286,7 +288,11 @@ def classify_waveforms(
     Returns:
         float32 of shape (clips, classes), and None or float32 of shape (clips, features).
     """
-    features = extract_features(feature_extractor, waveforms).to(model.device, model.dtype)
+    features = extract_features(feature_extractor, waveforms)
+    # Other models may have been exported with a mask.
+    if isinstance(model, SANetPreTrainedModel):
+        drop_full_mask(features, waveforms)
+    features = features.to(model.device, model.dtype)
     with backbone_outputs(model) if return_embeddings else nullcontext() as outputs:
         scores = class_scores(model, model(**features, return_dict=True).logits)
     embeddings = None

@@ -346,3 +346,10 @@ def test_checkpoint_keeps_the_order_of_its_labels(trained, tones, tiny_options, 
     command += ["--model_name_or_path", str(reversed_dir), "--num_train_epochs", "1", "--learning_rate", "0"]
     metrics = train(*parse_train_arguments([*command, "--freeze", "backbone"]))
     assert metrics["test_accuracy"] == 1.0
+
+
+def test_steps_do_not_wait_for_a_gpu(trained):
+    """Neither to copy a batch there nor to look at the loss, which the trainer does every 16 steps."""
+    arguments = torch.load(trained / "training_args.bin", weights_only=False)
+    assert arguments.accelerator_config.non_blocking and arguments.dataloader_pin_memory
+    assert not arguments.logging_nan_inf_filter

@@ -468,3 +468,21 @@ def test_without_attention_nothing_but_the_extractor_limits_a_clip(make_model, m
     assert find_window_seconds(model, extractor) == seconds
     (prediction,) = predict(model, extractor, [np.ones(12000, np.float32)])
     assert len(prediction.windows) == (2 if max_length else 1)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "has_mask"),
+    [((4000, 4000), False), ((4000, 3999), True), ((9000, 8500), False)],
+    ids=["of_one_length", "padded", "cropped"],
+)
+def test_a_mask_that_leaves_nothing_out_is_not_copied(tiny_checkpoint, monkeypatch, lengths, has_mask):
+    model, feature_extractor = load_classifier(tiny_checkpoint, "cpu")
+    waveforms = [0.1 * np.random.default_rng(0).standard_normal(length, dtype=np.float32) for length in lengths]
+    features = feature_extractor(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**features).logits.softmax(-1)
+    given, forward = [], type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda self, **names: given.append(names) or forward(self, **names))
+    scores, _ = inference.classify_waveforms(model, feature_extractor, waveforms)
+    assert [("attention_mask" in names) for names in given] == [has_mask]
+    assert np.array_equal(scores, expected.numpy())
