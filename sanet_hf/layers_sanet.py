@@ -110,24 +110,29 @@ class SANetConv1d(nn.Conv1d):
             kernel of the first frame  w x y z   0 0 0 0
             kernel of the second       0 0 w x   y z 0 0
         """
-        kernel_size, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
+        weight, width = self.merged_weight(num_merged)
+        padding, num_taps = self.padding[0], weight.shape[3]
         batch_size, num_inputs, _ = hidden_states.shape
-        num_frames = (num_inputs + 2 * padding - kernel_size) // stride + 1
+        num_frames = (num_inputs + 2 * padding - self.kernel_size[0]) // self.stride[0] + 1
         num_blocks = (num_frames + num_merged - 1) // num_merged
-        width = num_merged * stride
-        num_taps = -(-(kernel_size + width - stride) // width)
         after = (num_blocks - 1 + num_taps) * width - num_inputs - padding
         blocks = nn.functional.pad(hidden_states, (0, 0, padding, after))
         blocks = blocks.reshape(batch_size, -1, width * self.in_channels)
-        taps = self.weight.transpose(1, 2)
-        unused = num_taps * width - kernel_size
-        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
-        weight = taps.reshape(len(taps), num_taps, -1).transpose(1, 2).unsqueeze(2)
         bias = None if self.bias is None else self.bias.repeat(num_merged)
         frames = nn.functional.conv2d(blocks.transpose(1, 2).unsqueeze(2), weight, bias).squeeze(2).transpose(1, 2)
         if num_merged == 1:
             return frames
         return frames.reshape(batch_size, -1, self.out_channels)[:, :num_frames].contiguous()
+
+    def merged_weight(self, num_merged: int) -> tuple[torch.Tensor, int]:
+        """Weight of [`_convolve_merged`], (num_merged * out, width * in, 1, taps), and width, its input frames."""
+        kernel_size, stride = self.kernel_size[0], self.stride[0]
+        width = num_merged * stride
+        num_taps = -(-(kernel_size + width - stride) // width)
+        taps = self.weight.transpose(1, 2)
+        unused = num_taps * width - kernel_size
+        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
+        return taps.reshape(len(taps), num_taps, -1).transpose(1, 2).unsqueeze(2), width
 
     def _has_fft_gradient(self, hidden_states: torch.Tensor) -> bool:
         # Compilers and exporters know convolutions better, and would keep the limit on frames.
