@@ -30,7 +30,7 @@ from sanet_hf.optimization.cpu_blocks import (
     forward_residual,
 )
 from sanet_hf.optimization.cpu_layers import CPUConv1d, CPULinear, conv_candidates, linear_candidates
-from sanet_hf.optimization.self_check import check_layer, replace_wrong_layers, warn_of_wrong_layers
+from sanet_hf.optimization.self_check import check_layer, describe_shape, replace_wrong_layers, warn_of_wrong_layers
 
 
 # Samples of the clip, and frames, that ways to compute are compared for, at most.
@@ -150,7 +150,7 @@ def _fastest_layer(
     is_conv = isinstance(layer, SANetConv1d)
     kinds = conv_candidates(layer) if is_conv else linear_candidates(layer)
     dtype, num_frames = layer.weight.dtype, min(num_frames, MAX_FRAMES)
-    what = f"{layer}, {activation}, {dtype}, {num_frames} frames"
+    what = f"{describe_shape(layer)}, {activation}, {dtype}, {num_frames} frames"
     known = choices.find(what)
     if known in kinds:
         candidate = kinds[known](layer, activation)

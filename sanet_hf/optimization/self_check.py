@@ -135,7 +135,7 @@ def check_layer(layer: Layer, dtype: torch.dtype, training: bool) -> Check:
         if all(bool((value.abs() < limit).all()) for value in expected):
             error = _error(layer.forward, layer, inputs, dtype, expected, training)
         _known_checks[key] = Check(
-            path, _shape(layer), number_format, error, _tolerance(layer, dtype), time.perf_counter() - start
+            path, describe_shape(layer), number_format, error, _tolerance(layer, dtype), time.perf_counter() - start
         )
     return _known_checks[key]
 
@@ -263,7 +263,8 @@ def _options(layer: Layer) -> tuple:
     return (activation,) if isinstance(layer, nn.Linear) else (activation, layer.stride, layer.padding, layer.groups)
 
 
-def _shape(layer: Layer) -> str:
+def describe_shape(layer: Layer) -> str:
+    """Return features, or channels, kernel and stride, as text."""
     if isinstance(layer, nn.Linear):
         return f"{layer.in_features} to {layer.out_features}"
     text = f"{layer.in_channels} to {layer.out_channels}, kernel {layer.kernel_size[0]}, stride {layer.stride[0]}"

@@ -215,6 +215,12 @@ def test_machine_report(monkeypatch):
     for path in ("convolution by oneDNN ", "linear layer by oneDNN ", "linear layer "):
         assert any(line.startswith(path) and " ok " in line for line in lines)
     assert any(line.startswith("convolution  ") and "bfloat16" in line and "off by" in line for line in lines)
+    found = next(
+        line for line in lines if line.startswith("32 to 32, kernel 32, stride 1, none, float32, 4096 frames")
+    )
+    assert "oneDNN " in found and "DFT " in found
+    # A wrong way takes no part.
+    assert not any("plain" in line for line in lines if "kernel 32" in line and ", bfloat16, " in line)
 
 
 def test_description_for_the_card():
