@@ -7,6 +7,7 @@ Hidden states are (batch, frames, channels). benchmarks/NOTES.md has the measure
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from .configuration_sanet import SANetConfig
 FFT_SIZE = 512
 FFT_MIN_KERNEL = 32
 FFT_MIN_FRAMES = 1024
+
+EAGER_MAX_FRAMES = 128
 
 # Channels that a convolution in bfloat16 or float16 on a CPU has at least.
 HALF_MIN_CHANNELS = 16
@@ -110,35 +113,31 @@ class SANetConv1d(nn.Conv1d):
             kernel of the first frame  w x y z   0 0 0 0
             kernel of the second       0 0 w x   y z 0 0
         """
-        weight, width = self.merged_weight(num_merged)
-        padding, num_taps = self.padding[0], weight.shape[3]
+        kernel_size, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
         batch_size, num_inputs, _ = hidden_states.shape
-        num_frames = (num_inputs + 2 * padding - self.kernel_size[0]) // self.stride[0] + 1
+        num_frames = (num_inputs + 2 * padding - kernel_size) // stride + 1
         num_blocks = (num_frames + num_merged - 1) // num_merged
+        width = num_merged * stride
+        num_taps = -(-(kernel_size + width - stride) // width)
         after = (num_blocks - 1 + num_taps) * width - num_inputs - padding
         blocks = nn.functional.pad(hidden_states, (0, 0, padding, after))
         blocks = blocks.reshape(batch_size, -1, width * self.in_channels)
+        taps = self.weight.transpose(1, 2)
+        unused = num_taps * width - kernel_size
+        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
+        weight = taps.reshape(len(taps), num_taps, -1).transpose(1, 2).unsqueeze(2)
         bias = None if self.bias is None else self.bias.repeat(num_merged)
         frames = nn.functional.conv2d(blocks.transpose(1, 2).unsqueeze(2), weight, bias).squeeze(2).transpose(1, 2)
         if num_merged == 1:
             return frames
         return frames.reshape(batch_size, -1, self.out_channels)[:, :num_frames].contiguous()
 
-    def merged_weight(self, num_merged: int) -> tuple[torch.Tensor, int]:
-        """Weight of [`_convolve_merged`], (num_merged * out, width * in, 1, taps), and width, its input frames."""
-        kernel_size, stride = self.kernel_size[0], self.stride[0]
-        width = num_merged * stride
-        num_taps = -(-(kernel_size + width - stride) // width)
-        taps = self.weight.transpose(1, 2)
-        unused = num_taps * width - kernel_size
-        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
-        return taps.reshape(len(taps), num_taps, -1).transpose(1, 2).unsqueeze(2), width
-
     def _has_fft_gradient(self, hidden_states: torch.Tensor) -> bool:
         # Compilers and exporters know convolutions better, and would keep the limit on frames.
         return (
             not torch.compiler.is_compiling()
             and suits_fft(self.weight, self.groups)
+            and not has_fast_gradients(computing_dtype(hidden_states))
             and self.kernel_size[0] % self.stride[0] == 0
             and hidden_states.shape[-1] >= FFT_MIN_FRAMES
             and hidden_states.device.type == "cpu"
@@ -343,7 +342,13 @@ class SANetAttention(nn.Module):
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         # Not get_interface(), which transformers 5.0 lacks.
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention_forward)
+        implementation = self.config._attn_implementation
+        is_half_on_cpu = query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16)
+        if implementation == "sdpa" and is_half_on_cpu and self.training and not torch.compiler.is_compiling():
+            # Without a fused function gradients of short sequences take a third of the time.
+            is_short = attention_mask is None and query.shape[2] <= EAGER_MAX_FRAMES
+            implementation = "eager" if is_short else implementation
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get(implementation, eager_attention_forward)
         output, probabilities = attention(
             self,
             query,
@@ -358,6 +363,12 @@ class SANetAttention(nn.Module):
 
 
 # The weight gradient of long convolutions by FFT.
+
+
+@cache
+def has_fast_gradients(dtype: torch.dtype) -> bool:
+    """Whether the CPU's own weight gradients are faster than those by FFT: in bfloat16 with Intel's AMX."""
+    return dtype == torch.bfloat16 and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 def suits_fft(weight: torch.Tensor, groups: int) -> bool:

@@ -139,8 +139,14 @@ class CPUConv1d(_FastLayer, SANetConv1d):
         Weight and bias of a convolution of stride 1 that computes `num_merged` frames at once, with the input frames
         of their strides as channels: (num_merged * out, num_merged * stride * in, taps).
         """
-        weight, _ = self.merged_weight(num_merged)
-        return weight.squeeze(2), None if self.bias is None else self.bias.repeat(num_merged)
+        kernel_size, stride = self.kernel_size[0], self.stride[0]
+        width = num_merged * stride
+        num_taps = -(-(kernel_size + width - stride) // width)
+        taps, unused = self.weight.transpose(1, 2), num_taps * width - kernel_size
+        # As in SANetConv1d, each frame's kernel is shifted by a stride.
+        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
+        weight = taps.reshape(len(taps), num_taps, -1).transpose(1, 2)
+        return weight, None if self.bias is None else self.bias.repeat(num_merged)
 
 
 class OneDNNConv1d(CPUConv1d):

@@ -20,7 +20,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sanet_hf.layers_sanet import FFT_MIN_FRAMES, SANetConv1d, SANetDownsample, SANetUpsample, suits_fft
+from sanet_hf.layers_sanet import (
+    FFT_MIN_FRAMES,
+    SANetConv1d,
+    SANetDownsample,
+    SANetUpsample,
+    has_fast_gradients,
+    suits_fft,
+)
 from sanet_hf.modeling_sanet import SANetPreTrainedModel
 from sanet_hf.optimization.cpu_layers import (
     ACTIVATIONS,
@@ -119,7 +126,10 @@ def check_layer(layer: Layer, dtype: torch.dtype, training: bool) -> Check:
     """Compare a layer with plain computation; of a shape that was compared before, return that result."""
     training = training and layer.weight.requires_grad
     path = next(path for kind, path in PATHS.items() if isinstance(layer, kind))
-    if training and isinstance(layer, SANetConv1d) and suits_fft(layer.weight, layer.groups):
+    has_fft = (
+        isinstance(layer, SANetConv1d) and suits_fft(layer.weight, layer.groups) and not has_fast_gradients(dtype)
+    )
+    if training and has_fft:
         path = "convolution, its weight gradient by FFT"
     number_format = str(dtype).removeprefix("torch.")
     is_autocast = layer.weight.dtype != dtype
