@@ -1,7 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Layers of SANet: masks, convolutions, normalisation, and the weight gradient of long convolutions by FFT.
+Layers of SANet: masks, convolutions, attention, and the weight gradient of long convolutions by FFT.
 
 Hidden states are (batch, frames, channels). benchmarks/NOTES.md has the measurements behind the limits.
 """
@@ -38,11 +38,27 @@ def downsample_mask(mask: torch.Tensor | None, stride: int) -> torch.Tensor | No
     """
     Merge each `stride` frames of a (batch, frames) mask into one that counts if any of them does:
 
-        1 1 1 1 1 0 0 0  with stride 4  ->  1 1
+        1 1 1 1 1 0  with stride 4  ->  1 1
     """
     if mask is None or stride == 1:
         return mask
-    return mask.view(mask.shape[0], -1, stride).amax(-1)
+    return pad_to_multiple(mask, stride).view(mask.shape[0], -1, stride).amax(-1)
+
+
+def pad_to_multiple(values: torch.Tensor, stride: int) -> torch.Tensor:
+    """Append zeros to the frames of (batch, frames) or (batch, frames, channels) up to a multiple of `stride`."""
+    missing = -values.shape[1] % stride
+    # An exporter has padded already, and would make this depend on the length of its example.
+    if is_exporting() or not missing:
+        return values
+    return nn.functional.pad(values, (0, missing) if values.dim() == 2 else (0, 0, 0, missing))
+
+
+def is_exporting() -> bool:
+    """Return whether `torch.export` traces this, not `torch.compile`."""
+    # Before PyTorch 2.14, is_exporting() is true inside torch.compile as well.
+    exporting = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_exporting() if exporting is None else exporting
 
 
 def computing_dtype(hidden_states: torch.Tensor) -> torch.dtype:
@@ -179,92 +195,6 @@ class SANetUpsample(nn.ConvTranspose1d):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         spread = nn.functional.linear(hidden_states, *self.linear_parameters())
         return spread.reshape(hidden_states.shape[0], -1, self.out_channels)
-
-
-class SANetBatchNorm(nn.BatchNorm1d):
-    """
-    `nn.BatchNorm1d` over (batch, frames, channels) or (batch, channels) with these differences in training:
-
-    - padded frames are left out of the statistics,
-    - a single value per channel is normalised by the running statistics, where PyTorch raises an error,
-    - with frozen weights the running statistics are used and kept,
-    - gradient checkpointing's second forward pass does not update the running statistics again,
-    - with `synchronize` set, processes that train together share the statistics of their batches, on CPUs too, which
-      `nn.SyncBatchNorm` does not.
-    """
-
-    synchronize: bool = False
-
-    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        training = self.training and self.weight.requires_grad
-        flat = hidden_states.reshape(-1, self.num_features)
-        if training and self.synchronize:
-            valid = flat.new_ones(len(flat), 1, dtype=torch.float32) if mask is None else mask.reshape(-1, 1)
-            return self._normalize_weighted(flat, valid, _add_up_over_processes).view_as(hidden_states)
-        if mask is None or not training:
-            return self._normalize(flat, training).view_as(hidden_states)
-        if torch.compiler.is_compiling():
-            # A number of frames that depends on the data would break the graph.
-            return self._normalize_weighted(flat, mask.reshape(-1, 1)).view_as(hidden_states)
-        index = mask.flatten().nonzero().squeeze(1)
-        valid = self._normalize(flat.index_select(0, index), training)
-        return valid.new_zeros(flat.shape).index_copy(0, index, valid).view_as(hidden_states)
-
-    def _normalize(self, values: torch.Tensor, training: bool) -> torch.Tensor:
-        """(values, channels) by the statistics of these values, or in evaluation by the running ones."""
-        if values.shape[0] == 1:
-            training = False
-        update = training and not _is_recomputing()
-        if update:
-            self.num_batches_tracked.add_(1)
-        return nn.functional.batch_norm(
-            values,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training,
-            self.momentum if update else 0.0,
-            self.eps,
-        )
-
-    def _normalize_weighted(
-        self, values: torch.Tensor, mask: torch.Tensor, add_up: Callable[[torch.Tensor], torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """
-        (values, channels) by the statistics of the values that the (values, 1) mask keeps; `add_up` adds sums to those
-        of other processes.
-        """
-        sums = torch.cat([mask.sum(0), (values * mask).sum(0)])
-        sums = sums if add_up is None else add_up(sums)
-        count, mean = sums[0], sums[1:] / sums[0]
-        squares = ((values - mean).square() * mask).sum(0)
-        var = (squares if add_up is None else add_up(squares)) / count
-        if not _is_recomputing():
-            with torch.no_grad():
-                # One value has no variance: it leaves the running statistics as they are.
-                momentum = self.momentum * (count > 1)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-                self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), momentum)
-                self.num_batches_tracked.add_(1)
-        mean = torch.where(count > 1, mean, self.running_mean)
-        var = torch.where(count > 1, var, self.running_var)
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        return (values * scale + (self.bias - mean * scale)).to(values.dtype)
-
-
-# Compiled by PyTorch 2.11, gradients would not be added up.
-@torch.compiler.disable
-def _add_up_over_processes(values: torch.Tensor) -> torch.Tensor:
-    # Not every build of PyTorch has it.
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(values)
-
-
-def _is_recomputing() -> bool:
-    """Whether this runs inside a backward pass, as gradient checkpointing's second forward pass does."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class SANetSqueezeExcitation(nn.Module):

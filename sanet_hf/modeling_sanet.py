@@ -1,7 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-SANet (SqueezeAttendNet), an end-to-end classifier of raw audio. layers_sanet.py has its layers.
+SANet (SqueezeAttendNet), an end-to-end classifier of raw audio. Its layers are in layers_sanet and batchnorm_sanet.
 
 The blocks are in data-flow order:
 
@@ -34,16 +34,18 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .batchnorm_sanet import SANetBatchNorm
 from .configuration_sanet import SANetConfig
 from .layers_sanet import (
     SANetAttention,
-    SANetBatchNorm,
     SANetConv1d,
     SANetDownsample,
     SANetPositionEmbedding,
     SANetSqueezeExcitation,
     SANetUpsample,
     downsample_mask,
+    is_exporting,
+    pad_to_multiple,
     zero_padded_frames,
 )
 
@@ -141,6 +143,7 @@ class SANetResidualLayer(SANetLayer):
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         residual = hidden_states
+        hidden_states = pad_to_multiple(hidden_states, self.stride)
         if self.shortcut is not None:
             residual = self.shortcut_norm(self.shortcut(residual[:, :: self.stride]), mask)
 
@@ -185,13 +188,15 @@ class SANetAttentionLayer(SANetLayer):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         merged_mask = downsample_mask(mask, self.attention_stride)
-        merged = self.act(self.downsample_norm(self.downsample(hidden_states), merged_mask))
+        merged = self.downsample(pad_to_multiple(hidden_states, self.attention_stride))
+        merged = self.act(self.downsample_norm(merged, merged_mask))
         merged = self.position_embedding(self.in_proj(merged))
         # By position: transformers 5.0 calls inputs_embeds input_embeds.
         attention_mask = create_bidirectional_mask(self.config, merged, merged_mask)
         attended, probabilities = self.attention(merged, attention_mask, **kwargs)
         merged = self.layer_norm(merged + attended)
-        output = self.out_proj(self.act(self.upsample_norm(self.upsample(merged), mask)))
+        upsampled = self.upsample(merged)[:, : hidden_states.shape[1]]
+        output = self.out_proj(self.act(self.upsample_norm(upsampled, mask)))
         return zero_padded_frames(hidden_states + output, mask), probabilities
 
 
@@ -337,10 +342,9 @@ class SANetModel(SANetPreTrainedModel):
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Pad with zeros to whole frames, (batch, samples, channels), and make the mask that goes with it:
-
-            samples of the clip | padding of the batch | zeros up to a multiple of `total_stride`
-            1 1 1 1 1 1 1 1 1 1 | 0 0 0 0 0 0          | 0 0 0
+        Check shapes and zero the padding. Return the waveform, (batch, samples, channels), and a mask of shape
+        (batch, samples), or None where every sample counts. The layers complete the last frame with zeros. Only an
+        exporter, whose graph must not depend on the length, gets whole frames of `total_stride` and a mask.
         """
         config = self.config
         # Not `self.dtype`, which replicas of `nn.DataParallel` do not have.
@@ -356,11 +360,7 @@ class SANetModel(SANetPreTrainedModel):
                 f"attention_mask must have one entry a sample, {(batch_size, num_samples)}, but is "
                 f"{tuple(attention_mask.shape)}."
             )
-        limit = config.max_input_samples
-        # Before PyTorch 2.14, is_exporting() is true inside torch.compile as well.
-        exporting = getattr(torch.compiler, "_is_exporting_flag", None)
-        if exporting is None:
-            exporting = torch.compiler.is_exporting()
+        limit, exporting = config.max_input_samples, is_exporting()
         if limit is not None and not exporting and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "
@@ -368,15 +368,17 @@ class SANetModel(SANetPreTrainedModel):
                 "or classify it window by window and average the windows' scores."
             )
 
-        padding = config.total_stride * ((num_samples + config.total_stride - 1) // config.total_stride) - num_samples
         if attention_mask is not None:
             input_values = input_values.masked_fill((attention_mask == 0).unsqueeze(1), 0.0)
-            if not torch.compiler.is_compiling() and not padding and bool((attention_mask != 0).all()):
+            # On a GPU, looking at the mask would wait for all that was started before.
+            is_seen = attention_mask.device.type == "cpu" and not torch.compiler.is_compiling()
+            if is_seen and bool((attention_mask != 0).all()):
                 attention_mask = None
         # Half precision cannot count frames.
         mask_dtype = torch.promote_types(input_values.dtype, torch.float32)
-        # While a graph with dynamic lengths is exported, it cannot depend on whether there is padding.
-        if exporting or padding:
+        if exporting:
+            stride = config.total_stride
+            padding = stride * ((num_samples + stride - 1) // stride) - num_samples
             if attention_mask is None:
                 attention_mask = input_values.new_ones(batch_size, num_samples)
             input_values = nn.functional.pad(input_values, (0, padding))

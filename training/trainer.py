@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
 from sanet_hf.architectures import head_parameter_names
+from sanet_hf.batchnorm_sanet import SANetBatchNorm
 from sanet_hf.errors import DataError, SanetError, UsageError
-from sanet_hf.layers_sanet import SANetBatchNorm
 from sanet_hf.training.arguments import changed_options
 from sanet_hf.training.callbacks import EarlyStoppingCallback, OptionsOnResuming, WeightAverage, new_cpu_group
 from sanet_hf.training.checkpoints import (

@@ -4,7 +4,7 @@
 The blocks of a SANet for inference on a CPU: what [`~sanet_hf.optimization.optimize_for_inference`] makes of them
 there. They compute what those of modeling_sanet.py compute.
 
-Where all clips of a batch have one length, no block needs a mask: frames after the clip's end are not computed.
+Where all clips of a batch have one length, frames after the clip's end are not computed.
 """
 
 import math
@@ -22,6 +22,7 @@ from sanet_hf.layers_sanet import (
     SANetSqueezeExcitation,
     SANetUpsample,
     downsample_mask,
+    pad_to_multiple,
     zero_padded_frames,
 )
 from sanet_hf.modeling_sanet import (
@@ -105,21 +106,20 @@ def _forward_part(
     config, options = model.config, {"return_dict": True}
     output_hidden_states = kwargs.pop("output_hidden_states", None)
     output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-    output_attentions = kwargs.get("output_attentions")
+    output_attentions = kwargs.pop("output_attentions", None)
     output_attentions = config.output_attentions if output_attentions is None else output_attentions
     if torch.compiler.is_compiling() or output_attentions or input_values.device.type != "cpu":
-        options["output_hidden_states"] = output_hidden_states
+        options |= {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         return SANetModel.forward(model, input_values, attention_mask, **kwargs, **options)
     length = _common_length(config, input_values, attention_mask)
     if length is None:
         hidden_states, mask = model._prepare_input(input_values, attention_mask)
-        num_frames = hidden_states.shape[1]
     else:
         hidden_states, mask = input_values[:, :length, None].to(model.dtype), None
-        num_frames = -(-input_values.shape[1] // config.total_stride) * config.total_stride
+    num_frames = input_values.shape[-1]
     all_hidden_states = ()
     for layer in model.layers:
-        num_frames //= layer.stride
+        num_frames = -(-num_frames // layer.stride)
         mask = downsample_mask(mask, layer.stride)
         if isinstance(layer, SANetAttentionLayer):
             hidden_states, _ = layer(hidden_states, mask, **kwargs)
@@ -159,14 +159,6 @@ def _pad_to(hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
     return nn.functional.pad(hidden_states, (0, 0, 0, missing)) if missing else hidden_states
 
 
-def _fill_stride(hidden_states: torch.Tensor, stride: int) -> torch.Tensor:
-    """(batch, frames, channels) with frames of zeros up to a multiple of the stride."""
-    # Compilers are given multiples.
-    if stride == 1 or torch.compiler.is_compiling():
-        return hidden_states
-    return _pad_to(hidden_states, -(-hidden_states.shape[1] // stride) * stride)
-
-
 def _activate(layer: nn.Module, hidden_states: torch.Tensor, act: nn.Module) -> torch.Tensor:
     """Apply the activation unless the layer, of which these are results, did."""
     return hidden_states if layer.activation != "none" else act(hidden_states)
@@ -181,7 +173,7 @@ def forward_residual(
     inner_mask = mask
     if mask is not None and layer.even_kernel:
         inner_mask = torch.cat([mask[:, :1], mask], dim=1)
-    values = layer.conv1(_fill_stride(hidden_states, layer.stride))
+    values = layer.conv1(pad_to_multiple(hidden_states, layer.stride))
     values = layer.conv2(zero_padded_frames(_activate(layer.conv1, values, layer.act), inner_mask))
     gate = None
     if layer.squeeze_excitation is not None:
@@ -208,7 +200,7 @@ def forward_attention(
     layer: SANetAttentionLayer, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     merged_mask = downsample_mask(mask, layer.attention_stride)
-    merged = layer.downsample(_fill_stride(hidden_states, layer.attention_stride))
+    merged = layer.downsample(pad_to_multiple(hidden_states, layer.attention_stride))
     merged = layer.position_embedding(layer.in_proj(_activate(layer.downsample.linear, merged, layer.act)))
     if mask is None and is_plain(merged) and layer.config._attn_implementation in ("eager", "sdpa") and not kwargs:
         attended, probabilities = _attend(layer.attention, merged), None

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
-from sanet_hf.layers_sanet import SANetAttention, SANetBatchNorm, SANetConv1d, SANetDownsample, SANetUpsample
+from sanet_hf.batchnorm_sanet import SANetBatchNorm
+from sanet_hf.layers_sanet import SANetAttention, SANetConv1d, SANetDownsample, SANetUpsample
 from sanet_hf.modeling_sanet import (
     SANetAttentionLayer,
     SANetForAudioClassification,

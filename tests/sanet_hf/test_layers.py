@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sanet_hf import SANetConfig, layers_sanet
+from sanet_hf.batchnorm_sanet import SANetBatchNorm
 from sanet_hf.layers_sanet import (
     SANetAttention,
-    SANetBatchNorm,
     SANetConv1d,
     SANetDownsample,
     SANetSqueezeExcitation,

@@ -3,8 +3,8 @@
 """
 A clip's result never depends on its neighbours or on its padding.
 
-Clips whose length is a multiple of the total stride run without any mask when they are alone, so that comparing them
-with the same clip in a padded batch also compares the masked computation with the plain one.
+A clip runs without any mask when it is alone, so that comparing it with the same clip in a padded batch also compares
+the masked computation with the plain one.
 """
 
 import copy
@@ -13,10 +13,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import distributed, nn
 
-from sanet_hf import SANetFeatureExtractor, SANetModel, modeling_sanet
-from sanet_hf.layers_sanet import SANetBatchNorm, downsample_mask, zero_padded_frames
+from sanet_hf import SANetFeatureExtractor, SANetModel, batchnorm_sanet, modeling_sanet
+from sanet_hf.batchnorm_sanet import SANetBatchNorm
+from sanet_hf.layers_sanet import downsample_mask, zero_padded_frames
 
 
 # Changes to the tiny model of conftest.py, whose first kernel is even and whose others are odd.
@@ -162,13 +163,15 @@ def test_a_full_mask_is_no_mask(tiny_model, length, dtype):
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("full_mask", [False, True], ids=["no_mask", "full_mask"])
-def test_nothing_extra_is_computed_for_whole_frames(tiny_model, monkeypatch, full_mask, training):
+@pytest.mark.parametrize("length", [1600, 1601, 999])
+def test_no_mask_without_padding(tiny_model, monkeypatch, full_mask, training, length):
+    """Whether or not the length is a multiple of the strides."""
     masks = []
     original = modeling_sanet.zero_padded_frames
     monkeypatch.setattr(
         modeling_sanet, "zero_padded_frames", lambda states, mask: masks.append(mask) or original(states, mask)
     )
-    clips = torch.stack(make_clips([1600] * 2))
+    clips = torch.stack(make_clips([length] * 2))
     tiny_model.train(training)(clips, torch.ones_like(clips) if full_mask else None)
     assert masks
     assert all(mask is None for mask in masks)
@@ -285,6 +288,29 @@ def test_batch_norm_uses_valid_frames_alone(lengths):
         torch.testing.assert_close(norm.get_buffer(name), buffer)
 
 
+def test_batch_norm_of_several_processes_needs_one_message(monkeypatch):
+    """Statistics of two processes, which have different numbers of valid frames, are those of all frames."""
+    states, mask = valid_frames_and_mask([9, 4, 7, 1], 4)
+    parts = [slice(0, 3), slice(3, 4)]
+    norms = [make_batch_norm(4) for _ in parts]
+    sent = []
+
+    def run(rank: int, add_up) -> torch.Tensor:
+        monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+        monkeypatch.setattr(batchnorm_sanet, "_add_up_over_processes", add_up)
+        norms[rank].synchronize = True
+        return norms[rank](states[parts[rank]], mask[parts[rank]])
+
+    for rank in range(2):
+        run(rank, lambda rows: sent.append(rows) or rows.clamp(min=1))
+    assert len(sent) == 2
+    output = torch.cat([run(rank, lambda rows: sum(sent)) for rank in range(2)])
+    reference = make_batch_norm(4)
+    expected = reference(states, mask)
+    torch.testing.assert_close(output[mask.bool()], expected[mask.bool()])
+
+
 @pytest.mark.parametrize("lengths", [[5, 3, 1], [7, 7], [64, 1], [1]], ids=str)
 def test_batch_norm_compiled_variant_equals_eager_variant(lengths):
     """The graph variant weighs all frames instead of gathering those that are valid."""
@@ -357,7 +383,7 @@ def test_half_precision_means_over_many_frames(make_model, dtype, length):
 def test_masks_count_in_every_number_format(tiny_model, dtype):
     """Half precision has no 5001."""
     _, mask = tiny_model.to(dtype).sanet._prepare_input(*pad(make_clips([5001]), 7999))
-    assert mask.shape == (1, 8000)
+    assert mask.shape == (1, 7999)
     assert mask.sum() == 5001
 
 

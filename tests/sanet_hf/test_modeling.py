@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from transformers import initialization
 
 from sanet_hf import SANetConfig, SANetForAudioClassification, SANetModel
+from sanet_hf.batchnorm_sanet import SANetBatchNorm
 from sanet_hf.layers_sanet import (
     SANetAttention,
-    SANetBatchNorm,
     SANetConv1d,
     SANetDownsample,
     SANetSqueezeExcitation,
@@ -198,8 +198,8 @@ def test_any_length(tiny_model, length):
     assert tiny_model.config.total_stride == 16
     with torch.no_grad():
         base = tiny_model.sanet(torch.randn(2, length))
-    # A frame is 8 samples; the clip is padded to a multiple of 16.
-    frames = 2 * math.ceil(length / 16)
+    # A frame is 8 samples; the last one may be incomplete.
+    frames = math.ceil(length / 8)
     assert base.last_hidden_state.shape == (2, frames, 16)
     assert base.pooler_output.shape == (2, 32)
     assert base.pooling_weights.shape == (2, frames)
@@ -210,12 +210,12 @@ def test_hidden_states(tiny_model, clips, mask):
     with torch.no_grad():
         output = tiny_model.sanet(clips, mask, output_hidden_states=True)
     assert len(output.hidden_states) == tiny_model.config.num_hidden_layers == 4
-    # 1000 samples are padded to 1008.
+    # 1000 samples at strides of 4 and 8.
     shapes = [tuple(state.shape) for state in output.hidden_states]
-    assert shapes == [(2, 252, 8), (2, 126, 16), (2, 126, 16), (2, 126, 16)]
+    assert shapes == [(2, 250, 8), (2, 125, 16), (2, 125, 16), (2, 125, 16)]
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
     for state in output.hidden_states:
-        samples_a_frame = 1008 // state.shape[1]
+        samples_a_frame = 1000 // state.shape[1]
         valid = math.ceil(300 / samples_a_frame)
         assert state[1, :valid].abs().amax(-1).all()
         assert not state[1, valid:].any()
@@ -241,7 +241,7 @@ def test_optional_outputs_are_left_out(tiny_model, clips):
         assert list(tiny_model.sanet(clips)) == ["last_hidden_state", "pooler_output", "pooling_weights"]
         logits, weights = tiny_model(clips, return_dict=False)
     assert logits.shape == (2, 3)
-    assert weights.shape == (2, 126)
+    assert weights.shape == (2, 125)
 
 
 @pytest.mark.parametrize("options", [{}, {"output_hidden_states": True, "output_attentions": True}], ids=["", "all"])
@@ -338,7 +338,7 @@ def test_attention_probabilities(make_model, clips, mask):
     with torch.no_grad():
         attentions = model(clips, mask, output_attentions=True).attentions
     # Merged frames of 8 and of 16 samples.
-    assert [tuple(probabilities.shape) for probabilities in attentions] == [(2, 2, 126, 126), (2, 2, 63, 63)]
+    assert [tuple(probabilities.shape) for probabilities in attentions] == [(2, 2, 125, 125), (2, 2, 63, 63)]
     for probabilities, valid in zip(attentions, ([125, 38], [63, 19]), strict=True):
         torch.testing.assert_close(probabilities.sum(-1), torch.ones(probabilities.shape[:-1]))
         for clip, frames in zip(probabilities, valid, strict=True):
@@ -693,6 +693,7 @@ def test_save_and_load(make_model, clips, mask, tmp_path, model_class):
     model = model if model_class is SANetForAudioClassification else model.sanet
     model.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "batchnorm_sanet.py",
         "config.json",
         "configuration_sanet.py",
         "layers_sanet.py",
@@ -840,6 +841,7 @@ def test_push_to_hub(tiny_model, tmp_path, monkeypatch):
     assert tiny_model.push_to_hub("someone/sanet-tiny") == "a commit"
     assert {path.name for path in uploaded.iterdir()} == {
         "README.md",
+        "batchnorm_sanet.py",
         "config.json",
         "configuration_sanet.py",
         "layers_sanet.py",

@@ -14,12 +14,12 @@ import yaml
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
 from sanet_hf import SANetFeatureExtractor
+from sanet_hf.batchnorm_sanet import SANetBatchNorm
 from sanet_hf.errors import AudioError
 from sanet_hf.inference.app import classify_recording, draw_recording, launch_app, make_app
 from sanet_hf.inference.explanation import explain, weigh_frames
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.windows import merge_windows
-from sanet_hf.layers_sanet import SANetBatchNorm
 
 
 SPACE = Path(__file__).parents[3] / "examples/space"
