@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sanet_hf.optimization.cpu_layers import has_onednn_linear, onednn_linear
+from sanet_hf.optimization.cpu_layers import has_onednn, onednn_linear
 from sanet_hf.training.evaluation.costs import describe_machine, synchronize
 from sanet_hf.utils.files import write_atomically
 
@@ -59,7 +59,7 @@ def matrix_product_rate(dtype: torch.dtype, device: torch.device, size: int | No
 
     def multiply() -> None:
         # On processors other than Intel's, PyTorch's own product in float32 (MKL) has half the rate of oneDNN's.
-        if device.type == "cpu" and has_onednn_linear():
+        if device.type == "cpu" and has_onednn():
             onednn_linear(left, right, None)
         else:
             left @ right

@@ -7,6 +7,7 @@ Hidden states are (batch, frames, channels). benchmarks/NOTES.md has the measure
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from .configuration_sanet import SANetConfig
 FFT_SIZE = 512
 FFT_MIN_KERNEL = 32
 FFT_MIN_FRAMES = 1024
+
+EAGER_MAX_FRAMES = 128
 
 # Channels that a convolution in bfloat16 or float16 on a CPU has at least.
 HALF_MIN_CHANNELS = 16
@@ -150,6 +153,7 @@ class SANetConv1d(nn.Conv1d):
         return (
             not torch.compiler.is_compiling()
             and suits_fft(self.weight, self.groups)
+            and not has_fast_gradients(computing_dtype(hidden_states))
             and self.kernel_size[0] % self.stride[0] == 0
             and hidden_states.shape[-1] >= FFT_MIN_FRAMES
             and hidden_states.device.type == "cpu"
@@ -268,7 +272,13 @@ class SANetAttention(nn.Module):
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         # Not get_interface(), which transformers 5.0 lacks.
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention_forward)
+        implementation = self.config._attn_implementation
+        is_half_on_cpu = query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16)
+        if implementation == "sdpa" and is_half_on_cpu and self.training and not torch.compiler.is_compiling():
+            # Without a fused function gradients of short sequences take a third of the time.
+            is_short = attention_mask is None and query.shape[2] <= EAGER_MAX_FRAMES
+            implementation = "eager" if is_short else implementation
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get(implementation, eager_attention_forward)
         output, probabilities = attention(
             self,
             query,
@@ -283,6 +293,12 @@ class SANetAttention(nn.Module):
 
 
 # The weight gradient of long convolutions by FFT.
+
+
+@cache
+def has_fast_gradients(dtype: torch.dtype) -> bool:
+    """Whether the CPU's own weight gradients are faster than those by FFT: in bfloat16 with Intel's AMX."""
+    return dtype == torch.bfloat16 and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 def suits_fft(weight: torch.Tensor, groups: int) -> bool:

@@ -1,180 +1,360 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Faster float32 replacements for standard layers on a CPU, for [`~sanet_hf.optimization.optimize_for_inference`].
+Faster replacements for standard layers on a CPU, for [`~sanet_hf.optimization.optimize_for_inference`].
 
-benchmarks/NOTES.md has the measurements behind their limits.
+A layer has several ways to compute the same; [`~sanet_hf.optimization.choices`] measures which is fastest. Each
+includes the activation that follows. benchmarks/NOTES.md has measurements.
 """
 
+import math
 from functools import cache
 
 import torch
 from torch import nn
 
-from sanet_hf.layers_sanet import FFT_MIN_FRAMES, FFT_SIZE, SANetConv1d, spectra_of, suits_fft
+from sanet_hf.layers_sanet import HALF_MIN_CHANNELS, SANetConv1d
 
 
-# Features from which on a linear layer goes through oneDNN.
-ONEDNN_MIN_FEATURES = 64
-
-WINOGRAD_MIN_CHANNELS = 512
-WINOGRAD_KERNEL_SIZES = range(3, 6)
+WINOGRAD_MIN_CHANNELS = 128
+WINOGRAD_KERNEL_SIZES = range(2, 6)
 # Where polynomials are evaluated, and at infinity: a tile has eight frames.
 WINOGRAD_POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)
 WINOGRAD_TILE = len(WINOGRAD_POINTS) + 1
+DFT_MIN_KERNEL = 6
+# Values of the result that a transformed convolution computes at once.
+PART_SIZE = 2**19
+
+# By the name that oneDNN knows each under.
+ACTIVATIONS = {"none": nn.Identity(), "gelu": nn.functional.gelu, "relu": torch.relu, "tanh": torch.tanh}
+_IN_PLACE = {"gelu": torch.ops.aten.gelu_, "relu": torch.relu_, "tanh": torch.tanh_}
 
 
-def optimized_conv(conv: SANetConv1d) -> SANetConv1d:
-    """The convolution itself, or a faster one with its weights."""
-    if conv.stride[0] > 1 or conv.groups > 1:
-        return conv
-    if suits_fft(conv.weight, conv.groups):
-        return FFTConv1d(conv)
-    is_wide = min(conv.in_channels, conv.out_channels) >= WINOGRAD_MIN_CHANNELS
-    is_winograd = is_wide and conv.kernel_size[0] in WINOGRAD_KERNEL_SIZES and has_onednn_linear()
-    return WinogradConv1d(conv) if is_winograd else conv
+def conv_candidates(conv: SANetConv1d) -> dict[str, type["CPUConv1d"]]:
+    """Return the classes that can compute a convolution, by name, the one without conditions first."""
+    ways: dict[str, type[CPUConv1d]] = {"plain": CPUConv1d}
+    if conv.groups > 1 or conv.weight.dtype == torch.float64 or not has_onednn():
+        return ways
+    stride = conv.stride[0]
+    channels, num_taps = conv.in_channels * stride, -(-conv.kernel_size[0] // stride)
+    is_float32 = conv.weight.dtype == torch.float32
+    if conv.in_channels >= (2 if is_float32 else HALF_MIN_CHANNELS):
+        ways["oneDNN"] = OneDNNConv1d
+    if stride > 1 or conv.in_channels < HALF_MIN_CHANNELS:
+        ways["oneDNN, frames merged"] = MergedConv1d
+    if is_float32:
+        if num_taps >= DFT_MIN_KERNEL and conv.in_channels > 1:
+            ways |= {"DFT": DFTConv1d, "DFT, long blocks": LongDFTConv1d}
+        if num_taps in WINOGRAD_KERNEL_SIZES and min(channels, conv.out_channels) >= WINOGRAD_MIN_CHANNELS:
+            ways["Winograd"] = WinogradConv1d
+    return ways
 
 
-def optimized_linear(linear: nn.Linear) -> nn.Linear:
-    """The linear layer itself, or a faster one with its weights."""
-    is_large = min(linear.in_features, linear.out_features) >= ONEDNN_MIN_FEATURES
-    return OneDNNLinear(linear) if is_large and has_onednn_linear() else linear
+class Packed:
+    """
+    A weight in oneDNN's own format, which it would else bring it into for every batch. Such tensors can be neither
+    copied nor moved: a copy of the layer makes its own.
+    """
+
+    def __init__(self):
+        self.weight: torch.Tensor | None = None
+
+    def __deepcopy__(self, memo: dict) -> "Packed":
+        return Packed()
+
+    def __reduce__(self) -> tuple:
+        return Packed, ()
 
 
-class _OptimizedConv1d(SANetConv1d):
-    """Has the weights of the convolution of stride 1 and, where it is no faster, computes as it does."""
+class _FastLayer(nn.Module):
+    """What fast layers of a kind have in common: when they are used, and the activation."""
 
-    def __init__(self, conv: SANetConv1d):
-        super().__init__(
-            conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], device="meta"
-        )
+    activation: str
+    dtype: torch.dtype
+
+    def _apply(self, *arguments, **options):
+        # Moved or converted.
+        self.packed = Packed()
+        return super()._apply(*arguments, **options)
+
+    def can_be_fast(self, hidden_states: torch.Tensor) -> bool:
+        """Whether the input is as the layer was made for; not for compilers and exporters, who know plain layers."""
+        return hidden_states.dtype == self.dtype and is_plain(hidden_states)
+
+
+def is_plain(hidden_states: torch.Tensor) -> bool:
+    """Whether values are on the CPU, without autocast, a compiler, an exporter or gradients."""
+    return (
+        hidden_states.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not (hidden_states.requires_grad and torch.is_grad_enabled())
+    )
+
+
+def activate_(values: torch.Tensor, activation: str) -> torch.Tensor:
+    """Apply an activation in place."""
+    return values if activation == "none" else _IN_PLACE[activation](values)
+
+
+class CPUConv1d(_FastLayer, SANetConv1d):
+    """[`SANetConv1d`] followed by an activation."""
+
+    min_frames = 1
+
+    def __init__(self, conv: SANetConv1d, activation: str = "none"):
+        options = {"stride": conv.stride[0], "padding": conv.padding[0], "groups": conv.groups}
+        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size[0], **options, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
+        self.activation, self.dtype, self.packed = activation, conv.weight.dtype, Packed()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        num_frames = hidden_states.shape[1] + 2 * self.padding[0] - self.kernel_size[0] + 1
-        if not _is_plain_float32(hidden_states) or num_frames < self.min_frames:
-            return super().forward(hidden_states)
+        num_frames = (hidden_states.shape[1] + 2 * self.padding[0] - self.kernel_size[0]) // self.stride[0] + 1
+        is_short = hidden_states.shape[1] < self.kernel_size[0] or num_frames < self.min_frames
+        if is_short or not self.can_be_fast(hidden_states):
+            return ACTIVATIONS[self.activation](super().forward(hidden_states))
         return self.convolve(hidden_states, num_frames)
 
-    def blocks_of(self, hidden_states: torch.Tensor, size: int, num_frames: int) -> torch.Tensor:
-        """(batch, frames, channels) to (batch, blocks, channels, size), as many as `num_frames` results need."""
-        step = size - self.kernel_size[0] + 1
-        padding = self.padding[0]
-        after = -(-num_frames // step) * step + self.kernel_size[0] - 1 - hidden_states.shape[1] - padding
-        return nn.functional.pad(hidden_states, (0, 0, padding, after)).unfold(1, size, step)
+    def convolve(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """(batch, frames, in) to (batch, `num_frames`, out), after the activation."""
+        return activate_(super().forward(hidden_states), self.activation)
+
+    def onednn_convolve(
+        self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, padding: int
+    ) -> torch.Tensor:
+        """Convolve (batch, frames, in) by oneDNN with a weight (out, in, kernel), of which it keeps its own form."""
+        # Channels-last in memory: (batch, in, 1, frames).
+        inputs = inputs.contiguous().transpose(1, 2).unsqueeze(2)
+        options = [0, padding], [1, stride], [1, 1], 1
+        if self.packed.weight is None:
+            weight = weight.unsqueeze(2)
+            self.packed.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *options, list(inputs.shape))
+        output = torch.ops.mkldnn._convolution_pointwise(
+            inputs, self.packed.weight, bias, *options, self.activation, [], "none"
+        )
+        return output.squeeze(2).transpose(1, 2).contiguous()
+
+    def merged(self, num_merged: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Weight and bias of a convolution of stride 1 that computes `num_merged` frames at once, with the input frames
+        of their strides as channels: (num_merged * out, num_merged * stride * in, taps).
+        """
+        kernel_size, stride = self.kernel_size[0], self.stride[0]
+        width = num_merged * stride
+        num_taps = -(-(kernel_size + width - stride) // width)
+        taps, unused = self.weight.transpose(1, 2), num_taps * width - kernel_size
+        # As in SANetConv1d, each frame's kernel is shifted by a stride.
+        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
+        weight = taps.reshape(len(taps), num_taps, -1).transpose(1, 2)
+        return weight, None if self.bias is None else self.bias.repeat(num_merged)
 
 
-class FFTConv1d(_OptimizedConv1d):
-    """
-    [`SANetConv1d`] of stride 1 by overlap-save: blocks of `FFT_SIZE` frames, whose spectra are multiplied with the
-    kernel's.
-    """
-
-    min_frames = FFT_MIN_FRAMES
-
-    def __init__(self, conv: SANetConv1d):
-        super().__init__(conv)
-        # Conjugate, since a convolution layer is a correlation: (frequencies, in, out).
-        spectrum = torch.fft.rfft(conv.weight, n=FFT_SIZE).conj().permute(2, 1, 0)
-        # A real part is multiplied by the spectrum, an imaginary one by i times it: (frequencies, 2 * in, 2 * out).
-        spectrum = torch.view_as_real(torch.stack([spectrum, 1j * spectrum], dim=2).resolve_conj())
-        self.register_buffer("spectrum", spectrum.flatten(3).flatten(1, 2).contiguous(), persistent=False)
+class OneDNNConv1d(CPUConv1d):
+    """[`CPUConv1d`] with the weight in oneDNN's format and the activation within the convolution."""
 
     def convolve(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        blocks = self.blocks_of(hidden_states, FFT_SIZE, num_frames)
-        spectra = torch.bmm(spectra_of(blocks), self.spectrum).unflatten(2, (-1, 2))
-        if self.bias is not None:
-            spectra[0, :, :, 0] += FFT_SIZE * self.bias
-        frames = torch.fft.irfft(torch.view_as_complex(spectra), n=FFT_SIZE, dim=0)
-        return _joined(frames[: FFT_SIZE - self.kernel_size[0] + 1], blocks, num_frames)
+        return self.onednn_convolve(hidden_states, self.weight, self.bias, self.stride[0], self.padding[0])
 
 
-class WinogradConv1d(_OptimizedConv1d):
+class MergedConv1d(CPUConv1d):
+    """[`OneDNNConv1d`] over several frames as channels: those of a stride, and in half precision at least 16."""
+
+    def __init__(self, conv: SANetConv1d, activation: str = "none"):
+        super().__init__(conv, activation)
+        channels = self.in_channels * self.stride[0]
+        self.num_merged = 1 if self.dtype == torch.float32 else -(-HALF_MIN_CHANNELS // channels)
+        weight, bias = self.merged(self.num_merged)
+        # Channels-last in memory, as oneDNN takes it.
+        weight = weight.transpose(1, 2).contiguous().transpose(1, 2)
+        self.register_buffer("wide_weight", weight, persistent=False)
+        self.register_buffer("wide_bias", bias, persistent=False)
+
+    def convolve(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        batch_size, num_inputs, channels = hidden_states.shape
+        width = self.num_merged * self.stride[0]
+        num_blocks = -(-num_frames // self.num_merged) + self.wide_weight.shape[2] - 1
+        after = num_blocks * width - num_inputs - self.padding[0]
+        blocks = nn.functional.pad(hidden_states, (0, 0, self.padding[0], after))
+        blocks = blocks.view(batch_size, num_blocks, width * channels)
+        frames = self.onednn_convolve(blocks, self.wide_weight, self.wide_bias, 1, 0)
+        return frames.reshape(batch_size, -1, self.out_channels)[:, :num_frames].contiguous()
+
+
+class _TransformConv1d(CPUConv1d):
     """
-    [`SANetConv1d`] of stride 1 by Winograd's algorithm: a frame costs 8 / (9 - r) products of matrices where the r
-    taps of the kernel would take r.
+    A convolution as products of transformed values: overlapping tiles of frames are multiplied by one matrix, the
+    channels of each transformed value by a matrix of its own, and the results by a third one:
+
+        (tiles, frames, in) -> (tiles, values, in) -> (tiles, values, out) -> (tiles, frames, out)
+
+    A value is a real number, or real and imaginary part. A stride's frames are channels.
+    """
+
+    def set_transforms(
+        self, inputs: torch.Tensor, products: torch.Tensor, outputs: torch.Tensor, constant: int
+    ) -> None:
+        """
+        Args:
+            inputs: (values, frames of a tile), in float64 like all of these.
+            products: (values, in, out), or with parts of numbers (values / 2, 2 * in, 2 * out).
+            outputs: (resulting frames of a tile, values).
+            constant: The value that every resulting frame has the same share of.
+        """
+        self.constant, self.bias_gain = constant, 1 / outputs[0, constant].item()
+        self.step, self.tile = len(outputs), inputs.shape[1]
+        for name, value in {"inputs": inputs, "products": products, "outputs": outputs}.items():
+            self.register_buffer(f"{name}_transform", value.to(self.weight.dtype).contiguous(), persistent=False)
+
+    def convolve(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        # As many clips at once as a processor's cache holds.
+        part_size = max(1, PART_SIZE // (num_frames * self.out_channels))
+        parts = [self._convolve_part(part, num_frames) for part in hidden_states.split(part_size)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _convolve_part(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        batch_size, num_inputs, _ = hidden_states.shape
+        step, stride, padding = self.step, self.stride[0], self.padding[0]
+        channels = stride * self.in_channels
+        num_tiles = -(-num_frames // step)
+        # So many that a clip's last tile ends before the next clip: those between are computed in vain.
+        tiles_per_clip = num_tiles + -(-(self.tile - step) // step)
+        after = tiles_per_clip * step * stride - num_inputs - padding
+        padded = nn.functional.pad(hidden_states, (0, 0, padding, after))
+        all_tiles = (batch_size - 1) * tiles_per_clip + num_tiles
+        tiles = padded.as_strided((all_tiles, self.tile, channels), (step * channels, channels, 1))
+        values = torch.bmm(self.inputs_transform.expand(all_tiles, -1, -1), tiles)
+        num_products = len(self.products_transform)
+        # Each product's numbers side by side, those of all tiles below each other: (products, tiles, parts * in).
+        values = values.view(all_tiles, num_products, -1).transpose(0, 1)
+        values = torch.bmm(values, self.products_transform)
+        if self.bias is not None:
+            values[self.constant, :, : self.out_channels] += self.bias_gain * self.bias
+        values = values.transpose(0, 1).reshape(all_tiles, -1, self.out_channels)
+        frames = activate_(torch.bmm(self.outputs_transform.expand(all_tiles, -1, -1), values), self.activation)
+        clip_size = tiles_per_clip * step * self.out_channels
+        frames = frames.as_strided((batch_size, num_frames, self.out_channels), (clip_size, self.out_channels, 1))
+        return frames.contiguous()
+
+
+class DFTConv1d(_TransformConv1d):
+    """
+    [`CPUConv1d`] by overlap-save with discrete Fourier transforms as matrices: for blocks of some hundred frames these
+    are faster than FFT, whose results lie in another order in memory.
+    """
+
+    frames_per_tap = 2
+
+    def __init__(self, conv: SANetConv1d, activation: str = "none"):
+        super().__init__(conv, activation)
+        weight, _ = self.merged(1)
+        num_taps = weight.shape[2]
+        self.min_frames = num_taps
+        size = 16 * math.ceil(self.frames_per_tap * num_taps / 16)
+        angles = 2 * math.pi / size * torch.arange(size // 2 + 1, dtype=torch.float64)[:, None] * torch.arange(size)
+        waves = torch.stack([angles.cos(), -angles.sin()], dim=1)
+        # Frequencies between the first and the last one stand for negative ones as well.
+        counts = torch.full((len(waves), 1, 1), 2 / size, dtype=torch.float64)
+        counts[0] = counts[-1] = 1 / size
+        outputs = (counts * waves).flatten(0, 1).T[: size - num_taps + 1]
+        self.set_transforms(waves.flatten(0, 1), _real_spectrum(weight.double(), size), outputs, 0)
+
+
+class LongDFTConv1d(DFTConv1d):
+    """[`DFTConv1d`] with blocks of twice the length."""
+
+    frames_per_tap = 4
+
+
+class WinogradConv1d(_TransformConv1d):
+    """
+    [`CPUConv1d`] by Winograd's algorithm: a frame costs 8 / (9 - r) products of matrices where the r taps of the
+    kernel would take r.
 
     Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, here in one dimension.
     """
 
-    min_frames = WINOGRAD_TILE
-
-    def __init__(self, conv: SANetConv1d):
-        super().__init__(conv)
-        kernel_size = conv.kernel_size[0]
+    def __init__(self, conv: SANetConv1d, activation: str = "none"):
+        super().__init__(conv, activation)
+        weight, _ = self.merged(1)
+        num_taps = weight.shape[2]
+        self.min_frames = WINOGRAD_TILE
         # Polynomials are multiplied by their values, of which the inverse matrix makes coefficients; a convolution
         # layer, being a correlation, has the transpose of that.
-        input_transform = torch.linalg.inv(_values_of_polynomials(WINOGRAD_TILE)).T
+        inputs = torch.linalg.inv(_values_of_polynomials(WINOGRAD_TILE)).T
         # Values of one size, for the sake of precision.
-        scale = input_transform.abs().amax(dim=1, keepdim=True)
-        weight = torch.einsum("pk,oik->poi", _values_of_polynomials(kernel_size), conv.weight.double())
-        buffers = {
-            "input_transform": input_transform / scale,
-            "transformed_weight": weight * scale.unsqueeze(2),
-            "output_transform": _values_of_polynomials(WINOGRAD_TILE - kernel_size + 1).T,
-        }
-        for name, value in buffers.items():
-            self.register_buffer(name, value.to(conv.weight.dtype), persistent=False)
-
-    def convolve(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        tiles = self.blocks_of(hidden_states, WINOGRAD_TILE, num_frames)
-        values = self.input_transform @ tiles.permute(3, 0, 1, 2).reshape(WINOGRAD_TILE, -1)
-        values = values.view(WINOGRAD_TILE, -1, self.in_channels)
-        # What the values at the point 1 have in addition, every frame has.
-        biases = [self.bias if point == 1 else None for point in (*WINOGRAD_POINTS, torch.inf)]
-        values = torch.stack(
-            [onednn_linear(*inputs) for inputs in zip(values, self.transformed_weight, biases, strict=True)]
-        )
-        frames = (self.output_transform @ values.flatten(1)).unflatten(1, (-1, self.out_channels))
-        return _joined(frames, tiles, num_frames)
+        scale = inputs.abs().amax(dim=1, keepdim=True)
+        products = torch.einsum("pk,oik->pio", _values_of_polynomials(num_taps), weight.double())
+        outputs = _values_of_polynomials(WINOGRAD_TILE - num_taps + 1).T
+        self.set_transforms(inputs / scale, products * scale.unsqueeze(2), outputs, WINOGRAD_POINTS.index(1))
 
 
-class OneDNNLinear(nn.Linear):
+class CPULinear(_FastLayer, nn.Linear):
+    """`nn.Linear` followed by an activation."""
+
+    def __init__(self, linear: nn.Linear, activation: str = "none"):
+        super().__init__(linear.in_features, linear.out_features, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.activation, self.dtype, self.packed = activation, linear.weight.dtype, Packed()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.can_be_fast(hidden_states):
+            return ACTIVATIONS[self.activation](super().forward(hidden_states))
+        return self.multiply(hidden_states)
+
+    def multiply(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Compute the layer and its activation."""
+        return activate_(super().forward(hidden_states), self.activation)
+
+
+class OneDNNLinear(CPULinear):
     """
-    `nn.Linear` through oneDNN, as torch.compile has it on a CPU: PyTorch takes MKL in float32, which has half the
+    [`CPULinear`] through oneDNN, as torch.compile has it on a CPU: PyTorch takes MKL in float32, which has half the
     speed on processors other than Intel's.
     """
 
-    def __init__(self, linear: nn.Linear):
-        super().__init__(linear.in_features, linear.out_features, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+    def multiply(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.packed.weight is None:
+            num_rows = hidden_states[..., 0].numel()
+            self.packed.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, num_rows)
+        return onednn_linear(hidden_states, self.packed.weight, self.bias, self.activation)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not _is_plain_float32(hidden_states):
-            return super().forward(hidden_states)
-        return onednn_linear(hidden_states, self.weight, self.bias)
+
+def linear_candidates(linear: nn.Linear) -> dict[str, type[CPULinear]]:
+    """Return the classes that can compute a linear layer, by name, the one without conditions first."""
+    is_fast = linear.weight.dtype != torch.float64 and has_onednn()
+    return {"plain": CPULinear, "oneDNN": OneDNNLinear} if is_fast else {"plain": CPULinear}
 
 
 @cache
-def has_onednn_linear() -> bool:
-    """Return whether [`onednn_linear`] runs with this PyTorch."""
+def has_onednn() -> bool:
+    """Return whether the operators of oneDNN run with this PyTorch."""
+    conv = SANetConv1d(16, 16, 2, stride=2).requires_grad_(False)
     try:
-        onednn_linear(torch.zeros(1, 64), torch.zeros(64, 64), None)
+        OneDNNConv1d(conv)(torch.zeros(1, 4, 16))
+        OneDNNLinear(nn.Linear(2, 2).requires_grad_(False))(torch.zeros(1, 2))
     except Exception:
-        # The operator is private: another PyTorch may lack it or have other arguments.
+        # They are private: another PyTorch may lack them or have other arguments.
         return False
     return True
 
 
-def onednn_linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """`nn.functional.linear` by oneDNN, on a CPU."""
-    return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, bias, "none", [], "")
+def onednn_linear(
+    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str = "none"
+) -> torch.Tensor:
+    """`nn.functional.linear` and an activation by oneDNN, on a CPU."""
+    return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, bias, activation, [], "none")
 
 
-def _is_plain_float32(hidden_states: torch.Tensor) -> bool:
-    """Whether neither autocast wants another format nor a compiler or exporter, to which usual layers are better."""
-    return (
-        hidden_states.device.type == "cpu"
-        and hidden_states.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-    )
-
-
-def _joined(frames: torch.Tensor, blocks: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """(step, batch * blocks, channels) to (batch, frames, channels)."""
-    frames = frames.unflatten(1, blocks.shape[:2])
-    return frames.permute(1, 2, 0, 3).flatten(1, 2)[:, :num_frames]
+def _real_spectrum(weight: torch.Tensor, size: int) -> torch.Tensor:
+    """
+    (out, in, kernel) to the matrices (frequencies, 2 * in, 2 * out) that multiply spectra as real numbers: real parts
+    first, then imaginary ones.
+    """
+    # Conjugate, since a convolution layer is a correlation: (frequencies, in, out).
+    spectrum = torch.fft.rfft(weight, n=size).conj().permute(2, 1, 0)
+    # A real part is multiplied by the spectrum, an imaginary one by i times it: (frequencies, in, 2, out, 2).
+    spectrum = torch.view_as_real(torch.stack([spectrum, 1j * spectrum], dim=2).resolve_conj())
+    return spectrum.permute(0, 2, 1, 4, 3).flatten(3).flatten(1, 2)
 
 
 def _values_of_polynomials(num_coefficients: int) -> torch.Tensor:

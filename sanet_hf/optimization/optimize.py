@@ -3,32 +3,39 @@
 """A trained SANet made faster for inference."""
 
 import copy
-import itertools
 import types
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.activations import GELUActivation
 
 from sanet_hf.batchnorm_sanet import SANetBatchNorm
-from sanet_hf.layers_sanet import SANetConv1d, SANetDownsample, SANetUpsample
+from sanet_hf.layers_sanet import SANetAttention, SANetConv1d, SANetDownsample, SANetUpsample
 from sanet_hf.modeling_sanet import (
     SANetAttentionLayer,
     SANetForAudioClassification,
-    SANetModel,
-    SANetModelOutput,
     SANetPreTrainedModel,
     SANetResidualLayer,
 )
 from sanet_hf.optimization.allocator import keep_freed_memory
-from sanet_hf.optimization.cpu_layers import optimized_conv, optimized_linear
-from sanet_hf.optimization.self_check import replace_wrong_layers
+from sanet_hf.optimization.choices import Choices, known_choices
+from sanet_hf.optimization.cpu_blocks import (
+    ATTENTION,
+    FrameLinear,
+    forward_attention,
+    forward_in_parts,
+    forward_pooling,
+    forward_residual,
+)
+from sanet_hf.optimization.cpu_layers import CPUConv1d, CPULinear, conv_candidates, linear_candidates
+from sanet_hf.optimization.self_check import check_layer, describe_shape, replace_wrong_layers, warn_of_wrong_layers
 
 
-# Values of the first layer that a part of a batch has at most.
-PART_SIZE = 2**21
+# Samples of the clip, and frames, that ways to compute are compared for, at most.
+TYPICAL_SAMPLES, MAX_FRAMES = 64000, 4096
 
 SANet = TypeVar("SANet", bound=SANetPreTrainedModel)
 
@@ -36,8 +43,9 @@ SANet = TypeVar("SANet", bound=SANetPreTrainedModel)
 def optimize_for_inference(model: SANet) -> SANet:
     """
     Return a copy of a SANet with the same outputs (in float32 to 1e-4) that is faster: BatchNorm is folded into the
-    convolutions and linear layers before it; on a CPU a large batch goes through the network in parts, and in float32
-    long kernels are computed by FFT, short ones over many channels by Winograd's algorithm, linear layers by oneDNN.
+    convolutions and linear layers before it; on a CPU a large batch goes through the network in parts, and each layer
+    is computed in the way that is fastest on this processor: by PyTorch, by oneDNN, by Fourier transforms or by
+    Winograd's algorithm. That is measured once, in about a second, and kept in `HF_ASSETS_CACHE`.
 
     The copy has the model's inputs and outputs, hidden states included, its device and its number format. It has no
     gradients, and cannot be trained or saved: save the model itself. Move the model to its device and number format
@@ -53,22 +61,16 @@ def optimize_for_inference(model: SANet) -> SANet:
     if not isinstance(model, SANetPreTrainedModel):
         raise TypeError(f"optimize_for_inference takes a SANet, not {type(model).__name__}.")
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    is_cpu = model.device.type == "cpu"
-    is_cpu_float32 = is_cpu and model.dtype == torch.float32
-    if is_cpu:
-        model.base_model.forward = types.MethodType(_forward_in_parts, model.base_model)
     for layer in model.base_model.layers:
         if isinstance(layer, SANetResidualLayer):
             _fold(layer, "conv1", "norm1")
             _fold(layer, "conv2", "norm2")
             if layer.shortcut is not None:
                 _fold(layer, "shortcut", "shortcut_norm")
-            if is_cpu_float32:
-                layer.conv2 = optimized_conv(layer.conv2)
         elif isinstance(layer, SANetAttentionLayer):
             _fold(layer, "downsample", "downsample_norm")
             _fold(layer, "upsample", "upsample_norm")
-            layer.downsample, layer.upsample = _FrameLinear(layer.downsample), _FrameLinear(layer.upsample)
+            layer.downsample, layer.upsample = FrameLinear(layer.downsample), FrameLinear(layer.upsample)
     if isinstance(model, SANetForAudioClassification):
         layers = []
         for layer in model.classifier:
@@ -82,11 +84,8 @@ def optimize_for_inference(model: SANet) -> SANet:
             # Channels-last in memory, as the convolution takes it: else it is copied for every batch.
             weight = layer.weight.transpose(1, 2).contiguous().transpose(1, 2)
             layer.weight = nn.Parameter(weight, requires_grad=False)
-    if is_cpu_float32:
-        for parent in list(model.modules()):
-            for name, child in parent.named_children():
-                if type(child) is nn.Linear:
-                    setattr(parent, name, optimized_linear(child))
+    if model.device.type == "cpu":
+        _make_fast_on_cpu(model)
     replace_wrong_layers(model, model.dtype)
     return model
 
@@ -101,45 +100,104 @@ def prepare_classifier(model: PreTrainedModel) -> PreTrainedModel:
     return optimize_for_inference(model) if isinstance(model, SANetPreTrainedModel) else model
 
 
-@can_return_tuple
-def _forward_in_parts(
-    model: SANetModel, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
-) -> SANetModelOutput:
-    """As many clips at once as caches and the memory allocator hold: four of 4 s by default."""
-    clip_size = model.config.conv_dim[0] * input_values.shape[-1] // model.config.conv_stride[0]
-    part_size = max(1, PART_SIZE // max(1, clip_size))
-    # What has no shape of a batch is refused by the model.
-    is_batch = input_values.dim() > 1 and (attention_mask is None or len(attention_mask) == len(input_values))
-    if torch.compiler.is_compiling() or not is_batch or len(input_values) <= part_size:
-        return SANetModel.forward(model, input_values, attention_mask, **kwargs, return_dict=True)
-    masks = itertools.repeat(None) if attention_mask is None else attention_mask.split(part_size)
-    batches = zip(input_values.split(part_size), masks)
-    parts = [SANetModel.forward(model, *batch, **kwargs, return_dict=True) for batch in batches]
-    return SANetModelOutput(**{name: _concatenate([part[name] for part in parts]) for name in parts[0]})
+def _make_fast_on_cpu(model: SANetPreTrainedModel) -> None:
+    """Compute the blocks of a SANet whose BatchNorm is folded in the fastest way, in place."""
+    base, choices = model.base_model, known_choices()
+    config = base.config
+    activation = "gelu" if isinstance(base.layers[0].act, GELUActivation) else "none"
+    num_frames = min(TYPICAL_SAMPLES, config.max_input_samples or TYPICAL_SAMPLES)
+
+    def replace(parent: nn.Module, name: str, num_frames: int, activation: str = "none") -> None:
+        setattr(parent, name, _fastest_layer(getattr(parent, name), num_frames, activation, choices))
+
+    for layer in base.layers:
+        if isinstance(layer, SANetResidualLayer):
+            replace(layer, "conv1", num_frames, activation)
+            num_frames = -(-num_frames // layer.stride)
+            replace(layer, "conv2", num_frames)
+            if layer.shortcut is not None:
+                replace(layer, "shortcut", num_frames)
+            if layer.squeeze_excitation is not None:
+                replace(layer.squeeze_excitation, "reduce", 1, activation)
+                replace(layer.squeeze_excitation, "expand", 1)
+            layer.forward = types.MethodType(forward_residual, layer)
+        elif isinstance(layer, SANetAttentionLayer):
+            num_merged = -(-num_frames // layer.attention_stride)
+            replace(layer.downsample, "linear", num_merged, activation)
+            replace(layer, "in_proj", num_merged)
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                replace(layer.attention, name, num_merged)
+            layer.attention.qkv_proj = _fastest_layer(_join_projections(layer.attention), num_merged, "none", choices)
+            layer.attention.fastest = _fastest_attention(layer.attention, num_merged, choices)
+            replace(layer.upsample, "linear", num_merged, activation)
+            replace(layer, "out_proj", num_frames)
+            layer.forward = types.MethodType(forward_attention, layer)
+    replace(base.pooling, "hidden", num_frames, "tanh")
+    replace(base.pooling, "score", num_frames)
+    base.pooling.forward = types.MethodType(forward_pooling, base.pooling)
+    if isinstance(model, SANetForAudioClassification):
+        # The last layer has no activation.
+        linears = [layer for layer in model.classifier if isinstance(layer, nn.Linear)]
+        layers = [_fastest_layer(layer, 1, "none" if layer is linears[-1] else "relu", choices) for layer in linears]
+        model.classifier = nn.Sequential(*layers)
+    base.forward = types.MethodType(forward_in_parts, base)
+    choices.save()
 
 
-def _concatenate(
-    parts: list[torch.Tensor] | list[tuple[torch.Tensor, ...]],
-) -> torch.Tensor | tuple[torch.Tensor, ...]:
-    if isinstance(parts[0], tuple):
-        return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
-    return torch.cat(parts)
+def _fastest_layer(
+    layer: SANetConv1d | nn.Linear, num_frames: int, activation: str, choices: Choices
+) -> CPUConv1d | CPULinear:
+    """The layer and its activation in the fastest way that is right on this processor, for one clip."""
+    is_conv = isinstance(layer, SANetConv1d)
+    kinds = conv_candidates(layer) if is_conv else linear_candidates(layer)
+    dtype, num_frames = layer.weight.dtype, min(num_frames, MAX_FRAMES)
+    what = f"{describe_shape(layer)}, {activation}, {dtype}, {num_frames} frames"
+    known = choices.find(what)
+    if known in kinds:
+        candidate = kinds[known](layer, activation)
+        if check_layer(candidate, dtype, training=False).is_right:
+            return candidate
+    candidates = {name: kind(layer, activation) for name, kind in kinds.items()}
+    checks = {name: check_layer(candidate, dtype, training=False) for name, candidate in candidates.items()}
+    # A plain layer that is wrong is replaced, with a warning, if it is the fastest all the same.
+    warn_of_wrong_layers(check for name, check in checks.items() if name != "plain")
+    candidates = {name: candidate for name, candidate in candidates.items() if checks[name].is_right} or {
+        "plain": candidates["plain"]
+    }
+    if len(candidates) == 1:
+        return next(iter(candidates.values()))
+    channels = layer.in_channels if is_conv else layer.in_features
+    inputs = torch.randn(1, num_frames, channels, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.inference_mode():
+        fastest = choices.choose(what, {name: partial(way, inputs) for name, way in candidates.items()})
+    return candidates[fastest]
 
 
-class _FrameLinear(nn.Module):
-    """[`SANetDownsample`] or [`SANetUpsample`] with the weight as the linear layer takes it."""
+def _fastest_attention(attention: SANetAttention, num_frames: int, choices: Choices) -> str:
+    dtype, head_dim = attention.q_proj.weight.dtype, attention.head_dim
+    num_heads = attention.q_proj.out_features // head_dim
+    what = f"attention, {num_heads} heads of {head_dim}, {dtype}, {num_frames} frames"
+    known = choices.find(what)
+    if known in ATTENTION:
+        return known
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 1, num_frames, num_heads, head_dim, generator=generator).to(dtype).transpose(2, 3)
+    with torch.inference_mode():
+        results = [attend(*inputs, attention.scaling).float() for attend in ATTENTION.values()]
+        if (results[0] - results[1]).abs().max() > 8 * torch.finfo(dtype).eps * results[0].abs().max():
+            return "SDPA"
+        ways = {name: partial(attend, *inputs, attention.scaling) for name, attend in ATTENTION.items()}
+        return choices.choose(what, ways)
 
-    def __init__(self, conv: SANetDownsample | SANetUpsample):
-        super().__init__()
-        weight, bias = conv.linear_parameters()
-        self.out_channels = conv.out_channels
-        self.linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        self.linear.weight, self.linear.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        batch_size = hidden_states.shape[0]
-        merged = hidden_states.reshape(batch_size, -1, self.linear.in_features)
-        return self.linear(merged).reshape(batch_size, -1, self.out_channels)
+def _join_projections(attention: SANetAttention) -> nn.Linear:
+    """Query, key and value as one layer."""
+    layers = attention.q_proj, attention.k_proj, attention.v_proj
+    joined = nn.Linear(layers[0].in_features, 3 * layers[0].out_features, device="meta")
+    for name in ("weight", "bias"):
+        values = torch.cat([getattr(layer, name) for layer in layers])
+        setattr(joined, name, nn.Parameter(values, requires_grad=False))
+    return joined
 
 
 class _NoNorm(nn.Module):

@@ -14,14 +14,29 @@ import math
 import time
 import types
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from sanet_hf.layers_sanet import FFT_MIN_FRAMES, SANetConv1d, SANetDownsample, SANetUpsample, suits_fft
+from sanet_hf.layers_sanet import (
+    FFT_MIN_FRAMES,
+    SANetConv1d,
+    SANetDownsample,
+    SANetUpsample,
+    has_fast_gradients,
+    suits_fft,
+)
 from sanet_hf.modeling_sanet import SANetPreTrainedModel
-from sanet_hf.optimization.cpu_layers import FFTConv1d, OneDNNLinear, WinogradConv1d
+from sanet_hf.optimization.cpu_layers import (
+    ACTIVATIONS,
+    DFTConv1d,
+    MergedConv1d,
+    OneDNNConv1d,
+    OneDNNLinear,
+    WinogradConv1d,
+)
 from sanet_hf.optimization.processor import describe_libraries, describe_processor
 
 
@@ -29,7 +44,8 @@ Layer = nn.Linear | SANetConv1d | SANetDownsample | SANetUpsample
 
 # What a layer is called in reports, by its class: the first that fits.
 PATHS = {
-    FFTConv1d: "convolution by FFT",
+    DFTConv1d: "convolution by DFT",
+    (OneDNNConv1d, MergedConv1d): "convolution by oneDNN",
     WinogradConv1d: "convolution by Winograd's algorithm",
     SANetConv1d: "convolution",
     OneDNNLinear: "linear layer by oneDNN",
@@ -38,7 +54,7 @@ PATHS = {
 NUM_FRAMES = 16
 # Roundings in sequence: inputs, weights, result, and one in between.
 NUM_ROUNDINGS = 4
-# By how much the transforms of FFT and Winograd's algorithm, which subtract large numbers, multiply rounding errors of
+# By how much the transforms of DFT and Winograd's algorithm, which subtract large numbers, multiply rounding errors of
 # float32. 2 of 1, -1, 2, -2, 1/2, -1/2 to the power of 7 is the largest number that they multiply by.
 TRANSFORM_GAIN = 2**7
 
@@ -86,6 +102,12 @@ def replace_wrong_layers(model: nn.Module, dtype: torch.dtype, training: bool = 
             layer.forward = types.MethodType(_plain_forward(layer, dtype, training), layer)
         if check not in checks:
             checks.append(check)
+    warn_of_wrong_layers(checks)
+    return checks
+
+
+def warn_of_wrong_layers(checks: Iterable[Check]) -> None:
+    """Warn of those checks that failed, if any did."""
     wrong = [check for check in checks if not check.is_right]
     if wrong:
         found = "; ".join(f"{check.path} {check.shape}: {format_error(check)}" for check in wrong)
@@ -93,9 +115,8 @@ def replace_wrong_layers(model: nn.Module, dtype: torch.dtype, training: bool = 
             f"Wrong results in {wrong[0].number_format} on {describe_processor()} with {describe_libraries()}: "
             f"{found}. These layers are computed in a plain way instead, which is slower.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return checks
 
 
 _known_checks: dict[tuple, Check] = {}
@@ -105,11 +126,14 @@ def check_layer(layer: Layer, dtype: torch.dtype, training: bool) -> Check:
     """Compare a layer with plain computation; of a shape that was compared before, return that result."""
     training = training and layer.weight.requires_grad
     path = next(path for kind, path in PATHS.items() if isinstance(layer, kind))
-    if training and isinstance(layer, SANetConv1d) and suits_fft(layer.weight, layer.groups):
+    has_fft = (
+        isinstance(layer, SANetConv1d) and suits_fft(layer.weight, layer.groups) and not has_fast_gradients(dtype)
+    )
+    if training and has_fft:
         path = "convolution, its weight gradient by FFT"
     number_format = str(dtype).removeprefix("torch.")
     is_autocast = layer.weight.dtype != dtype
-    key = (path, training, is_autocast, number_format, tuple(layer.weight.shape), _options(layer))
+    key = (type(layer), path, training, is_autocast, number_format, tuple(layer.weight.shape), _options(layer))
     if key not in _known_checks:
         start = time.perf_counter()
         inputs = _random_inputs(layer)
@@ -121,13 +145,21 @@ def check_layer(layer: Layer, dtype: torch.dtype, training: bool) -> Check:
         if all(bool((value.abs() < limit).all()) for value in expected):
             error = _error(layer.forward, layer, inputs, dtype, expected, training)
         _known_checks[key] = Check(
-            path, _shape(layer), number_format, error, _tolerance(layer, dtype), time.perf_counter() - start
+            path, describe_shape(layer), number_format, error, _tolerance(layer, dtype), time.perf_counter() - start
         )
     return _known_checks[key]
 
 
 def plain_layer(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute what the layer computes by PyTorch's `conv1d` or `linear`, in the number format of the input."""
+    return _activation(layer)(_plain_product(layer, hidden_states))
+
+
+def _activation(layer: Layer) -> Callable[[torch.Tensor], torch.Tensor]:
+    return ACTIVATIONS[getattr(layer, "activation", "none")]
+
+
+def _plain_product(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
     dtype = hidden_states.dtype
     if not isinstance(layer, SANetConv1d):
         is_linear = isinstance(layer, nn.Linear)
@@ -153,7 +185,7 @@ def _reference(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
     padded = nn.functional.pad(hidden_states, (0, 0, layer.padding[0], layer.padding[0]))
     windows = padded.unfold(1, layer.kernel_size[0], layer.stride[0]).flatten(2)
     bias = None if layer.bias is None else layer.bias.to(hidden_states.dtype)
-    return nn.functional.linear(windows, layer.weight.flatten(1).to(hidden_states.dtype), bias)
+    return _activation(layer)(nn.functional.linear(windows, layer.weight.flatten(1).to(hidden_states.dtype), bias))
 
 
 def _plain_forward(layer: Layer, dtype: torch.dtype, training: bool):
@@ -232,15 +264,17 @@ def _tolerance(layer: Layer, dtype: torch.dtype) -> float:
     # Where the user allows it, float32 is computed in bfloat16.
     roundoff = torch.finfo(torch.bfloat16 if is_reduced else dtype).eps / 2
     num_terms = max(layer.weight[0].numel(), layer.weight.shape[0] * layer.weight[0, 0].numel(), FFT_MIN_FRAMES)
-    gain = TRANSFORM_GAIN if isinstance(layer, (FFTConv1d, WinogradConv1d)) else 1
+    gain = TRANSFORM_GAIN if isinstance(layer, (DFTConv1d, WinogradConv1d)) else 1
     return NUM_ROUNDINGS * roundoff + (math.sqrt(num_terms) + gain) * torch.finfo(torch.float32).eps / 2
 
 
 def _options(layer: Layer) -> tuple:
-    return () if isinstance(layer, nn.Linear) else (layer.stride, layer.padding, layer.groups)
+    activation = getattr(layer, "activation", "none")
+    return (activation,) if isinstance(layer, nn.Linear) else (activation, layer.stride, layer.padding, layer.groups)
 
 
-def _shape(layer: Layer) -> str:
+def describe_shape(layer: Layer) -> str:
+    """Return features, or channels, kernel and stride, as text."""
     if isinstance(layer, nn.Linear):
         return f"{layer.in_features} to {layer.out_features}"
     text = f"{layer.in_channels} to {layer.out_channels}, kernel {layer.kernel_size[0]}, stride {layer.stride[0]}"

@@ -105,8 +105,21 @@ def test_frozen_weights(calls):
     assert hidden_states.grad is not None and not calls
 
 
-def test_autocast(calls):
+def test_fast_processors(monkeypatch, calls):
+    """Where bfloat16's own gradients are fast they are taken, in float32 FFT."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    layers_sanet.has_fast_gradients.cache_clear()
+    conv, hidden_states = make_conv(in_channels=16), torch.randn(1, 1100, 16)
+    for dtype, num_calls in ((torch.bfloat16, 0), (torch.float32, 1)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            conv(hidden_states).sum().backward()
+        assert len(calls) == num_calls
+    layers_sanet.has_fast_gradients.cache_clear()
+
+
+def test_autocast(monkeypatch, calls):
     """In bfloat16 the weight's gradient, in float32, is as close to float32's as PyTorch's own is."""
+    monkeypatch.setattr(layers_sanet, "has_fast_gradients", lambda dtype: False)
     # With fewer channels, several frames are computed at once, and the gradient is PyTorch's.
     conv = make_conv(HALF_MIN_CHANNELS, kernel_size=64)
     hidden_states = torch.randn(2, 2000, HALF_MIN_CHANNELS)

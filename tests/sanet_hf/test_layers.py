@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sanet_hf import SANetConfig
+from sanet_hf import SANetConfig, layers_sanet
 from sanet_hf.batchnorm_sanet import SANetBatchNorm
 from sanet_hf.layers_sanet import (
     SANetAttention,
@@ -177,3 +177,26 @@ def test_first_hidden_state_in_bfloat16(full_size_model, make_waveforms):
             torch.autocast("cpu", torch.bfloat16)(stage)(waveforms),
         ):
             assert (hidden_states - expected).norm() < math.sqrt(20) * 2**-9 * expected.norm()
+
+
+@pytest.mark.parametrize("num_frames", [128, 129])
+def test_short_sequences_in_half_precision(monkeypatch, num_frames):
+    """In training on a CPU they go without the fused function, to the same result and gradients."""
+    called = []
+    original = layers_sanet.eager_attention_forward
+    monkeypatch.setattr(
+        layers_sanet, "eager_attention_forward", lambda *args, **kwargs: called.append(1) or original(*args, **kwargs)
+    )
+    config = SANetConfig(attn_implementation="sdpa", num_attention_heads=2)
+    attention = layers_sanet.SANetAttention(config, 16).bfloat16()
+    hidden_states = torch.randn(2, num_frames, 16).bfloat16()
+    results = []
+    for training in (True, False):
+        inputs = hidden_states.clone().requires_grad_(True)
+        attention.train(training).zero_grad()
+        output, _ = attention(inputs)
+        output.float().square().sum().backward()
+        results.append((output, inputs.grad, attention.q_proj.weight.grad.clone()))
+    assert len(called) == (num_frames <= 128)
+    for value, other in zip(*results, strict=True):
+        assert (value - other).float().norm() <= 0.03 * other.float().norm()

@@ -15,11 +15,15 @@ from torch import nn
 from sanet_hf import SANetFeatureExtractor
 from sanet_hf.export import export_onnx
 from sanet_hf.layers_sanet import SANetConv1d
-from sanet_hf.optimization import keep_freed_memory, optimize, optimize_for_inference
+from sanet_hf.optimization import cpu_blocks, cpu_layers, keep_freed_memory, optimize_for_inference
+from sanet_hf.optimization.choices import Choices
 from sanet_hf.optimization.cpu_layers import (
-    FFT_MIN_FRAMES,
-    WINOGRAD_KERNEL_SIZES,
-    FFTConv1d,
+    ACTIVATIONS,
+    CPUConv1d,
+    DFTConv1d,
+    LongDFTConv1d,
+    MergedConv1d,
+    OneDNNConv1d,
     OneDNNLinear,
     WinogradConv1d,
 )
@@ -37,7 +41,7 @@ def test_parity(parity, optimized, make_waveforms, length):
         outputs = optimized(make_waveforms(4, length), output_hidden_states=True)
     torch.testing.assert_close(outputs.logits, parity[0][f"{length}.eval.logits"], atol=5e-5, rtol=0)
     names = {type(module).__name__ for module in optimized.modules()}
-    assert "SANetBatchNorm" not in names and {"FFTConv1d", "WinogradConv1d", "OneDNNLinear"} <= names
+    assert not {"SANetBatchNorm", "SANetConv1d", "Linear"} & names
 
 
 @given(lengths=st.lists(st.integers(1, 64000), min_size=1, max_size=3))
@@ -97,7 +101,7 @@ def test_batches_in_parts(make_model, monkeypatch, with_mask):
             expected = one(waveforms, mask, **options)
             with monkeypatch.context() as context:
                 clip_size = model.config.conv_dim[0] * 4000 // model.config.conv_stride[0]
-                context.setattr(optimize, "PART_SIZE", 2 * clip_size)
+                context.setattr(cpu_blocks, "PART_SIZE", 2 * clip_size)
                 outputs = one(waveforms, mask, **options)
                 as_tuple = one(waveforms, mask, return_dict=False, **options)
         assert sizes == [3, 2, 1, 2, 1] and outputs.keys() == expected.keys()
@@ -148,25 +152,77 @@ def test_other_models_are_refused():
         optimize_for_inference(nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize("num_frames", [FFT_MIN_FRAMES - 1, FFT_MIN_FRAMES, 1025, 5000])
-@pytest.mark.parametrize("kernel_size", [32, 64, 77])
-def test_fft_convolution(num_frames, kernel_size):
-    conv = SANetConv1d(3, 5, kernel_size, padding=(kernel_size - 1) // 2).requires_grad_(False)
-    hidden_states = torch.randn(2, num_frames, 3)
-    torch.testing.assert_close(FFTConv1d(conv)(hidden_states), conv(hidden_states), atol=1e-5, rtol=0)
+CONV_KINDS = [CPUConv1d, OneDNNConv1d, MergedConv1d, DFTConv1d, LongDFTConv1d, WinogradConv1d]
 
 
-def test_onednn_linear():
-    linear = nn.Linear(70, 90).requires_grad_(False)
-    hidden_states = torch.randn(2, 5, 70)
-    torch.testing.assert_close(OneDNNLinear(linear)(hidden_states), linear(hidden_states), atol=1e-5, rtol=0)
+@given(
+    num_frames=st.integers(1, 300),
+    kernel_size=st.integers(1, 40),
+    stride=st.integers(1, 5),
+    padding=st.integers(0, 20),
+    kind=st.sampled_from(CONV_KINDS),
+    activation=st.sampled_from(list(ACTIVATIONS)),
+)
+def test_ways_to_convolve(num_frames, kernel_size, stride, padding, kind, activation):
+    """All of them give the same, also in parts and for another length than the first."""
+    kernel_size = min(kernel_size, 5 * stride) if kind is WinogradConv1d else kernel_size
+    conv = SANetConv1d(3, 5, kernel_size, stride=stride, padding=padding).requires_grad_(False)
+    layer = kind(conv, activation)
+    for length in (num_frames, 2 * num_frames):
+        hidden_states = torch.randn(3, max(length, kernel_size - 2 * padding), 3)
+        expected = ACTIVATIONS[activation](conv(hidden_states))
+        torch.testing.assert_close(layer(hidden_states), expected, atol=2e-5, rtol=0)
+        with pytest.MonkeyPatch.context() as context:
+            context.setattr(cpu_layers, "PART_SIZE", 1)
+            torch.testing.assert_close(copy.deepcopy(layer)(hidden_states), expected, atol=2e-5, rtol=0)
 
 
-@given(num_frames=st.integers(1, 100), kernel_size=st.sampled_from(WINOGRAD_KERNEL_SIZES), padding=st.integers(0, 4))
-def test_winograd_convolution(num_frames, kernel_size, padding):
-    conv = SANetConv1d(3, 5, kernel_size, padding=max(padding, kernel_size - num_frames)).requires_grad_(False)
-    hidden_states = torch.randn(2, num_frames, 3)
-    torch.testing.assert_close(WinogradConv1d(conv)(hidden_states), conv(hidden_states), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_ways_to_multiply(activation, dtype):
+    linear = nn.Linear(70, 90).requires_grad_(False).to(dtype)
+    layer = OneDNNLinear(linear, activation)
+    for shape in ((2, 5, 70), (1, 70), (3, 200, 70)):
+        hidden_states = torch.randn(shape).to(dtype)
+        expected = ACTIVATIONS[activation](linear(hidden_states).float()).to(dtype)
+        tolerance = 1e-5 if dtype == torch.float32 else 0.05
+        torch.testing.assert_close(layer(hidden_states), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["plain", "oneDNN", "oneDNN, frames merged", "DFT", "DFT, long blocks", "Winograd"])
+def test_each_way_in_the_network(make_model, monkeypatch, make_waveforms, way):
+    """Wherever it is possible: the same outputs, of clips of one and of several lengths."""
+    sizes = {"conv_kernel": (24, 5, 3), "conv_dim": (16, 128, 128), "attention_dim": (128,), "se_reduction": 8}
+    model = make_model(**sizes)
+    monkeypatch.setattr(Choices, "choose", lambda self, what, ways: way if way in ways else list(ways)[-1])
+    monkeypatch.setattr(Choices, "find", lambda self, what: None)
+    optimized = optimize_for_inference(model)
+    kind = {"plain": CPUConv1d, "oneDNN": OneDNNConv1d, "Winograd": WinogradConv1d, "DFT": DFTConv1d}.get(
+        way, LongDFTConv1d if "DFT" in way else MergedConv1d
+    )
+    assert kind in map(type, optimized.modules())
+    for lengths in ([4001], [3000, 3000], [4001, 10, 700], [1]):
+        waveforms = make_waveforms(len(lengths), 4001)
+        mask = (torch.arange(4001) < torch.tensor(lengths)[:, None]).int()
+        with torch.no_grad():
+            expected = model(waveforms * mask, mask, output_hidden_states=True)
+            outputs = optimized(waveforms * mask, mask, output_hidden_states=True)
+        assert outputs.keys() == expected.keys()
+        for name in ("logits", "pooling_weights"):
+            torch.testing.assert_close(outputs[name], expected[name], atol=1e-4, rtol=0)
+        for hidden_states, others in zip(outputs.hidden_states, expected.hidden_states, strict=True):
+            torch.testing.assert_close(hidden_states, others, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_by_the_input(make_model):
+    """Of an optimised model too: then layers are computed in the way that has them."""
+    model = make_model()
+    gradients = []
+    for one in (model, optimize_for_inference(model)):
+        waveforms = torch.ones(1, 3001, requires_grad=True)
+        one(waveforms).logits[0, 0].backward()
+        gradients.append(waveforms.grad)
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is for the GNU C library")

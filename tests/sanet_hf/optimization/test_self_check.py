@@ -12,6 +12,7 @@ from torch import nn
 from sanet_hf import SANetConfig, SANetForAudioClassification, layers_sanet
 from sanet_hf.layers_sanet import SANetConv1d
 from sanet_hf.optimization import (
+    choices,
     cpu_layers,
     optimize_for_inference,
     processor_report,
@@ -24,9 +25,13 @@ from sanet_hf.optimization.self_check import plain_layer
 
 
 @pytest.fixture(autouse=True)
-def forget_checks():
+def forget_checks(monkeypatch, tmp_path):
+    """And what was measured."""
+    monkeypatch.setattr(choices, "cached_assets_path", lambda *names: tmp_path)
+    choices._choices_for.cache_clear()
     self_check._known_checks.clear()
     yield
+    choices._choices_for.cache_clear()
     self_check._known_checks.clear()
 
 
@@ -59,6 +64,7 @@ def test_wrong_convolutions_in_half_precision(model, monkeypatch, dtype):
     model = model.to(dtype)
     with torch.no_grad():
         expected = model(clips).logits.float()
+        monkeypatch.setattr(cpu_layers, "has_onednn", lambda: False)
         make_conv2d_wrong(monkeypatch, lambda inputs, output: output.dtype == dtype)
         assert (model(clips).logits - expected).abs().max() > 0.1 * expected.abs().max()
         with pytest.warns(
@@ -78,11 +84,12 @@ def test_wrong_convolutions_in_half_precision(model, monkeypatch, dtype):
 @pytest.mark.parametrize(
     "where, name, path",
     [
-        (cpu_layers.FFTConv1d, "convolve", "convolution by FFT"),
+        (cpu_layers.DFTConv1d, "convolve", "convolution by DFT"),
         (cpu_layers.WinogradConv1d, "convolve", "convolution by Winograd's algorithm"),
+        (cpu_layers.OneDNNConv1d, "convolve", "convolution by oneDNN"),
         (cpu_layers, "onednn_linear", "linear layer by oneDNN"),
     ],
-    ids=["fft", "winograd", "onednn"],
+    ids=["dft", "winograd", "onednn-conv", "onednn-linear"],
 )
 def test_wrong_fast_layers(model, monkeypatch, where, name, path):
     """An error of a thousandth in float32."""
@@ -105,6 +112,8 @@ def test_wrong_weight_gradients(model, monkeypatch, dtype):
             (layer(states) * weighting).sum().backward()
         return layer.weight.grad
 
+    for module in (layers_sanet, self_check):
+        monkeypatch.setattr(module, "has_fast_gradients", lambda dtype: False)
     exact = gradient(torch.float32)
     original = layers_sanet._weight_gradient
     monkeypatch.setattr(layers_sanet, "_weight_gradient", lambda *arguments: original(*arguments).roll(1, 0))
@@ -136,19 +145,20 @@ def test_a_layer_that_fails(model, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("could not create a primitive")
 
-    monkeypatch.setattr(cpu_layers.FFTConv1d, "convolve", fail)
-    with pytest.warns(RuntimeWarning, match="convolution by FFT .*: fails"):
+    monkeypatch.setattr(cpu_layers.DFTConv1d, "convolve", fail)
+    with pytest.warns(RuntimeWarning, match="convolution by DFT .*: fails"):
         model = optimize_for_inference(model)
     assert model(torch.randn(1, 16000)).logits.isfinite().all()
 
 
 def test_an_operator_that_is_not_there(monkeypatch):
-    cpu_layers.has_onednn_linear.cache_clear()
+    cpu_layers.has_onednn.cache_clear()
     monkeypatch.setattr(cpu_layers, "onednn_linear", lambda: None)
-    assert not cpu_layers.has_onednn_linear()
+    assert list(cpu_layers.linear_candidates(nn.Linear(64, 64))) == ["plain"]
+    assert list(cpu_layers.conv_candidates(SANetConv1d(16, 16, 3))) == ["plain"]
     monkeypatch.undo()
-    cpu_layers.has_onednn_linear.cache_clear()
-    assert type(cpu_layers.optimized_linear(nn.Linear(64, 64))) is cpu_layers.OneDNNLinear
+    cpu_layers.has_onednn.cache_clear()
+    assert list(cpu_layers.linear_candidates(nn.Linear(64, 64))) == ["plain", "oneDNN"]
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), 6e4], ids=str)
@@ -204,9 +214,15 @@ def test_machine_report(monkeypatch):
     )
     text = format_machine_report(report)
     lines = text.splitlines()
-    for path in ("convolution by FFT ", "linear layer by oneDNN ", "linear layer "):
+    for path in ("convolution by oneDNN ", "linear layer by oneDNN ", "linear layer "):
         assert any(line.startswith(path) and " ok " in line for line in lines)
     assert any(line.startswith("convolution  ") and "bfloat16" in line and "off by" in line for line in lines)
+    found = next(
+        line for line in lines if line.startswith("32 to 32, kernel 32, stride 1, none, float32, 4096 frames")
+    )
+    assert "oneDNN " in found and "DFT " in found
+    # A wrong way takes no part.
+    assert not any("plain" in line for line in lines if "kernel 32" in line and ", bfloat16, " in line)
 
 
 def test_description_for_the_card():
