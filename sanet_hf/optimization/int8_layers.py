@@ -44,7 +44,18 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self._set_input_range(input_range)
         self._set_weight(linear.weight, linear.bias, weight_bits)
-        self.packed_weight = torch.ops.onednn.qlinear_prepack(self.integer_weight, None)
+        self.packed_weight = self._pack_weight()
+
+    def _pack_weight(self) -> torch.Tensor:
+        return torch.ops.onednn.qlinear_prepack(self.integer_weight, None)
+
+    # Packed weights can be neither copied nor pickled.
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "packed_weight"}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.packed_weight = self._pack_weight()
 
     def _set_input_range(self, input_range: tuple[float, float]) -> None:
         low, high = min(input_range[0], 0.0), max(input_range[1], 0.0)
@@ -104,18 +115,22 @@ class Int8Conv1d(Int8Linear):
         self.kernel_size, self.stride, self.padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
         self._set_input_range(input_range)
         self._set_weight(conv.weight, conv.bias, weight_bits)
-        self.num_merged, self.width = 0, 1
-        weight, scale = self.integer_weight, self.weight_scale
         num_merged = MERGED_CHANNELS // (conv.in_channels * self.stride)
-        if self.groups == 1 and num_merged and self.kernel_size >= 4 * num_merged * self.stride:
-            self.num_merged, self.width = num_merged, num_merged * self.stride
-            weight, scale = self._merge(weight), scale.repeat(num_merged)
-        self.packed_scale, self.packed_bias = scale, self.bias.repeat(max(1, self.num_merged))
-        self.packed_zero_point = torch.zeros(len(weight), dtype=torch.int64)
-        self.strides = [1, 1 if self.num_merged else self.stride]
-        self.packed_weight = torch.ops.onednn.qconv_prepack(
+        is_merged = self.groups == 1 and num_merged and self.kernel_size >= 4 * num_merged * self.stride
+        self.num_merged = num_merged if is_merged else 0
+        self.width = num_merged * self.stride if is_merged else 1
+        self.num_taps = -(-(self.kernel_size + self.width - self.stride) // self.width)
+        self.strides = [1, 1 if is_merged else self.stride]
+        repeats = max(1, self.num_merged)
+        self.packed_scale, self.packed_bias = self.weight_scale.repeat(repeats), self.bias.repeat(repeats)
+        self.packed_zero_point = self.weight_zero_point.repeat(repeats)
+        self.packed_weight = self._pack_weight()
+
+    def _pack_weight(self) -> torch.Tensor:
+        weight = self._merge(self.integer_weight) if self.num_merged else self.integer_weight
+        return torch.ops.onednn.qconv_prepack(
             weight.unsqueeze(2),
-            scale,
+            self.packed_scale,
             self.input_scale,
             0,
             self.strides,
@@ -128,7 +143,6 @@ class Int8Conv1d(Int8Linear):
     def _merge(self, weight: torch.Tensor) -> torch.Tensor:
         """(out, in, kernel) to (merged * out, width * in, taps)."""
         taps = weight.transpose(1, 2)
-        self.num_taps = -(-(self.kernel_size + self.width - self.stride) // self.width)
         unused = self.num_taps * self.width - self.kernel_size
         shifts = range(0, self.width, self.stride)
         taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in shifts])

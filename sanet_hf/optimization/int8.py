@@ -1,0 +1,230 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Classifiers in 8-bit integers on a CPU: ranges of activations, measured on clips, and the model that uses them."""
+
+import copy
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from sanet_hf.architectures import extract_features
+from sanet_hf.errors import UsageError
+from sanet_hf.layers_sanet import SANetConv1d
+from sanet_hf.modeling_sanet import SANetPreTrainedModel
+from sanet_hf.optimization.int8_layers import has_int8_layers, int8_layer
+from sanet_hf.optimization.optimize import optimize_for_inference
+from sanet_hf.optimization.processor import describe_libraries, describe_processor
+
+
+# Largest root mean square of the logits' errors in int8 on the clips for calibration, relative to that of the logits.
+# A tiny SANet trained on tones is at 0.003 to 0.006; a failed quantization is near 1 or above.
+MAX_ERROR = 0.5
+# Layers with fewer channels, or applied to fewer frames a clip, cost little and stay in float32: the classifier, the
+# gates of squeeze-and-excitation, and the scores of the pooling.
+MIN_CHANNELS = MIN_FRAMES = 16
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Int8Calibration:
+    """
+    What a model in 8-bit integers needs besides the weights.
+
+    Attributes:
+        weights: Hash of the weights that it is for, from [`hash_weights`].
+        num_clips: Clips that the ranges were measured on.
+        error: Root mean square of the errors of the logits in int8 on these clips, relative to that of the logits.
+        ranges: Smallest and largest input of each layer, by its name in the optimised model.
+        evaluation: `num_clips`, `accuracy`, `macro_f1` (each in float32 and in int8) and `agreement`, the part of the
+            clips with the same classes in both, of the validation split; empty if there is none.
+    """
+
+    weights: str
+    num_clips: int
+    error: float
+    ranges: Mapping[str, Sequence[float]]
+    evaluation: Mapping[str, object] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the content of a file for [`from_json`]."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Int8Calibration":
+        """
+        Raises:
+            ValueError: The text is not from [`to_json`].
+        """
+        try:
+            calibration = cls(**json.loads(text))
+            numbers = [calibration.error, *(value for pair in calibration.ranges.values() for value in pair)]
+            if not all(math.isfinite(number) for number in numbers) or not isinstance(calibration.evaluation, dict):
+                raise ValueError("a number is not finite")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"it is no calibration for int8 ({error})") from error
+        return calibration
+
+
+def calibrate_int8(
+    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clips: Sequence[np.ndarray]
+) -> Int8Calibration:
+    """
+    Measure the ranges of activations that [`quantize_for_inference`] needs.
+
+    Args:
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] returns them, in float32 on the CPU.
+        clips: Waveforms of shape (samples,) at the feature extractor's sampling rate, such as a hundred of those that
+            the model is meant for, no longer than it supports.
+
+    Raises:
+        UsageError: There are no clips, int8 does not run here, or the error of the logits is above `MAX_ERROR`.
+    """
+    check_int8(model)
+    if not len(clips):
+        raise UsageError("There are no clips on which to measure ranges of values for int8.")
+    fast = _float_model(model)
+    ranges: dict[str, tuple[float, float]] = {}
+    with _recorded_ranges(fast, ranges):
+        expected = _logits(fast, feature_extractor, clips)
+    if not ranges:
+        raise UsageError(f"A model of type {model.config.model_type!r} has no layers that int8 is for.")
+    calibration = Int8Calibration(hash_weights(model), len(clips), 0.0, ranges)
+    logits = _logits(_replace_layers(fast, calibration), feature_extractor, clips)
+    error = float(torch.linalg.vector_norm(logits - expected) / torch.linalg.vector_norm(expected))
+    if not error <= MAX_ERROR:
+        raise UsageError(
+            f"The logits in int8 are off by {error:.0%} of those in float32 (root mean square), more than "
+            f"{MAX_ERROR:.0%}. Use bfloat16 or float32, or calibrate with other recordings."
+        )
+    return Int8Calibration(calibration.weights, len(clips), error, ranges)
+
+
+def quantize_for_inference(model: PreTrainedModel, calibration: Int8Calibration) -> PreTrainedModel:
+    """
+    Return a copy of a classifier that computes convolutions and linear layers on frames in 8-bit integers, on a CPU.
+
+    The copy has the model's inputs and outputs, hidden states and embeddings included, in float32. It has no
+    gradients, and cannot be trained or saved. The first convolution on the waveform, products of two activations, the
+    pooling's statistics and the classifier stay in float32. Each layer is compared with exact sums; one that is wrong
+    on this processor stays in float32, with a warning. Of architectures other than SANet, linear layers are replaced.
+
+    Args:
+        model: In float32 on the CPU; it stays as it is.
+        calibration: Of [`calibrate_int8`], for these weights.
+
+    Raises:
+        UsageError: The calibration is for other weights, or int8 does not run here.
+    """
+    check_int8(model)
+    if calibration.weights != hash_weights(model):
+        raise UsageError("The calibration for int8 is of other weights than this model's: calibrate again.")
+    return _replace_layers(_float_model(model), calibration)
+
+
+def check_int8(model: PreTrainedModel) -> None:
+    """
+    Raises:
+        UsageError: A model cannot be computed in 8-bit integers here.
+    """
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise UsageError(f"int8 is for models in float32 on a CPU; this one is in {dtype} on {model.device}.")
+    if not has_int8_layers():
+        raise UsageError(
+            f"int8 does not run on {describe_processor()} with {describe_libraries()}. Use bfloat16 or float32."
+        )
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Return a hash of a model's weights, as text."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _float_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The copy whose layers are replaced."""
+    if isinstance(model, SANetPreTrainedModel):
+        return optimize_for_inference(model)
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _replace_layers(model: PreTrainedModel, calibration: Int8Calibration) -> PreTrainedModel:
+    """Replace the layers of a [`_float_model`], in place."""
+    wrong, layers = [], _layers(model)
+    for name, (low, high) in calibration.ranges.items():
+        if name not in layers:
+            raise UsageError(f"The calibration for int8 has a layer {name} that this model has not: calibrate again.")
+        layer = int8_layer(layers[name], (low, high))
+        if layer is None:
+            wrong.append(name)
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer)
+    if wrong:
+        warnings.warn(
+            f"Wrong results in int8 on {describe_processor()} with {describe_libraries()}: {', '.join(wrong)}. These "
+            "layers are computed in float32 instead, which is slower.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return model
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Linear | SANetConv1d]:
+    """Layers that 8 bits are for, by name: not those on the waveform, which lose the most and cost little."""
+    kept = set()
+    if isinstance(model, SANetPreTrainedModel):
+        first = model.base_model.layers[0]
+        kept = {first.conv1, first.shortcut}
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, (nn.Linear, SANetConv1d))
+        and layer not in kept
+        and min(layer.weight.shape[0], layer.weight.shape[1]) >= MIN_CHANNELS
+    }
+
+
+@contextmanager
+def _recorded_ranges(model: nn.Module, ranges: dict[str, tuple[float, float]]) -> Iterator[None]:
+    """Note the smallest and largest input of each layer that is applied to (batch, frames, channels)."""
+
+    def record(name: str, values: torch.Tensor) -> None:
+        if values.dim() == 3 and values.shape[1] >= MIN_FRAMES:
+            low, high = torch.aminmax(values)
+            known = ranges.get(name, (0.0, 0.0))
+            ranges[name] = (min(known[0], low.item()), max(known[1], high.item()))
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, inputs, name=name: record(name, inputs[0]))
+        for name, layer in _layers(model).items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def _logits(
+    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clips: Sequence[np.ndarray]
+) -> torch.Tensor:
+    """Logits of clips, (clips, classes)."""
+    # In the order of their length batches need little padding.
+    clips = sorted(clips, key=len)
+    batches = [clips[start : start + BATCH_SIZE] for start in range(0, len(clips), BATCH_SIZE)]
+    features = (extract_features(feature_extractor, batch) for batch in batches)
+    return torch.cat([model(**batch, return_dict=True).logits for batch in features])
