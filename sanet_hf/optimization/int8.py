@@ -2,36 +2,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classifiers in 8-bit integers on a CPU: ranges of activations, measured on clips, and the model that uses them."""
 
-import copy
 import hashlib
 import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import nn
-from transformers import FeatureExtractionMixin, PreTrainedModel
+from transformers import PreTrainedModel
 
-from sanet_hf.architectures import extract_features
 from sanet_hf.errors import UsageError
 from sanet_hf.layers_sanet import SANetConv1d
 from sanet_hf.modeling_sanet import SANetPreTrainedModel
 from sanet_hf.optimization.int8_layers import has_int8_layers, int8_layer
-from sanet_hf.optimization.optimize import optimize_for_inference
 from sanet_hf.optimization.processor import describe_libraries, describe_processor
 
 
+# File beside a model with its calibration.
+CALIBRATION_FILE = "int8_calibration.json"
 # Largest root mean square of the logits' errors in int8 on the clips for calibration, relative to that of the logits.
 # A tiny SANet trained on tones is at 0.003 to 0.006; a failed quantization is near 1 or above.
 MAX_ERROR = 0.5
 # Layers with fewer channels, or applied to fewer frames a clip, cost little and stay in float32: the classifier, the
 # gates of squeeze-and-excitation, and the scores of the pooling.
 MIN_CHANNELS = MIN_FRAMES = 16
-BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -74,60 +71,36 @@ class Int8Calibration:
         return calibration
 
 
-def calibrate_int8(
-    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clips: Sequence[np.ndarray]
+def measure_ranges(
+    model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]], weights: str
 ) -> Int8Calibration:
     """
-    Measure the ranges of activations that [`quantize_for_inference`] needs.
+    Measure the ranges of activations, and the error of int8, on batches of features.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] returns them, in float32 on the CPU.
-        clips: Waveforms of shape (samples,) at the feature extractor's sampling rate, such as a hundred of those that
-            the model is meant for, no longer than it supports.
+        model: Optimised, in float32 on the CPU; its layers are replaced.
+        batches: As the model takes them.
+        weights: For the calibration.
 
     Raises:
-        UsageError: There are no clips, int8 does not run here, or the error of the logits is above `MAX_ERROR`.
+        UsageError: There are no clips, or the error of the logits is above `MAX_ERROR`.
     """
-    check_int8(model)
-    if not len(clips):
+    if not batches:
         raise UsageError("There are no clips on which to measure ranges of values for int8.")
-    fast = _float_model(model)
     ranges: dict[str, tuple[float, float]] = {}
-    with _recorded_ranges(fast, ranges):
-        expected = _logits(fast, feature_extractor, clips)
+    with _recorded_ranges(model, ranges):
+        expected = _logits(model, batches)
     if not ranges:
         raise UsageError(f"A model of type {model.config.model_type!r} has no layers that int8 is for.")
-    calibration = Int8Calibration(hash_weights(model), len(clips), 0.0, ranges)
-    logits = _logits(_replace_layers(fast, calibration), feature_extractor, clips)
+    calibration = Int8Calibration(weights, len(expected), 0.0, ranges)
+    logits = _logits(replace_layers(model, calibration), batches)
     error = float(torch.linalg.vector_norm(logits - expected) / torch.linalg.vector_norm(expected))
     if not error <= MAX_ERROR:
         raise UsageError(
             f"The logits in int8 are off by {error:.0%} of those in float32 (root mean square), more than "
             f"{MAX_ERROR:.0%}. Use bfloat16 or float32, or calibrate with other recordings."
         )
-    return Int8Calibration(calibration.weights, len(clips), error, ranges)
-
-
-def quantize_for_inference(model: PreTrainedModel, calibration: Int8Calibration) -> PreTrainedModel:
-    """
-    Return a copy of a classifier that computes convolutions and linear layers on frames in 8-bit integers, on a CPU.
-
-    The copy has the model's inputs and outputs, hidden states and embeddings included, in float32. It has no
-    gradients, and cannot be trained or saved. The first convolution on the waveform, products of two activations, the
-    pooling's statistics and the classifier stay in float32. Each layer is compared with exact sums; one that is wrong
-    on this processor stays in float32, with a warning. Of architectures other than SANet, linear layers are replaced.
-
-    Args:
-        model: In float32 on the CPU; it stays as it is.
-        calibration: Of [`calibrate_int8`], for these weights.
-
-    Raises:
-        UsageError: The calibration is for other weights, or int8 does not run here.
-    """
-    check_int8(model)
-    if calibration.weights != hash_weights(model):
-        raise UsageError("The calibration for int8 is of other weights than this model's: calibrate again.")
-    return _replace_layers(_float_model(model), calibration)
+    return replace(calibration, error=error)
 
 
 def check_int8(model: PreTrainedModel) -> None:
@@ -153,15 +126,14 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _float_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The copy whose layers are replaced."""
-    if isinstance(model, SANetPreTrainedModel):
-        return optimize_for_inference(model)
-    return copy.deepcopy(model).eval().requires_grad_(False)
+def replace_layers(model: PreTrainedModel, calibration: Int8Calibration) -> PreTrainedModel:
+    """
+    Replace the layers of an optimised model by those in 8-bit integers, in place, and return it. A layer that is wrong
+    on this processor stays in float32, with a warning.
 
-
-def _replace_layers(model: PreTrainedModel, calibration: Int8Calibration) -> PreTrainedModel:
-    """Replace the layers of a [`_float_model`], in place."""
+    Raises:
+        UsageError: The calibration is of other layers.
+    """
     wrong, layers = [], _layers(model)
     for name, (low, high) in calibration.ranges.items():
         if name not in layers:
@@ -177,7 +149,7 @@ def _replace_layers(model: PreTrainedModel, calibration: Int8Calibration) -> Pre
             f"Wrong results in int8 on {describe_processor()} with {describe_libraries()}: {', '.join(wrong)}. These "
             "layers are computed in float32 instead, which is slower.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
     return model
 
@@ -219,12 +191,6 @@ def _recorded_ranges(model: nn.Module, ranges: dict[str, tuple[float, float]]) -
 
 
 @torch.inference_mode()
-def _logits(
-    model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clips: Sequence[np.ndarray]
-) -> torch.Tensor:
+def _logits(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
     """Logits of clips, (clips, classes)."""
-    # In the order of their length batches need little padding.
-    clips = sorted(clips, key=len)
-    batches = [clips[start : start + BATCH_SIZE] for start in range(0, len(clips), BATCH_SIZE)]
-    features = (extract_features(feature_extractor, batch) for batch in batches)
-    return torch.cat([model(**batch, return_dict=True).logits for batch in features])
+    return torch.cat([model(**batch, return_dict=True).logits for batch in batches])
