@@ -116,7 +116,7 @@ class Int8Conv1d(Int8Linear):
         self._set_input_range(input_range)
         self._set_weight(conv.weight, conv.bias, weight_bits)
         num_merged = MERGED_CHANNELS // (conv.in_channels * self.stride)
-        is_merged = self.groups == 1 and num_merged and self.kernel_size >= 4 * num_merged * self.stride
+        is_merged = self.groups == 1 and num_merged and self.kernel_size >= 2 * num_merged * self.stride
         self.num_merged = num_merged if is_merged else 0
         self.width = num_merged * self.stride if is_merged else 1
         self.num_taps = -(-(self.kernel_size + self.width - self.stride) // self.width)
