@@ -33,7 +33,7 @@ from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassifica
 from sanet_hf.architectures import extract_features
 from sanet_hf.export import export_onnx, load_onnx, onnx_inputs, run_onnx
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.optimization import optimize_for_inference
+from sanet_hf.optimization import calibrate_int8, optimize_for_inference, quantize_for_inference
 from sanet_hf.training.config_files import find_config, parse_config_overrides
 from sanet_hf.training.evaluation.costs import count_flops
 
@@ -46,7 +46,7 @@ ORIGINAL = "original"
 NUM_CLASSES = 10
 # Configurations of smaller networks.
 SMALLER = {"small": "sanet_small.yaml", "tiny": "sanet_tiny.yaml"}
-ALL = (ORIGINAL, "sanet", "optimized", "compiled", "onnxruntime", "openvino", *SMALLER, "ast", "wav2vec2")
+ALL = (ORIGINAL, "sanet", "optimized", "int8", "compiled", "onnxruntime", "openvino", *SMALLER, "ast", "wav2vec2")
 
 
 def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classify:
@@ -54,7 +54,8 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
     A classifier of clips at 16 kHz.
 
     Args:
-        name: One of `ALL`: SANet as the original computes it; as it comes; after `optimize_for_inference`; that
+        name: One of `ALL`: SANet as the original computes it; as it comes; after `optimize_for_inference`; after
+            `quantize_for_inference`, in 8-bit integers whatever `dtype` says; the former
             compiled by `torch.compile`; exported to ONNX and run by onnxruntime or OpenVINO; the smaller SANets after
             `optimize_for_inference`; AST and wav2vec2-base as they come.
 
@@ -79,6 +80,10 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
         if name == "compiled":
             model = compile_model(model, device)
         return _in_torch(model, feature_extractor, dtype, device)
+    if name == "int8" and device.type == "cpu":
+        features = make_features(feature_extractor)
+        model = quantize_for_inference(model.eval(), calibrate_int8(model, [features]))
+        return _in_torch(model, feature_extractor, torch.float32, device)
     if device.type != "cpu":
         raise ValueError(f"{name} is measured on the CPU alone")
     if name == "onnxruntime":
@@ -88,6 +93,12 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device) -> Classif
     if name == "openvino":
         return _in_openvino(model, feature_extractor, dtype)
     raise ValueError(f"there is no variant {name}, only {', '.join(ALL)}")
+
+
+def make_features(feature_extractor: FeatureExtractionMixin) -> BatchFeature:
+    """Of noise, to measure ranges of activations on, on which time does not depend either."""
+    clips = np.random.default_rng(0).standard_normal((2, 4 * DEFAULT_SAMPLING_RATE), dtype=np.float32)
+    return extract_features(feature_extractor, list(0.1 * clips))
 
 
 def compile_model(model: nn.Module, device: torch.device) -> nn.Module:

@@ -94,8 +94,8 @@ def train(
     """
     Train a classifier, keep the best epoch, evaluate it on every split, and write to `output_dir`: the model with its
     feature extractor as `from_pretrained` and `pipeline` take them, a model card, `report.html`, `all_results.json`,
-    the options as `train_options.yaml`, hashes of the recordings as `recordings.csv`, `predictions/<split>.csv` and, of
-    a SANet with a validation split, `int8_calibration.json`.
+    the options as `train_options.yaml`, hashes of the recordings as `recordings.csv`, `predictions/<split>.csv`, and
+    `int8_calibration.json` of a SANet with a validation split.
 
     A run that was interrupted goes on from its last checkpoint; one that is finished is left as it is.
 
