@@ -91,7 +91,7 @@ def test_commands(folder, clips, tmp_path, capsys):
     assert main(["predict", str(folder), str(clips), "--dtype", "int8", "--output", str(tmp_path / "rows.csv")]) == 0
     assert (folder / CALIBRATION_FILE).is_file()
     assert main(["embed", str(folder), str(clips), "--dtype", "int8", "--output", str(tmp_path / "e.npz")]) == 0
-    embeddings = np.load(tmp_path / "e.npz")["embeddings"]
+    embeddings = np.load(tmp_path / "e.npz")["embedding"]
     assert embeddings.shape == (3, 32) and np.isfinite(embeddings).all()
     capsys.readouterr()
     explain = ["explain", str(folder), str(clips / "0.wav"), "--output", str(tmp_path / "e.json"), "--dtype", "int8"]
