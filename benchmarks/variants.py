@@ -33,7 +33,7 @@ from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassifica
 from sanet_hf.architectures import drop_full_mask, extract_features
 from sanet_hf.export import export_onnx, load_onnx, onnx_inputs, run_onnx
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.optimization import optimize_for_inference
+from sanet_hf.optimization import calibrate_int8, optimize_for_inference, quantize_for_inference
 from sanet_hf.training.config_files import find_config, parse_config_overrides
 from sanet_hf.training.evaluation.costs import count_flops
 
@@ -58,7 +58,7 @@ QUICK_SANET = {
     "pool_hidden_size": 8,
 }
 QUICK_TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-ALL = (ORIGINAL, "sanet", "optimized", "compiled", "onnxruntime", "openvino", *SMALLER, "ast", "wav2vec2")
+ALL = (ORIGINAL, "sanet", "optimized", "int8", "compiled", "onnxruntime", "openvino", *SMALLER, "ast", "wav2vec2")
 
 
 def make_variant(name: str, dtype: torch.dtype, device: torch.device, quick: bool = False) -> Classify:
@@ -66,7 +66,8 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device, quick: boo
     A classifier of clips at 16 kHz.
 
     Args:
-        name: One of `ALL`: SANet as the original computes it; as it comes; after `optimize_for_inference`; that
+        name: One of `ALL`: SANet as the original computes it; as it comes; after `optimize_for_inference`; after
+            `quantize_for_inference`, in 8-bit integers whatever `dtype` says; the former
             compiled by `torch.compile`; exported to ONNX and run by onnxruntime or OpenVINO; the smaller SANets after
             `optimize_for_inference`; AST and wav2vec2-base as they come.
         quick: Whether the networks other than the original are to be small.
@@ -94,6 +95,9 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device, quick: boo
         if name == "compiled":
             model = compile_model(model, device, quick)
         return _TorchClassifier(model, feature_extractor, dtype, device)
+    if name == "int8" and device.type == "cpu":
+        model = quantize_for_inference(model.eval(), calibrate_int8(model, [make_features(feature_extractor)]))
+        return _TorchClassifier(model, feature_extractor, torch.float32, device)
     if device.type != "cpu":
         raise ValueError(f"{name} is measured on the CPU alone")
     if name == "onnxruntime":
@@ -103,6 +107,12 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device, quick: boo
     if name == "openvino":
         return _in_openvino(model, feature_extractor, dtype)
     raise ValueError(f"there is no variant {name}, only {', '.join(ALL)}")
+
+
+def make_features(feature_extractor: FeatureExtractionMixin) -> BatchFeature:
+    """Of noise, to measure ranges of activations on, on which time does not depend either."""
+    clips = np.random.default_rng(0).standard_normal((2, 4 * DEFAULT_SAMPLING_RATE), dtype=np.float32)
+    return extract_features(feature_extractor, list(0.1 * clips))
 
 
 def compile_model(model: nn.Module, device: torch.device, quick: bool = False) -> nn.Module:

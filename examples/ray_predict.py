@@ -23,7 +23,7 @@ import pyarrow
 from pyarrow import parquet
 
 from sanet_hf.audio.find import find_audio_files
-from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.int8 import load_classifier
 from sanet_hf.inference.outputs import column_names, default_top_k, to_rows, to_table
 from sanet_hf.inference.prediction import predict
 from sanet_hf.optimization.optimize import prepare_classifier
@@ -47,6 +47,7 @@ class Predictor:
         audio_column: Of tables with the content of files; by default a batch has their paths.
         finished: Names of an earlier run, which are left out.
         denoise: As [`predict`] has it.
+        dtype: As [`load_classifier`] has it.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class Predictor:
         audio_column: str | None,
         finished: set[str],
         denoise: bool = False,
+        dtype: str | None = None,
     ):
-        self.model, self.feature_extractor = load_classifier(model)
+        self.model, self.feature_extractor = load_classifier(model, dtype=dtype)
         self.model = prepare_classifier(self.model)
         self.top_k, self.parts, self.batch_size = default_top_k(self.model, top_k), parts, batch_size
         self.columns = column_names(self.top_k, self.model.config.problem_type == "multi_label_classification")
@@ -99,6 +101,7 @@ def predict_with_ray(
     cpus_per_actor: float = 1,
     gpus_per_actor: float = 0,
     denoise: bool = False,
+    dtype: str | None = None,
 ) -> tuple[int, int]:
     """
     Classify files on a Ray cluster. A task whose process dies is done again by another; its rows are written once.
@@ -114,6 +117,8 @@ def predict_with_ray(
         files_per_task: Files that a process is given at once.
         num_actors, cpus_per_actor, gpus_per_actor: Processes, and what each has; a GPU can be shared.
         denoise: As [`predict`] has it.
+        dtype: As [`load_classifier`] has it; `int8` calibrates a model without calibration on the files first, unless
+            they are in tables. The cluster's machines must see the model's folder then.
 
     Returns:
         Files that there are rows of, and those among them that could not be classified.
@@ -124,18 +129,20 @@ def predict_with_ray(
     """
     import ray
 
-    load_classifier(model, "cpu")  # a mistake is found here, and not by every process
+    # A mistake is found here, and not by every process.
+    inputs = list(inputs)
+    load_classifier(model, "cpu", dtype, inputs if audio_column is None else (), denoise)
     finished, paths = read_finished(output), []
     if audio_column is None:
         # Bytes, since not all names are text.
-        paths = [os.fsencode(path) for path in find_audio_files(list(inputs)) if to_text(path) not in finished]
+        paths = [os.fsencode(path) for path in find_audio_files(inputs) if to_text(path) not in finished]
     if paths or audio_column is not None:
         with _ray_running():
             if audio_column is None:
                 num_blocks = -(-len(paths) // files_per_task)
                 dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=num_blocks)
             else:
-                dataset = ray.data.read_parquet(list(inputs), columns=[audio_column])
+                dataset = ray.data.read_parquet(inputs, columns=[audio_column])
                 # For several processes, whatever the row groups are.
                 dataset = dataset.repartition(target_num_rows_per_block=files_per_task)
             left_out = finished if audio_column else set()
@@ -143,7 +150,7 @@ def predict_with_ray(
                 Predictor,
                 batch_size=files_per_task,
                 batch_format="pyarrow",
-                fn_constructor_args=(model, top_k, parts, batch_size, audio_column, left_out, denoise),
+                fn_constructor_args=(model, top_k, parts, batch_size, audio_column, left_out, denoise, dtype),
                 compute=ray.data.ActorPoolStrategy(size=num_actors),
                 num_cpus=cpus_per_actor,
                 num_gpus=gpus_per_actor,
@@ -204,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpus_per_actor", type=float, default=0, help="GPUs of each, such as 0.5 (default: 0)")
     denoise = "reduce noise first, for a model that was trained on clips of sanet prepare --denoise"
     parser.add_argument("--denoise", action="store_true", help=denoise)
+    dtypes = ["float32", "bfloat16", "float16", "int8"]
+    parser.add_argument("--dtype", choices=dtypes, help="of the model (default: as it was saved); int8 is for CPUs")
     arguments = vars(parser.parse_args(argv))
     try:
         num_files, num_errors = predict_with_ray(**arguments)

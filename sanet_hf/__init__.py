@@ -44,7 +44,7 @@ _INFERENCE = (
     "merge_windows",
     "predict",
 )
-_OPTIMIZATION = ("keep_freed_memory", "optimize_for_inference")
+_OPTIMIZATION = ("calibrate_int8", "keep_freed_memory", "optimize_for_inference", "quantize_for_inference")
 
 
 def __getattr__(name: str) -> object:

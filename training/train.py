@@ -26,7 +26,9 @@ from transformers.utils import logging
 
 from sanet_hf.audio.folders import find_split_folders
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
+from sanet_hf.inference.loading import load_classifier
 from sanet_hf.optimization.allocator import keep_freed_memory
+from sanet_hf.optimization.optimize import optimize_for_inference
 from sanet_hf.optimization.processor import describe_training
 from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import (
@@ -56,6 +58,7 @@ from sanet_hf.training.data.record import RECORD_FILE, data_fingerprint, find_re
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.data.sources import stream_training_split
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics
+from sanet_hf.training.evaluation.int8 import calibrate_on_split
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.evaluation.seen_recordings import warn_of_seen
 from sanet_hf.training.losses import balanced_class_weights, make_loss
@@ -93,7 +96,8 @@ def train(
     """
     Train a classifier, keep the best epoch, evaluate it on every split, and write to `output_dir`: the model with its
     feature extractor as `from_pretrained` and `pipeline` take them, a model card, `report.html`, `all_results.json`,
-    the options as `train_options.yaml`, hashes of the recordings as `recordings.csv`, and `predictions/<split>.csv`.
+    the options as `train_options.yaml`, hashes of the recordings as `recordings.csv`, `predictions/<split>.csv`, and
+    `int8_calibration.json` of a SANet with a validation split.
 
     A run that was interrupted goes on from its last checkpoint; one that is finished is left as it is.
 
@@ -198,6 +202,13 @@ def _train(
         metrics.update({f"{METRIC_PREFIXES[split]}_{name}": value for name, value in evaluation.metrics.items()})
     source = _source_name(data_arguments)
     if trainer.is_world_process_zero():
+        calibration = None
+        if model.config.model_type == "sanet" and "validation" in evaluations:
+            saved, _ = load_classifier(output_dir, "cpu", torch.float32)
+            split = (recordings["validation"], evaluations["validation"], data_arguments.max_length_seconds)
+            calibration = calibrate_on_split(
+                output_dir, saved, optimize_for_inference(saved), feature_extractor, *split
+            )
         write_model_card(
             output_dir,
             model,
@@ -211,6 +222,7 @@ def _train(
             trained_on=describe_training(_number_format(training_arguments), training_arguments.device),
             tested_versions=TESTED_VERSIONS if model.config.model_type == "sanet" else None,
             cross_validation=read_file(output_dir.parent / CROSS_VALIDATION_FILE) if is_final else None,
+            int8=calibration and calibration.evaluation,
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.

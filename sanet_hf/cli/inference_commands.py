@@ -4,8 +4,8 @@
 
 import argparse
 import math
-import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from sanet_hf.cli.options import (
     DENOISE_HELP,
     DEVICE_HELP,
     MODEL_HELP,
+    add_dtype_option,
     add_evaluation_options,
     add_model_options,
     add_reading_options,
@@ -209,6 +210,7 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
     app.add_argument("--max_megabytes", type=float, default=100.0, help="largest file (default: %(default)g)")
     app.add_argument("--denoise", action="store_true", help=DENOISE_HELP)
     app.add_argument("--device", help=DEVICE_HELP)
+    add_dtype_option(app)
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
@@ -229,7 +231,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     from sanet_hf.inference.bulk import predict_files
     from sanet_hf.inference.outputs import make_table_printer
 
-    model, feature_extractor = _load_classifier(arguments.model, arguments.device, arguments.dtype)
+    model, feature_extractor = _load_classifier(arguments, calibration_inputs=arguments.inputs)
     show = None if arguments.output is not None else make_table_printer(model.config.label2id)
     num_done, num_errors = predict_files(
         model,
@@ -270,7 +272,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     from sanet_hf.inference.bulk import embed_files
 
     num_done, num_errors = embed_files(
-        *_load_classifier(arguments.model, arguments.device, arguments.dtype),
+        *_load_classifier(arguments, calibration_inputs=arguments.inputs),
         arguments.inputs,
         arguments.output,
         normalize=arguments.normalize,
@@ -299,16 +301,19 @@ def _require_for_output(output: Path | None, plot: Path | None = None) -> None:
 
 
 def _load_classifier(
-    name: str, device: str | None, dtype: str | None = None, is_used_as_it_is: bool = False
+    arguments: argparse.Namespace, is_used_as_it_is: bool = False, calibration_inputs: Sequence[str | Path] = ()
 ) -> "tuple[PreTrainedModel, FeatureExtractionMixin]":
     """Load a model. One that is used as it is, not optimised, is checked on this processor here."""
     from transformers.utils.logging import disable_progress_bar
 
     from sanet_hf.inference.distributed import join_processes
-    from sanet_hf.inference.loading import load_classifier
+    from sanet_hf.inference.int8 import INT8, load_classifier
 
     disable_progress_bar()  # it takes a moment
-    model, feature_extractor = load_classifier(name, device or join_processes().device, dtype)
+    dtype = arguments.dtype
+    device = arguments.device or (None if dtype == INT8 else join_processes().device)
+    inputs = (calibration_inputs, arguments.denoise)
+    model, feature_extractor = load_classifier(arguments.model, device, dtype, *inputs)
     if is_used_as_it_is:
         from sanet_hf.optimization.self_check import replace_wrong_layers
 
@@ -331,9 +336,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     start = arguments.start
     if start is not None and not 0 <= start < float("inf"):
         raise UsageError(f"--start {start:g} must be 0 or more seconds.")
-    model, feature_extractor = _load_classifier(
-        arguments.model, arguments.device, arguments.dtype, is_used_as_it_is=True
-    )
+    if arguments.dtype == "int8":
+        raise UsageError("--dtype int8: an explanation needs gradients, which int8 has not. Use another --dtype.")
+    model, feature_extractor = _load_classifier(arguments, is_used_as_it_is=True)
     check_denoising(feature_extractor, arguments.denoise)
     read = load_denoised if arguments.denoise else load_audio
     rate = feature_extractor.sampling_rate
@@ -362,10 +367,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _app(arguments: argparse.Namespace) -> int:
     from sanet_hf.audio.find import find_audio_files
-    from sanet_hf.inference.app import launch_app, make_app
+    from sanet_hf.inference.app import check_address, launch_app, make_app
 
     require("gradio", "app")
-    _check_address(arguments.host, arguments.port or 0)
+    check_address(arguments.host, arguments.port or 0)
     examples = []
     if arguments.examples is not None:
         if not arguments.examples.is_dir():
@@ -373,7 +378,7 @@ def _app(arguments: argparse.Namespace) -> int:
         paths = list(find_audio_files([arguments.examples]))
         # Of all classes, where they are folders in it.
         examples = paths[:: math.ceil(len(paths) / 10)]
-    model, feature_extractor = _load_classifier(arguments.model, arguments.device)
+    model, feature_extractor = _load_classifier(arguments, calibration_inputs=examples)
     limits = {"max_megabytes": arguments.max_megabytes, "max_seconds": arguments.max_seconds}
     app = make_app(model, feature_extractor, examples, **limits, denoise=arguments.denoise)
     options = {"server_name": arguments.host, "server_port": arguments.port}
@@ -384,14 +389,6 @@ def _app(arguments: argparse.Namespace) -> int:
     print(f"Open {address} in a browser; Ctrl+C ends it.", flush=True)
     app.block_thread()
     return 0
-
-
-def _check_address(host: str, port: int) -> None:
-    # gradio would try a hundred ports, for 5 s each.
-    try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except (OSError, OverflowError) as error:
-        raise UsageError(f"The app cannot be served on {host}, port {port or 'any'}: {error}") from error
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -33,9 +33,9 @@ from sanet_hf.export.quantize import (
     INT8_FILE,
     Recordings,
     find_recordings,
-    load_calibration_clips,
     quantize_onnx,
 )
+from sanet_hf.inference.calibration_clips import load_calibration_clips
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
 from sanet_hf.inference.windows import predicted_classes
@@ -84,7 +84,7 @@ def export_classifier(
     if quantize:
         # First: an export takes longer than to find that the recordings do not fit.
         calibration, recordings, source = find_recordings(name, model.config, calibration_dir, split)
-        clips = load_calibration_clips(calibration, model, feature_extractor)
+        clips = load_calibration_clips(list(calibration), model, feature_extractor)
     with atomic_directory(output_dir) as folder:
         if file_format == "onnx":
             path, difference = folder / ONNX_FILE, export_onnx(model, feature_extractor, folder)

@@ -3,22 +3,17 @@
 """Quantize exported classifiers to 8-bit integers, and find recordings to do it on."""
 
 import csv
-import math
-import random
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedConfig
 
-from sanet_hf.audio.decode import stream_audio
 from sanet_hf.audio.find import find_audio_files
 from sanet_hf.audio.folders import SPLITS, find_split_folders
-from sanet_hf.errors import AudioError, DataError, ExportError, UsageError
+from sanet_hf.errors import DataError, ExportError, UsageError
 from sanet_hf.export.exporters import (
     ONNX_FILE,
     ONNX_PACKAGES,
@@ -26,9 +21,8 @@ from sanet_hf.export.exporters import (
     onnx_inputs,
     quiet,
     run_onnx,
-    window_length,
 )
-from sanet_hf.inference.windows import cut_windows
+from sanet_hf.optimization.int8 import MAX_ERROR
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
 
@@ -36,16 +30,9 @@ from sanet_hf.utils.files import atomic_directory
 if TYPE_CHECKING:
     import onnx
 
-logger = logging.get_logger(__name__)
-
 INT8_FILE = "model_int8.onnx"
 # Operators of ONNX with weights.
 QUANTIZED = ["Conv", "Gemm", "MatMul"]
-# Largest root mean square of the logits' errors in int8 on the clips for calibration, relative to that of the logits.
-# A tiny SANet trained on tones is at 0.003 to 0.006; a failed quantization is near 1 or above.
-MAX_ERROR = 0.5
-MAX_CALIBRATION_CLIPS = 128
-FEW_CALIBRATION_CLIPS = 32
 
 # Classes of each recording, by its path.
 Recordings = Mapping[str, Sequence[str]]
@@ -207,27 +194,3 @@ def _read_predictions(path: Path, config: PreTrainedConfig) -> Recordings:
         )
     several = config.problem_type == "multi_label_classification"
     return {row["file"]: list(filter(None, row["label"].split(";"))) if several else [row["label"]] for row in rows}
-
-
-def load_calibration_clips(
-    recordings: Recordings, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin
-) -> list[np.ndarray]:
-    """Return up to `MAX_CALIBRATION_CLIPS` windows, the same number of each recording, in random order."""
-    length, rate = window_length(model, feature_extractor), feature_extractor.sampling_rate
-    clips: list[np.ndarray] = []
-    for path in random.Random(0).sample(list(recordings), len(recordings)):
-        windows = cut_windows(stream_audio(path, rate), length, length)
-        try:
-            clips += [clip for _, clip in islice(windows, math.ceil(MAX_CALIBRATION_CLIPS / len(recordings)))]
-        except AudioError as error:
-            logger.warning(f"Skipping {error}")
-        if len(clips) >= MAX_CALIBRATION_CLIPS:
-            break
-    if not clips:
-        raise DataError("None of the recordings for calibration can be read.")
-    if len(clips) < FEW_CALIBRATION_CLIPS:
-        logger.warning(
-            f"Ranges of values are measured on {len(clips)} clips only. Some hundred, from a larger "
-            "--calibration_dir, make int8 safer."
-        )
-    return clips[:MAX_CALIBRATION_CLIPS]

@@ -4,7 +4,7 @@
 
 from sanet_hf.architectures import find_window_seconds
 from sanet_hf.inference.explanation import Explanation, explain
-from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.int8 import load_classifier
 from sanet_hf.inference.prediction import classify_waveforms, predict
 from sanet_hf.inference.windows import Prediction, Segment, Window, merge_windows
 

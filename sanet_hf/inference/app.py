@@ -3,6 +3,7 @@
 """A page in the browser that classifies what one uploads or records: `sanet app`, or a Hugging Face Space."""
 
 import os
+import socket
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -162,6 +163,17 @@ def make_app(
     # What gradio refuses before it is stored; see launch_app.
     app.max_megabytes = max_megabytes
     return app
+
+
+def check_address(host: str, port: int) -> None:
+    """
+    Raises:
+        UsageError: The app cannot be served there; gradio would try a hundred ports, for 5 s each.
+    """
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"The app cannot be served on {host}, port {port or 'any'}: {error}") from error
 
 
 def launch_app(app: "gradio.Blocks", **options) -> tuple:

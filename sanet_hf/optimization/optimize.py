@@ -4,6 +4,7 @@
 
 import copy
 import types
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
 from sanet_hf.batchnorm_sanet import SANetBatchNorm
+from sanet_hf.errors import UsageError
 from sanet_hf.layers_sanet import SANetAttention, SANetConv1d, SANetDownsample, SANetUpsample
 from sanet_hf.modeling_sanet import (
     SANetAttentionLayer,
@@ -31,6 +33,8 @@ from sanet_hf.optimization.cpu_blocks import (
     forward_residual,
 )
 from sanet_hf.optimization.cpu_layers import CPUConv1d, CPULinear, conv_candidates, linear_candidates
+from sanet_hf.optimization.int8 import Int8Calibration, check_int8, hash_weights, measure_ranges, replace_layers
+from sanet_hf.optimization.int8_layers import is_quantized
 from sanet_hf.optimization.self_check import check_layer, describe_shape, replace_wrong_layers, warn_of_wrong_layers
 
 
@@ -90,14 +94,59 @@ def optimize_for_inference(model: SANet) -> SANet:
     return model
 
 
+def calibrate_int8(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> Int8Calibration:
+    """
+    Measure the ranges of activations that [`quantize_for_inference`] needs.
+
+    Args:
+        model: In float32 on the CPU; it stays as it is.
+        batches: Features as the model takes them, of some hundred clips of the kind that it is meant for.
+
+    Raises:
+        UsageError: There are no clips, int8 does not run here, or the logits are off by more than half.
+    """
+    check_int8(model)
+    return measure_ranges(_optimized_copy(model), batches, hash_weights(model))
+
+
+def quantize_for_inference(model: PreTrainedModel, calibration: Int8Calibration) -> PreTrainedModel:
+    """
+    Return a copy of a classifier that computes convolutions and linear layers on frames in 8-bit integers, on a CPU.
+
+    The copy has the model's inputs and outputs, hidden states and embeddings included, in float32. It has no
+    gradients, and cannot be trained or saved. The first convolution on the waveform, products of two activations, the
+    pooling's statistics and the classifier stay in float32. Each layer is compared with exact sums; one that is wrong
+    on this processor stays in float32, with a warning. Of architectures other than SANet, linear layers are replaced.
+
+    Args:
+        model: In float32 on the CPU; it stays as it is.
+        calibration: Of [`calibrate_int8`], for these weights.
+
+    Raises:
+        UsageError: The calibration is of other weights, or int8 does not run here.
+    """
+    check_int8(model)
+    if calibration.weights != hash_weights(model):
+        raise UsageError("The calibration for int8 is of other weights than this model's: calibrate again.")
+    return replace_layers(_optimized_copy(model), calibration)
+
+
+def _optimized_copy(model: PreTrainedModel) -> PreTrainedModel:
+    if isinstance(model, SANetPreTrainedModel):
+        return optimize_for_inference(model)
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
 def prepare_classifier(model: PreTrainedModel) -> PreTrainedModel:
     """
     Return what a program that only classifies should use: the result of [`optimize_for_inference`], or, of other
-    architectures than SANet, the model itself. On a CPU, let the process keep the memory that it frees.
+    architectures than SANet and of models in int8, the model itself. On a CPU, let the process keep the memory that it
+    frees.
     """
     if model.device.type == "cpu":
         keep_freed_memory()
-    return optimize_for_inference(model) if isinstance(model, SANetPreTrainedModel) else model
+    is_optimized = not isinstance(model, SANetPreTrainedModel) or is_quantized(model)
+    return model if is_optimized else optimize_for_inference(model)
 
 
 def _make_fast_on_cpu(model: SANetPreTrainedModel) -> None:

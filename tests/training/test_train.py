@@ -19,8 +19,9 @@ from sanet_hf.audio.folders import SPLITS
 from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import UsageError
-from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.int8 import load_classifier
 from sanet_hf.inference.prediction import predict
+from sanet_hf.optimization.int8_layers import has_int8_layers, is_quantized
 from sanet_hf.training import train as train_module
 from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.data import decoded as decoded_module
@@ -93,6 +94,13 @@ def test_what_a_run_leaves(trained, tones):
     assert all(0.5 < float(row[f"probability_{row['label']}"]) <= 1 for row in rows)
     assert yaml.safe_load((trained / "train_options.yaml").read_text())["num_train_epochs"] == 12
     card = (trained / "README.md").read_text(encoding="utf-8")
+    if has_int8_layers():
+        calibration = json.loads((trained / "int8_calibration.json").read_text())
+        results = {"num_clips": 8, "accuracy": [1.0, 1.0], "macro_f1": [1.0, 1.0], "agreement": 1.0}
+        assert calibration["evaluation"] == results and calibration["num_clips"] == 8 and calibration["error"] < 0.05
+        assert "the accuracy on 8 validation clips is 1.000 instead of 1.000" in card
+        # The hash is that of the weights in the folder.
+        assert is_quantized(load_classifier(trained, dtype="int8")[0])
     assert re.search(r"^Trained on: \S.*, (bfloat16|float32), PyTorch .*\.$", card, re.MULTILINE)
 
 

@@ -36,6 +36,7 @@ def write_model_card(
     trained_on: str | None = None,
     tested_versions: Mapping[str, tuple[str, str]] | None = None,
     cross_validation: Mapping[str, Any] | None = None,
+    int8: Mapping[str, Any] | None = None,
 ) -> None:
     """
     Write `output_dir/README.md`: metadata for the Hub, a description of the model, its use, results, training and
@@ -54,6 +55,7 @@ def write_model_card(
         tested_versions: By library, the oldest and the newest version that the saved code was tested with.
         cross_validation: Of the same training on parts of the recordings, as in `cross_validation.json`, if the model
             was trained on all of them after it.
+        int8: Results in 8-bit integers, as in [`~sanet_hf.optimization.Int8Calibration`].
     """
     output_dir = Path(output_dir)
     evaluations = in_order(evaluations)
@@ -96,6 +98,7 @@ def write_model_card(
         evaluations=evaluations,
         **_results(evaluations),
         cross_validation=_cross_validation_results(cross_validation) if cross_validation else None,
+        int8=int8,
     )
     output_dir.mkdir(parents=True, exist_ok=True)
     card.save(output_dir / "README.md")

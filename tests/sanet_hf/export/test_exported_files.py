@@ -30,6 +30,7 @@ from sanet_hf.export import (
     quantize_onnx,
     run_onnx,
 )
+from sanet_hf.inference import calibration_clips
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
 from sanet_hf.utils import extras
@@ -320,17 +321,17 @@ def test_calibration_clips(recordings, make_model, monkeypatch, caplog):
     model, feature_extractor = make_model(), SANetFeatureExtractor(max_length=8000)
     (recordings / "test/cat/damaged.wav").write_text("this is no audio")
     _, files, _ = find("model", recordings / "test", "all")
-    clips = quantize.load_calibration_clips(files, model, feature_extractor)
+    clips = calibration_clips.load_calibration_clips(files, model, feature_extractor)
     # Of 3004, 4004, 5004 samples one window, of 23004 three, of 24004 and 25004 four.
     assert sorted(map(len, clips)) == [3004, 4004, 5004, *[8000] * (3 + 4 + 4)]
     expected = {file: soundfile.read(file, dtype="float32")[0] for file in files if "damaged" not in file}
     assert sum(np.array_equal(clip, waveform[:8000]) for clip in clips for waveform in expected.values()) == 6
     assert "damaged.wav" in caplog.text and "measured on 14 clips only" in caplog.text
-    monkeypatch.setattr(quantize, "MAX_CALIBRATION_CLIPS", 5)
-    assert len(quantize.load_calibration_clips(files, model, feature_extractor)) == 5
+    monkeypatch.setattr(calibration_clips, "MAX_CALIBRATION_CLIPS", 5)
+    assert len(calibration_clips.load_calibration_clips(files, model, feature_extractor)) == 5
     with pytest.raises(DataError, match="None of the recordings for calibration"):
         bad = {str(recordings / "test/cat/damaged.wav"): ["cat"]}
-        quantize.load_calibration_clips(bad, model, feature_extractor)
+        calibration_clips.load_calibration_clips(bad, model, feature_extractor)
 
 
 @pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])

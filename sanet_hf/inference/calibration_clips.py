@@ -1,0 +1,71 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Clips of recordings on which ranges of activations are measured, for int8."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
+from transformers.utils import logging
+
+from sanet_hf.architectures import extract_features, find_window_seconds, is_padding_invariant
+from sanet_hf.audio.decode import stream_audio
+from sanet_hf.audio.denoise import denoise as reduce_noise
+from sanet_hf.audio.levels import is_silent
+from sanet_hf.errors import AudioError, DataError
+from sanet_hf.inference.windows import cut_windows
+
+
+logger = logging.get_logger(__name__)
+
+MAX_CALIBRATION_CLIPS = 128
+FEW_CALIBRATION_CLIPS = 32
+BATCH_SIZE = 8
+
+
+def load_calibration_clips(
+    recordings: Sequence[str | Path],
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    denoise: bool = False,
+) -> list[np.ndarray]:
+    """
+    Return up to `MAX_CALIBRATION_CLIPS` windows, the same number of each recording, in random order, without silence.
+
+    Raises:
+        DataError: None of the recordings can be read.
+    """
+    rate = feature_extractor.sampling_rate
+    length = round(find_window_seconds(model, feature_extractor) * rate)
+    clips: list[np.ndarray] = []
+    for path in random.Random(0).sample(list(recordings), len(recordings)):
+        blocks = stream_audio(path, rate)
+        windows = cut_windows(reduce_noise(blocks, rate) if denoise else blocks, length, length)
+        heard = (clip for _, clip in windows if not is_silent(clip))
+        try:
+            clips += islice(heard, math.ceil(MAX_CALIBRATION_CLIPS / len(recordings)))
+        except AudioError as error:
+            logger.warning(f"Skipping {error}")
+        if len(clips) >= MAX_CALIBRATION_CLIPS:
+            break
+    if not clips:
+        raise DataError("None of the recordings for calibration can be read, or all are silent.")
+    if len(clips) < FEW_CALIBRATION_CLIPS:
+        logger.warning(
+            f"Ranges of values are measured on {len(clips)} clips only. Some hundred recordings of all classes make "
+            "int8 safer."
+        )
+    return clips[:MAX_CALIBRATION_CLIPS]
+
+
+def make_batches(clips: Sequence[np.ndarray], feature_extractor: FeatureExtractionMixin) -> Iterator[BatchFeature]:
+    """Yield features of clips, in batches."""
+    # In the order of their length batches need little padding.
+    clips = sorted(clips, key=len)
+    size = BATCH_SIZE if is_padding_invariant(feature_extractor) else 1
+    for start in range(0, len(clips), size):
+        yield extract_features(feature_extractor, clips[start : start + size])

@@ -1,0 +1,212 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Classifiers in 8-bit integers on a CPU: ranges of activations, measured on clips, and the model that uses them."""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from sanet_hf.errors import UsageError
+from sanet_hf.layers_sanet import SANetAttention, SANetConv1d
+from sanet_hf.modeling_sanet import SANetPreTrainedModel
+from sanet_hf.optimization.int8_layers import has_int8_layers, int8_layer
+from sanet_hf.optimization.processor import describe_libraries, describe_processor
+
+
+# File beside a model with its calibration.
+CALIBRATION_FILE = "int8_calibration.json"
+# Largest root mean square of the logits' errors in int8 on the clips for calibration, relative to that of the logits.
+# A tiny SANet trained on tones is at 0.003 to 0.006; a failed quantization is near 1 or above.
+MAX_ERROR = 0.5
+# Layers with fewer channels, or applied to fewer frames a clip, cost little and stay in float32: the classifier, the
+# gates of squeeze-and-excitation, and the scores of the pooling.
+MIN_CHANNELS = MIN_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Int8Calibration:
+    """
+    What a model in 8-bit integers needs besides the weights.
+
+    Attributes:
+        weights: Hash of the weights that it is for, from [`hash_weights`].
+        num_clips: Clips that the ranges were measured on.
+        error: Root mean square of the errors of the logits in int8 on these clips, relative to that of the logits.
+        ranges: Smallest and largest input of each layer, by its name in the optimised model.
+        evaluation: `num_clips`, `accuracy`, `macro_f1` (each in float32 and in int8) and `agreement`, the part of the
+            clips with the same classes in both, of the validation split; empty if there is none.
+    """
+
+    weights: str
+    num_clips: int
+    error: float
+    ranges: Mapping[str, Sequence[float]]
+    evaluation: Mapping[str, object] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the content of a file for [`from_json`]."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Int8Calibration":
+        """
+        Raises:
+            ValueError: The text is not from [`to_json`].
+        """
+        try:
+            calibration = cls(**json.loads(text))
+            numbers = [calibration.error, *(value for pair in calibration.ranges.values() for value in pair)]
+            if not all(math.isfinite(number) for number in numbers) or not isinstance(calibration.evaluation, dict):
+                raise ValueError("a number is not finite")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"it is no calibration for int8 ({error})") from error
+        return calibration
+
+
+def measure_ranges(
+    model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]], weights: str
+) -> Int8Calibration:
+    """
+    Measure the ranges of activations, and the error of int8, on batches of features.
+
+    Args:
+        model: Optimised, in float32 on the CPU; its layers are replaced.
+        batches: As the model takes them.
+        weights: For the calibration.
+
+    Raises:
+        UsageError: There are no clips, or the error of the logits is above `MAX_ERROR`.
+    """
+    if not batches:
+        raise UsageError("There are no clips on which to measure ranges of values for int8.")
+    ranges: dict[str, tuple[float, float]] = {}
+    with _recorded_ranges(model, ranges):
+        expected = _logits(model, batches)
+    if not ranges:
+        raise UsageError(f"A model of type {model.config.model_type!r} has no layers that int8 is for.")
+    calibration = Int8Calibration(weights, len(expected), 0.0, ranges)
+    logits = _logits(replace_layers(model, calibration), batches)
+    error = float(torch.linalg.vector_norm(logits - expected) / torch.linalg.vector_norm(expected))
+    if not error <= MAX_ERROR:
+        raise UsageError(
+            f"The logits in int8 are off by {error:.0%} of those in float32 (root mean square), more than "
+            f"{MAX_ERROR:.0%}. Use bfloat16 or float32, or calibrate with other recordings."
+        )
+    return replace(calibration, error=error)
+
+
+def check_int8(model: PreTrainedModel) -> None:
+    """
+    Raises:
+        UsageError: A model cannot be computed in 8-bit integers here.
+    """
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise UsageError(f"int8 is for models in float32 on a CPU; this one is in {dtype} on {model.device}.")
+    if not has_int8_layers():
+        raise UsageError(
+            f"int8 does not run on {describe_processor()} with {describe_libraries()}. Use bfloat16 or float32."
+        )
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Return a hash of a model's weights, as text."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def replace_layers(model: PreTrainedModel, calibration: Int8Calibration) -> PreTrainedModel:
+    """
+    Replace the layers of an optimised model by those in 8-bit integers, in place, and return it. A layer that is wrong
+    on this processor stays in float32, with a warning.
+
+    Raises:
+        UsageError: The calibration is of other layers.
+    """
+    wrong, layers = [], _layers(model)
+    for name, (low, high) in calibration.ranges.items():
+        if name not in layers:
+            raise UsageError(f"The calibration for int8 has a layer {name} that this model has not: calibrate again.")
+        layer = int8_layer(layers[name], (low, high))
+        if layer is None:
+            wrong.append(name)
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer)
+    if wrong:
+        warnings.warn(
+            f"Wrong results in int8 on {describe_processor()} with {describe_libraries()}: {', '.join(wrong)}. These "
+            "layers are computed in float32 instead, which is slower.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return model
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Linear | SANetConv1d]:
+    """Layers that 8 bits are for, by name: not those on the waveform, which lose the most and cost little."""
+    kept = set()
+    if isinstance(model, SANetPreTrainedModel):
+        first = model.base_model.layers[0]
+        kept = {first.conv1, first.shortcut}
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, (nn.Linear, SANetConv1d))
+        and layer not in kept
+        and min(layer.weight.shape[0], layer.weight.shape[1]) >= MIN_CHANNELS
+    }
+
+
+@contextmanager
+def _recorded_ranges(model: nn.Module, ranges: dict[str, tuple[float, float]]) -> Iterator[None]:
+    """Note the smallest and largest input of each layer that is applied to (batch, frames, channels)."""
+
+    def record(name: str, values: torch.Tensor) -> None:
+        if values.dim() == 3 and values.shape[1] >= MIN_FRAMES:
+            low, high = torch.aminmax(values)
+            known = ranges.get(name, (0.0, 0.0))
+            ranges[name] = (min(known[0], low.item()), max(known[1], high.item()))
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, inputs, name=name: record(name, inputs[0]))
+        for name, layer in _layers(model).items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    _share_ranges(model, ranges)
+
+
+def _share_ranges(model: nn.Module, ranges: dict[str, tuple[float, float]]) -> None:
+    """
+    Give query, key and value one range, whether they are computed as one layer or, in a padded batch, apart: their
+    input is the same.
+    """
+    for prefix, attention in model.named_modules():
+        if not isinstance(attention, SANetAttention):
+            continue
+        names = [f"{prefix}.{name}" for name in ("qkv_proj", "q_proj", "k_proj", "v_proj")]
+        known = [ranges[name] for name in names if name in ranges]
+        if known:
+            shared = min(low for low, _ in known), max(high for _, high in known)
+            ranges.update({name: shared for name in names if name in dict(model.named_modules())})
+
+
+@torch.inference_mode()
+def _logits(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    """Logits of clips, (clips, classes)."""
+    return torch.cat([model(**batch, return_dict=True).logits for batch in batches])

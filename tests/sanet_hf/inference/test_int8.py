@@ -1,0 +1,99 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Classifiers in int8 from a folder: the calibration beside the weights, in the cache, or on the recordings given."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sanet_hf import SANetFeatureExtractor, load_classifier, predict
+from sanet_hf.cli.main import main
+from sanet_hf.errors import UsageError
+from sanet_hf.inference import int8 as loading
+from sanet_hf.optimization.int8 import CALIBRATION_FILE
+from sanet_hf.optimization.int8_layers import has_int8_layers, is_quantized
+
+
+pytestmark = pytest.mark.skipif(not has_int8_layers(), reason="needs PyTorch's int8 layers through oneDNN")
+
+
+@pytest.fixture
+def folder(make_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "_cached_path", lambda weights: tmp_path / "cache" / weights / CALIBRATION_FILE)
+    make_model().save_pretrained(tmp_path / "model")
+    SANetFeatureExtractor(max_length=8000).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def clips(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        path = tmp_path / "clips" / f"{index}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, 0.1 * rng.standard_normal(6000 + 4000 * index), 16000)
+    return path.parent
+
+
+def test_calibration_beside_the_model(folder, clips, caplog):
+    """Measured on the recordings given, said and kept; with it no recordings are needed."""
+    with pytest.raises(UsageError, match=rf"has no {CALIBRATION_FILE}.*sanet predict .* --dtype int8"):
+        load_classifier(folder, dtype="int8")
+    model, feature_extractor = load_classifier(folder, dtype="int8", calibration_inputs=[clips])
+    assert is_quantized(model) and "on 5 windows of the given files" in caplog.text
+    assert json.loads((folder / CALIBRATION_FILE).read_text())["num_clips"] == 5
+    again, _ = load_classifier(folder, device="cpu", dtype="int8")
+    paths = sorted(clips.iterdir())
+    scores = [[p.scores for p in predict(one, feature_extractor, paths)] for one in (model, again)]
+    np.testing.assert_array_equal(*scores)
+    floats = [p.scores for p in predict(*load_classifier(folder), paths)]
+    assert 0 < np.abs(np.subtract(scores[0], floats)).max() < 0.05
+
+
+def test_a_changed_model_does_not_use_old_ranges(folder, clips, make_model, caplog):
+    load_classifier(folder, dtype="int8", calibration_inputs=[clips])
+    model = make_model()
+    torch.nn.init.normal_(model.classifier[0].weight)
+    model.save_pretrained(folder)
+    with pytest.raises(UsageError, match=f"has no {CALIBRATION_FILE}"):
+        load_classifier(folder, dtype="int8")
+    assert "is for other weights" in caplog.text
+    (folder / CALIBRATION_FILE).write_text("{")
+    with pytest.raises(UsageError, match=f"has no {CALIBRATION_FILE}"):
+        load_classifier(folder, dtype="int8")
+    assert "cannot be used: it is no calibration" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written(folder, clips, monkeypatch):
+    """The calibration is in the cache then."""
+    write = loading.write_atomically
+
+    def refuse(path, *args):
+        if path.parent == folder:
+            raise PermissionError(path)
+        return write(path, *args)
+
+    monkeypatch.setattr(loading, "write_atomically", refuse)
+    load_classifier(folder, dtype="int8", calibration_inputs=[clips])
+    assert not (folder / CALIBRATION_FILE).exists()
+    assert is_quantized(load_classifier(folder, dtype="int8")[0])
+
+
+def test_int8_is_for_the_cpu(folder):
+    with pytest.raises(UsageError, match="int8 runs on the CPU, not on cuda"):
+        load_classifier(folder, device="cuda", dtype="int8")
+
+
+def test_commands(folder, clips, tmp_path, capsys):
+    assert main(["predict", str(folder), str(clips), "--dtype", "int8", "--output", str(tmp_path / "rows.csv")]) == 0
+    assert (folder / CALIBRATION_FILE).is_file()
+    assert main(["embed", str(folder), str(clips), "--dtype", "int8", "--output", str(tmp_path / "e.npz")]) == 0
+    embeddings = np.load(tmp_path / "e.npz")["embedding"]
+    assert embeddings.shape == (3, 32) and np.isfinite(embeddings).all()
+    capsys.readouterr()
+    explain = ["explain", str(folder), str(clips / "0.wav"), "--output", str(tmp_path / "e.json"), "--dtype", "int8"]
+    assert main(explain) == 2
+    assert "--dtype int8: an explanation needs gradients" in capsys.readouterr().err
