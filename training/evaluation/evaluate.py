@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import EvalPrediction, PreTrainedConfig, Trainer
+from transformers import EvalPrediction, Trainer
 
 from sanet_hf.training.data.clips import EvaluationClips
 from sanet_hf.training.evaluation.metrics import compute_metrics
-from sanet_hf.training.evaluation.results import Evaluation, softmax_or_sigmoid
+from sanet_hf.training.evaluation.results import Evaluation, average_windows, softmax_or_sigmoid
 from sanet_hf.training.losses import make_loss
 
 
@@ -50,38 +50,12 @@ def evaluate_splits(
         # Each process has read a part of the windows.
         silent = trainer.accelerator.reduce(clips.silent.to(trainer.args.device, torch.int32))
         clips.silent = silent.cpu().bool()
-        evaluations[split] = average_windows(split, clips, config, logits, references)
+        evaluations[split] = average_windows(
+            split, clips.recordings["file"][:], clips.rows, clips.silent.numpy(), config, logits, references
+        )
         is_multi_label = config.problem_type == "multi_label_classification"
         evaluations[split].metrics["loss"] = _mean_loss(logits, references, is_multi_label)
     return evaluations
-
-
-def average_windows(
-    split: str, clips: EvaluationClips, config: PreTrainedConfig, logits: np.ndarray, references: np.ndarray
-) -> Evaluation:
-    """
-    What a classifier says of recordings: the mean of the probabilities of their windows, silent ones left out; of all,
-    where all are silent.
-
-    Args:
-        split: Name of the split.
-        clips: The windows.
-        config: The classifier's.
-        logits: Of each window, shape (clips, classes).
-        references: Of each window, as in [`Evaluation`].
-    """
-    first = np.flatnonzero(np.diff(clips.rows, prepend=-1))  # window of each recording
-    probabilities = softmax_or_sigmoid(logits, config.problem_type == "multi_label_classification")
-    heard = ~clips.silent.numpy()
-    heard |= (np.bincount(clips.rows, heard) == 0)[clips.rows]
-    weights = heard[:, None].astype(np.float32)
-    return Evaluation(
-        split=split,
-        files=clips.recordings["file"][:],
-        labels=[config.id2label[index] for index in range(config.num_labels)],
-        references=np.asarray(references)[first].astype(int),
-        probabilities=np.add.reduceat(probabilities * weights, first) / np.add.reduceat(weights, first),
-    )
 
 
 def _mean_loss(logits: np.ndarray, references: np.ndarray, is_multi_label: bool) -> float:

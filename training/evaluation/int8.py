@@ -25,8 +25,7 @@ from sanet_hf.optimization.int8 import (
 )
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import EvaluationClips
-from sanet_hf.training.evaluation.evaluate import average_windows
-from sanet_hf.training.evaluation.results import Evaluation
+from sanet_hf.training.evaluation.results import Evaluation, average_windows
 from sanet_hf.utils.files import write_atomically
 
 
@@ -82,7 +81,8 @@ def calibrate_on_split(
     with torch.inference_mode():
         outputs = [(optimized(**dict(batch, labels=None)).logits, batch["labels"]) for batch in make_loader(windows)]
     logits, labels = (torch.cat(values).numpy() for values in zip(*outputs))
-    after = average_windows(evaluation.split, windows, model.config, logits, labels)
+    files, silent = windows.recordings["file"][:], windows.silent.numpy()
+    after = average_windows(evaluation.split, files, windows.rows, silent, model.config, logits, labels)
     before = Evaluation(
         evaluation.split,
         after.files,

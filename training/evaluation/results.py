@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import binomtest
+from transformers import PreTrainedConfig
 
 from sanet_hf.audio.folders import SPLITS
 from sanet_hf.inference.windows import predicted_classes
@@ -125,3 +126,39 @@ def list_classes(evaluation: Evaluation) -> list[dict]:
         }
         for label, num_predicted, precision, recall, f1, support in values
     ]
+
+
+def average_windows(
+    split: str,
+    files: Sequence[str],
+    rows: np.ndarray,
+    silent: np.ndarray,
+    config: PreTrainedConfig,
+    logits: np.ndarray,
+    references: np.ndarray,
+) -> Evaluation:
+    """
+    Return what a classifier says of recordings: the mean of the probabilities of their windows, silent ones left out;
+    of all, where all are silent.
+
+    Args:
+        split: Name of the split.
+        files: Names of the recordings.
+        rows: Recording of each window, int of shape (windows,), in order.
+        silent: Whether a window is silent, bool of shape (windows,).
+        config: The classifier's.
+        logits: Of each window, shape (windows, classes).
+        references: Of each window, as in [`Evaluation`].
+    """
+    first = np.flatnonzero(np.diff(rows, prepend=-1))  # window of each recording
+    probabilities = softmax_or_sigmoid(logits, config.problem_type == "multi_label_classification")
+    heard = ~silent
+    heard |= (np.bincount(rows, heard) == 0)[rows]
+    weights = heard[:, None].astype(np.float32)
+    return Evaluation(
+        split=split,
+        files=list(files),
+        labels=[config.id2label[index] for index in range(config.num_labels)],
+        references=np.asarray(references)[first].astype(int),
+        probabilities=np.add.reduceat(probabilities * weights, first) / np.add.reduceat(weights, first),
+    )
