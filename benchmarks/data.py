@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from sanet_hf.training.data.augmentation import Augmentation, make_augmentation,
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import TrainingClips
 from sanet_hf.training.data.decoded import keep_decoded
+from sanet_hf.training.data.rows import load_recording
 
 from . import timing
 
@@ -57,12 +59,16 @@ def write_recordings(
     for index in range(count):
         noise = np.random.default_rng(index).standard_normal(seconds * rate + 1)
         path = folder / f"{seconds}_{index}.{suffix}"
-        is_written_by_ffmpeg = suffix == "m4a"
+        # libsndfile writes no M4A, and crashes on long Ogg files.
+        is_written_by_ffmpeg = suffix in ("m4a", "ogg")
         written = path.with_suffix(".wav") if is_written_by_ffmpeg else path
         soundfile.write(written, 0.1 * (noise[1:] + noise[:-1]), rate)
         if is_written_by_ffmpeg:
-            subprocess.run(["ffmpeg", "-v", "error", "-i", written, path], check=True)
-        rows.append({"audio": {"bytes": None, "path": str(path)}, "file": path.name, "label": 0, "seconds": seconds})
+            codec = ["-c:a", "libvorbis"] if suffix == "ogg" else []
+            subprocess.run(["ffmpeg", "-v", "error", "-i", written, *codec, path], check=True)
+        row = {"audio": {"bytes": None, "path": str(path)}, "file": path.name, "label": 0}
+        # AAC is longer than what it was made of.
+        rows.append({**row, "seconds": len(load_recording(row, DEFAULT_SAMPLING_RATE)) / DEFAULT_SAMPLING_RATE})
     features = datasets.Features(
         audio={"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
         file=datasets.Value("string"),
@@ -156,7 +162,7 @@ def measure_kept(repeats: int) -> list[dict]:
                 # FFmpeg takes its time.
                 loaders = [make_loader(plain, num_batches=1 if suffix == "m4a" else 4), make_loader(kept)]
                 epochs = TrainingArguments(folder, num_train_epochs=100, use_cpu=True)
-                with keep_decoded({"train": kept}, Path(folder), 2, epochs):
+                with redirect_stderr(None), keep_decoded({"train": kept}, Path(folder), 2, epochs):
                     # The first time writes what is kept.
                     times = [[1000 / clips_per_second(loader) for loader in loaders] for _ in range(repeats + 1)][1:]
             decoded, read = map(statistics.median, zip(*times))
