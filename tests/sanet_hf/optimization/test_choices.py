@@ -28,7 +28,9 @@ def folder(monkeypatch, tmp_path) -> Path:
 def clock(monkeypatch) -> list[float]:
     """Seconds, which ways move on."""
     now = [0.0]
-    monkeypatch.setattr(choices, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(
+        choices, "time", types.SimpleNamespace(perf_counter=lambda: now[0], thread_time=lambda: now[0])
+    )
     return now
 
 
@@ -48,18 +50,25 @@ def make_ways(clock: list[float], **seconds) -> tuple[dict, list[str]]:
     return {name: make(name, durations) for name, durations in seconds.items()}, calls
 
 
-def test_the_best_time_counts(clock):
+def test_the_best_time_counts(clock, monkeypatch):
     """Not that of the first run, nor those in which another process was there."""
+    monkeypatch.setattr(choices, "SECONDS", 1000)
     ways, calls = make_ways(clock, plain=[9, 5, 5], fast=[50, 30, 4, 30])
     choice = measure(ways)
     assert choice == Choice("fast", {"plain": 5000.0, "fast": 4000.0})
     assert calls[:6] == ["plain", "fast"] * 3
 
 
-def test_hopeless_ways_are_given_up(clock):
+def test_hopeless_ways_are_given_up(clock, monkeypatch):
+    monkeypatch.setattr(choices, "SECONDS", 1000)
     ways, calls = make_ways(clock, plain=1, slow=100)
     assert measure(ways).fastest == "plain"
-    assert calls.count("slow") == 3 < calls.count("plain")
+    assert calls.count("slow") == 5 < calls.count("plain")
+
+
+def test_slow_layers_have_two_rounds(clock):
+    ways, calls = make_ways(clock, plain=10, fast=9)
+    assert measure(ways).fastest == "fast" and calls == ["plain", "fast"] * 3
 
 
 def test_small_gains_are_none(clock):
