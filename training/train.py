@@ -335,10 +335,7 @@ def _make_trainer(
     length = clips["train"].max_length if arguments.torch_compile else None
     # The items are made from columns that the model knows nothing of.
     arguments.remove_unused_columns = False
-    # Each of these would make every step wait for a GPU: the trainer itself looks for losses that are not finite.
-    arguments.logging_nan_inf_filter = False
-    if arguments.device.type != "mps":
-        arguments.accelerator_config.non_blocking = arguments.dataloader_pin_memory
+    _let_steps_overlap(arguments)
     with warnings.catch_warnings():
         # Trainer has no label smoothing for several classes a clip; make_loss has.
         warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
@@ -367,6 +364,14 @@ def _make_trainer(
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(EvaluationTable)
     return trainer
+
+
+def _let_steps_overlap(arguments: AudioTrainingArguments) -> None:
+    """Change options by which every step would wait for a GPU, where another step could be launched."""
+    # The trainer itself looks for losses that are not finite, every 16 steps.
+    arguments.logging_nan_inf_filter = False
+    if arguments.device.type != "mps":
+        arguments.accelerator_config.non_blocking = arguments.dataloader_pin_memory
 
 
 def _record_recordings(

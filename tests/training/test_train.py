@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -356,8 +357,12 @@ def test_checkpoint_keeps_the_order_of_its_labels(trained, tones, tiny_options, 
     assert metrics["test_accuracy"] == 1.0
 
 
-def test_steps_do_not_wait_for_a_gpu(trained):
-    """Neither to copy a batch there nor to look at the loss, which the trainer does every 16 steps."""
-    arguments = torch.load(trained / "training_args.bin", weights_only=False)
-    assert arguments.accelerator_config.non_blocking and arguments.dataloader_pin_memory
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cuda", False), ("mps", True), ("cpu", False)])
+def test_steps_do_not_wait_for_a_gpu(device, pinned):
+    """Neither to copy a batch there nor to look at the loss."""
+    arguments = SimpleNamespace(device=torch.device(device), dataloader_pin_memory=pinned, logging_nan_inf_filter=True)
+    arguments.accelerator_config = SimpleNamespace(non_blocking=False)
+    train_module._let_steps_overlap(arguments)
     assert not arguments.logging_nan_inf_filter
+    # From memory that is not pinned the copy would wait all the same.
+    assert arguments.accelerator_config.non_blocking == (device == "cuda" and pinned)
