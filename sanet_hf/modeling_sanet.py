@@ -377,8 +377,7 @@ class SANetModel(SANetPreTrainedModel):
         # Half precision cannot count frames.
         mask_dtype = torch.promote_types(input_values.dtype, torch.float32)
         if exporting:
-            stride = config.total_stride
-            padding = stride * ((num_samples + stride - 1) // stride) - num_samples
+            padding = -(-num_samples // config.total_stride) * config.total_stride - num_samples
             if attention_mask is None:
                 attention_mask = input_values.new_ones(batch_size, num_samples)
             input_values = nn.functional.pad(input_values, (0, padding))

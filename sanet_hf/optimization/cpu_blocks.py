@@ -32,7 +32,8 @@ from sanet_hf.modeling_sanet import (
     SANetModelOutput,
     SANetResidualLayer,
 )
-from sanet_hf.optimization.cpu_layers import activate_, is_plain
+from sanet_hf.optimization.activations import activate_
+from sanet_hf.optimization.cpu_layers import is_plain
 
 
 # Values of the first layer that a part of a batch has at most.

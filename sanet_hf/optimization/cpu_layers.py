@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from sanet_hf.layers_sanet import HALF_MIN_CHANNELS, SANetConv1d
+from sanet_hf.optimization.activations import ACTIVATIONS, activate_
 
 
 WINOGRAD_MIN_CHANNELS = 128
@@ -24,10 +25,6 @@ WINOGRAD_TILE = len(WINOGRAD_POINTS) + 1
 DFT_MIN_KERNEL = 6
 # Values of the result that a transformed convolution computes at once.
 PART_SIZE = 2**19
-
-# By the name that oneDNN knows each under.
-ACTIVATIONS = {"none": nn.Identity(), "gelu": nn.functional.gelu, "relu": torch.relu, "tanh": torch.tanh}
-_IN_PLACE = {"gelu": torch.ops.aten.gelu_, "relu": torch.relu_, "tanh": torch.tanh_}
 
 
 def conv_candidates(conv: SANetConv1d) -> dict[str, type["CPUConv1d"]]:
@@ -90,11 +87,6 @@ def is_plain(hidden_states: torch.Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not (hidden_states.requires_grad and torch.is_grad_enabled())
     )
-
-
-def activate_(values: torch.Tensor, activation: str) -> torch.Tensor:
-    """Apply an activation in place."""
-    return values if activation == "none" else _IN_PLACE[activation](values)
 
 
 class CPUConv1d(_FastLayer, SANetConv1d):

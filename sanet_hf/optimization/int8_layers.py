@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sanet_hf.layers_sanet import SANetConv1d
-from sanet_hf.optimization.cpu_layers import activate_
+from sanet_hf.optimization.activations import activate_
 
 
 # Largest number of an input.

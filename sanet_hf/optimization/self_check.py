@@ -29,14 +29,8 @@ from sanet_hf.layers_sanet import (
     suits_fft,
 )
 from sanet_hf.modeling_sanet import SANetPreTrainedModel
-from sanet_hf.optimization.cpu_layers import (
-    ACTIVATIONS,
-    DFTConv1d,
-    MergedConv1d,
-    OneDNNConv1d,
-    OneDNNLinear,
-    WinogradConv1d,
-)
+from sanet_hf.optimization.activations import ACTIVATIONS
+from sanet_hf.optimization.cpu_layers import DFTConv1d, MergedConv1d, OneDNNConv1d, OneDNNLinear, WinogradConv1d
 from sanet_hf.optimization.processor import describe_libraries, describe_processor
 
 

@@ -103,10 +103,10 @@ def test_output(full_size_model, quantized, make_waveforms):
         embeddings = full_size_model.sanet(waveforms).pooler_output, quantized.sanet(waveforms).pooler_output
     assert outputs.keys() == expected.keys()
     pairs = [*zip(outputs.hidden_states, expected.hidden_states, strict=True), embeddings[::-1]]
+    pairs += [(outputs.pooling_weights, expected.pooling_weights)]
     for value, right in [*pairs, (outputs.logits, expected.logits)]:
         assert value.dtype == torch.float32 and value.shape == right.shape
         assert torch.linalg.vector_norm(value - right) < 0.1 * torch.linalg.vector_norm(right)
-    assert (outputs.pooling_weights - expected.pooling_weights).abs().max() < 0.1 * expected.pooling_weights.max()
     assert not (outputs.hidden_states[0][1] * (1 - mask[1, ::4, None])).any()
 
 
@@ -126,7 +126,7 @@ def test_neighbours(tiny_quantized, make_waveforms, lengths):
 def test_layers_of_the_model(calibration, quantized):
     """All on frames, but for those on the waveform and the scores of the pooling."""
     layers = {name for name, layer in quantized.named_modules() if isinstance(layer, Int8Linear)}
-    assert layers == set(calibration.ranges) and len(layers) == 30
+    assert layers == set(calibration.ranges) and len(layers) == 32
     assert not layers & {"sanet.layers.0.conv1", "sanet.layers.0.shortcut", "sanet.pooling.score", "classifier.0"}
     assert calibration.num_clips == 2 and 0 < calibration.error < 0.05
     assert is_quantized(quantized) and prepare_classifier(quantized) is quantized

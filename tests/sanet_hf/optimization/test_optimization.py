@@ -16,9 +16,9 @@ from sanet_hf import SANetFeatureExtractor
 from sanet_hf.export import export_onnx
 from sanet_hf.layers_sanet import SANetConv1d
 from sanet_hf.optimization import cpu_blocks, cpu_layers, keep_freed_memory, optimize_for_inference
+from sanet_hf.optimization.activations import ACTIVATIONS
 from sanet_hf.optimization.choices import Choices
 from sanet_hf.optimization.cpu_layers import (
-    ACTIVATIONS,
     CPUConv1d,
     DFTConv1d,
     LongDFTConv1d,
