@@ -32,7 +32,7 @@ def test_smaller_networks():
 
 @pytest.mark.parametrize(
     ("benchmark", "names"),
-    [(inference, ["original", "sanet", "optimized"]), (training, ["original", "sanet"])],
+    [(inference, ["original", "sanet", "optimized", "int8"]), (training, ["original", "sanet"])],
     ids=["inference", "training"],
 )
 def test_benchmark(benchmark, names, tmp_path, monkeypatch, capsys):
