@@ -89,7 +89,8 @@ part 105 tests "${pytest[@]}" "${tests[@]}" -k "not compile and not flex"
 part 205 "inference, batch $large" "${inference[@]}" --batch_sizes "$large" --inputs features waveforms
 part 235 "training, float32" "${training[@]}" --dtypes float32 --variants original sanet
 part 320 "training, bfloat16" "${training[@]}" --dtypes bfloat16 --variants "${compiled[@]}"
-part 395 loader "$python" -m benchmarks.loader --output "$out/loader.json" "${quickly[@]}"
+# Without the cache, as in the first epoch.
+part 395 loader "$python" -m benchmarks.loader --output "$out/loader.json" "${quickly[@]}" --cache_audio 0
 part 420 kernels "$python" -m benchmarks.kernels --device "$device" --dtypes bfloat16 --batch_sizes "$large" \
     "${clips[@]}" "${quickly[@]}"
 part 480 "inference, other batches" "${inference[@]}" --batch_sizes "${others[@]}" --inputs features waveforms

@@ -3,7 +3,7 @@
 """
 Layers of SANet: masks, convolutions, attention, and the weight gradient of long convolutions by FFT.
 
-Hidden states are (batch, frames, channels). benchmarks/NOTES.md has the measurements behind the limits.
+Hidden states are (batch, frames, channels). docs/benchmarks.md has the measurements behind the limits.
 """
 
 from collections.abc import Callable
@@ -79,7 +79,7 @@ class SANetConv1d(nn.Conv1d):
 
     In bfloat16 and float16 on a CPU it avoids kernels of oneDNN that are wrong on Intel processors with AMX: few
     channels become many, and convolutions in groups or of fewer frames than the kernel has are computed in float32.
-    benchmarks/NOTES.md lists the shapes.
+    docs/benchmarks.md lists the shapes.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

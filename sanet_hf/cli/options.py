@@ -43,8 +43,8 @@ def add_dtype_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16", "int8"],
-        help="of the model (default: as it was saved); int8, the fastest on a CPU, uses ranges that sanet train "
-        "measured, or measures them on the inputs, once",
+        help="of the model (default: as it was saved). int8 is for CPUs; it uses the ranges of activations that sanet "
+        "train measured, or measures them once on the inputs",
     )
 
 

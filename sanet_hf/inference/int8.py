@@ -42,7 +42,7 @@ def load_classifier(
     Args:
         model_name_or_path: Folder, or name of a model on the Hub.
         device: As PyTorch names it; by default [`default_device`].
-        dtype: Of the weights, such as `bfloat16`; by default the checkpoint's. `int8`, the fastest on a CPU, gives a
+        dtype: Of the weights, such as `bfloat16`; by default the checkpoint's. `int8`, for CPUs, gives a
             model that is optimised already; see [`quantize_for_inference`].
         calibration_inputs: For `int8`, where the model has no `int8_calibration.json`: recordings of all classes to
             measure the ranges of activations on, as [`find_audio_files`] takes them.

@@ -4,7 +4,7 @@
 Faster replacements for standard layers on a CPU, for [`~sanet_hf.optimization.optimize_for_inference`].
 
 A layer has several ways to compute the same; [`~sanet_hf.optimization.choices`] measures which is fastest. Each
-includes the activation that follows. benchmarks/NOTES.md has measurements.
+includes the activation that follows. docs/benchmarks.md has measurements.
 """
 
 import math

@@ -6,7 +6,7 @@ Layers in 8-bit integers on a CPU, through oneDNN, for [`~sanet_hf.optimization.
 A layer takes and returns float32. Its weights have a scale for each output channel, its input has one scale and one
 zero point, from a measured range: what a clip gets does not depend on the other clips of its batch.
 
-Source: B. Jacob et al., 2018, https://arxiv.org/abs/1712.05877. benchmarks/NOTES.md has the measurements.
+Source: B. Jacob et al., 2018, https://arxiv.org/abs/1712.05877. docs/benchmarks.md has the measurements.
 """
 
 from functools import cache

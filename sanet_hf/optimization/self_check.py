@@ -4,7 +4,7 @@
 Check of fast computations on the processor at hand.
 
 Kernels of a library may be wrong on some processors: oneDNN has wrong convolutions in bfloat16 for Intel processors
-with AMX (see benchmarks/NOTES.md). So each layer of a network is compared on a small random input with plain
+with AMX (see docs/benchmarks.md). So each layer of a network is compared on a small random input with plain
 computation, once per process, shape and number format. A layer that is off by more than its number format allows is
 replaced.
 """

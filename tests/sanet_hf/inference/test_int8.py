@@ -96,4 +96,4 @@ def test_commands(folder, clips, tmp_path, capsys):
     capsys.readouterr()
     explain = ["explain", str(folder), str(clips / "0.wav"), "--output", str(tmp_path / "e.json"), "--dtype", "int8"]
     assert main(explain) == 2
-    assert "--dtype int8: an explanation needs gradients" in capsys.readouterr().err
+    assert "--dtype int8: sanet explain shows" in capsys.readouterr().err
