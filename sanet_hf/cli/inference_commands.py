@@ -337,9 +337,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     if start is not None and not 0 <= start < float("inf"):
         raise UsageError(f"--start {start:g} must be 0 or more seconds.")
     if arguments.dtype == "int8":
-        raise UsageError(
-            "--dtype int8: sanet explain shows what the model computes in full precision. Use another --dtype."
-        )
+        raise UsageError("--dtype int8: sanet explain shows a model in full precision. Use another --dtype.")
     model, feature_extractor = _load_classifier(arguments, is_used_as_it_is=True)
     check_denoising(feature_extractor, arguments.denoise)
     read = load_denoised if arguments.denoise else load_audio
