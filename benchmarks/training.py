@@ -1,7 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A training step, forward, backward and AdamW, of SANet as it comes and as the original computes it:
+A training step, forward, backward and AdamW, of SANet as it comes, as the original computes it, and of the smaller
+networks:
 
     python -m benchmarks.training [--batch_sizes 16] [--seconds 4] [--dtypes float32 bfloat16] [--device cuda]
 """
@@ -18,10 +19,10 @@ from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 
 from . import timing
 from .original import OriginalSANet
-from .variants import NUM_CLASSES, ORIGINAL, compile_model, count_sanet_flops, make_config
+from .variants import NUM_CLASSES, ORIGINAL, SMALLER, compile_model, count_sanet_flops, make_config
 
 
-VARIANTS = (ORIGINAL, "sanet", "compiled")
+VARIANTS = (ORIGINAL, "sanet", "compiled", *SMALLER)
 
 
 def make_step(
@@ -39,7 +40,7 @@ def make_step(
     else:
         model = (
             SANetForAudioClassification(make_config(name, quick))
-            if quick
+            if quick or name in SMALLER
             else convert_original_checkpoint(original.state_dict())
         )
         model = model.train().to(device)

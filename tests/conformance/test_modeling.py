@@ -39,7 +39,7 @@ class SANetModelTester:
 
     is_training = True
     batch_size = 4
-    # Not a multiple of the total stride, so that the model pads it: to 128 samples.
+    # Not a multiple of the total stride, so that the last merged frame is incomplete.
     num_samples = 120
     # Merged frames, as in the attention probabilities.
     seq_length = 8
@@ -84,7 +84,7 @@ class SANetModelTest(ModelTesterMixin, unittest.TestCase):
     def test_hidden_states_output(self):
         # The test takes the first hidden state to be as long as the attentions.
         config = self.model_tester.get_config()
-        self.model_tester.seq_length = 128 // config.conv_stride[0]
+        self.model_tester.seq_length = self.model_tester.num_samples // config.conv_stride[0]
         self.model_tester.hidden_size = config.conv_dim[0]
         super().test_hidden_states_output()
 
