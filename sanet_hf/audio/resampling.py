@@ -18,7 +18,7 @@ LOWPASS_FILTER_WIDTH, ROLLOFF = 6, 0.99
 MAX_RESAMPLING_KERNEL = 2_000_000
 # Samples that are resampled at once: few enough that a stretch costs little more than itself, and more than the 20,480
 # below which PyTorch convolves by another algorithm that rounds differently.
-RESAMPLING_BLOCK = 2**15
+RESAMPLING_BLOCK = 2**16
 # The same where the kernel would be huge. The samples before and after a block then take longer than the block.
 RESAMPLING_BLOCK_WITHOUT_KERNEL = 2**20
 # Weights that are computed at once where the kernel would be huge.
@@ -87,7 +87,7 @@ def resample_blocks(
     Args:
         blocks: float32 arrays of shape (samples,).
         original_rate, sampling_rate: Sampling rates of the waveform and of the result in Hz.
-        block_length: Samples that are resampled at once, about; by default 32,768.
+        block_length: Samples that are resampled at once, about; by default 65,536.
         origin, end: Of a stretch, as [`blocks_around`] returns them: `blocks` then begin a `context` before `origin`,
             or with the waveform, and go up to a `context` after `end`, or to the end of the waveform.
     """
