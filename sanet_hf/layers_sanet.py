@@ -48,10 +48,24 @@ def downsample_mask(mask: torch.Tensor | None, stride: int) -> torch.Tensor | No
 def pad_to_multiple(values: torch.Tensor, stride: int) -> torch.Tensor:
     """Append zeros to the frames of (batch, frames) or (batch, frames, channels) up to a multiple of `stride`."""
     missing = -values.shape[1] % stride
-    # An exporter has padded already, and would make this depend on the length of its example.
-    if is_exporting() or not missing:
+    # Compilers and exporters get whole frames at the start: one graph serves all lengths.
+    if torch.compiler.is_compiling() or not missing:
         return values
     return nn.functional.pad(values, (0, missing) if values.dim() == 2 else (0, 0, 0, missing))
+
+
+def complete_frames(
+    input_values: torch.Tensor, mask: torch.Tensor | None, stride: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Append zeros to (batch, channels, samples) and its (batch, samples) mask up to a multiple of `stride`, for a graph
+    that is the same for all lengths.
+    """
+    batch_size, _, num_samples = input_values.shape
+    mask = input_values.new_ones(batch_size, num_samples) if mask is None else mask
+    # ONNX rounds quotients towards zero: this has no negative ones.
+    padding = (0, (num_samples + stride - 1) // stride * stride - num_samples)
+    return nn.functional.pad(input_values, padding), nn.functional.pad(mask, padding)
 
 
 def is_exporting() -> bool:

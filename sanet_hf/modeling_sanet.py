@@ -43,6 +43,7 @@ from .layers_sanet import (
     SANetPositionEmbedding,
     SANetSqueezeExcitation,
     SANetUpsample,
+    complete_frames,
     downsample_mask,
     is_exporting,
     pad_to_multiple,
@@ -343,8 +344,8 @@ class SANetModel(SANetPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Check shapes and zero the padding. Return the waveform, (batch, samples, channels), and a mask of shape
-        (batch, samples), or None where every sample counts. The layers complete the last frame with zeros. Only an
-        exporter, whose graph must not depend on the length, gets whole frames of `total_stride` and a mask.
+        (batch, samples), or None where every sample counts. The layers complete the last frame with zeros. A
+        compiler or exporter, whose graph serves all lengths, gets whole frames of `total_stride` and a mask.
         """
         config = self.config
         # Not `self.dtype`, which replicas of `nn.DataParallel` do not have.
@@ -360,8 +361,8 @@ class SANetModel(SANetPreTrainedModel):
                 f"attention_mask must have one entry a sample, {(batch_size, num_samples)}, but is "
                 f"{tuple(attention_mask.shape)}."
             )
-        limit, exporting = config.max_input_samples, is_exporting()
-        if limit is not None and not exporting and num_samples > limit:
+        limit = config.max_input_samples
+        if limit is not None and not is_exporting() and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "
                 f"allows {limit}. Cut it, as the feature extractor does by default, "
@@ -374,14 +375,10 @@ class SANetModel(SANetPreTrainedModel):
             is_seen = attention_mask.device.type == "cpu" and not torch.compiler.is_compiling()
             if is_seen and bool((attention_mask != 0).all()):
                 attention_mask = None
+        if is_exporting() or (torch.compiler.is_compiling() and num_samples % config.total_stride):
+            input_values, attention_mask = complete_frames(input_values, attention_mask, config.total_stride)
         # Half precision cannot count frames.
         mask_dtype = torch.promote_types(input_values.dtype, torch.float32)
-        if exporting:
-            padding = -(-num_samples // config.total_stride) * config.total_stride - num_samples
-            if attention_mask is None:
-                attention_mask = input_values.new_ones(batch_size, num_samples)
-            input_values = nn.functional.pad(input_values, (0, padding))
-            attention_mask = nn.functional.pad(attention_mask.to(mask_dtype), (0, padding))
         mask = attention_mask if attention_mask is None else attention_mask.to(mask_dtype)
         return input_values.transpose(1, 2), mask
 

@@ -197,21 +197,20 @@ def _weights_over_time(model: PreTrainedModel, outputs, num_samples: int, start:
         samples        |. . . .|. . . .|. . . .|. .     the last frame ends with the clip
         frames             0       1       2     3
     """
-    stride = model.config.inputs_to_logits_ratio
-    pooling_weights = outputs.pooling_weights[0].float().cpu().numpy()
-    padded_length = len(pooling_weights) * stride
+    config = model.config
+    strides = np.cumprod(config.conv_stride)  # samples of a frame after each stage
 
     def edges(samples: int) -> np.ndarray:
         return start + np.minimum(np.arange(0, num_samples + samples, samples), num_samples) / rate
 
     attentions, attention_edges = [], []
-    for attention in outputs.attentions or ():
-        attention_edges.append(edges(padded_length // attention.shape[-1]))
+    for attention, stage in zip(outputs.attentions or (), sorted(config.attention_after)):
+        attention_edges.append(edges(int(strides[stage]) * config.attention_stride))
         valid = len(attention_edges[-1]) - 1
         attentions.append(attention[0, :, :valid, :valid].float().mean(0).cpu().numpy())
-    pooling_edges = edges(stride)
+    pooling_edges = edges(config.inputs_to_logits_ratio)
     return {
-        "pooling_weights": pooling_weights[: len(pooling_edges) - 1],
+        "pooling_weights": outputs.pooling_weights[0, : len(pooling_edges) - 1].float().cpu().numpy(),
         "pooling_edges": pooling_edges,
         "attentions": tuple(attentions),
         "attention_edges": tuple(attention_edges),
