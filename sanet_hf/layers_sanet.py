@@ -7,6 +7,7 @@ Hidden states are (batch, frames, channels). docs/benchmarks.md has the measurem
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 
 import torch
@@ -22,8 +23,6 @@ from .configuration_sanet import SANetConfig
 FFT_SIZE = 512
 FFT_MIN_KERNEL = 32
 FFT_MIN_FRAMES = 1024
-
-EAGER_MAX_FRAMES = 128
 
 # Channels that a convolution in bfloat16 or float16 on a CPU has at least.
 HALF_MIN_CHANNELS = 16
@@ -287,23 +286,27 @@ class SANetAttention(nn.Module):
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         # Not get_interface(), which transformers 5.0 lacks.
         implementation = self.config._attn_implementation
-        is_half_on_cpu = query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16)
-        if implementation == "sdpa" and is_half_on_cpu and self.training and not torch.compiler.is_compiling():
-            # Without a fused function gradients of short sequences take a third of the time.
-            is_short = attention_mask is None and query.shape[2] <= EAGER_MAX_FRAMES
-            implementation = "eager" if is_short else implementation
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get(implementation, eager_attention_forward)
-        output, probabilities = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(output.reshape(*batch_and_frames, -1)), probabilities
+        dtype, device = query.dtype, query.device.type
+        is_half_on_cpu = device == "cpu" and dtype in (torch.bfloat16, torch.float16)
+        is_wide = implementation == "sdpa" and is_half_on_cpu and self.training and not torch.compiler.is_compiling()
+        if is_wide:
+            # The gradients of the fused function take twice to five times as long in half precision.
+            query, key, value = query.float(), key.float(), value.float()
+            if attention_mask is not None and attention_mask.is_floating_point():
+                attention_mask = attention_mask.float()
+        with torch.autocast(device, enabled=False) if is_wide else nullcontext():
+            output, probabilities = attention(
+                self,
+                query,
+                key,
+                value,
+                attention_mask,
+                dropout=self.attention_dropout if self.training else 0.0,
+                scaling=self.scaling,
+                **kwargs,
+            )
+        return self.o_proj(output.to(dtype).reshape(*batch_and_frames, -1)), probabilities
 
 
 # The weight gradient of long convolutions by FFT.

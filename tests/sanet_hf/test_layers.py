@@ -179,24 +179,33 @@ def test_first_hidden_state_in_bfloat16(full_size_model, make_waveforms):
             assert (hidden_states - expected).norm() < math.sqrt(20) * 2**-9 * expected.norm()
 
 
-@pytest.mark.parametrize("num_frames", [128, 129])
-def test_short_sequences_in_half_precision(monkeypatch, num_frames):
-    """In training on a CPU they go without the fused function, to the same result and gradients."""
-    called = []
-    original = layers_sanet.eager_attention_forward
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_trains_in_float32_on_a_cpu(monkeypatch, masked, autocast):
+    """In half precision, to the same result and gradients."""
+    seen = []
+    original = nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
-        layers_sanet, "eager_attention_forward", lambda *args, **kwargs: called.append(1) or original(*args, **kwargs)
+        nn.functional,
+        "scaled_dot_product_attention",
+        lambda query, *args, **kwargs: (
+            seen.append((query.dtype, torch.is_autocast_enabled("cpu"))) or original(query, *args, **kwargs)
+        ),
     )
     config = SANetConfig(attn_implementation="sdpa", num_attention_heads=2)
-    attention = layers_sanet.SANetAttention(config, 16).bfloat16()
-    hidden_states = torch.randn(2, num_frames, 16).bfloat16()
+    attention = layers_sanet.SANetAttention(config, 16).to(torch.float32 if autocast else torch.bfloat16)
+    hidden_states = torch.randn(2, 40, 16).to(attention.q_proj.weight.dtype)
+    mask = torch.zeros(2, 1, 40, 40, dtype=torch.bfloat16) if masked else None
+    if masked:
+        mask[1, :, :, 30:] = torch.finfo(torch.bfloat16).min
     results = []
     for training in (True, False):
         inputs = hidden_states.clone().requires_grad_(True)
         attention.train(training).zero_grad()
-        output, _ = attention(inputs)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output, _ = attention(inputs, mask)
         output.float().square().sum().backward()
         results.append((output, inputs.grad, attention.q_proj.weight.grad.clone()))
-    assert len(called) == (num_frames <= 128)
+    assert seen[0] == (torch.float32, False) and seen[1] == (torch.bfloat16, autocast)
     for value, other in zip(*results, strict=True):
-        assert (value - other).float().norm() <= 0.03 * other.float().norm()
+        assert value.dtype == other.dtype and (value - other).float().norm() <= 0.03 * other.float().norm()
