@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,6 +24,12 @@ from sanet_hf.optimization.processor import describe_libraries, describe_process
 
 # File beside a model with its calibration.
 CALIBRATION_FILE = "int8_calibration.json"
+# Root mean square of the errors, relative to that of the logits, up to which layers are computed in int8: those that
+# add the most to it stay in float32. It is measured on so many clips, for each layer.
+TARGET_ERROR = 0.05
+NUM_SENSITIVITY_CLIPS = 16
+# Layers with one input: query, key and value, which a padded batch computes apart.
+JOINT = ("qkv_proj", "q_proj", "k_proj", "v_proj")
 # Largest root mean square of the logits' errors in int8 on the clips for calibration, relative to that of the logits.
 # A tiny SANet trained on tones is at 0.003 to 0.006; a failed quantization is near 1 or above.
 MAX_ERROR = 0.5
@@ -75,7 +82,8 @@ def measure_ranges(
     model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]], weights: str
 ) -> Int8Calibration:
     """
-    Measure the ranges of activations, and the error of int8, on batches of features.
+    Measure the ranges of activations, and the error of int8, on batches of features. Layers that lose the most in 8
+    bits are left out, such as those on quiet parts of clips that are loud elsewhere.
 
     Args:
         model: Optimised, in float32 on the CPU; its layers are replaced.
@@ -92,15 +100,59 @@ def measure_ranges(
         expected = _logits(model, batches)
     if not ranges:
         raise UsageError(f"A model of type {model.config.model_type!r} has no layers that int8 is for.")
+    for name in _sensitive_layers(model, ranges, batches, expected):
+        del ranges[name]
+    if not ranges:
+        raise UsageError("Every layer loses too much in int8. Use bfloat16 or float32.")
     calibration = Int8Calibration(weights, len(expected), 0.0, ranges)
     logits = _logits(replace_layers(model, calibration), batches)
-    error = float(torch.linalg.vector_norm(logits - expected) / torch.linalg.vector_norm(expected))
+    error = _relative_error(logits, expected)
     if not error <= MAX_ERROR:
         raise UsageError(
             f"The logits in int8 are off by {error:.0%} of those in float32 (root mean square), more than "
             f"{MAX_ERROR:.0%}. Use bfloat16 or float32, or calibrate with other recordings."
         )
     return replace(calibration, error=error)
+
+
+def _sensitive_layers(
+    model: PreTrainedModel,
+    ranges: Mapping[str, tuple[float, float]],
+    batches: Sequence[Mapping[str, torch.Tensor]],
+    expected: torch.Tensor,
+) -> list[str]:
+    """Return the names of those layers without which the error of the logits is at most about `TARGET_ERROR`."""
+    few, num_clips = [], 0
+    for batch in batches:
+        if num_clips < NUM_SENSITIVITY_CLIPS:
+            few.append(batch)
+            num_clips += len(next(iter(batch.values())))
+    expected = expected[:num_clips]
+    groups: dict[str, list[str]] = {}
+    for name in ranges:
+        prefix, _, last = name.rpartition(".")
+        groups.setdefault(prefix if last in JOINT else name, []).append(name)
+    errors = {}
+    for group, names in groups.items():
+        originals = {name: model.get_submodule(name) for name in names}
+        for name, layer in originals.items():
+            _set_layer(model, name, int8_layer(layer, ranges[name]) or layer)
+        errors[group] = _relative_error(_logits(model, few), expected)
+        for name, layer in originals.items():
+            _set_layer(model, name, layer)
+    # Errors of layers add up like those of independent roundings.
+    order = sorted(groups, key=errors.get)
+    total = np.sqrt(np.cumsum([errors[group] ** 2 for group in order]))
+    return [name for group, error in zip(order, total) if not error <= TARGET_ERROR for name in groups[group]]
+
+
+def _relative_error(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(logits - expected) / torch.linalg.vector_norm(expected))
+
+
+def _set_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
 
 
 def check_int8(model: PreTrainedModel) -> None:
@@ -142,8 +194,7 @@ def replace_layers(model: PreTrainedModel, calibration: Int8Calibration) -> PreT
         if layer is None:
             wrong.append(name)
             continue
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer)
+        _set_layer(model, name, layer)
     if wrong:
         warnings.warn(
             f"Wrong results in int8 on {describe_processor()} with {describe_libraries()}: {', '.join(wrong)}. These "
@@ -199,7 +250,7 @@ def _share_ranges(model: nn.Module, ranges: dict[str, tuple[float, float]]) -> N
     for prefix, attention in model.named_modules():
         if not isinstance(attention, SANetAttention):
             continue
-        names = [f"{prefix}.{name}" for name in ("qkv_proj", "q_proj", "k_proj", "v_proj")]
+        names = [f"{prefix}.{name}" for name in JOINT]
         known = [ranges[name] for name in names if name in ranges]
         if known:
             shared = min(low for low, _ in known), max(high for _, high in known)

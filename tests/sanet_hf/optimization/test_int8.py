@@ -6,6 +6,7 @@ import copy
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -130,6 +131,33 @@ def test_layers_of_the_model(calibration, quantized):
     assert not layers & {"sanet.layers.0.conv1", "sanet.layers.0.shortcut", "sanet.pooling.score", "classifier.0"}
     assert calibration.num_clips == 2 and 0 < calibration.error < 0.05
     assert is_quantized(quantized) and prepare_classifier(quantized) is quantized
+
+
+def test_layers_that_lose_the_most_stay_in_float32(full_size_model, calibration, make_waveforms, monkeypatch):
+    """Here those after the first block, whose weights make its output a thousand times as large in one channel."""
+    model = copy.deepcopy(full_size_model)
+    with torch.no_grad():
+        model.sanet.layers[0].shortcut_norm.weight[0] *= 1000
+    batches = [{"input_values": make_waveforms(2, 16384)}]
+    found = calibrate_int8(model, batches)
+    left_out = calibration.ranges.keys() - found.ranges.keys()
+    assert "sanet.layers.1.conv1" in left_out and "sanet.layers.0.conv2" in found.ranges
+    assert found.error < 0.1
+    monkeypatch.setattr(int8, "TARGET_ERROR", 1.0)
+    assert calibrate_int8(model, batches).error > 2 * found.error
+    monkeypatch.setattr(int8, "TARGET_ERROR", 0.0)
+    with pytest.raises(UsageError, match="Every layer loses too much"):
+        calibrate_int8(model, batches)
+
+
+def test_query_key_and_value_are_left_out_together(full_size_model, make_waveforms, monkeypatch):
+    for target in (0.01, 0.05):
+        errors = iter(np.linspace(0.001, 0.1, 100))
+        monkeypatch.setattr(int8, "_relative_error", lambda logits, expected, errors=errors: next(errors))
+        monkeypatch.setattr(int8, "TARGET_ERROR", target)
+        ranges = calibrate_int8(full_size_model, [{"input_values": make_waveforms(1, 16384)}]).ranges
+        for prefix in ("sanet.layers.4.attention", "sanet.layers.6.attention"):
+            assert len({f"{prefix}.{name}" in ranges for name in int8.JOINT}) == 1
 
 
 def test_calibration_file(calibration):
