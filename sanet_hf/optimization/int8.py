@@ -122,12 +122,13 @@ def _sensitive_layers(
     expected: torch.Tensor,
 ) -> list[str]:
     """Return the names of those layers without which the error of the logits is at most about `TARGET_ERROR`."""
-    few, num_clips = [], 0
+    few, num_left = [], NUM_SENSITIVITY_CLIPS
     for batch in batches:
-        if num_clips < NUM_SENSITIVITY_CLIPS:
-            few.append(batch)
-            num_clips += len(next(iter(batch.values())))
-    expected = expected[:num_clips]
+        if num_left > 0:
+            part = {name: None if value is None else value[:num_left] for name, value in batch.items()}
+            few.append(part)
+            num_left -= len(next(value for value in part.values() if value is not None))
+    expected = expected[: NUM_SENSITIVITY_CLIPS - num_left]
     groups: dict[str, list[str]] = {}
     for name in ranges:
         prefix, _, last = name.rpartition(".")
