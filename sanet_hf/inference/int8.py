@@ -18,7 +18,7 @@ from transformers.utils import cached_file, logging
 from sanet_hf.audio.find import find_audio_files
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.inference import loading
-from sanet_hf.inference.calibration_clips import load_calibration_clips, make_batches
+from sanet_hf.inference.calibration_clips import FEW_CALIBRATION_CLIPS, load_calibration_clips, make_batches
 from sanet_hf.optimization.int8 import CALIBRATION_FILE, Int8Calibration, check_int8, hash_weights
 from sanet_hf.optimization.optimize import calibrate_int8, quantize_for_inference
 from sanet_hf.utils.files import write_atomically
@@ -73,8 +73,8 @@ def load_int8(
 ) -> PreTrainedModel:
     """
     Return a classifier in 8-bit integers, by the calibration beside the model or, where there is none, by one that is
-    measured on recordings and kept: beside the model or, if it is on the Hub or cannot be written there, in the cache
-    of huggingface_hub.
+    measured on recordings. Those of 32 windows or more are kept: beside the model or, if it is on the Hub or cannot be
+    written there, in the cache of huggingface_hub.
 
     Args:
         name: Folder or Hub id of the model.
@@ -99,11 +99,14 @@ def load_int8(
             )
         clips = load_calibration_clips(recordings, model, feature_extractor, denoise)
         calibration = calibrate_int8(model, list(make_batches(clips, feature_extractor)))
-        path = write_calibration(name, calibration)
+        # Later files may be louder than a few.
+        kept = "They are used this once, since so few may not represent others."
+        if len(clips) >= FEW_CALIBRATION_CLIPS:
+            path = write_calibration(name, calibration)
+            kept = f"They are kept in {path}; delete it to measure them on others."
         logger.warning(
             f"{name} had no {CALIBRATION_FILE}. The ranges of activations were measured on {len(clips)} windows of "
-            f"the given files, where int8's logits are off by {calibration.error:.1%}. They are kept in {path}; "
-            "delete it to measure them on others."
+            f"the given files, where int8's logits are off by {calibration.error:.1%}. {kept}"
         )
     return quantize_for_inference(model, calibration)
 

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(not has_int8_layers(), reason="needs PyTorch's i
 @pytest.fixture
 def folder(make_model, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "_cached_path", lambda weights: tmp_path / "cache" / weights / CALIBRATION_FILE)
+    monkeypatch.setattr(loading, "FEW_CALIBRATION_CLIPS", 5)
     make_model().save_pretrained(tmp_path / "model")
     SANetFeatureExtractor(max_length=8000).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
@@ -51,6 +52,14 @@ def test_calibration_beside_the_model(folder, clips, caplog):
     np.testing.assert_array_equal(*scores)
     floats = [p.scores for p in predict(*load_classifier(folder), paths)]
     assert 0 < np.abs(np.subtract(scores[0], floats)).max() < 0.05
+
+
+def test_ranges_of_few_clips_are_not_kept(folder, clips, monkeypatch, caplog):
+    """Files of other classes may come later."""
+    monkeypatch.setattr(loading, "FEW_CALIBRATION_CLIPS", 6)
+    model, _ = load_classifier(folder, dtype="int8", calibration_inputs=[clips])
+    assert is_quantized(model) and "They are used this once" in caplog.text
+    assert not (folder / CALIBRATION_FILE).exists()
 
 
 def test_a_changed_model_does_not_use_old_ranges(folder, clips, make_model, caplog):
