@@ -47,7 +47,7 @@ class Predictor:
         audio_column: Of tables with the content of files; by default a batch has their paths.
         finished: Names of an earlier run, which are left out.
         denoise: As [`predict`] has it.
-        dtype: As [`load_classifier`] has it.
+        dtype, calibration_inputs: As [`load_classifier`] has them.
     """
 
     def __init__(
@@ -60,8 +60,11 @@ class Predictor:
         finished: set[str],
         denoise: bool = False,
         dtype: str | None = None,
+        calibration_inputs: Sequence[str | Path] = (),
     ):
-        self.model, self.feature_extractor = load_classifier(model, dtype=dtype)
+        self.model, self.feature_extractor = load_classifier(
+            model, dtype=dtype, calibration_inputs=calibration_inputs, denoise=denoise
+        )
         self.model = prepare_classifier(self.model)
         self.top_k, self.parts, self.batch_size = default_top_k(self.model, top_k), parts, batch_size
         self.columns = column_names(self.top_k, self.model.config.problem_type == "multi_label_classification")
@@ -131,7 +134,9 @@ def predict_with_ray(
 
     # A mistake is found here, and not by every process.
     inputs = list(inputs)
-    load_classifier(model, "cpu", dtype, inputs if audio_column is None else (), denoise)
+    # The ranges of few files are not kept, so that the processes measure them again.
+    calibration_inputs = inputs if audio_column is None else ()
+    load_classifier(model, "cpu", dtype, calibration_inputs, denoise)
     finished, paths = read_finished(output), []
     if audio_column is None:
         # Bytes, since not all names are text.
@@ -150,7 +155,10 @@ def predict_with_ray(
                 Predictor,
                 batch_size=files_per_task,
                 batch_format="pyarrow",
-                fn_constructor_args=(model, top_k, parts, batch_size, audio_column, left_out, denoise, dtype),
+                fn_constructor_args=(
+                    *(model, top_k, parts, batch_size, audio_column, left_out),
+                    *(denoise, dtype, calibration_inputs),
+                ),
                 compute=ray.data.ActorPoolStrategy(size=num_actors),
                 num_cpus=cpus_per_actor,
                 num_gpus=gpus_per_actor,

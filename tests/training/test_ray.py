@@ -4,6 +4,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from datasets import Audio, Dataset
 
 from sanet_hf.cli.main import main
+from sanet_hf.optimization.int8 import CALIBRATION_FILE
+from sanet_hf.optimization.int8_layers import has_int8_layers, is_quantized
 
 from .conftest import write_tone
 from .tiny_models import save_checkpoint
@@ -110,10 +113,26 @@ def test_help():
     assert result.returncode == 0 and "--gpus_per_actor" in result.stdout and "--audio_column" in result.stdout
 
 
-def test_mistakes(model, tmp_path, capsys):
+@pytest.fixture
+def ray_predict():
     specification = importlib.util.spec_from_file_location("ray_predict", SCRIPT)
-    ray_predict = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(ray_predict)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(not has_int8_layers(), reason="needs PyTorch's int8 layers through oneDNN")
+def test_each_process_measures_the_ranges_of_few_files(ray_predict, model, recordings, tmp_path):
+    """They are not kept for the next."""
+    folder = shutil.copytree(model, tmp_path / "model")
+    inputs = [recordings / "1.wav", recordings / "2.wav"]
+    options = (str(folder), None, "windows", 8, None, set())
+    for _ in range(2):
+        predictor = ray_predict.Predictor(*options, dtype="int8", calibration_inputs=inputs)
+        assert is_quantized(predictor.model) and not (folder / CALIBRATION_FILE).exists()
+
+
+def test_mistakes(ray_predict, model, tmp_path, capsys):
     assert ray_predict.main(["nowhere", "a.wav", "--output", str(tmp_path / "output")]) == 2
     assert "nowhere: it is neither a folder here nor a model" in capsys.readouterr().err
     assert ray_predict.main([str(model), str(tmp_path / "*.wav"), "--output", str(tmp_path / "output")]) == 2
