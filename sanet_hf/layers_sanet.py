@@ -82,6 +82,23 @@ def computing_dtype(hidden_states: torch.Tensor) -> torch.dtype:
     return hidden_states.dtype
 
 
+def merge_frames(weight: torch.Tensor, stride: int, num_merged: int) -> torch.Tensor:
+    """
+    Weight of a convolution of stride 1 that computes `num_merged` frames at once: (out, in, kernel) to
+    (num_merged * out, num_merged * stride * in, taps). The kernel is shifted by a stride from one frame to the next,
+    and the input frames that these strides have are channels:
+
+        input frames of 2 strides  a b c d | e f g h | i j k l    (stride 2, kernel 4)
+        kernel of the first frame  w x y z   0 0 0 0
+        kernel of the second       0 0 w x   y z 0 0
+    """
+    width = num_merged * stride
+    num_taps = -(-(weight.shape[2] + width - stride) // width)
+    taps, unused = weight.transpose(1, 2), num_taps * width - weight.shape[2]
+    taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
+    return taps.reshape(len(taps), num_taps, -1).transpose(1, 2)
+
+
 class SANetConv1d(nn.Conv1d):
     """
     `nn.Conv1d` over (batch, frames, channels).
@@ -134,29 +151,18 @@ class SANetConv1d(nn.Conv1d):
         return hidden_states.squeeze(2).transpose(1, 2).contiguous()
 
     def _convolve_merged(self, hidden_states: torch.Tensor, num_merged: int) -> torch.Tensor:
-        """
-        Compute `num_merged` frames at once, by a kernel that is shifted by a stride from one to the next, with the
-        input frames that these strides have as channels:
-
-            input frames of 2 strides  a b c d | e f g h | i j k l    (stride 2, kernel 4)
-            kernel of the first frame  w x y z   0 0 0 0
-            kernel of the second       0 0 w x   y z 0 0
-        """
+        """Compute `num_merged` frames at once, with the input frames that their strides have as channels."""
         kernel_size, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
         batch_size, num_inputs, _ = hidden_states.shape
         num_frames = (num_inputs + 2 * padding - kernel_size) // stride + 1
         num_blocks = (num_frames + num_merged - 1) // num_merged
-        width = num_merged * stride
-        num_taps = -(-(kernel_size + width - stride) // width)
-        after = (num_blocks - 1 + num_taps) * width - num_inputs - padding
+        weight, width = merge_frames(self.weight, stride, num_merged), num_merged * stride
+        after = (num_blocks - 1 + weight.shape[2]) * width - num_inputs - padding
         blocks = nn.functional.pad(hidden_states, (0, 0, padding, after))
         blocks = blocks.reshape(batch_size, -1, width * self.in_channels)
-        taps = self.weight.transpose(1, 2)
-        unused = num_taps * width - kernel_size
-        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
-        weight = taps.reshape(len(taps), num_taps, -1).transpose(1, 2).unsqueeze(2)
         bias = None if self.bias is None else self.bias.repeat(num_merged)
-        frames = nn.functional.conv2d(blocks.transpose(1, 2).unsqueeze(2), weight, bias).squeeze(2).transpose(1, 2)
+        frames = nn.functional.conv2d(blocks.transpose(1, 2).unsqueeze(2), weight.unsqueeze(2), bias)
+        frames = frames.squeeze(2).transpose(1, 2)
         if num_merged == 1:
             return frames
         return frames.reshape(batch_size, -1, self.out_channels)[:, :num_frames].contiguous()

@@ -210,12 +210,13 @@ class SANetAttentivePooling(nn.Module):
     def __init__(self, config: SANetConfig):
         super().__init__()
         self.hidden = nn.Linear(config.hidden_size, config.pool_hidden_size)
+        self.act = nn.Tanh()
         self.score = nn.Linear(config.pool_hidden_size, 1)
 
     def forward(
         self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = self.score(torch.tanh(self.hidden(hidden_states))).squeeze(-1).float()
+        scores = self.score(self.act(self.hidden(hidden_states))).squeeze(-1).float()
         if mask is not None:
             scores = scores.masked_fill(mask == 0, torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1)

@@ -7,8 +7,10 @@ there. They compute what those of modeling_sanet.py compute.
 Where all clips of a batch have one length, frames after the clip's end are not computed.
 """
 
+import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -27,7 +29,6 @@ from sanet_hf.layers_sanet import (
 )
 from sanet_hf.modeling_sanet import (
     SANetAttentionLayer,
-    SANetAttentivePooling,
     SANetModel,
     SANetModelOutput,
     SANetResidualLayer,
@@ -104,36 +105,25 @@ def _forward_part(
         blocks  A B C D       |
         output  A B C D       | 0 0 0
     """
-    config, options = model.config, {"return_dict": True}
-    output_hidden_states = kwargs.pop("output_hidden_states", None)
-    output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-    output_attentions = kwargs.pop("output_attentions", None)
-    output_attentions = config.output_attentions if output_attentions is None else output_attentions
-    if torch.compiler.is_compiling() or output_attentions or input_values.device.type != "cpu":
-        options |= {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        return SANetModel.forward(model, input_values, attention_mask, **kwargs, **options)
-    length = _common_length(config, input_values, attention_mask)
+    forward, num_frames = partial(SANetModel.forward, model, **kwargs, return_dict=True), input_values.shape[-1]
+    attentions = kwargs.get("output_attentions")
+    attentions = model.config.output_attentions if attentions is None else attentions
+    if torch.compiler.is_compiling() or attentions or input_values.device.type != "cpu":
+        return forward(input_values, attention_mask)
+    length = _common_length(model.config, input_values, attention_mask)
     if length is None:
-        hidden_states, mask = model._prepare_input(input_values, attention_mask)
-    else:
-        hidden_states, mask = input_values[:, :length, None].to(model.dtype), None
-    num_frames = input_values.shape[-1]
+        return forward(input_values, attention_mask)
+    outputs = forward(input_values[:, :length])
     all_hidden_states = ()
-    for layer in model.layers:
+    for layer, hidden_states in itertools.zip_longest(model.layers, outputs.hidden_states or ()):
         num_frames = -(-num_frames // layer.stride)
-        mask = downsample_mask(mask, layer.stride)
-        if isinstance(layer, SANetAttentionLayer):
-            hidden_states, _ = layer(hidden_states, mask, **kwargs)
-        else:
-            hidden_states = layer(hidden_states, mask)
-        if output_hidden_states:
+        if hidden_states is not None:
             all_hidden_states += (_pad_to(hidden_states, num_frames),)
-    pooled, pooling_weights = model.pooling(hidden_states, mask)
     return SANetModelOutput(
-        last_hidden_state=_pad_to(hidden_states, num_frames),
-        pooler_output=pooled,
-        hidden_states=all_hidden_states if output_hidden_states else None,
-        pooling_weights=_pad_to(pooling_weights.unsqueeze(2), num_frames).squeeze(2),
+        last_hidden_state=_pad_to(outputs.last_hidden_state, num_frames),
+        pooler_output=outputs.pooler_output,
+        hidden_states=all_hidden_states or None,
+        pooling_weights=_pad_to(outputs.pooling_weights.unsqueeze(2), num_frames).squeeze(2),
     )
 
 
@@ -198,16 +188,23 @@ def _gate(layer: SANetSqueezeExcitation, hidden_states: torch.Tensor, mask: torc
 
 
 def forward_attention(
-    layer: SANetAttentionLayer, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
+    layer: SANetAttentionLayer,
+    hidden_states: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    output_attentions: bool = False,
+    **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     merged_mask = downsample_mask(mask, layer.attention_stride)
     merged = layer.downsample(pad_to_multiple(hidden_states, layer.attention_stride))
     merged = layer.position_embedding(layer.in_proj(_activate(layer.downsample.linear, merged, layer.act)))
-    if mask is None and is_plain(merged) and layer.config._attn_implementation in ("eager", "sdpa") and not kwargs:
+    has_fast_way = layer.config._attn_implementation in ("eager", "sdpa") and not (output_attentions or kwargs)
+    if mask is None and has_fast_way and is_plain(merged):
         attended, probabilities = _attend(layer.attention, merged), None
     else:
         attention_mask = create_bidirectional_mask(layer.config, merged, merged_mask)
-        attended, probabilities = layer.attention(merged, attention_mask, **kwargs)
+        attended, probabilities = layer.attention(
+            merged, attention_mask, output_attentions=output_attentions, **kwargs
+        )
     merged = layer.layer_norm(merged + attended)
     output = layer.out_proj(_activate(layer.upsample.linear, layer.upsample(merged), layer.act))
     return zero_padded_frames(hidden_states + output[:, : hidden_states.shape[1]], mask), probabilities
@@ -217,17 +214,3 @@ def _attend(attention: SANetAttention, hidden_states: torch.Tensor) -> torch.Ten
     joined = attention.qkv_proj(hidden_states).unflatten(2, (3, -1, attention.head_dim))
     attended = ATTENTION[attention.fastest](*joined.permute(2, 0, 3, 1, 4), attention.scaling)
     return attention.o_proj(attended.transpose(1, 2).flatten(2))
-
-
-def forward_pooling(
-    layer: SANetAttentivePooling, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    scores = layer.score(layer.hidden(hidden_states)).squeeze(-1).float()
-    if mask is not None:
-        scores = scores.masked_fill(mask == 0, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1)
-    values = hidden_states.float()
-    mean = torch.matmul(weights.unsqueeze(1), values)
-    var = torch.matmul(weights.unsqueeze(1), (values - mean).square())
-    pooled = torch.cat([mean, var.clamp(min=1e-9).sqrt()], dim=-1).squeeze(1)
-    return pooled.to(hidden_states.dtype), weights.to(hidden_states.dtype)

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from sanet_hf.layers_sanet import HALF_MIN_CHANNELS, SANetConv1d
+from sanet_hf.layers_sanet import HALF_MIN_CHANNELS, SANetConv1d, merge_frames
 from sanet_hf.optimization.activations import ACTIVATIONS, activate_
 
 
@@ -126,20 +126,6 @@ class CPUConv1d(_FastLayer, SANetConv1d):
         )
         return output.squeeze(2).transpose(1, 2).contiguous()
 
-    def merged(self, num_merged: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Weight and bias of a convolution of stride 1 that computes `num_merged` frames at once, with the input frames
-        of their strides as channels: (num_merged * out, num_merged * stride * in, taps).
-        """
-        kernel_size, stride = self.kernel_size[0], self.stride[0]
-        width = num_merged * stride
-        num_taps = -(-(kernel_size + width - stride) // width)
-        taps, unused = self.weight.transpose(1, 2), num_taps * width - kernel_size
-        # As in SANetConv1d, each frame's kernel is shifted by a stride.
-        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in range(0, width, stride)])
-        weight = taps.reshape(len(taps), num_taps, -1).transpose(1, 2)
-        return weight, None if self.bias is None else self.bias.repeat(num_merged)
-
 
 class OneDNNConv1d(CPUConv1d):
     """[`CPUConv1d`] with the weight in oneDNN's format and the activation within the convolution."""
@@ -155,7 +141,8 @@ class MergedConv1d(CPUConv1d):
         super().__init__(conv, activation)
         channels = self.in_channels * self.stride[0]
         self.num_merged = 1 if self.dtype == torch.float32 else -(-HALF_MIN_CHANNELS // channels)
-        weight, bias = self.merged(self.num_merged)
+        weight = merge_frames(self.weight, self.stride[0], self.num_merged)
+        bias = None if self.bias is None else self.bias.repeat(self.num_merged)
         # Channels-last in memory, as oneDNN takes it.
         weight = weight.transpose(1, 2).contiguous().transpose(1, 2)
         self.register_buffer("wide_weight", weight, persistent=False)
@@ -238,7 +225,7 @@ class DFTConv1d(_TransformConv1d):
 
     def __init__(self, conv: SANetConv1d, activation: str = "none"):
         super().__init__(conv, activation)
-        weight, _ = self.merged(1)
+        weight = merge_frames(self.weight, self.stride[0], 1)
         num_taps = weight.shape[2]
         self.min_frames = num_taps
         size = 16 * math.ceil(self.frames_per_tap * num_taps / 16)
@@ -267,7 +254,7 @@ class WinogradConv1d(_TransformConv1d):
 
     def __init__(self, conv: SANetConv1d, activation: str = "none"):
         super().__init__(conv, activation)
-        weight, _ = self.merged(1)
+        weight = merge_frames(self.weight, self.stride[0], 1)
         num_taps = weight.shape[2]
         self.min_frames = WINOGRAD_TILE
         # Polynomials are multiplied by their values, of which the inverse matrix makes coefficients; a convolution

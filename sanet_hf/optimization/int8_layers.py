@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from sanet_hf.layers_sanet import SANetConv1d
+from sanet_hf.layers_sanet import SANetConv1d, merge_frames
 from sanet_hf.optimization.activations import activate_
 
 
@@ -109,7 +109,7 @@ class Int8Conv1d(Int8Linear):
     [`SANetConv1d`] in 8-bit integers, (batch, frames, channels) to the same.
 
     Where a stride has few channels, several results are computed at once from their frames as channels, by a kernel
-    that is shifted from one to the next; see `SANetConv1d`.
+    that is shifted from one to the next; see [`merge_frames`].
     """
 
     def __init__(self, conv: SANetConv1d, input_range: tuple[float, float], weight_bits: int = 8):
@@ -131,7 +131,9 @@ class Int8Conv1d(Int8Linear):
         self.packed_weight = self._pack_weight()
 
     def _pack_weight(self) -> torch.Tensor:
-        weight = self._merge(self.integer_weight) if self.num_merged else self.integer_weight
+        weight = self.integer_weight
+        if self.num_merged:
+            weight = merge_frames(weight, self.stride, self.num_merged).contiguous()
         return torch.ops.onednn.qconv_prepack(
             weight.unsqueeze(2),
             self.packed_scale,
@@ -143,14 +145,6 @@ class Int8Conv1d(Int8Linear):
             self.groups,
             [1, weight.shape[1] * self.groups, 1, 1024],
         )
-
-    def _merge(self, weight: torch.Tensor) -> torch.Tensor:
-        """(out, in, kernel) to (merged * out, width * in, taps)."""
-        taps = weight.transpose(1, 2)
-        unused = self.num_taps * self.width - self.kernel_size
-        shifts = range(0, self.width, self.stride)
-        taps = torch.cat([nn.functional.pad(taps, (0, 0, shift, unused - shift)) for shift in shifts])
-        return taps.reshape(len(taps), self.num_taps, -1).transpose(1, 2).contiguous()
 
     def compute(self, integers: torch.Tensor) -> torch.Tensor:
         batch_size, num_inputs, _ = integers.shape

@@ -29,7 +29,6 @@ from sanet_hf.optimization.cpu_blocks import (
     FrameLinear,
     forward_attention,
     forward_in_parts,
-    forward_pooling,
     forward_residual,
 )
 from sanet_hf.optimization.cpu_layers import CPUConv1d, CPULinear, conv_candidates, linear_candidates
@@ -183,7 +182,7 @@ def _make_fast_on_cpu(model: SANetPreTrainedModel) -> None:
             layer.forward = types.MethodType(forward_attention, layer)
     replace(base.pooling, "hidden", num_frames, "tanh")
     replace(base.pooling, "score", num_frames)
-    base.pooling.forward = types.MethodType(forward_pooling, base.pooling)
+    base.pooling.act = nn.Identity()  # included in the layer before it
     if isinstance(model, SANetForAudioClassification):
         # The last layer has no activation.
         linears = [layer for layer in model.classifier if isinstance(layer, nn.Linear)]
