@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.training import make_trainer
 from sanet_hf.training import train as train_module
 from sanet_hf.training.config_files import find_config
 from sanet_hf.training.evaluation.costs import synchronize
@@ -108,7 +109,7 @@ def time_training(options: Sequence[str], max_seconds: float, is_fixed: bool = F
     """Train as `sanet train` does, up to the end of the steps that are timed."""
     TimedTrainer.max_seconds, TimedTrainer.is_fixed = max_seconds, is_fixed
     arguments = parse_train_arguments(list(options))
-    with patch.object(train_module, "AudioClassificationTrainer", TimedTrainer):
+    with patch.object(make_trainer, "AudioClassificationTrainer", TimedTrainer):
         try:
             train_module.train(*arguments)
         except Measured:

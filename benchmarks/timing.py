@@ -200,7 +200,12 @@ def write_rows(rows: list[dict], arguments: argparse.Namespace, device: torch.de
     if arguments.append and arguments.output.exists():
         keys = {_key(row) for row in rows}
         kept = [row for row in _read_rows(arguments.output) if _key(row) not in keys]
-    results = {"machine": describe_machine(device), "versions": _versions(), "commit": _commit(), "rows": kept + rows}
+    results = {
+        "machine": describe_machine(device),
+        "versions": package_versions(),
+        "commit": describe_commit(),
+        "rows": kept + rows,
+    }
     with write_atomically(arguments.output) as file:
         file.write(json.dumps(results, indent=2).encode())
 
@@ -231,7 +236,8 @@ def _key(row: Mapping[str, object]) -> tuple:
     return tuple(row.get(name) for name in KEYS)
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of this package and of those that are compared, as far as they are installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -241,7 +247,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str | None:
+def describe_commit() -> str | None:
     """The commit, with a + where files differ from it."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
     result = subprocess.run(command, capture_output=True, text=True)

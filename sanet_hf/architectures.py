@@ -380,6 +380,13 @@ def head_parameter_names(model: PreTrainedModel) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) not in inner}
 
 
+def remove_band_head(model: PreTrainedModel) -> None:
+    """Take the head on bands off a SANet, in place, if it has one."""
+    if getattr(model.config, "use_band_statistics", False):
+        model.config.use_band_statistics = False
+        del model.band_head
+
+
 @contextmanager
 def backbone_outputs(model: PreTrainedModel) -> Iterator[list[ModelOutput]]:
     """A list to which each forward pass appends the output of the backbone; not all classifiers return it."""

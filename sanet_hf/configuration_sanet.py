@@ -37,6 +37,21 @@ class SANetConfig(PreTrainedConfig):
     Args:
         num_channels (`int`, defaults to 1):
             Channels of the waveform.
+        spectrogram_dim (`tuple[int]`, defaults to `()`):
+            Channels of the two-dimensional residual blocks on a log-mel spectrogram that come before the stages of
+            `conv_dim`. Empty, as in the original, the first stage of `conv_dim` hears the waveform itself.
+        spectrogram_pool (`tuple[tuple[int, int]]`, defaults to `()`):
+            Frames and mel bands that each of these blocks merges into one.
+        num_mel_bins (`int`, defaults to 64):
+            Mel bands of the spectrogram. Those left after the last of these blocks are averaged.
+        spectrogram_window, spectrogram_stride (`int`, default to 1024 and 256):
+            Samples of a frame of the spectrogram, and from one frame to the next; the first is a multiple of the
+            second.
+        spectrogram_sampling_rate (`int`, defaults to 16000):
+            Sampling rate in Hz for which the mel bands are computed.
+        use_band_statistics (`bool`, defaults to `False`):
+            Whether the scores of a linear layer on statistics of the mel bands over time are added to those of the
+            network. `sanet train` fits this layer by logistic regression after the training.
         conv_dim, conv_kernel, conv_stride (`tuple[int]`):
             Output channels, kernel size and stride of the residual convolution block of each stage. An even kernel
             goes with a stride of 2 or more, an odd one with a stride of 1 or 2: no other pair keeps the convolutions
@@ -48,7 +63,8 @@ class SANetConfig(PreTrainedConfig):
         se_reduction (`int`, defaults to 8):
             Ratio between a block's channels and the hidden size of its squeeze-and-excitation.
         attention_after (`tuple[int]`, defaults to `(3, 4)`):
-            Stages, counted from 0, that are followed by a self-attention block.
+            Stages, counted from 0, that are followed by a self-attention block. The last block of `spectrogram_dim`
+            is -1.
         attention_dim (`tuple[int]`, defaults to `(128, 256)`):
             Width of each of these attention blocks; a multiple of `num_attention_heads`.
         attention_stride (`int`, defaults to 4):
@@ -72,6 +88,9 @@ class SANetConfig(PreTrainedConfig):
             Standard deviation of the initial weights of linear layers and position embeddings.
         layer_norm_eps, batch_norm_eps (`float`, default to 1e-5):
             Epsilon of layer and batch normalisation.
+        thresholds (`tuple[float]`, *optional*):
+            Where a clip can have several classes, the probability from which each of them is predicted, in the order
+            of `id2label`. `sanet predict` and other programs use them; the network does not.
 
     Raises:
         ValueError: Two values contradict each other; both are named.
@@ -91,6 +110,13 @@ class SANetConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["pooling_weights"]
 
     num_channels: int = 1
+    spectrogram_dim: list[int] | tuple[int, ...] = ()
+    spectrogram_pool: list | tuple = ()
+    num_mel_bins: int = 64
+    spectrogram_window: int = 1024
+    spectrogram_stride: int = 256
+    spectrogram_sampling_rate: int = 16000
+    use_band_statistics: bool = False
     conv_dim: list[int] | tuple[int, ...] = (32, 64, 128, 256, 512)
     conv_kernel: list[int] | tuple[int, ...] = (64, 32, 6, 4, 4)
     conv_stride: list[int] | tuple[int, ...] = (4, 2, 2, 2, 2)
@@ -110,10 +136,15 @@ class SANetConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
     batch_norm_eps: float = 1e-5
+    thresholds: list[float | int] | tuple[float | int, ...] | None = None
 
     def __post_init__(self, **kwargs):
         # JSON and YAML give lists: one type, so that configurations compare equal however they were made.
+        self.spectrogram_pool = tuple(
+            tuple(pool) if isinstance(pool, list) else pool for pool in self.spectrogram_pool
+        )
         for name in (
+            "spectrogram_dim",
             "conv_dim",
             "conv_kernel",
             "conv_stride",
@@ -121,6 +152,7 @@ class SANetConfig(PreTrainedConfig):
             "attention_after",
             "attention_dim",
             "classifier_hidden_sizes",
+            "thresholds",
         ):
             value = getattr(self, name)
             if isinstance(value, list):
@@ -148,17 +180,23 @@ class SANetConfig(PreTrainedConfig):
         _check_positive(self, "conv_dim", "conv_kernel", "conv_stride", "conv_groups", "attention_dim")
         _check_positive(self, "classifier_hidden_sizes")
         num_stages = len(self.conv_dim)
-        if num_stages == 0:
-            raise ValueError("conv_dim is empty: SANet needs at least one stage.")
-        if max(num_stages, len(self.classifier_hidden_sizes)) > MAX_LAYERS:
-            raise ValueError(f"conv_dim and classifier_hidden_sizes may have {MAX_LAYERS} entries at most.")
+        if num_stages == 0 and not self.spectrogram_dim:
+            raise ValueError("conv_dim is empty: SANet needs at least one stage, or spectrogram_dim.")
+        if max(num_stages, len(self.spectrogram_dim), len(self.classifier_hidden_sizes)) > MAX_LAYERS:
+            raise ValueError(
+                f"spectrogram_dim, conv_dim and classifier_hidden_sizes may have {MAX_LAYERS} entries at most."
+            )
+        if self.spectrogram_dim:
+            self._validate_spectrogram()
+        elif self.use_band_statistics:
+            raise ValueError("use_band_statistics needs a spectrogram: give spectrogram_dim.")
         for name in ("conv_kernel", "conv_stride"):
             _check_same_length(self, "conv_dim", name)
         if not isinstance(self.conv_groups, int):
             _check_same_length(self, "conv_dim", "conv_groups")
         _check_same_length(self, "attention_after", "attention_dim")
 
-        in_channels = self.num_channels
+        in_channels = self.stage_input_channels
         for stage, (channels, kernel, stride, groups) in enumerate(
             zip(self.conv_dim, self.conv_kernel, self.conv_stride, self.conv_groups_per_stage)
         ):
@@ -168,7 +206,8 @@ class SANetConfig(PreTrainedConfig):
                     "kernel needs a stride of 2 or more, an odd kernel a stride of 1 or 2."
                 )
             if in_channels % groups or channels % groups:
-                source = "num_channels" if stage == 0 else f"conv_dim[{stage - 1}]"
+                first = "spectrogram_dim[-1]" if self.spectrogram_dim else "num_channels"
+                source = first if stage == 0 else f"conv_dim[{stage - 1}]"
                 raise ValueError(
                     f"conv_groups={self.conv_groups} does not divide {source}={in_channels} and "
                     f"conv_dim[{stage}]={channels}; conv_groups may be given for each stage."
@@ -177,7 +216,7 @@ class SANetConfig(PreTrainedConfig):
                 raise ValueError(f"se_reduction={self.se_reduction} is larger than conv_dim[{stage}]={channels}.")
             in_channels = channels
 
-        if any(stage not in range(num_stages) for stage in self.attention_after) or list(
+        if any(stage not in range(-bool(self.spectrogram_dim), num_stages) for stage in self.attention_after) or list(
             self.attention_after
         ) != sorted(set(self.attention_after)):
             raise ValueError(
@@ -204,6 +243,49 @@ class SANetConfig(PreTrainedConfig):
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act={self.hidden_act!r} is not an activation of transformers: {sorted(ACT2FN)}.")
 
+    def _validate_spectrogram(self):
+        """Check that the sizes of the spectrogram fit together."""
+        _check_positive(self, "spectrogram_dim", "num_mel_bins", "spectrogram_window", "spectrogram_stride")
+        _check_same_length(self, "spectrogram_dim", "spectrogram_pool")
+        if self.num_channels != 1:
+            raise ValueError(f"spectrogram_dim needs a waveform of one channel, not num_channels={self.num_channels}.")
+        if self.spectrogram_window % self.spectrogram_stride:
+            raise ValueError(
+                f"spectrogram_window={self.spectrogram_window} must be a multiple of spectrogram_stride="
+                f"{self.spectrogram_stride}."
+            )
+        if self.num_mel_bins * 4 > self.spectrogram_window:
+            raise ValueError(
+                f"num_mel_bins={self.num_mel_bins} are too many for spectrogram_window={self.spectrogram_window}: the "
+                "window needs at least four times as many samples."
+            )
+        bins = self.num_mel_bins
+        for pool in self.spectrogram_pool:
+            if not (isinstance(pool, tuple) and len(pool) == 2 and all(isinstance(n, int) and n > 0 for n in pool)):
+                raise ValueError(f"spectrogram_pool={self.spectrogram_pool} must hold pairs of frames and bands.")
+            if bins % pool[1]:
+                raise ValueError(
+                    f"spectrogram_pool={self.spectrogram_pool} does not divide num_mel_bins={self.num_mel_bins}."
+                )
+            bins //= pool[1]
+        if self.use_squeeze_excitation and min(self.spectrogram_dim) < self.se_reduction:
+            raise ValueError(
+                f"se_reduction={self.se_reduction} is larger than the smallest of spectrogram_dim="
+                f"{self.spectrogram_dim}."
+            )
+
+    @property
+    def stage_input_channels(self) -> int:
+        """Channels that the first stage of `conv_dim` gets."""
+        return self.spectrogram_dim[-1] if self.spectrogram_dim else self.num_channels
+
+    @property
+    def _first_stride(self) -> int:
+        """Samples a frame of what the first stage of `conv_dim` gets."""
+        if not self.spectrogram_dim:
+            return 1
+        return self.spectrogram_stride * math.prod(frames for frames, _ in self.spectrogram_pool)
+
     @property
     def conv_groups_per_stage(self) -> tuple[int, ...]:
         """`conv_groups` with one entry a stage."""
@@ -212,46 +294,51 @@ class SANetConfig(PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """Channels of the last hidden state."""
-        return self.conv_dim[-1]
+        return self.conv_dim[-1] if self.conv_dim else self.spectrogram_dim[-1]
 
     @property
     def num_hidden_layers(self) -> int:
         """Residual convolution and attention blocks together."""
-        return len(self.conv_dim) + len(self.attention_after)
+        return len(self.spectrogram_dim) + len(self.conv_dim) + len(self.attention_after)
 
     @property
     def inputs_to_logits_ratio(self) -> int:
         """Samples a frame of the last hidden state."""
-        return math.prod(self.conv_stride)
+        return self._first_stride * math.prod(self.conv_stride)
 
     @property
     def _num_weights(self) -> int:
         """Weights of the large layers."""
-        count, in_channels = 0, self.num_channels
+        count, in_channels = 0, 1
+        for channels in self.spectrogram_dim:
+            count += 9 * channels * (in_channels + channels) + in_channels * channels
+            in_channels = channels
+        in_channels = self.stage_input_channels
         for channels, kernel, groups in zip(self.conv_dim, self.conv_kernel, self.conv_groups_per_stage):
             count += channels * (in_channels + channels) * kernel // groups + in_channels * channels
             in_channels = channels
         for stage, width in zip(self.attention_after, self.attention_dim):
-            channels = self.conv_dim[stage]
+            channels = self.conv_dim[stage] if stage >= 0 else self.stage_input_channels
             count += (channels**2 + width**2) * self.attention_stride + 2 * channels * width
             count += (4 * width + self.max_position_embeddings) * width
         sizes = [2 * self.hidden_size, *self.classifier_hidden_sizes, self.num_labels]
         return count + self.hidden_size * self.pool_hidden_size + sum(size * other for size, other in pairwise(sizes))
 
     @property
-    def _attention_frame_samples(self) -> list[int]:
+    def attention_frame_samples(self) -> list[int]:
         """Samples a merged frame of each attention block."""
-        return [math.prod(self.conv_stride[: stage + 1]) * self.attention_stride for stage in self.attention_after]
+        strides = [self._first_stride * math.prod(self.conv_stride[: stage + 1]) for stage in self.attention_after]
+        return [stride * self.attention_stride for stride in strides]
 
     @property
     def total_stride(self) -> int:
         """Samples that every clip is padded to a multiple of, so that all frames are whole."""
-        return math.lcm(self.inputs_to_logits_ratio, *self._attention_frame_samples)
+        return math.lcm(self.inputs_to_logits_ratio, *self.attention_frame_samples)
 
     @property
     def max_input_samples(self) -> int | None:
         """Longest clip in samples; `None`, without attention blocks, is any length."""
-        limits = [samples * self.max_position_embeddings for samples in self._attention_frame_samples]
+        limits = [samples * self.max_position_embeddings for samples in self.attention_frame_samples]
         return min(limits, default=None)
 
 

@@ -12,12 +12,12 @@ from functools import cache
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-
-from .configuration_sanet import SANetConfig
 
 
 FFT_SIZE = 512
@@ -82,6 +82,19 @@ def computing_dtype(hidden_states: torch.Tensor) -> torch.dtype:
     return hidden_states.dtype
 
 
+def is_half_on_cpu(hidden_states: torch.Tensor) -> bool:
+    """Return whether these values are computed in bfloat16 or float16 on a CPU."""
+    return hidden_states.device.type == "cpu" and computing_dtype(hidden_states) in (torch.bfloat16, torch.float16)
+
+
+def convolve_in_float32(layer: "SANetConv1d", hidden_states: torch.Tensor) -> torch.Tensor:
+    """Apply a convolution, with a method `_convolve`, in float32 where it would be computed in half precision."""
+    with torch.autocast("cpu", enabled=False):
+        bias = None if layer.bias is None else layer.bias.float()
+        output = layer._convolve(hidden_states.float(), layer.weight.float(), bias)
+    return output.to(computing_dtype(hidden_states))
+
+
 def merge_frames(weight: torch.Tensor, stride: int, num_merged: int) -> torch.Tensor:
     """
     Weight of a convolution of stride 1 that computes `num_merged` frames at once: (out, in, kernel) to
@@ -99,6 +112,12 @@ def merge_frames(weight: torch.Tensor, stride: int, num_merged: int) -> torch.Te
     return taps.reshape(len(taps), num_taps, -1).transpose(1, 2)
 
 
+class SANetLayer(GradientCheckpointingLayer):
+    """A block whose output is one of the model's hidden states. `stride` is its input frames per output frame."""
+
+    stride: int = 1
+
+
 class SANetConv1d(nn.Conv1d):
     """
     `nn.Conv1d` over (batch, frames, channels).
@@ -113,15 +132,12 @@ class SANetConv1d(nn.Conv1d):
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        dtype = computing_dtype(hidden_states)
-        is_half_on_cpu = hidden_states.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
+        is_half = is_half_on_cpu(hidden_states)
         is_short = not torch.compiler.is_compiling() and hidden_states.shape[1] < self.kernel_size[0]
-        if is_half_on_cpu and (self.groups > 1 or is_short):
-            with torch.autocast("cpu", enabled=False):
-                bias = None if self.bias is None else self.bias.float()
-                return self._convolve(hidden_states.float(), self.weight.float(), bias).to(dtype)
+        if is_half and (self.groups > 1 or is_short):
+            return convolve_in_float32(self, hidden_states)
         stride_channels = self.in_channels * self.stride[0]
-        if is_half_on_cpu and self.in_channels < HALF_MIN_CHANNELS:
+        if is_half and self.in_channels < HALF_MIN_CHANNELS:
             return self._convolve_merged(hidden_states, -(-HALF_MIN_CHANNELS // stride_channels))
         if self.in_channels == 1 and self.stride[0] > 1 and self.kernel_size[0] % self.stride[0] == 0:
             return self._convolve_merged(hidden_states, 1)
@@ -219,7 +235,7 @@ class SANetUpsample(nn.ConvTranspose1d):
 class SANetSqueezeExcitation(nn.Module):
     """Scale channels by a gate computed from their mean over time (Hu et al., 2018)."""
 
-    def __init__(self, config: SANetConfig, channels: int):
+    def __init__(self, config: PreTrainedConfig, channels: int):
         super().__init__()
         self.reduce = nn.Linear(channels, channels // config.se_reduction)
         self.act = ACT2FN[config.hidden_act]
@@ -267,7 +283,7 @@ def eager_attention_forward(
 class SANetAttention(nn.Module):
     """Multi-head self-attention through transformers' attention interface."""
 
-    def __init__(self, config: SANetConfig, dim: int):
+    def __init__(self, config: PreTrainedConfig, dim: int):
         super().__init__()
         self.config = config
         self.head_dim = dim // config.num_attention_heads

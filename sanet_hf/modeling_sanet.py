@@ -1,7 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-SANet (SqueezeAttendNet), an end-to-end classifier of raw audio. Its layers are in layers_sanet and batchnorm_sanet.
+SANet (SqueezeAttendNet), an end-to-end classifier of raw audio. Its layers are in
+layers_sanet, batchnorm_sanet, spectrogram_sanet and pooling_sanet.
 
 The blocks are in data-flow order:
 
@@ -28,7 +29,6 @@ from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -40,6 +40,7 @@ from .layers_sanet import (
     SANetAttention,
     SANetConv1d,
     SANetDownsample,
+    SANetLayer,
     SANetPositionEmbedding,
     SANetSqueezeExcitation,
     SANetUpsample,
@@ -49,6 +50,8 @@ from .layers_sanet import (
     pad_to_multiple,
     zero_padded_frames,
 )
+from .pooling_sanet import SANetAttentivePooling, band_statistics
+from .spectrogram_sanet import SANetSpectrogram, SANetSpectrogramLayer
 
 
 @dataclass
@@ -68,6 +71,8 @@ class SANetModelOutput(ModelOutput):
             merged frames of that block.
         pooling_weights (`torch.FloatTensor` of shape `(batch, frames)`):
             How much each frame counted in the pooling; sums to 1.
+        band_statistics (`torch.FloatTensor` of shape `(batch, 4 * num_mel_bins + 1)`, with `use_band_statistics`):
+            Those of the log-mel spectrogram over time.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -75,6 +80,7 @@ class SANetModelOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     pooling_weights: torch.FloatTensor | None = None
+    band_statistics: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -97,12 +103,6 @@ class SANetClassifierOutput(ModelOutput):
     pooling_weights: torch.FloatTensor | None = None
 
 
-class SANetLayer(GradientCheckpointingLayer):
-    """A block whose output is one of the model's hidden states. `stride` is its input frames per output frame."""
-
-    stride: int = 1
-
-
 class SANetResidualLayer(SANetLayer):
     """
     Residual convolution block, (batch, frames, in) -> (batch, frames / stride, out).
@@ -115,7 +115,7 @@ class SANetResidualLayer(SANetLayer):
 
     def __init__(self, config: SANetConfig, stage: int):
         super().__init__()
-        in_channels = config.conv_dim[stage - 1] if stage > 0 else config.num_channels
+        in_channels = config.conv_dim[stage - 1] if stage > 0 else config.stage_input_channels
         channels, kernel_size = config.conv_dim[stage], config.conv_kernel[stage]
         groups = config.conv_groups_per_stage[stage]
         self.stride = config.conv_stride[stage]
@@ -201,32 +201,6 @@ class SANetAttentionLayer(SANetLayer):
         return zero_padded_frames(hidden_states + output, mask), probabilities
 
 
-class SANetAttentivePooling(nn.Module):
-    """
-    Attentive statistics pooling (Okabe et al., 2018): (batch, frames, channels) -> weighted mean and standard
-    deviation, (batch, 2 * channels), and the weights, (batch, frames).
-    """
-
-    def __init__(self, config: SANetConfig):
-        super().__init__()
-        self.hidden = nn.Linear(config.hidden_size, config.pool_hidden_size)
-        self.act = nn.Tanh()
-        self.score = nn.Linear(config.pool_hidden_size, 1)
-
-    def forward(
-        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = self.score(self.act(self.hidden(hidden_states))).squeeze(-1).float()
-        if mask is not None:
-            scores = scores.masked_fill(mask == 0, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(-1)
-        values = hidden_states.float()
-        mean = torch.matmul(weights.unsqueeze(1), values)
-        var = torch.matmul(weights.unsqueeze(1), (values - mean).square())
-        pooled = torch.cat([mean, var.clamp(min=1e-9).sqrt()], dim=-1).squeeze(1)
-        return pooled.to(hidden_states.dtype), weights.to(hidden_states.dtype)
-
-
 class SANetPreTrainedModel(PreTrainedModel):
     """Weight initialisation, and what transformers has to know about SANet."""
 
@@ -238,12 +212,13 @@ class SANetPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # The loss is a mean over the batch whatever the problem type, which Trainer has to average over accumulated steps.
     accepts_loss_kwargs = False
-    _no_split_modules = ["SANetResidualLayer", "SANetAttentionLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    def post_init(self):
+        super().post_init()
+        # Of the layers that this model has: accelerate looks for each of them to shard it.
+        self._no_split_modules = {type(module).__name__ for module in self.modules() if isinstance(module, SANetLayer)}
 
     def get_input_embeddings(self) -> None:
         """Return None: a waveform has no embeddings. accelerate asks for them to shard a model."""
@@ -251,7 +226,7 @@ class SANetPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)):
             init.kaiming_normal_(module.weight)
         elif isinstance(module, SANetPositionEmbedding):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
@@ -281,8 +256,12 @@ class SANetModel(SANetPreTrainedModel):
         super().__init__(config)
         self.layers = nn.ModuleList()
         attention_dims = dict(zip(config.attention_after, config.attention_dim))
-        for stage, channels in enumerate(config.conv_dim):
-            self.layers.append(SANetResidualLayer(config, stage))
+        if config.spectrogram_dim:
+            self.layers.append(SANetSpectrogram(config))
+            self.layers.extend(SANetSpectrogramLayer(config, stage) for stage in range(len(config.spectrogram_dim)))
+        for stage, channels in enumerate((config.stage_input_channels, *config.conv_dim), -1):
+            if stage >= 0:
+                self.layers.append(SANetResidualLayer(config, stage))
             if stage in attention_dims:
                 self.layers.append(SANetAttentionLayer(config, channels, attention_dims[stage]))
         self.pooling = SANetAttentivePooling(config)
@@ -318,7 +297,7 @@ class SANetModel(SANetPreTrainedModel):
         config = self.config
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
-        all_hidden_states, attentions = (), ()
+        all_hidden_states, attentions, statistics, waveform = (), (), None, hidden_states
         for layer in self.layers:
             mask = downsample_mask(mask, layer.stride)
             if isinstance(layer, SANetAttentionLayer):
@@ -329,6 +308,10 @@ class SANetModel(SANetPreTrainedModel):
                     attentions += (probabilities,)
             else:
                 hidden_states = layer(hidden_states, mask)
+            if config.use_band_statistics and isinstance(layer, SANetSpectrogram):
+                # Padding and digital silence do not count: where padding is heard, there is no mask.
+                heard = downsample_mask((waveform[..., 0] != 0).float(), layer.stride)
+                statistics = band_statistics(hidden_states, heard)
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
         pooled, pooling_weights = self.pooling(hidden_states, mask)
@@ -338,6 +321,7 @@ class SANetModel(SANetPreTrainedModel):
             hidden_states=all_hidden_states if output_hidden_states else None,
             attentions=attentions if output_attentions else None,
             pooling_weights=pooling_weights,
+            band_statistics=statistics,
         )
 
     def _prepare_input(
@@ -349,8 +333,9 @@ class SANetModel(SANetPreTrainedModel):
         compiler or exporter, whose graph serves all lengths, gets whole frames of `total_stride` and a mask.
         """
         config = self.config
-        # Not `self.dtype`, which replicas of `nn.DataParallel` do not have.
-        input_values = input_values.to(self.layers[0].conv1.weight.dtype)
+        # A spectrogram is computed in float32. Not `self.dtype`, which replicas of `nn.DataParallel` do not have.
+        if not config.spectrogram_dim:
+            input_values = input_values.to(self.layers[0].conv1.weight.dtype)
         expected = "(batch, samples)" if config.num_channels == 1 else f"(batch, {config.num_channels}, samples)"
         if input_values.dim() == 2 and config.num_channels == 1:
             input_values = input_values.unsqueeze(1)
@@ -385,7 +370,10 @@ class SANetModel(SANetPreTrainedModel):
 
 
 class SANetForAudioClassification(SANetPreTrainedModel):
-    """SANet with a classifier of fully connected layers on the pooled statistics."""
+    """
+    SANet with a classifier of fully connected layers on the pooled statistics, and, with `config.use_band_statistics`,
+    a linear layer on those of the log-mel bands, whose scores are added.
+    """
 
     def __init__(self, config: SANetConfig):
         super().__init__(config)
@@ -397,12 +385,14 @@ class SANetForAudioClassification(SANetPreTrainedModel):
             layers += [nn.Linear(in_features, out_features), SANetBatchNorm(out_features, eps=config.batch_norm_eps)]
             layers += [nn.ReLU(), nn.Dropout(config.classifier_dropout)]
         self.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], config.num_labels))
+        if config.use_band_statistics:
+            self.band_head = nn.Linear(4 * config.num_mel_bins + 1, config.num_labels)
         self.post_init()
 
     def freeze_feature_encoder(self) -> None:
         """Keep weights and BatchNorm statistics of the convolution stages; attention, pooling and head train."""
         for layer in self.sanet.layers:
-            if isinstance(layer, SANetResidualLayer):
+            if not isinstance(layer, SANetAttentionLayer):
                 layer.requires_grad_(False)
 
     def freeze_base_model(self) -> None:
@@ -432,6 +422,8 @@ class SANetForAudioClassification(SANetPreTrainedModel):
         """
         outputs: SANetModelOutput = self.sanet(input_values, attention_mask, **kwargs, return_dict=True)
         logits = self.classifier(outputs.pooler_output)
+        if outputs.band_statistics is not None:
+            logits = logits + self.band_head(outputs.band_statistics)
         if labels is not None and self.config.problem_type == "multi_label_classification":
             labels = labels.to(logits)  # also integers and booleans
         loss = None if labels is None else self.loss_function(labels, logits, self.config)

@@ -32,8 +32,10 @@ def test_smaller_networks():
 
 @pytest.mark.parametrize(
     ("benchmark", "names"),
-    [(inference, ["original", "sanet", "optimized", "int8"]), (training, ["original", "sanet"])],
-    ids=["inference", "training"],
+    [
+        pytest.param(inference, ["original", "sanet", "optimized", "int8"], id="inference", marks=pytest.mark.slow),
+        pytest.param(training, ["original", "sanet"], id="training"),
+    ],
 )
 def test_benchmark(benchmark, names, tmp_path, monkeypatch, capsys):
     def run(*options: str) -> str:

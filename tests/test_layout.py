@@ -12,7 +12,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"sanet_hf": ROOT / "sanet_hf", "sanet_hf.training": ROOT / "training"}
 MAX_LINES = 450
 MAX_LAYERS = 9
-REMOTE_CODE = ("batchnorm_sanet", "configuration_sanet", "feature_extraction_sanet", "layers_sanet", "modeling_sanet")
+REMOTE_CODE = (
+    "batchnorm_sanet",
+    "configuration_sanet",
+    "feature_extraction_sanet",
+    "layers_sanet",
+    "modeling_sanet",
+    "pooling_sanet",
+    "spectrogram_sanet",
+)
 
 
 def _list_modules() -> dict[str, Path]:

@@ -6,41 +6,23 @@ Options of training: a YAML file, overridden by flags of the same name.
 Options of the model and the data are defined here; all others are those of transformers' `TrainingArguments`.
 """
 
-import copy
-import dataclasses
-import json
-from argparse import Action
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from transformers import IntervalStrategy, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers import TrainingArguments
 from transformers.utils import logging
-
-from sanet_hf.errors import UsageError
-from sanet_hf.training.config_files import parse_config_overrides
 
 
 logger = logging.get_logger(__name__)
 
 # Ends of the names of metrics.
 LOWER_IS_BETTER = ("loss", "ece")
+# With fewer training recordings, auto of refit and of band_head are true.
+FEW_RECORDINGS = 2000
 
 
 def greater_is_better(metric: str) -> bool:
     """Return whether a higher value of a metric is better."""
     return not metric.endswith(LOWER_IS_BETTER)
-
-
-class _MergeOverrides(Action):
-    """Keep the values of earlier `config_overrides` that a later one does not name; an empty one drops all of them."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        earlier = getattr(namespace, self.dest)
-        if earlier and values:
-            values = json.dumps({**parse_config_overrides(earlier), **parse_config_overrides(values)})
-        setattr(namespace, self.dest, values)
 
 
 @dataclass
@@ -64,7 +46,6 @@ class ModelArguments:
             "help": "Values of the architecture's configuration for a model from scratch, for instance "
             '"conv_dim=[16,32,64,128,256],classifier_dropout=0.2"; in YAML, a mapping. Those of all YAML files and of '
             "the flag are merged.",
-            "action": _MergeOverrides,
         },
     )
     sampling_rate: int | None = field(
@@ -147,7 +128,8 @@ class DataArguments:
         default=False,
         metadata={
             "help": "Read the training split of dataset_name while it is trained on, such as Parquet files or tar "
-            "archives (WebDataset) on the Hub, instead of downloading it first; needs max_steps."
+            "archives (WebDataset) on the Hub, instead of downloading it first; needs max_steps or "
+            "max_minutes."
         },
     )
     shuffle_buffer_size: int = field(
@@ -233,6 +215,21 @@ class DataArguments:
         },
     )
     max_segments: int = field(default=4, metadata={"help": "Most recordings in a joined clip."})
+    background: str | None = field(
+        default=None,
+        metadata={
+            "help": "Class that is trained like others but is no detection: nothing reports it; default: one called "
+            "background, if there is one. In multi-label data, its recordings have no class. auto: add generated "
+            "noise and quiet parts of the recordings, as many as the median class has; none: there is no such class."
+        },
+    )
+    background_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with recordings of the background where the model will be used: added to the class, and "
+            "the part that is held out for testing to the count of false alarms."
+        },
+    )
     cache_audio: float = field(
         default=2.0,
         metadata={
@@ -311,8 +308,80 @@ class AudioTrainingArguments(TrainingArguments):
             "reads up to 64 batches of training clips more. 1: no mean."
         },
     )
+    averaged_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "The same for this last part of the training, such as 0.3, instead of a number of epochs: the "
+            "mean of the weights after each hundredth of the training. 0: no mean."
+        },
+    )
+    max_minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train for this time, steps, evaluations and checkpoints included; reading the recordings before "
+            "and the evaluation after the training come on top. The learning rate follows the elapsed time. "
+            "num_train_epochs and max_steps end the training earlier where you give them. What eval_strategy, "
+            "save_strategy and logging_strategy do in each epoch is spread over the time. An interrupted training "
+            "resumes with the time that is left. In cross-validation, the time of each fold."
+        },
+    )
+    max_evaluations: int = field(
+        default=20,
+        metadata={
+            "help": "Evaluations, evenly spread over the time of max_minutes, instead of one after each epoch; fewer "
+            "where they take more than a sixth of the time. Checkpoints are saved with them, and every 3 minutes."
+        },
+    )
+    refit: str = field(
+        default="false",
+        metadata={
+            "help": "After epochs and calibration are chosen on validation, train again on training and validation "
+            "recordings together, as many epochs as up to the best one; with max_minutes, in the time that is left. "
+            "Results on validation are those before. auto: where there are fewer than 2,000 training recordings.",
+            "choices": ["true", "false", "auto"],
+        },
+    )
+    refit_from: str = field(
+        default="scratch",
+        metadata={
+            "help": "Weights that refit starts from: the initial ones, or those of the first training, which takes a "
+            "quarter of the epochs with a quarter of the learning rate.",
+            "choices": ["scratch", "trained"],
+        },
+    )
+    band_head: str = field(
+        default="auto",
+        metadata={
+            "help": "Fit logistic regression to statistics of a network's log-mel spectrogram after the training, and "
+            "add its scores to the network's, where that lowers the log loss on validation. auto: where there are "
+            "fewer than 2,000 training recordings.",
+            "choices": ["true", "false", "auto"],
+        },
+    )
+    calibrate: bool = field(
+        default=True,
+        metadata={
+            "help": "After training, fit a temperature (one class per recording) or a scale and an offset per class "
+            "(several) on the validation split, of at least 20 recordings, and put it into the last linear layer, so "
+            "that probabilities are as often right as they say."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better metric after which training stops."}
+    )
+    baseline: bool = field(
+        default=True,
+        metadata={
+            "help": "Fit a baseline to the same split before training: logistic regression on statistics of the "
+            "log-mel spectrogram. It takes seconds; console, report and model card compare the network with it."
+        },
+    )
+    false_alarm_minutes: int | None = field(
+        default=None,
+        metadata={
+            "help": "Minutes of generated noise that the trained model hears to count its false alarms; default: 60, "
+            "or fewer after a short training, of whose time it takes a tenth or so. 0: none."
+        },
     )
     final_model: bool = field(
         default=False,
@@ -342,99 +411,14 @@ class AudioTrainingArguments(TrainingArguments):
 
 
 DATA_SOURCES = ("data_dir", "manifest", "dataset_name")
-# Options of `dataset_name`.
-DATASET_OPTIONS = (
-    *("dataset_config_name", "audio_column_name", "label_column_name"),
-    *("train_split_name", "validation_split_name", "test_split_name", "streaming"),
-)
 # Options of the data that only training has.
 TRAINING_DATA_OPTIONS = (
     *("streaming", "shuffle_buffer_size", "augmentations", "augmentations_after_normalization"),
-    *("samples_per_class", "max_segments", "cache_audio"),
+    *("samples_per_class", "max_segments", "background_dir", "cache_audio"),
 )
 FOLD_OPTIONS = ("folds", "fold_pattern", "fold")
-
-
-def override_data_arguments(options: Mapping[str, object], given: Mapping[str, object]) -> DataArguments:
-    """
-    Options of the data of a finished run, overridden; a source that is given takes the place of the run's.
-
-    Args:
-        options: All options of the run.
-        given: Options of [`DataArguments`] to override them.
-
-    Raises:
-        UsageError: No source or several are named, or an option of `given` has no effect on them.
-    """
-    if any(given.get(name) for name in DATA_SOURCES):
-        if "fold" in options and not is_same_source(options, given):
-            # The folds are those of the run's recordings; other recordings are divided as for any run.
-            logger.warning(
-                f"The model was trained in cross-validation (fold {options['fold']}). If these are the same "
-                "recordings in another place, give --folds (or --fold_pattern) and --fold as in its training."
-            )
-            options = {name: value for name, value in options.items() if name not in FOLD_OPTIONS}
-        options = {name: value for name, value in options.items() if name not in DATA_SOURCES}
-    names = {f.name for f in dataclasses.fields(DataArguments)}
-    arguments = DataArguments(**{name: value for name, value in {**options, **given}.items() if name in names})
-    check_data_source(arguments)
-    for name in DATASET_OPTIONS:
-        if given.get(name) is not None and not arguments.dataset_name:
-            raise UsageError(f"--{name} has no effect: it needs --dataset_name. Leave it out.")
-    return arguments
-
-
-def without_evaluation(arguments: AudioTrainingArguments) -> AudioTrainingArguments:
-    """
-    Copy options of a training, without all that needs a validation split.
-
-    Raises:
-        UsageError: The learning rate follows a metric of the validation split.
-    """
-    if arguments.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-        raise UsageError(
-            f"--lr_scheduler_type {arguments.lr_scheduler_type.value} needs a validation split, which the final model "
-            "does not have. Choose another."
-        )
-    arguments = copy.copy(arguments)
-    arguments.eval_strategy, arguments.do_eval, arguments.eval_on_start = IntervalStrategy.NO, False, False
-    arguments.load_best_model_at_end, arguments.early_stopping_patience = False, None
-    if arguments.save_strategy == SaveStrategy.BEST:
-        arguments.save_strategy = SaveStrategy.EPOCH
-    return arguments
-
-
-def is_same_source(options: Mapping[str, object], others: Mapping[str, object]) -> bool:
-    """Whether two sets of options name the same recordings."""
-    pairs = [(options.get(name) or None, others.get(name) or None) for name in DATA_SOURCES]
-    return all(one == two or (one and two and Path(one).resolve() == Path(two).resolve()) for one, two in pairs)
 
 
 def is_resumption(resume_from_checkpoint: str | None) -> bool:
     """Whether the option asks to resume, instead of leaving that to what is in the folder."""
     return str(resume_from_checkpoint or "false").lower() != "false"
-
-
-def check_data_source(arguments: DataArguments) -> None:
-    """
-    Raises:
-        UsageError: None or several of `data_dir`, `manifest` and `dataset_name` are given.
-    """
-    given = [name for name in DATA_SOURCES if getattr(arguments, name)]
-    if not given:
-        raise UsageError("--data_dir is missing: the folder with the recordings (or --manifest, or --dataset_name).")
-    if len(given) > 1:
-        raise UsageError(f"--{given[0]} and --{given[1]} both name recordings: give one of them.")
-
-
-def changed_options(arguments: object) -> dict[str, object]:
-    """The options of an argument class that differ from its defaults."""
-    if isinstance(arguments, TrainingArguments):
-        default = type(arguments)(output_dir=arguments.output_dir, use_cpu=arguments.use_cpu)
-        values, defaults = arguments.to_dict(), default.to_dict()
-        # Where a run lies and how it was started is not part of it.
-        for name in ("output_dir", "use_cpu", "resume_from_checkpoint", "overwrite_output_dir", "bf16"):
-            values.pop(name)
-    else:
-        values, defaults = dataclasses.asdict(arguments), dataclasses.asdict(type(arguments)())
-    return {name: value for name, value in values.items() if value != defaults[name]}

@@ -3,15 +3,110 @@
 """A baseline: logistic regression on log-mel statistics."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from sanet_hf.audio.folders import SPLITS
+from sanet_hf.training.evaluation.calibration import softmax_or_sigmoid
 
 
+# Inverse strengths of the L2 penalty, weakest last, and the one where there is nothing to choose it by.
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+DEFAULT_STRENGTH = 0.3
+# Fewer validation clips are too few to choose by alone.
+FEW_CLIPS = 30
 NUM_FOLDS = 5
+# More training clips are divided into fewer folds, for the time.
+MANY_CLIPS, FEW_FOLDS = 1000, 3
+MAX_ITERATIONS = 300
+
+
+class Baseline(NamedTuple):
+    """
+    Logistic regression on standardised features: multinomial, or, where multi-label, one for each class.
+
+    Attributes:
+        mean, scale: Of the features in training, shape (features,).
+        weights, bias: Shape (features, classes) and (classes,). The bias of a class that no training clip has is
+            -inf, and, where multi-label, that of one that all have is inf.
+        C: Inverse strength of the L2 penalty.
+        is_multi_label: Whether a clip can have several classes.
+        is_balanced: Whether every class has the same weight, as with `--class_weights balanced`.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    C: float
+    is_multi_label: bool = False
+    is_balanced: bool = False
+
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        """Return float32 probabilities of shape (clips, classes) from features of shape (clips, features)."""
+        return softmax_or_sigmoid(self.logits(features), self.is_multi_label)
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Return what softmax or sigmoid is given: (clips, classes) from features of shape (clips, features)."""
+        return ((features - self.mean) / self.scale) @ self.weights + self.bias
+
+    def refit(self, features: np.ndarray, targets: np.ndarray) -> "Baseline":
+        """Return a baseline with the same options, fitted to other clips, such as training and validation together."""
+        return next(_fit(features, targets, [self.C], self.is_multi_label, self.is_balanced))
+
+    def out_of_fold(self, features: np.ndarray, targets: np.ndarray, groups: Sequence[str]) -> np.ndarray | None:
+        """
+        Predict each training clip by a baseline with the same options that was fitted to the other folds.
+
+        Args:
+            features, targets, groups: As in [`fit`].
+
+        Returns:
+            float32 probabilities of shape (clips, classes); `None` where there is only one group.
+        """
+        found = predict_out_of_fold(features, targets, groups, [self.C], self.is_multi_label, self.is_balanced)
+        return None if found is None else found[0]
+
+
+def fit(
+    features: np.ndarray,
+    targets: np.ndarray,
+    groups: Sequence[str],
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    is_multi_label: bool = False,
+    is_balanced: bool = False,
+) -> Baseline:
+    """
+    Fit a baseline. `C` is the one of `STRENGTHS` with the highest accuracy, or mAP where multi-label, on validation
+    clips; where there are none, in cross-validation; where there are fewer than `FEW_CLIPS`, on both together. Of
+    equal ones it is the one with the lowest loss.
+
+    Args:
+        features: Float, shape (clips, features).
+        targets: Classes, 0/1 of shape (clips, classes).
+        groups: Of each clip; a group stays in one fold of the cross-validation.
+        validation: Features and targets of the validation clips.
+        is_multi_label, is_balanced: As in [`Baseline`].
+    """
+    options = (is_multi_label, is_balanced)
+    fitted = list(_fit(features, targets, STRENGTHS, *options))
+    truth, predicted = [], [[] for _ in fitted]
+    if validation is not None and len(validation[1]):
+        truth.append(validation[1])
+        for own, candidate in zip(predicted, fitted):
+            own.append(candidate.predict_proba(validation[0]))
+    if sum(map(len, truth)) < FEW_CLIPS:
+        folds = predict_out_of_fold(features, targets, groups, STRENGTHS, *options)
+        if folds is not None:
+            truth.append(targets)
+            for own, probabilities in zip(predicted, folds):
+                own.append(probabilities)
+    if not truth:
+        return next(candidate for candidate in fitted if candidate.C == DEFAULT_STRENGTH)
+    scores = [_score(np.concatenate(own), np.concatenate(truth), is_multi_label) for own in predicted]
+    return fitted[max(range(len(fitted)), key=scores.__getitem__)]
 
 
 class Score(NamedTuple):
@@ -27,7 +122,7 @@ def fit_baseline(
     features: np.ndarray, labels: Sequence[str], splits: Sequence[str], groups: Sequence[str]
 ) -> tuple[list[Score], str]:
     """
-    Logistic regression, tested on the validation and test splits, or else by cross-validation.
+    Fit a baseline and test it on the validation and test splits, or else by cross-validation, with `C` fixed.
 
     Args:
         features: Float, shape (files, features).
@@ -36,33 +131,130 @@ def fit_baseline(
     Returns:
         The scores, and how it was tested, or why it was not.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import accuracy_score, f1_score
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    def score(split: str, true: np.ndarray, predicted: np.ndarray) -> Score:
+    def score(split: str, true: np.ndarray, probabilities: np.ndarray) -> Score:
+        predicted = probabilities.argmax(axis=1)
         macro_f1 = f1_score(true, predicted, average="macro", zero_division=0)
         return Score(split, len(true), float(accuracy_score(true, predicted)), float(macro_f1))
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=0))
-    labels, splits, groups = np.array(labels), np.array(splits), np.array(groups)
+    names, indices = np.unique(labels, return_inverse=True)
+    splits, groups, targets = np.array(splits), np.array(groups), np.eye(len(names), dtype=int)[indices]
     learnt = np.isin(splits, ("train", "unsplit"))
-    if len(set(labels[learnt])) < 2:
+    if len(set(indices[learnt])) < 2:
         return [], "it needs two classes to learn from"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if learnt.all():
-            rarest = min(len(set(groups[labels == label])) for label in set(labels))
-            if rarest < 2:
-                return [], "a class has one file or group alone, so that none is left to test on"
-            folds = StratifiedGroupKFold(min(NUM_FOLDS, rarest), shuffle=True, random_state=0)
-            predicted = cross_val_predict(model, features, labels, groups=groups, cv=folds)
-            return [score("all", labels, predicted)], f"by cross-validation in {folds.n_splits} parts"
-        model.fit(features[learnt], labels[learnt])
+    if learnt.all():
+        rarest = min(len(set(groups[indices == index])) for index in range(len(names)))
+        if rarest < 2:
+            return [], "a class has one file or group alone, so that none is left to test on"
+        num_folds = min(NUM_FOLDS, rarest)
+        (probabilities,) = predict_out_of_fold(features, targets, groups, [DEFAULT_STRENGTH], num_folds=num_folds)
+        return [score("all", indices, probabilities)], f"by cross-validation in {num_folds} parts"
+    validating = splits == "validation"
+    validation = (features[validating], targets[validating])
+    baseline = fit(features[learnt], targets[learnt], groups[learnt], validation)
     tested = [split for split in SPLITS if split != "train" and (splits == split).any()]
     return [
-        score(split, labels[splits == split], model.predict(features[splits == split])) for split in tested
+        score(split, indices[splits == split], baseline.predict_proba(features[splits == split])) for split in tested
     ], "fitted to the training split"
+
+
+def _fit(
+    features: np.ndarray,
+    targets: np.ndarray,
+    strengths: Sequence[float],
+    is_multi_label: bool = False,
+    is_balanced: bool = False,
+) -> Iterator[Baseline]:
+    """Yield a baseline for each strength, in ascending order, each from the solution of the one before."""
+    from sklearn import config_context
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(features)
+    scaled = scaler.transform(features)
+    num_classes = targets.shape[1]
+    # Each column is a problem of its own where multi-label.
+    columns = list(targets.T) if is_multi_label else [targets.argmax(axis=1)]
+    weight = "balanced" if is_balanced else None
+    models = [LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True, class_weight=weight) for _ in columns]
+    for C in sorted(strengths):
+        weights = np.zeros((features.shape[1], num_classes))
+        bias = np.full(num_classes, -np.inf)
+        for place, (model, column) in enumerate(zip(models, columns)):
+            classes = np.unique(column)
+            if len(classes) == 1:
+                # There is nothing to tell it from.
+                if not is_multi_label:
+                    bias[classes] = 0.0
+                elif classes[0]:
+                    bias[place] = np.inf
+                continue
+            # The checks take longer than a fit to few clips.
+            with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.set_params(C=C).fit(scaled, column)
+            if is_multi_label:
+                weights[:, place], bias[place] = model.coef_[0], model.intercept_[0]
+            elif len(classes) == 2:
+                weights[:, classes[1]], bias[classes] = model.coef_[0], (0.0, model.intercept_[0])
+            else:
+                weights[:, classes], bias[classes] = model.coef_.T, model.intercept_
+        yield Baseline(scaler.mean_, scaler.scale_, weights, bias, C, is_multi_label, is_balanced)
+
+
+def predict_out_of_fold(
+    features: np.ndarray,
+    targets: np.ndarray,
+    groups: Sequence[str],
+    strengths: Sequence[float],
+    is_multi_label: bool = False,
+    is_balanced: bool = False,
+    num_folds: int | None = None,
+) -> np.ndarray | None:
+    """
+    Predict each clip by logistic regression that was fitted to the other folds.
+
+    Args:
+        features, targets, groups, is_multi_label, is_balanced: As in [`fit`].
+        strengths: Of the penalty, ascending.
+        num_folds: At most; by default 5, or 3 of many clips.
+
+    Returns:
+        float32 probabilities of shape (strengths, clips, classes); `None` where there is only one group.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if num_folds is None:
+        num_folds = NUM_FOLDS if len(targets) <= MANY_CLIPS else FEW_FOLDS
+    # Several classes are stratified by the rarest, none by itself.
+    rarity = np.where(targets, -targets.sum(axis=0), -len(targets) - 1)
+    strata = np.where(targets.any(axis=1), rarity.argmax(axis=1), targets.shape[1])
+    num_folds = min(num_folds, len(set(groups)), np.bincount(strata).max())
+    if num_folds < 2:
+        return None
+    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
+    probabilities = np.zeros((len(strengths), *targets.shape), np.float32)
+    with warnings.catch_warnings():
+        # A class with fewer groups than folds is in fewer.
+        warnings.simplefilter("ignore", UserWarning)
+        parts = list(folds.split(features, strata, np.asarray(groups)))
+    for learnt, tested in parts:
+        fitted = _fit(features[learnt], targets[learnt], strengths, is_multi_label, is_balanced)
+        for own, baseline in zip(probabilities, fitted):
+            own[tested] = baseline.predict_proba(features[tested])
+    return probabilities
+
+
+def _score(probabilities: np.ndarray, targets: np.ndarray, is_multi_label: bool) -> tuple[float, float]:
+    """Return the accuracy or mAP, and the negative loss."""
+    from sklearn.metrics import average_precision_score
+
+    likelihoods = np.where(targets, probabilities, 1 - probabilities if is_multi_label else 1).clip(1e-7)
+    if is_multi_label:
+        mixed = targets.any(axis=0) & ~targets.all(axis=0)
+        score = average_precision_score(targets[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.0
+    else:
+        score = (probabilities.argmax(axis=1) == targets.argmax(axis=1)).mean()
+    return float(score), float(np.log(likelihoods).mean())

@@ -27,6 +27,10 @@ from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.utils.files import write_atomically
 
 
+# In the metadata of a checkpoint's training weights.
+NUM_AVERAGED = "num_averaged"
+
+
 class WeightAverage(TrainerCallback):
     """
     Mean of the weights at the ends of the last epochs of a training.
@@ -36,11 +40,21 @@ class WeightAverage(TrainerCallback):
     Args:
         num_epochs: Epochs that count; with 1 there is no mean. Until they begin there is none either.
         estimate_batch_norm: Sets the statistics of the model's BatchNorm layers to those that fit its weights.
+        fraction: Part of the training that counts instead: the weights after each hundredth of the training.
+        find_progress: The part of the training that is over, from 0 to 1; by default that of its steps.
     """
 
-    def __init__(self, num_epochs: int, estimate_batch_norm: Callable[[], None]):
-        self.num_epochs = num_epochs
+    def __init__(
+        self,
+        num_epochs: int,
+        estimate_batch_norm: Callable[[], None],
+        fraction: float = 0.0,
+        find_progress: Callable[[TrainerState], float] | None = None,
+    ):
+        self.num_epochs, self.fraction = num_epochs, fraction
         self.estimate_batch_norm = estimate_batch_norm
+        self.find_progress = find_progress or (lambda state: state.global_step / state.max_steps)
+        self._progress = 0.0
         self.checkpoint: str | Path | None = None  # that the training resumes from
         self.average: AveragedModel | None = None
         self._is_estimated = False
@@ -51,6 +65,20 @@ class WeightAverage(TrainerCallback):
         if path is not None and path.is_file():
             self.average, self._is_estimated = AveragedModel(model), False
             model.load_state_dict(safetensors.torch.load_file(path))
+            with safetensors.safe_open(path, "pt") as file:
+                self.average.n_averaged.fill_(int((file.metadata() or {}).get(NUM_AVERAGED, 1)))
+        if self.fraction:
+            self._progress = self.find_progress(state)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        before, self._progress = self._progress, self.find_progress(state)
+        has_begun = self._progress >= 1 - self.fraction - 1e-9
+        if not self.fraction or not has_begun or int(100 * self._progress) == int(100 * before):
+            return
+        if self.average is None:
+            self.average = AveragedModel(model)
+        self.average.update_parameters(model)
+        self._is_estimated = False
 
     def on_epoch_end(self, args, state, control, model=None, **kwargs):
         number = round(state.epoch) - max(0, state.num_train_epochs - self.num_epochs)
@@ -58,7 +86,7 @@ class WeightAverage(TrainerCallback):
             return
         if self.average is None:
             self.average = AveragedModel(model)
-        # A checkpoint has the mean, but not how many weights it is of.
+        # Checkpoints of earlier versions do not have it.
         self.average.n_averaged.fill_(number - 1)
         self.average.update_parameters(model)
         self._is_estimated = False
@@ -68,6 +96,11 @@ class WeightAverage(TrainerCallback):
         if self.average is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._load(model)
         self.average = None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Of the weights that training resumes from: of how many weights the mean is."""
+        return {} if self.average is None else {NUM_AVERAGED: str(int(self.average.n_averaged))}
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[dict[str, torch.Tensor] | None]:
@@ -246,14 +279,22 @@ class EvaluationTable(ProgressCallback):
 
 
 class TrainingClock(TrainerCallback, ExportableState):
-    """Seconds of training, over all resumptions; `Trainer` itself counts from the last one."""
+    """
+    Seconds of training, over all resumptions; `Trainer` itself counts from the last one.
 
-    def __init__(self, seconds: float = 0.0):
-        self.seconds = seconds
+    Attributes:
+        limit: Seconds after which `--max_minutes` ends the training, if it is given.
+    """
+
+    def __init__(self, seconds: float = 0.0, limit: float | None = None):
+        self.seconds, self.limit = seconds, limit
         self.started: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started = time.monotonic()
+        # Not that of the checkpoint.
+        minutes = getattr(args, "max_minutes", None)
+        self.limit = None if minutes is None else 60 * minutes
 
     def on_train_end(self, args, state, control, **kwargs):
         self.seconds, self.started = self.total(), None
@@ -262,7 +303,7 @@ class TrainingClock(TrainerCallback, ExportableState):
         return self.seconds + (0.0 if self.started is None else time.monotonic() - self.started)
 
     def state(self) -> dict:
-        return {"args": {"seconds": self.total()}, "attributes": {}}
+        return {"args": {"seconds": self.total()}, "attributes": {"limit": self.limit}}
 
 
 def _is_whole(epoch: float) -> bool:

@@ -29,14 +29,8 @@ from scipy import stats
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.inference.windows import THRESHOLD
-from sanet_hf.training.arguments import (
-    AudioTrainingArguments,
-    DataArguments,
-    ModelArguments,
-    is_resumption,
-    without_evaluation,
-)
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments, is_resumption
+from sanet_hf.training.data.background_labels import background_name
 from sanet_hf.training.data.folds import (
     FINAL,
     check_fold_options,
@@ -47,8 +41,10 @@ from sanet_hf.training.data.folds import (
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.data.sources import read_source
 from sanet_hf.training.evaluation.metric_names import METRICS
-from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval
-from sanet_hf.training.evaluation.statistics import bootstrap, interval
+from sanet_hf.training.evaluation.prediction_files import as_evaluation, pool_baselines, read_predictions
+from sanet_hf.training.evaluation.results import BASELINE_PREFIX, Evaluation, accuracy_interval, proportion_interval
+from sanet_hf.training.evaluation.statistics import bootstrap, compare_with_baseline, interval
+from sanet_hf.training.options import without_evaluation
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.run_folder import (
     CROSS_VALIDATION_FILE,
@@ -67,7 +63,7 @@ from sanet_hf.utils.files import write_atomically
 # What a report calls the predictions of all test folds.
 POOLED = "pooled test"
 PREDICTIONS = Path("predictions/out_of_fold.csv")
-PROBABILITY = "probability_"
+BASELINE_PREDICTIONS = PREDICTIONS.with_name(BASELINE_PREFIX + PREDICTIONS.name)
 Train = Callable[[ModelArguments, DataArguments, AudioTrainingArguments], Mapping[str, float]]
 
 
@@ -92,7 +88,8 @@ def cross_validate(
     Returns:
         What `cross_validation.json` holds: `folds`, a list of `fold`, `folder`, number of `recordings` and `metrics`;
         `metrics`, for each the `mean`, the `standard_deviation` and the 95 % interval of the mean (`low`, `high`) over
-        folds; `out_of_fold`, number of `recordings` and `metrics` of all predictions.
+        folds; `out_of_fold`, number of `recordings` and `metrics` of all predictions; and `baseline`, if the runs have
+        one, as [`compare_with_baseline`] returns it.
 
     Raises:
         UsageError: Options contradict each other, or `output_dir` holds something else.
@@ -142,9 +139,9 @@ def _cross_validate(
                 file.write(table.encode())
     # The main process, which writes the last fold's results, is there last.
     with training_arguments.main_process_first(local=False, desc="the results of all folds"):
-        result, evaluation, rows = collect(output_dir, folders, data_arguments)
+        result, evaluation, tables = collect(output_dir, folders, data_arguments)
         if is_main:
-            _write_results(output_dir, result, evaluation, rows, source, data_arguments)
+            _write_results(output_dir, result, evaluation, tables, source, data_arguments)
     if training_arguments.final_model:
         if is_main:
             print("\nFinal model, trained on all recordings", file=sys.stderr)
@@ -161,16 +158,24 @@ def summarize(result: Mapping[str, Any]) -> str:
     def row(title: str, count: object, values: Sequence[str]) -> str:
         return f"{title:24}{count:>8}" + "".join(f"{value:>16}" for value in values)
 
-    lines = [row("fold", "clips", [METRICS[name][0] for name in names])]
+    lines = [row("fold", "clips", [*(METRICS[name][0] for name in names), "acc. 95 % int."])]
     for fold in result["folds"]:
-        lines.append(row(fold["fold"], fold["recordings"], [f"{fold['metrics'][name]:.3f}" for name in names]))
+        values, count = fold["metrics"], fold["recordings"]
+        low, high = proportion_interval(round(values["accuracy"] * count), count)
+        lines.append(row(fold["fold"], count, [*(f"{values[name]:.3f}" for name in names), f"{low:.3f}–{high:.3f}"]))
     lines.append(row("mean", "", [f"{metrics[name]['mean']:.3f}" for name in names]))
     lines.append(row("standard deviation", "", [f"{metrics[name]['standard_deviation']:.3f}" for name in names]))
     intervals = [f"{metrics[name]['low']:.3f}–{metrics[name]['high']:.3f}" for name in names]
     lines.append(row("95 % interval of mean", "", intervals))
-    lines.append(
-        row("all folds pooled", pooled["recordings"], [f"{pooled['metrics'][n]['value']:.3f}" for n in names])
-    )
+    values = pooled["metrics"]
+    interval_of_all = f"{values['accuracy']['low']:.3f}–{values['accuracy']['high']:.3f}"
+    cells = [*(f"{values[name]['value']:.3f}" for name in names), interval_of_all]
+    lines.append(row("all folds pooled", pooled["recordings"], cells))
+    if result.get("baseline"):
+        simple = {values["metric"]: f"{values['baseline']['value']:.3f}" for values in result["baseline"]["rows"]}
+        count = result["baseline"]["rows"][0]["num_clips"]
+        lines += [row("baseline, pooled", count, [simple.get(name, "") for name in names])]
+        lines += ["", result["baseline"]["text"]]
     return "\n".join(lines)
 
 
@@ -190,7 +195,7 @@ def name_folders(folds: Sequence[str]) -> dict[str, str]:
 
 def collect(
     output_dir: Path, folders: Mapping[str, str], arguments: DataArguments
-) -> tuple[dict[str, Any], Evaluation, list[list[str]]]:
+) -> tuple[dict[str, Any], Evaluation, dict[Path, list[list[str]]]]:
     """
     Collect the results of finished folds.
 
@@ -200,14 +205,15 @@ def collect(
         arguments: Of the cross-validation.
 
     Returns:
-        The result as in [`cross_validate`], the predictions of all folds, and the rows of `out_of_fold.csv`.
+        The result as in [`cross_validate`], the predictions of all folds, and the rows of `out_of_fold.csv` and, if
+        the runs have a baseline, of `baseline_out_of_fold.csv`.
 
     Raises:
         DataError: The models of the folds have different classes, or a file is damaged.
     """
     results, rows, header = [], [], None
     for fold, folder in folders.items():
-        own_header, own_rows = _read_predictions(output_dir / folder / "predictions" / "test.csv")
+        own_header, own_rows = read_predictions(output_dir / folder / "predictions" / "test.csv")
         header = header or own_header
         if own_header != header:
             raise DataError(
@@ -220,14 +226,21 @@ def collect(
         rows += [[fold, *row] for row in own_rows]
     is_multi_label = arguments.problem_type == "multi_label_classification"
     rows.sort(key=lambda row: row[1])
-    evaluation = _as_evaluation(header, [row[1:] for row in rows], is_multi_label)
+    background = background_name(arguments.background)
+    evaluation = as_evaluation(header, [row[1:] for row in rows], is_multi_label, POOLED, background)
     names = [name for name in results[0]["metrics"] if all(name in result["metrics"] for result in results)]
     result = {
         "folds": results,
         "metrics": {name: over_folds([result["metrics"][name] for result in results], name) for name in names},
         "out_of_fold": {"recordings": len(rows), "metrics": _pooled_metrics(evaluation)},
     }
-    return result, evaluation, [["fold", *header], *rows]
+    tables = {PREDICTIONS: [["fold", *header], *rows]}
+    baseline_rows = pool_baselines(output_dir, folders)
+    if baseline_rows:
+        tables[BASELINE_PREDICTIONS] = baseline_rows
+        baseline = as_evaluation(baseline_rows[0], baseline_rows[1:], is_multi_label, POOLED, background)
+        result["baseline"] = compare_with_baseline({POOLED: evaluation}, {POOLED: baseline})
+    return result, evaluation, tables
 
 
 def read_out_of_fold(output_dir: str | Path) -> Evaluation:
@@ -242,9 +255,9 @@ def read_out_of_fold(output_dir: str | Path) -> Evaluation:
     if not folds:
         raise DataError(f"{output_dir}: the cross-validation is not finished. Run its command again.")
     options = read_file(output_dir / folds[0]["folder"] / OPTIONS_FILE)
-    header, rows = _read_predictions(output_dir / PREDICTIONS)
+    header, rows = read_predictions(output_dir / PREDICTIONS)
     is_multi_label = options.get("problem_type") == "multi_label_classification"
-    return _as_evaluation(header[1:], [row[1:] for row in rows], is_multi_label)
+    return as_evaluation(header, rows, is_multi_label, POOLED, background_name(options.get("background")))
 
 
 def over_folds(values: Sequence[float], metric: str) -> dict[str, float]:
@@ -316,7 +329,7 @@ def _delete_runs(output_dir: Path) -> None:
     for folder in (*output_dir.glob("fold_*"), output_dir / FINAL):
         if (folder / OPTIONS_FILE).is_file():
             shutil.rmtree(folder)
-    for name in (CROSS_VALIDATION_FILE, FOLDS_FILE, PREDICTIONS):
+    for name in (CROSS_VALIDATION_FILE, FOLDS_FILE, PREDICTIONS, BASELINE_PREDICTIONS):
         (output_dir / name).unlink(missing_ok=True)
 
 
@@ -335,44 +348,6 @@ def _arguments_for(arguments: AudioTrainingArguments, folder: Path, is_final: bo
     return arguments
 
 
-def _read_predictions(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Delete {path.parents[1]} to make it anew.") from error
-    return header, rows
-
-
-def _as_evaluation(header: Sequence[str], rows: Sequence[Sequence[str]], is_multi_label: bool) -> Evaluation:
-    """Return the evaluation that a table of predictions was written from, except for rounding."""
-    labels = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
-    numbers = {label: number for number, label in enumerate(labels)}
-    true, predicted = np.zeros((2, len(rows), len(labels)), dtype=int)
-    for matrix, column in ((true, header.index("label")), (predicted, header.index("prediction"))):
-        for index, row in enumerate(rows):
-            for name in row[column].split(";") if is_multi_label else [row[column]]:
-                if name:
-                    matrix[index, numbers[name]] = 1
-    probabilities = np.array([row[-len(labels) :] for row in rows], dtype=np.float32)
-    # Rounded to six digits, a probability can end up on the other side of the threshold, or tie with another.
-    below = np.nextafter(np.float32(THRESHOLD), np.float32(0))
-    if is_multi_label:
-        limits = np.where(predicted, np.maximum(probabilities, THRESHOLD), np.minimum(probabilities, below))
-        probabilities = limits.astype(np.float32)
-    else:
-        tied = probabilities.argmax(axis=1) != predicted.argmax(axis=1)
-        largest = np.nextafter(probabilities[tied].max(axis=1), np.float32(2))
-        probabilities[tied, predicted[tied].argmax(axis=1)] = largest
-    return Evaluation(
-        split=POOLED,
-        files=[row[0] for row in rows],
-        labels=labels,
-        references=true if is_multi_label else true.argmax(axis=1),
-        probabilities=probabilities,
-    )
-
-
 def _pooled_metrics(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """Return the `value` of each metric, with a 95 % interval (`low`, `high`) where there is one."""
     intervals = {name: interval(values[0]) for name, values in bootstrap([evaluation], seed=0).items()}
@@ -386,12 +361,13 @@ def _write_results(
     output_dir: Path,
     result: Mapping[str, Any],
     evaluation: Evaluation,
-    rows: Sequence[Sequence[str]],
+    tables: Mapping[Path, Sequence[Sequence[str]]],
     source: Dataset,
     arguments: DataArguments,
 ) -> None:
-    with write_atomically(output_dir / PREDICTIONS) as file:
-        file.write(_format_csv(rows).encode())
+    for name, rows in tables.items():
+        with write_atomically(output_dir / name) as file:
+            file.write(_format_csv(rows).encode())
     # Not of names that several recordings have: which one a row is of cannot be told.
     names = Counter(source["file"])
     places = {name: index for index, name in enumerate(source["file"]) if names[name] == 1}
@@ -419,6 +395,7 @@ def _write_results(
         load_clip=lambda _, index: load_recording(source[places[evaluation.files[index]]], rate),
         sampling_rate=rate,
         cross_validation=result,
+        baseline=result.get("baseline"),
     )
     with write_atomically(output_dir / CROSS_VALIDATION_FILE) as file:
         file.write(json.dumps(result, indent=2, ensure_ascii=False).encode())

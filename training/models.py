@@ -32,6 +32,7 @@ from sanet_hf.architectures import (
     check_sampling_rate,
     extract_features,
     fitting_heads,
+    remove_band_head,
 )
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import LOADING_ERRORS, models_below
@@ -48,7 +49,7 @@ FEATURE_EXTRACTORS = {"wav2vec2-bert": SeamlessM4TFeatureExtractor}
 NO_OVERRIDES = {
     *("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "name_or_path", "num_labels"),
     *("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype"),
-    "transformers_version",
+    *("thresholds", "transformers_version", "use_band_statistics"),
 }
 
 
@@ -245,6 +246,9 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
             f"classification head for {shorten(label_maps['label2id'], 5)}."
         )
         config.update(label_maps)
+    # Those of another training; its own come last.
+    if getattr(config, "thresholds", None) is not None:
+        config.thresholds = None
     feature_extractor = _read_feature_extractor(name)
     try:
         model = AutoModelForAudioClassification.from_pretrained(
@@ -252,9 +256,11 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
         )
     except (*LOADING_ERRORS, UnpicklingError) as error:
         raise _loading_error(name, error) from error
+    # Loaded with the others, since transformers warns of weights that are left over. Its own is fitted in the end.
+    remove_band_head(model)
     if not keeps_head:
         # Layers of the old head whose shapes fit were loaded too.
-        fresh = AutoModelForAudioClassification.from_config(config)
+        fresh = AutoModelForAudioClassification.from_config(model.config)
         for child, module in fresh.named_children():
             if module is not backbone(fresh):
                 setattr(model, child, module)

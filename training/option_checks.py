@@ -9,7 +9,6 @@ from transformers.utils import logging
 
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import (
-    DATASET_OPTIONS,
     AudioTrainingArguments,
     DataArguments,
     ModelArguments,
@@ -17,6 +16,7 @@ from sanet_hf.training.arguments import (
     is_resumption,
 )
 from sanet_hf.training.evaluation.metric_names import CHOOSING_METRICS, TOP_K
+from sanet_hf.training.options import DATASET_OPTIONS
 
 
 logger = logging.get_logger(__name__)
@@ -52,6 +52,11 @@ WITHOUT_EFFECT: Mapping[str, tuple[Callable[[Values], bool], str]] = {
     "learning_rate": (
         lambda values: values["freeze"] == "backbone" and values["head_learning_rate"] is not None,
         "with --freeze backbone only the head is trained, whose rate is that of --head_learning_rate",
+    ),
+    "refit_from": (lambda values: values["refit"] == "false", "it needs --refit true or auto"),
+    "max_evaluations": (
+        lambda values: not values["max_minutes"],
+        "it spreads evaluations over the time of --max_minutes",
     ),
     "train_sampling_strategy": (
         lambda values: values["streaming"],

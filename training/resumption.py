@@ -15,6 +15,7 @@ from sanet_hf.training.arguments import AudioTrainingArguments, is_resumption
 from sanet_hf.training.checkpoints import PREFIX, STATE_FILE, TRAINING_WEIGHTS_FILE, find_last_checkpoint
 from sanet_hf.training.run_folder import (
     OPTIONS_FILE,
+    REFIT_FOLDER,
     RESULTS_FILE,
     START_ANEW,
     is_finished,
@@ -33,7 +34,7 @@ DEFAULT = "default"
 FIXED = {
     **dict.fromkeys(("metric_for_best_model", "greater_is_better"), "the best epoch so far was chosen by it"),
     **dict.fromkeys(("optim", "optim_args"), "the checkpoint holds the state of the other optimizer"),
-    "averaged_epochs": "the checkpoint may hold a mean of other epochs",
+    **dict.fromkeys(("averaged_epochs", "averaged_fraction"), "the checkpoint may hold a mean of other epochs"),
     "problem_type": "the model was trained to another end",
 }
 BATCH_OPTIONS = ("per_device_train_batch_size", "gradient_accumulation_steps")
@@ -43,7 +44,7 @@ RESTART = "Start again with --overwrite_output_dir true, or choose another --out
 
 # Options that change nothing in the weights, so that a run may be resumed with others.
 FREE_OPTIONS = {
-    "cache_audio",
+    *("band_head", "baseline", "cache_audio", "false_alarm_minutes"),
     *(
         "dataloader_num_workers",
         "dataloader_persistent_workers",
@@ -109,6 +110,7 @@ def _delete_run(output_dir: Path) -> None:
     for path in output_dir.glob(f"{PREFIX}*"):
         if path.is_dir():
             shutil.rmtree(path)
+    shutil.rmtree(output_dir / REFIT_FOLDER, ignore_errors=True)
     for name in (OPTIONS_FILE, RESULTS_FILE, DATA_FILE):
         (output_dir / name).unlink(missing_ok=True)
 
@@ -183,7 +185,7 @@ def check_options(checkpoint: str | Path, changes: Changes, options: Mapping, nu
         reasons.update(
             {
                 name: "the mean of the last epochs has begun"
-                for name in ("num_train_epochs", "max_steps")
+                for name in ("num_train_epochs", "max_steps", "max_minutes")
                 if name in changes
             }
         )

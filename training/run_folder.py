@@ -10,19 +10,22 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
+from sanet_hf.audio.folders import find_split_folders
 from sanet_hf.errors import DataError, UsageError
-from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments, is_resumption
+from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments, DataArguments, is_resumption
 
 
 LOCK_FILE = ".train.lock"
 OPTIONS_FILE = "train_options.yaml"
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
+# Checkpoints of the second phase of a training with `--refit`; `Trainer` uploads no file whose name begins like this.
+REFIT_FOLDER = "_refit"
 # Files of a cross-validation, whose runs are in folders below.
 CROSS_VALIDATION_FILE = "cross_validation.json"
 FOLDS_FILE = "folds.csv"
 # Options that say where things lie here, and are nobody else's business.
-LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path")
+LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path", "background_dir")
 # How to go on where a folder holds another run.
 START_ANEW = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
 METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
@@ -94,3 +97,15 @@ def locked(output_dir: Path) -> Iterator[None]:
 def is_cross_validation(output_dir: str | Path) -> bool:
     """Whether a folder holds a cross-validation, perhaps unfinished, instead of a run."""
     return any((Path(output_dir) / name).is_file() for name in (CROSS_VALIDATION_FILE, FOLDS_FILE))
+
+
+def check_output(output_dir: Path, arguments: DataArguments) -> None:
+    """
+    Raises:
+        UsageError: The next training would take the output for a class of its recordings.
+    """
+    if not arguments.data_dir or not Path(arguments.data_dir).is_dir():
+        return
+    data_dir, output = Path(arguments.data_dir).resolve(), output_dir.resolve()
+    if output == data_dir or (data_dir in output.parents and not find_split_folders(data_dir)):
+        raise UsageError(f"--output_dir {output_dir} is in the folder of the recordings, {arguments.data_dir}.")

@@ -7,6 +7,7 @@ Only public methods of `Trainer` are overridden, since the private ones change b
 """
 
 import errno
+import gc
 import inspect
 import math
 import re
@@ -21,13 +22,12 @@ import safetensors.torch
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import distributed, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Trainer
 
 from sanet_hf.architectures import head_parameter_names
 from sanet_hf.batchnorm_sanet import SANetBatchNorm
 from sanet_hf.errors import DataError, SanetError, UsageError
-from sanet_hf.training.arguments import changed_options
 from sanet_hf.training.callbacks import EarlyStoppingCallback, OptionsOnResuming, WeightAverage, new_cpu_group
 from sanet_hf.training.checkpoints import (
     TRAINING_WEIGHTS_FILE,
@@ -38,8 +38,9 @@ from sanet_hf.training.checkpoints import (
     read_state,
 )
 from sanet_hf.training.data.batches import mixup
-from sanet_hf.training.data.clips import StreamedClips, TrainingClips
+from sanet_hf.training.options import changed_options
 from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length, shuffle
+from sanet_hf.training.time_limit import SCHEDULE_STEPS, TimeLimit, follow_time, has_ended
 
 
 STEPS_BETWEEN_CHECKS = 16  # of the loss on a GPU
@@ -62,6 +63,7 @@ class AudioClassificationTrainer(Trainer):
     Args:
         train_loss, eval_loss: As [`make_loss`] returns them. Evaluation has one of its own, so that its loss compares
             between runs with different training losses.
+        time_limit: One of the callbacks, if it ends the training and decides on the learning rate.
         kwargs: Arguments of `Trainer`: `args` is an [`AudioTrainingArguments`], `train_dataset` a [`TrainingClips`] or
             [`StreamedClips`].
 
@@ -77,11 +79,16 @@ class AudioClassificationTrainer(Trainer):
         *,
         train_loss: Callable,
         eval_loss: Callable,
+        time_limit: TimeLimit | None = None,
         **kwargs,
     ):
         super().__init__(compute_loss_func=train_loss, **kwargs)
         self.train_loss, self.eval_loss = train_loss, eval_loss
-        self.weight_average = WeightAverage(self.args.averaged_epochs, self._estimate_batch_norm)
+        find_progress = None if time_limit is None else lambda state: time_limit.progress
+        self.weight_average = WeightAverage(
+            self.args.averaged_epochs, self._estimate_batch_norm, self.args.averaged_fraction, find_progress
+        )
+        self.time_limit = time_limit
         self.options_on_resuming = OptionsOnResuming()
         for callback in (self.weight_average, self.options_on_resuming):
             self.add_callback(callback)
@@ -127,7 +134,7 @@ class AudioClassificationTrainer(Trainer):
         for (step, indices, _), loss in zip(unchecked, losses):
             if not math.isfinite(loss):
                 files = []
-                if indices is not None and isinstance(self.train_dataset, TrainingClips):
+                if indices is not None and hasattr(self.train_dataset, "files"):
                     files = [file for index in indices.tolist() for file in self.train_dataset.files(index)]
                 self._stop(f"The loss is {loss:g} at step {step}", files)
 
@@ -187,6 +194,22 @@ class AudioClassificationTrainer(Trainer):
         if head or "lomo" in self.args.optim:
             raise UsageError(f"--head_learning_rate does not work with --optim {self.args.optim}. Leave one out.")
 
+    def create_scheduler(self, num_training_steps, *args, **kwargs):
+        if self.time_limit is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, *args, **kwargs)
+        scheduler = super().create_scheduler(SCHEDULE_STEPS, *args, **kwargs)
+        return follow_time(scheduler, self.time_limit)
+
+    def log(self, logs, *args, **kwargs):
+        if self.time_limit is not None and "train_steps_per_second" in logs:
+            # Trainer computes it from the steps that it was given as a limit.
+            rate = logs["train_steps_per_second"] * self.get_total_train_batch_size(self.args)
+            logs["train_samples_per_second"] = round(rate, 3)
+        super().log(logs, *args, **kwargs)
+        if self.time_limit is not None:
+            times = {"seconds": round(self.time_limit.elapsed, 3), "progress": round(self.time_limit.progress, 5)}
+            self.state.log_history[-1].update(times)
+
     # Checkpoints
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
@@ -209,10 +232,16 @@ class AudioClassificationTrainer(Trainer):
             raise UsageError(
                 f"Training cannot begin: {' '.join(str(reason).split())} (options that can be the reason: {involved})."
             ) from error
+        finally:
+            if self.args.dataloader_persistent_workers:
+                # They end with their loader; Python would end them by SIGTERM, which they ignore, and wait for ever.
+                self.callback_handler.train_dataloader = None
+                self.accelerator._dataloaders.clear()
+                gc.collect()
 
     def _check_batches(self, checkpoint: str | bool | None) -> None:
         """Check that there are batches to train on, and where in them a checkpoint is."""
-        if isinstance(self.train_dataset, StreamedClips):
+        if isinstance(self.train_dataset, IterableDataset):
             return
         num_batches = len(self.get_train_dataloader())
         if not num_batches:
@@ -226,6 +255,8 @@ class AudioClassificationTrainer(Trainer):
             check_position(state, num_batches, self.args.gradient_accumulation_steps)
             is_counted = self.args.restore_callback_states_from_checkpoint
             if is_counted and EarlyStoppingCallback.has_stopped(state, self.args.early_stopping_patience):
+                self.args.max_steps = state.global_step
+            if self.time_limit is not None and has_ended(state, self.time_limit.seconds):
                 self.args.max_steps = state.global_step
 
     def _train(self, resume_from_checkpoint, *args, **kwargs):
@@ -264,7 +295,7 @@ class AudioClassificationTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
         if training_weights is not None and self.args.should_save:
             path = Path(self.args.output_dir if output_dir is None else output_dir) / TRAINING_WEIGHTS_FILE
-            safetensors.torch.save_file(training_weights, path)
+            safetensors.torch.save_file(training_weights, path, self.weight_average.metadata)
 
     def create_model_card(self, *args, **kwargs):
         """Do nothing: [`write_model_card`] writes the card, which `Trainer` would overwrite."""
@@ -324,7 +355,7 @@ class AudioClassificationTrainer(Trainer):
         """Batches of training clips, drawn anew each epoch; each process has its part."""
         # Private, but the only place where --auto_find_batch_size leaves the batch size.
         batch_size, drop_last = self._train_batch_size, self.args.dataloader_drop_last
-        if not isinstance(self.train_dataset, StreamedClips):
+        if not isinstance(self.train_dataset, IterableDataset):
             return self.accelerator.prepare(
                 self._make_loader(
                     self.train_dataset, batch_size, sampler=self._make_sampler(batch_size), drop_last=drop_last
@@ -382,7 +413,7 @@ class AudioClassificationTrainer(Trainer):
         return EpochSampler(len(clips), draw, seed)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        if self.args.world_size == 1 or not isinstance(self.train_dataset, StreamedClips):
+        if self.args.world_size == 1 or not isinstance(self.train_dataset, IterableDataset):
             return super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = list(islice(epoch_iterator, num_batches))
         # Each process takes part in every step: those with fewer batches repeat theirs until all are done.

@@ -8,6 +8,7 @@ import numpy as np
 
 
 SILENCE = 1e-4  # largest amplitude, -80 dB of full scale
+QUIET_RANGE = 20.0  # dB below the loudest part of a recording
 CLIPPED = 0.99  # amplitude, just below the highest value of 8 bits
 
 
@@ -19,6 +20,25 @@ def largest_amplitude(waveform: np.ndarray) -> float:
 def is_silent(waveform: np.ndarray) -> bool:
     """Whether a waveform of shape (samples,) stays below -80 dB of full scale."""
     return largest_amplitude(waveform) < SILENCE
+
+
+def mean_power(waveform: np.ndarray) -> float:
+    """Mean square of a waveform of shape (samples,)."""
+    return float(np.dot(waveform, waveform)) / len(waveform)
+
+
+def is_loud(powers: np.ndarray) -> np.ndarray:
+    """
+    Whether parts of a recording are at most 20 dB quieter than the loudest, and so hold its sound rather than what is
+    before, between and after it.
+
+    Args:
+        powers: Of [`mean_power`], shape (parts,).
+
+    Returns:
+        bool of shape (parts,).
+    """
+    return powers >= powers.max() * 10 ** (-QUIET_RANGE / 10)
 
 
 def envelope(blocks: Iterable[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from sanet_hf.cli.options import (
     MODEL_HELP,
     add_dtype_option,
     add_evaluation_options,
+    add_min_score_option,
     add_model_options,
     add_reading_options,
     check_new_folder,
@@ -69,18 +70,14 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         type=positive,
         help="classes in a row, the best first (default: 1, or 5 where a clip can have several)",
     )
-    predict.add_argument(
-        "--min_score",
-        type=float,
-        help="score from which a class is predicted (default: 0.5 where a clip can have several classes, else any)",
-    )
+    add_min_score_option(predict)
     predict.add_argument("--window", type=float, help="seconds of a window (default: the longest the model takes)")
     predict.add_argument("--hop", type=float, help="seconds from a window to the next (default: those of a window)")
     predict.add_argument(
         "--aggregate",
-        choices=["mean", "max"],
-        default="mean",
-        help="what the windows' scores become the file's by: mean (the default), or max for rare events",
+        choices=["loud", "mean", "max"],
+        help="how window scores become a file's: loud, the mean of windows at most 20 dB quieter than the loudest "
+        "(the default where a file has one class), mean of all (the default otherwise), or max for rare events",
     )
     parts = predict.add_mutually_exclusive_group()
     parts.add_argument(
@@ -208,6 +205,7 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
     app.add_argument("--port", type=positive, help="default: the first that is free from 7860 on")
     app.add_argument("--max_seconds", type=float, default=1800.0, help="longest recording (default: %(default)g)")
     app.add_argument("--max_megabytes", type=float, default=100.0, help="largest file (default: %(default)g)")
+    add_min_score_option(app)
     app.add_argument("--denoise", action="store_true", help=DENOISE_HELP)
     app.add_argument("--device", help=DEVICE_HELP)
     add_dtype_option(app)
@@ -230,9 +228,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     _require_for_output(arguments.output, arguments.plot)
     from sanet_hf.inference.bulk import predict_files
     from sanet_hf.inference.outputs import make_table_printer
+    from sanet_hf.inference.windows import UNKNOWN
 
     model, feature_extractor = _load_classifier(arguments, calibration_inputs=arguments.inputs)
-    show = None if arguments.output is not None else make_table_printer(model.config.label2id)
+    labels = [*model.config.label2id, *([] if arguments.min_score is None else [UNKNOWN])]
+    show = None if arguments.output is not None else make_table_printer(labels)
     num_done, num_errors = predict_files(
         model,
         feature_extractor,
@@ -379,8 +379,8 @@ def _app(arguments: argparse.Namespace) -> int:
         # Of all classes, where they are folders in it.
         examples = paths[:: math.ceil(len(paths) / 10)]
     model, feature_extractor = _load_classifier(arguments, calibration_inputs=examples)
-    limits = {"max_megabytes": arguments.max_megabytes, "max_seconds": arguments.max_seconds}
-    app = make_app(model, feature_extractor, examples, **limits, denoise=arguments.denoise)
+    names = ("max_megabytes", "max_seconds", "denoise", "min_score")
+    app = make_app(model, feature_extractor, examples, **{name: getattr(arguments, name) for name in names})
     options = {"server_name": arguments.host, "server_port": arguments.port}
     try:
         _, address, _ = launch_app(app, quiet=True, prevent_thread_lock=True, **options)

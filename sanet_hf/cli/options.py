@@ -67,6 +67,30 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_min_score_option(parser: argparse.ArgumentParser) -> None:
+    """The score from which a class is predicted."""
+    parser.add_argument(
+        "--min_score",
+        "--threshold",
+        dest="min_score",
+        metavar="SCORE",
+        type=float,
+        help="score from which a class is predicted; below it, a clip that has one class is unknown (default: any; "
+        "where a clip can have several, the thresholds of the model, or else 0.5)",
+    )
+
+
+def add_threshold_option(parser: argparse.ArgumentParser) -> None:
+    """The score from which a class is predicted, in an evaluation."""
+    parser.add_argument(
+        "--threshold",
+        metavar="SCORE",
+        type=float,
+        help="score from which every class is predicted where a clip can have several (default: the thresholds of "
+        "the model, or else 0.5)",
+    )
+
+
 def add_evaluation_options(parser: argparse.ArgumentParser, with_default: bool = True) -> None:
     """Options of a command that evaluates on a split; without default, the split depends on the recordings."""
     default = "test" if with_default else "test; of other recordings than the run's, without splits, all"

@@ -9,8 +9,8 @@ import itertools
 import json
 import math
 import re
-from argparse import SUPPRESS
-from collections.abc import Collection, Mapping, Sequence
+from argparse import SUPPRESS, Action
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,16 +19,12 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from sanet_hf.errors import UsageError
 from sanet_hf.optimization.processor import instruction_sets
-from sanet_hf.training.arguments import (
-    TRAINING_DATA_OPTIONS,
-    AudioTrainingArguments,
-    DataArguments,
-    ModelArguments,
-    check_data_source,
-)
-from sanet_hf.training.config_files import find_config, shipped_configs
+from sanet_hf.training.arguments import TRAINING_DATA_OPTIONS, AudioTrainingArguments, DataArguments, ModelArguments
+from sanet_hf.training.config_files import find_config, parse_config_overrides, shipped_configs
 from sanet_hf.training.evaluation.metric_names import CHOOSING_METRICS
 from sanet_hf.training.option_checks import check_options, check_precision
+from sanet_hf.training.options import check_data_source
+from sanet_hf.training.time_limit import without_epochs
 
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, AudioTrainingArguments)
@@ -70,6 +66,8 @@ SMALLEST = {
     "max_bad_fraction": 0,
     "cache_audio": 0,
     "averaged_epochs": 1,
+    "averaged_fraction": 0,
+    "max_evaluations": 1,
     "early_stopping_patience": 1,
     "save_total_limit": 1,
     "dataloader_num_workers": 0,
@@ -87,6 +85,16 @@ LIMITS = {"label_smoothing_factor": 1, "seed": 2**32, "data_seed": 2**32}
 RARE_OPTIONS = (
     {f.name for f in dataclasses.fields(TrainingArguments)} | {"restore_callback_states_from_checkpoint"}
 ) - COMMON_TRAINING_OPTIONS
+
+
+class _MergeOverrides(Action):
+    """Keep the values of earlier `config_overrides` that a later one does not name; an empty one drops all of them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        earlier = getattr(namespace, self.dest)
+        if earlier and values:
+            values = json.dumps({**parse_config_overrides(earlier), **parse_config_overrides(values)})
+        setattr(namespace, self.dest, values)
 
 
 class OptionParser(HfArgumentParser):
@@ -128,6 +136,8 @@ class OptionParser(HfArgumentParser):
         names = [other for other in names if other not in spellings]
         if name.startswith("--"):
             options.setdefault("dest", name.removeprefix("--"))
+        if options.get("dest") == "config_overrides":
+            options["action"] = _MergeOverrides
         if self.are_defaults_left_out:
             options["default"] = SUPPRESS
         if options.get("dest") in self.hidden or (name.startswith("--no_") and self.hidden):
@@ -146,8 +156,9 @@ def make_train_parser(all_options: bool = False) -> HfArgumentParser:
         ARGUMENT_CLASSES,
         hidden=() if all_options else RARE_OPTIONS,
         prog="sanet train",
-        usage="sanet train CONFIG [CONFIG ...] --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
-        description="Train an audio classifier on a folder of recordings.",
+        usage="sanet train [CONFIG ...] --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
+        description="Train an audio classifier on a folder of recordings. Without CONFIG, network, stretches and "
+        "epochs are chosen by the recordings and the time; recipe.yaml in the output folder gives the reasons.",
         epilog="Every option can stand in CONFIG under its own name; a later CONFIG overrides an earlier one, and a "
         "flag both; config_overrides are merged, name by name. CONFIG is a YAML file or the name of one that comes "
         f"with sanet-hf: {', '.join(path.name for path in shipped_configs())}. --help_all lists all options of "
@@ -158,14 +169,30 @@ def make_train_parser(all_options: bool = False) -> HfArgumentParser:
     return parser
 
 
-def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, AudioTrainingArguments]:
+def parse_train_arguments(
+    argv: Sequence[str], find_recipe: Callable[..., Path | None] | None = None
+) -> tuple[ModelArguments, DataArguments, AudioTrainingArguments]:
     """
     Options of `sanet train` from its command line.
+
+    Args:
+        argv: Names of configuration files, then flags.
+        find_recipe: Where there is no configuration file, gives one from the options so far and the names of those
+            that are given; see [`~sanet_hf.training.recipe.find_recipe`].
 
     Raises:
         UsageError: An option does not exist, has a wrong type, is missing, or the YAML file cannot be read.
         SystemExit: Help was asked for.
     """
+    arguments, given, has_config = _parse(argv)
+    recipe = None if has_config or find_recipe is None else find_recipe(*arguments, given)
+    return arguments if recipe is None else _parse([str(recipe), *argv])[0]
+
+
+def _parse(
+    argv: Sequence[str],
+) -> tuple[tuple[ModelArguments, DataArguments, AudioTrainingArguments], set[str], bool]:
+    """Options, the names of those that are given as flags, and whether there is a configuration file."""
     parser = make_train_parser(all_options="--help_all" in argv)
     parser.error = _raise_usage_error
     if "--help_all" in argv:
@@ -198,6 +225,7 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArgu
     shipped = shipped_configs()
     given_in_files = {name for config, name, _ in options if config not in shipped}
     check_options(values, given, given_in_files)
+    values.update(without_epochs(values, given, given_in_files))
     training_values = {f.name: values[f.name] for f in dataclasses.fields(AudioTrainingArguments) if f.init}
     # A flag of it alone stands for true, which YAML and `--fsdp true` give as text.
     if str(values["fsdp"]).lower() in ("true", "false"):
@@ -220,7 +248,7 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArgu
     # Each option is checked in its own way, and needs packages of its own.
     except Exception as error:
         raise UsageError(f"The training options do not go together: {' '.join(str(error).split())}") from error
-    return model_arguments, data_arguments, training_arguments
+    return (model_arguments, data_arguments, training_arguments), given, bool(configs)
 
 
 def _check_ranges(values: Mapping[str, object]) -> None:
@@ -233,8 +261,11 @@ def _check_ranges(values: Mapping[str, object]) -> None:
     for name, limit in LIMITS.items():
         if values[name] is not None and values[name] >= limit:
             raise UsageError(f"--{name} {values[name]:.15g} must be below {limit}.")
-    if values["max_bad_fraction"] > 1:
-        raise UsageError(f"--max_bad_fraction {values['max_bad_fraction']:g} must be at most 1.")
+    for name in ("max_bad_fraction", "averaged_fraction"):
+        if values[name] > 1:
+            raise UsageError(f"--{name} {values[name]:g} must be at most 1.")
+    if values["max_minutes"] is not None and not 0 < values["max_minutes"] < math.inf:
+        raise UsageError(f"--max_minutes {values['max_minutes']:g} must be positive and finite.")
     if values["max_steps"] < -1 or values["max_steps"] == 0:
         raise UsageError(f"--max_steps {values['max_steps']} must be at least 1; -1 leaves it to --num_train_epochs.")
 

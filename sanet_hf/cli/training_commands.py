@@ -18,6 +18,7 @@ from sanet_hf.cli.options import (
     DATA_HELP,
     MODEL_HELP,
     add_evaluation_options,
+    add_threshold_option,
     check_new_folder,
     natural,
     positive,
@@ -59,7 +60,7 @@ def train_command(argv: Sequence[str]) -> int:
         require(TRAIN_PACKAGES, "train")
     from sanet_hf.cli.train_options import parse_train_arguments
 
-    model_arguments, data_arguments, training_arguments = parse_train_arguments(argv)
+    model_arguments, data_arguments, training_arguments = parse_train_arguments(argv, _find_recipe)
     from sanet_hf.training.data.folds import check_fold_options, uses_folds
 
     check_fold_options(data_arguments)
@@ -74,6 +75,13 @@ def train_command(argv: Sequence[str]) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 128 + signal.SIGTERM
     return 0
+
+
+def _find_recipe(*options) -> Path | None:
+    # Imported late: help is there without the packages for training.
+    from sanet_hf.training.recipe import find_recipe
+
+    return find_recipe(*options)
 
 
 def _train(model_arguments, data_arguments, training_arguments) -> None:
@@ -179,14 +187,19 @@ def _check(arguments: argparse.Namespace) -> int:
 def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     """A table with a row for each split."""
     from sanet_hf.training.evaluation.metric_names import METRICS
+    from sanet_hf.utils.formatting import format_interval
 
     metrics = {split: values for split, values in metrics.items() if "accuracy" in values}
     if not metrics:
         return
     names = [name for name in METRICS if any(name in values for values in metrics.values())]
-    print(f"\n{'split':12}" + "".join(f"{METRICS[name][0]:>16}" for name in names))
+    titles = [(METRICS[name][0], *(["95 % interval"] if name == "accuracy" else [])) for name in names]
+    print(f"\n{'split':12}" + "".join(f"{title:>16}" for group in titles for title in group))
     for split, values in metrics.items():
-        print(f"{split:12}" + "".join(f"{values[name]:16.3f}" for name in names))
+        cells = ""
+        for name in names:
+            cells += f"{values[name]:16.3f}" + (f"{format_interval(values):>16}" if name == "accuracy" else "")
+        print(f"{split:12}{cells}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -196,7 +209,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     _leave_out_noise()
     if arguments.output is not None:
         check_new_folder(arguments.output)
-    (result,) = evaluate_models([arguments.model], vars(arguments), arguments.split, arguments.batch_size)
+    options = (vars(arguments), arguments.split, arguments.batch_size, arguments.threshold)
+    (result,) = evaluate_models([arguments.model], *options)
     if not is_main_process():
         return 0
     _print_metrics({result.evaluation.split: result.evaluation.metrics})
@@ -221,6 +235,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         split=arguments.split,
         batch_size=arguments.batch_size,
         num_rounds=arguments.num_rounds,
+        threshold=arguments.threshold,
     )
     print(markdown)
     print(f"\nThe comparison is in {arguments.output}: comparison.html, .md, .json and .png.")
@@ -337,6 +352,7 @@ def _add_evaluate(commands: argparse._SubParsersAction, data_parsers: list[argpa
     )
     evaluate.add_argument("model", help=MODEL_HELP)
     add_evaluation_options(evaluate, with_default=False)
+    add_threshold_option(evaluate)
     evaluate.add_argument(
         "--output", type=Path, help="new folder for report.html, metrics.json and predictions/SPLIT.csv"
     )
@@ -356,6 +372,7 @@ def _add_compare(commands: argparse._SubParsersAction, data_parsers: list[argpar
     )
     compare.add_argument("models", nargs="+", metavar="model", help="folder of a trained audio classifier")
     add_evaluation_options(compare, with_default=False)
+    add_threshold_option(compare)
     compare.add_argument("--output", type=Path, required=True, help="folder for the comparison")
     compare.add_argument("--num_rounds", type=positive, default=10, help="rounds of timing (default: 10)")
 

@@ -38,6 +38,7 @@ from sanet_hf.export.quantize import (
 from sanet_hf.inference.calibration_clips import load_calibration_clips
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
+from sanet_hf.inference.thresholds import decision_threshold
 from sanet_hf.inference.windows import predicted_classes
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
@@ -163,9 +164,10 @@ def compare_files(
     clip = f"{length / feature_extractor.sampling_rate:g} s, {threads} thread{'s' if threads > 1 else ''}"
     lines = [f"{'':16}{'size':>10}{'accuracy':>10}{'macro F1':>10}{'agreement':>11}{clip:>18}"]
     several = config.problem_type == "multi_label_classification"
-    expected = predicted_classes(scores[ONNX_FILE], several)
+    thresholds = decision_threshold(config)
+    expected = predicted_classes(scores[ONNX_FILE], several, thresholds)
     for name in classifiers:
-        predicted = predicted_classes(scores[name], several)
+        predicted = predicted_classes(scores[name], several, thresholds)
         accuracy, agreement = ((predicted == classes).all(axis=1).mean() for classes in (truth, expected))
         lines.append(
             f"{name:16}{megabytes(folder / name):>10}{accuracy:10.3f}{macro_f1(predicted, truth, several):10.3f}"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
+from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME
 
 from sanet_hf.architectures import (
@@ -34,6 +34,7 @@ from sanet_hf.architectures import (
 )
 from sanet_hf.errors import ExportError
 from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
+from sanet_hf.inference.thresholds import decision_threshold
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
 
@@ -58,9 +59,10 @@ def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixi
 
     The inputs of `model.onnx` are those of the model: batches of any size and, where the architecture allows it, of
     any length. The weights are in the file itself, or beside it if they are over 2 GB. Its metadata hold, each as
-    JSON, `labels`, `problem_type`, `model_type` and the feature extractor's settings, such as `sampling_rate` in Hz.
-    They also hold, in samples, `min_length`, to which shorter clips must be padded, and `window_length`, the length
-    of the windows in which longer clips are classified.
+    JSON, `labels`, `problem_type`, `model_type` and the feature extractor's settings, such as `sampling_rate` in Hz,
+    and where a clip can have several classes `thresholds`, the score from which each is predicted. They also hold, in
+    samples, `min_length`, to which shorter clips must be padded, and `window_length`, the length of the windows in
+    which longer clips are classified.
 
     Args:
         model, feature_extractor: As [`load_classifier`] returns them.
@@ -214,11 +216,20 @@ def _metadata(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin,
     return {
         **settings,
         "labels": [config.id2label[index] for index in range(config.num_labels)],
+        "background_label": getattr(config, "background_label", None),
         "problem_type": config.problem_type,
+        "thresholds": _thresholds(config),
         "model_type": config.model_type,
         "min_length": min_length,
         "window_length": window_length(model, feature_extractor),
     }
+
+
+def _thresholds(config: PreTrainedConfig) -> list[float] | None:
+    """Return the score from which each class is predicted, where a clip can have several, rounded as in the config."""
+    if config.problem_type != "multi_label_classification":
+        return None
+    return [round(float(value), 6) for value in decision_threshold(config)]
 
 
 def _example(

@@ -157,7 +157,8 @@ def find_recordings(
         UsageError, DataError: There are no such recordings, or the model does not know their classes.
     """
     if calibration_dir is None:
-        sources = {path.stem: path for path in sorted((Path(model_name) / "predictions").glob("*.csv"))}
+        paths = sorted((Path(model_name) / "predictions").glob("*.csv"))
+        sources = {path.stem: path for path in paths if not path.stem.startswith("baseline_")}
         if not sources:
             raise UsageError(f"--calibration_dir is missing: {model_name} does not say what it was trained on.")
     else:

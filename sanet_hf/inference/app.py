@@ -20,7 +20,8 @@ from sanet_hf.audio.levels import envelope, largest_amplitude
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.explanation import weigh_frames
 from sanet_hf.inference.prediction import MIN_LEVEL, predict
-from sanet_hf.inference.windows import Prediction, Segment, merge_windows
+from sanet_hf.inference.thresholds import decision_threshold
+from sanet_hf.inference.windows import UNKNOWN, Prediction, Segment, merge_windows
 from sanet_hf.optimization.optimize import prepare_classifier
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.formatting import format_time, shorten
@@ -87,6 +88,7 @@ def make_app(
     max_megabytes: float = MAX_MEGABYTES,
     max_seconds: float = MAX_SECONDS,
     denoise: bool = False,
+    min_score: float | None = None,
 ) -> "gradio.Blocks":
     """
     A page that classifies a recording: its classes as bars, its waveform with SANet's pooling weights, and of one
@@ -97,7 +99,7 @@ def make_app(
         model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         examples: Audio files to choose from.
         max_megabytes, max_seconds: Of a recording; what is more gets a message that says so.
-        denoise: As [`predict`] has it.
+        denoise, min_score: As [`predict`] has them.
 
     Raises:
         UsageError: gradio is not installed, a limit is not positive, or the model is a regression, without classes.
@@ -110,6 +112,7 @@ def make_app(
     check_denoising(feature_extractor, denoise)
     if model.config.problem_type == "regression":
         raise UsageError("The app shows scores of classes; this model is a regression.")
+    decision_threshold(model.config, min_score)  # a mistake is found before the page is served
     for name, limit in (("max_megabytes", max_megabytes), ("max_seconds", max_seconds)):
         if not limit > 0:
             raise UsageError(f"{name}={limit:g} must be positive.")
@@ -126,9 +129,14 @@ def make_app(
                     max_megabytes=max_megabytes,
                     max_seconds=max_seconds,
                     denoise=denoise,
+                    min_score=min_score,
                 )
                 if not prediction.is_silent:
-                    scores = dict(zip(prediction.labels, prediction.scores.tolist()))
+                    names = [
+                        f"{label} (no detection)" if label == prediction.background else label
+                        for label in prediction.labels
+                    ]
+                    scores = dict(zip(names, prediction.scores.tolist()))
                 html = draw_recording(prediction, waveform, _weights(model, feature_extractor, prediction, waveform))
             except AudioError as error:
                 html = f'<div class="error" role="alert"><b>This cannot be classified.</b> {escape(str(error))}</div>'
@@ -199,6 +207,7 @@ def classify_recording(
     max_megabytes: float = MAX_MEGABYTES,
     max_seconds: float = MAX_SECONDS,
     denoise: bool = False,
+    min_score: float | None = None,
 ) -> tuple[Prediction, np.ndarray]:
     """
     Classify a file within limits.
@@ -206,7 +215,7 @@ def classify_recording(
     Args:
         model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
         path: Audio file.
-        max_megabytes, max_seconds, denoise: As [`make_app`] has them.
+        max_megabytes, max_seconds, denoise, min_score: As [`make_app`] has them.
 
     Returns:
         The prediction, without scores if the recording is silent, and the waveform of shape (samples,) at the feature
@@ -220,7 +229,8 @@ def classify_recording(
         waveform = _read_within_limits(path, feature_extractor.sampling_rate, max_megabytes, max_seconds)
         if denoise:
             waveform = np.concatenate(list(reduce_noise([waveform], feature_extractor.sampling_rate)))
-        (prediction,) = predict(model, feature_extractor, [waveform], denoise=None if denoise else False)
+        options = {"denoise": None if denoise else False, "min_score": min_score}
+        (prediction,) = predict(model, feature_extractor, [waveform], **options)
     except AudioError as error:
         raise AudioError(str(error).replace(str(path), path.name)) from error
     if prediction.error is not None:
@@ -272,7 +282,7 @@ def draw_recording(
     if len(prediction.windows) > 1:
         segments = merge_windows(prediction)
         colors = _colors(segments)
-        drawn = [segment for segment in segments if segment.label is not None]
+        drawn = [segment for segment in segments if segment.labels]
         shapes = [_draw_segment(segment, duration, colors[segment.label]) for segment in drawn] + shapes
         rows = "".join(_draw_row(segment, colors[segment.label]) for segment in segments)
         rows = f'<div class="segments">{rows}</div>'
@@ -293,6 +303,8 @@ def draw_recording(
             notes.append(f"{100 * silent:.0f} % of all weight is on the silence after the recording.")
     elif prediction.is_silent:
         notes = [f"The recording is silent ({SILENT}): it gets no class."]
+    if not prediction.is_silent:
+        notes = [*_name_classes(prediction), *notes]
     notes.append("Click to play from there.")
     return (
         f'<div class="picture" data-seconds="{duration:.6f}"><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -300,6 +312,16 @@ def draw_recording(
         f'<div class="playhead"></div></div><div class="times">{_draw_times(duration)}</div>'
         f'<p class="note">{" ".join(notes)}</p>{rows}'
     )
+
+
+def _name_classes(prediction: Prediction) -> list[str]:
+    """Which classes reach their threshold, where not simply the best one is predicted."""
+    if prediction.is_background(prediction.scores):
+        return [f"Background ({escape(prediction.background)}): nothing was detected."]
+    names = [escape(prediction.labels[index]) for index in prediction.rank_classes(prediction.scores)]
+    if prediction.several:
+        return [f"Predicted: {', '.join(names) or 'no class'}."]
+    return [] if names else [f"{UNKNOWN}: no class has a score of {float(np.min(prediction.min_score)):g} or more."]
 
 
 def _draw_waveform(waveform: np.ndarray) -> str:
@@ -325,12 +347,13 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
 
 def _colors(segments: Sequence[Segment]) -> dict[str | None, str]:
     """A colour for each of the labels that last longest; grey for the rest; none for no class."""
-    seconds: dict[str | None, float] = {}
+    seconds: dict[str, float] = {}
     for segment in segments:
-        seconds[segment.label] = seconds.get(segment.label, 0) + segment.end - segment.start
-    seconds.pop(None, None)
+        if segment.labels:
+            seconds[segment.label] = seconds.get(segment.label, 0) + segment.end - segment.start
     labels = sorted(seconds, key=lambda label: -seconds[label])
-    return {None: "transparent"} | dict.fromkeys(labels, OTHER_COLOR) | dict(zip(labels, COLORS))
+    colors = {**dict.fromkeys(labels, OTHER_COLOR), **dict(zip(labels, COLORS))}
+    return {None: "transparent", UNKNOWN: "transparent", **colors}
 
 
 def _draw_segment(segment: Segment, duration: float, color: str) -> str:
@@ -343,7 +366,8 @@ def _draw_segment(segment: Segment, duration: float, color: str) -> str:
 
 def _draw_row(segment: Segment, color: str) -> str:
     start, end = (format_time(round(seconds, 1)) for seconds in (segment.start, segment.end))
-    label, score = ("no class", "") if segment.label is None else (segment.label, f"{100 * segment.score:.0f} %")
+    label = "no class" if segment.label is None else segment.label
+    score = "" if segment.score is None else f"{100 * segment.score:.0f} %"
     return (
         f'<button type="button" data-start="{segment.start:.3f}"><i style="background: {color}"></i>'
         f'<span class="time">{start} – {end}</span><span class="label">{escape(label)}</span>'

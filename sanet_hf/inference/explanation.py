@@ -198,14 +198,13 @@ def _weights_over_time(model: PreTrainedModel, outputs, num_samples: int, start:
         frames             0       1       2     3
     """
     config = model.config
-    strides = np.cumprod(config.conv_stride)  # samples of a frame after each stage
 
     def edges(samples: int) -> np.ndarray:
         return start + np.minimum(np.arange(0, num_samples + samples, samples), num_samples) / rate
 
     attentions, attention_edges = [], []
-    for attention, stage in zip(outputs.attentions or (), sorted(config.attention_after)):
-        attention_edges.append(edges(int(strides[stage]) * config.attention_stride))
+    for attention, num_samples_merged in zip(outputs.attentions or (), config.attention_frame_samples):
+        attention_edges.append(edges(num_samples_merged))
         valid = len(attention_edges[-1]) - 1
         attentions.append(attention[0, :, :valid, :valid].float().mean(0).cpu().numpy())
     pooling_edges = edges(config.inputs_to_logits_ratio)

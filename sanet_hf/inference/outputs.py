@@ -45,8 +45,10 @@ def to_rows(prediction: Prediction, top_k: int = 1, parts: str = "windows") -> l
     Rows of a file: its parts, if it was classified in several windows, with `start` and `end`; last the file itself.
 
     `label` and `score`, `label_2` and `score_2` and so on are the predicted classes, the best first. They are empty
-    where there are fewer: the score is below `prediction.min_score`, or the audio is silent. Where a clip can have
-    several classes, `labels` holds all predicted ones, joined by `;`.
+    where there are fewer: the score is below `prediction.min_score`, or the audio is silent. Where a clip has one
+    class and none is predicted, `label` is [`UNKNOWN`] and `score` the highest one. Where it can have several,
+    `labels` holds all predicted ones, joined by `;`. Where the background has the highest score, there is no label,
+    and `score` is that of the background.
 
     Args:
         prediction: As [`predict`] gives it.
@@ -71,10 +73,14 @@ def to_rows(prediction: Prediction, top_k: int = 1, parts: str = "windows") -> l
 
 def _best(prediction: Prediction, scores: np.ndarray | None, top_k: int) -> Row:
     predicted = prediction.rank_classes(scores)
-    row = {"labels": _join(prediction.labels[index] for index in predicted)}
+    row: Row = {"labels": _join(prediction.labels[index] for index in predicted)}
+    if scores is not None and prediction.is_background(scores):
+        row["score"] = float(scores.max())
     for rank, index in enumerate(predicted[:top_k], start=1):
         suffix = "" if rank == 1 else f"_{rank}"
         row |= {f"label{suffix}": prediction.labels[index], f"score{suffix}": float(scores[index])}
+    if not predicted and (label := prediction.name_class(scores)) is not None:
+        row |= {"label": label, "score": float(scores.max())}
     return row
 
 

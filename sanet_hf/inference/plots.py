@@ -67,12 +67,13 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
         times = np.linspace(0, prediction.duration, len(low))
         wave_axes.fill_between(times, low, high, color=GRAY, linewidth=0)
         wave_axes.set_ylabel("amplitude")
-        title = f"{Path(prediction.path).name}: no class"
+        is_background = prediction.scores is not None and prediction.is_background(prediction.scores)
+        title = f"{Path(prediction.path).name}: {'background' if is_background else 'no class'}"
         if prediction.label is not None:
             title = f"{Path(prediction.path).name}: {prediction.label} ({prediction.score:.2f})"
         wave_axes.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
         for segment in segments:
-            if segment.label is None:
+            if not segment.labels:
                 continue
             color = colors.get(segment.label, OTHER_COLOR)
             label_axes.axvspan(segment.start, segment.end, facecolor=color, edgecolor="white", linewidth=0.5)

@@ -25,12 +25,13 @@ from sanet_hf.architectures import (
 from sanet_hf.audio.decode import resample_waveform, stream_audio
 from sanet_hf.audio.denoise import check_denoising
 from sanet_hf.audio.denoise import denoise as reduce_noise
-from sanet_hf.audio.levels import SILENCE, largest_amplitude
+from sanet_hf.audio.levels import SILENCE, is_loud, largest_amplitude, mean_power
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.inference.read_ahead import default_num_workers, read_ahead
 from sanet_hf.inference.sources import Source, check_sources, name_source, resolve_source
-from sanet_hf.inference.windows import THRESHOLD, Prediction, Window, cut_windows
+from sanet_hf.inference.thresholds import decision_threshold
+from sanet_hf.inference.windows import AGGREGATES, Prediction, Window, cut_windows, default_aggregate
 from sanet_hf.modeling_sanet import SANetPreTrainedModel
 
 
@@ -51,7 +52,7 @@ def predict(
     *,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
-    aggregate: str = "mean",
+    aggregate: str | None = None,
     min_level: float | None = MIN_LEVEL,
     min_score: float | None = None,
     batch_size: int | None = None,
@@ -79,11 +80,15 @@ def predict(
             read in a thread.
         window_seconds: Length of a window; by default what [`find_window_seconds`] says.
         hop_seconds: From the start of a window to that of the next; by default `window_seconds`.
-        aggregate: What the windows' scores become the file's by: `mean`, or `max` for rare events.
+        aggregate: How the scores of windows become those of the file: `loud`, the mean of the windows that are at most
+            20 dB quieter than the loudest (the default where a file has one class), `mean` of all (the default where
+            it can have several), or `max` for rare events, with which the score of the background is the lowest of
+            the windows.
         min_level: Level in dB of full scale. A window whose largest sample is below it is silent: it gets no scores
             and does not count in the file's. By default -80, which only digital silence stays below; None classifies
             all windows.
-        min_score: Score from which a class is predicted; by default any, or, where a clip can have several, 0.5.
+        min_score: Score from which a class is predicted; by default as [`decision_threshold`] has it: any, or, where a
+            clip can have several, the thresholds of the model. Below it, a clip that has one class is `unknown`.
         batch_size: Windows that are classified at once; by default [`default_batch_size`].
         num_workers: Files that are decoded at once, by default [`default_num_workers`].
         return_embeddings: Whether to keep embeddings; see [`classify_waveforms`].
@@ -99,8 +104,10 @@ def predict(
         check_denoising(feature_extractor, denoise)
     rate = feature_extractor.sampling_rate
     window, hop = _check_windows(model, feature_extractor, window_seconds, hop_seconds)
-    if aggregate not in ("mean", "max"):
-        raise UsageError(f"aggregate={aggregate!r} must be 'mean' or 'max'.")
+    if aggregate is None:
+        aggregate = default_aggregate(model.config)
+    if aggregate not in AGGREGATES:
+        raise UsageError(f"aggregate={aggregate!r} must be 'loud', 'mean' or 'max'.")
     if min_level is not None and not min_level <= 0:
         raise UsageError(f"min_level={min_level:g} must be 0 or less: dB of full scale.")
     options = _Options(
@@ -138,13 +145,10 @@ def _make_prediction_of(model: PreTrainedModel, min_score: float | None) -> Call
     config = model.config
     labels = tuple(config.id2label[index] for index in range(config.num_labels))
     several = config.problem_type == "multi_label_classification"
-    if min_score is None:
-        min_score = THRESHOLD if several else -math.inf
-    elif config.problem_type == "regression":
-        raise UsageError("min_score is for scores of classes; this model is a regression.")
-    elif not 0 <= min_score <= 1:
-        raise UsageError(f"min_score={min_score:g} must be between 0 and 1.")
-    return partial(Prediction, labels=labels, min_score=min_score, several=several)
+    min_score = decision_threshold(config, min_score)
+    # Models that were trained on a background class, by any version of transformers, have its name in their config.
+    background = getattr(config, "background_label", None)
+    return partial(Prediction, labels=labels, min_score=min_score, several=several, background=background)
 
 
 def _predict(
@@ -180,9 +184,16 @@ def _predict(
         classify_waiting()
         for prediction in done:
             heard = [window for window in prediction.windows if window.scores is not None]
+            if heard and options.aggregate == "loud":
+                loud = is_loud(np.array([window.power for window in heard]))
+                heard = [window for window, counts in zip(heard, loud) if counts]
             if heard:
                 scores = np.stack([window.scores for window in heard])
                 prediction.scores = scores.max(axis=0) if options.aggregate == "max" else scores.mean(axis=0)
+                if options.aggregate == "max" and prediction.background in prediction.labels:
+                    # Of a rare event's file, all windows but one are background.
+                    index = prediction.labels.index(prediction.background)
+                    prediction.scores[index] = scores[:, index].min()
                 if heard[0].embedding is not None:
                     prediction.embedding = np.mean([window.embedding for window in heard], axis=0)
             yield prediction
@@ -210,6 +221,7 @@ def _predict(
                     prediction.windows.append(Window(start / rate, prediction.duration))
                     if largest_amplitude(waveform) < options.min_amplitude:
                         continue
+                    prediction.windows[-1].power = mean_power(waveform)
                     waiting.append((prediction.windows[-1], waveform))
                     if len(waiting) == ahead:
                         yield from finish()

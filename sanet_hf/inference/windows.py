@@ -9,29 +9,36 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from transformers import PreTrainedConfig
 
 
-# Probability from which a class is predicted where a clip can have several.
+# Probability from which a class is predicted where a clip can have several and the model has no thresholds.
 THRESHOLD = 0.5
+# How the windows of a file make its scores.
+AGGREGATES = ("loud", "mean", "max")
+# Label of audio without a class whose score is high enough, where a clip has one class.
+UNKNOWN = "unknown"
 
 
 @dataclass
 class Window:
     """
     A stretch of a file, in seconds; its score of each class, float32 of shape (classes,), or None where it is silent;
-    and, if asked for, its embedding, float32 of shape (features,).
+    if asked for, its embedding, float32 of shape (features,); and the mean square of its samples.
     """
 
     start: float
     end: float
     scores: np.ndarray | None = None
     embedding: np.ndarray | None = None
+    power: float = 0.0
 
 
 class Segment(NamedTuple):
     """
     Neighbouring windows with the same classes: the first and last second, and the class with the highest mean score.
-    Label and score are None, and there are no labels, where no class is predicted.
+    Where no class is predicted there are no labels: the label is [`UNKNOWN`] where a clip has one class, and otherwise
+    None, as of silence; so is the score.
     """
 
     start: float
@@ -54,8 +61,10 @@ class Prediction:
         windows: The stretches that were classified; a short file is one.
         duration: In seconds.
         embedding: If asked for, the mean of the windows', float32 of shape (features,).
-        min_score: Score from which a class is predicted.
+        min_score: Score from which a class is predicted: one for all classes, or float32 of shape (classes,).
         several: Whether a file can have several classes: all those with such a score.
+        background: The class that is no detection: it is never predicted, and no other is where it has the highest
+            score. None where there is no such class.
     """
 
     path: str
@@ -65,8 +74,9 @@ class Prediction:
     duration: float | None = None
     error: str | None = None
     embedding: np.ndarray | None = None
-    min_score: float = -math.inf
+    min_score: float | np.ndarray = -math.inf
     several: bool = False
+    background: str | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -75,9 +85,8 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The predicted class with the highest score, if there is one."""
-        predicted = self.rank_classes(self.scores)
-        return self.labels[predicted[0]] if predicted else None
+        """The predicted class with the highest score; see [`Segment`] for where there is none."""
+        return self.name_class(self.scores)
 
     @property
     def score(self) -> float | None:
@@ -85,10 +94,29 @@ class Prediction:
         return None if self.scores is None else float(self.scores.max())
 
     def rank_classes(self, scores: np.ndarray | None) -> list[int]:
-        """Return the classes whose score is `min_score` or more, of scores of this file or a window, best first."""
-        if scores is None:
+        """
+        Return the classes whose score is `min_score` or more, of scores of this file or a window, best first; none
+        where the background has the highest score.
+        """
+        if scores is None or self.is_background(scores):
             return []
-        return [int(index) for index in np.argsort(-scores, kind="stable") if scores[index] >= self.min_score]
+        is_predicted = scores >= self.min_score
+        ranked = [int(index) for index in np.argsort(-scores, kind="stable") if is_predicted[index]]
+        return [index for index in ranked if self.labels[index] != self.background]
+
+    def is_background(self, scores: np.ndarray) -> bool:
+        """Whether the background has the highest of the scores of this file or a window."""
+        return self.background is not None and self.labels[int(scores.argmax())] == self.background
+
+    def name_class(self, scores: np.ndarray | None) -> str | None:
+        """
+        Return the label for scores of this file or a window: of the predicted class with the highest score; none where
+        the background has it.
+        """
+        predicted = self.rank_classes(scores)
+        if predicted:
+            return self.labels[predicted[0]]
+        return None if scores is None or self.several or self.is_background(scores) else UNKNOWN
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -122,6 +150,12 @@ def window_starts(length: int, window: int, hop: int) -> list[int]:
     return starts if starts[-1] + window == length else [*starts, length - window]
 
 
+def window_classes(prediction: Prediction) -> list[frozenset[int]]:
+    """Return the predicted classes of each window: the best one, or all where a file can have several."""
+    ranked = [prediction.rank_classes(window.scores) for window in prediction.windows]
+    return [frozenset(ranks if prediction.several else ranks[:1]) for ranks in ranked]
+
+
 def merge_windows(prediction: Prediction) -> list[Segment]:
     """
     The windows of a file, neighbours with the same predicted classes as one segment; so are neighbours without any.
@@ -133,12 +167,12 @@ def merge_windows(prediction: Prediction) -> list[Segment]:
         *((first.end + second.start) / 2 for first, second in pairwise(windows)),
         windows[-1].end,
     ]
-    ranked = [prediction.rank_classes(window.scores) for window in windows]
-    classes = [frozenset(ranks if prediction.several else ranks[:1]) for ranks in ranked]
+    classes = window_classes(prediction)
+    names = [None if own else prediction.name_class(window.scores) for window, own in zip(windows, classes)]
     segments, first = [], 0
     for index in range(1, len(windows) + 1):
-        if index == len(windows) or classes[index] != classes[first]:
-            label, score, labels = None, None, ()
+        if index == len(windows) or (classes[index], names[index]) != (classes[first], names[first]):
+            label, score, labels = names[first], None, ()
             if classes[first]:
                 scores = np.mean([window.scores for window in windows[first:index]], axis=0)
                 best = sorted(classes[first], key=lambda place: -scores[place])
@@ -149,6 +183,16 @@ def merge_windows(prediction: Prediction) -> list[Segment]:
     return segments
 
 
-def predicted_classes(scores: np.ndarray, several: bool) -> np.ndarray:
-    """Return bool of shape (clips, classes): the most probable class, or, of `several`, those above `THRESHOLD`."""
-    return scores >= THRESHOLD if several else np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]
+def predicted_classes(scores: np.ndarray, several: bool, thresholds: float | np.ndarray = THRESHOLD) -> np.ndarray:
+    """
+    Return bool of shape (clips, classes): the most probable class, or, of `several`, those that reach their threshold.
+    """
+    return scores >= thresholds if several else np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]
+
+
+def default_aggregate(config: PreTrainedConfig) -> str:
+    """
+    Return `loud` where a file has one class: parts much quieter than the loudest are not its sound. Where it can have
+    several, any part may have one: `mean`.
+    """
+    return "mean" if config.problem_type in ("multi_label_classification", "regression") else "loud"

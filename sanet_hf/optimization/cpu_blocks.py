@@ -75,7 +75,7 @@ def forward_in_parts(
     model: SANetModel, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
 ) -> SANetModelOutput:
     """As many clips at once as caches and the memory allocator hold: four of 4 s by default."""
-    clip_size = model.config.conv_dim[0] * input_values.shape[-1] // model.config.conv_stride[0]
+    clip_size = int(_values_per_sample(model.config) * input_values.shape[-1])
     part_size = max(1, PART_SIZE // max(1, clip_size))
     # What has no shape of a batch is refused by the model.
     is_batch = input_values.dim() > 1 and (attention_mask is None or len(attention_mask) == len(input_values))
@@ -124,7 +124,16 @@ def _forward_part(
         pooler_output=outputs.pooler_output,
         hidden_states=all_hidden_states or None,
         pooling_weights=_pad_to(outputs.pooling_weights.unsqueeze(2), num_frames).squeeze(2),
+        band_statistics=outputs.band_statistics,
     )
+
+
+def _values_per_sample(config: SANetConfig) -> float:
+    """Values of the first convolution's output for each sample of the clip."""
+    if not config.spectrogram_dim:
+        return config.conv_dim[0] / config.conv_stride[0]
+    frames, bins = config.spectrogram_pool[0]
+    return config.spectrogram_dim[0] * config.num_mel_bins / (config.spectrogram_stride * frames * bins)
 
 
 def _common_length(config: SANetConfig, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> int | None:

@@ -161,6 +161,8 @@ def check_int8(model: PreTrainedModel) -> None:
     Raises:
         UsageError: A model cannot be computed in 8-bit integers here.
     """
+    if getattr(model.config, "spectrogram_dim", ()):
+        raise UsageError("int8 is not for networks on a spectrogram, which are small. Use bfloat16 or float32.")
     if model.device.type != "cpu" or model.dtype != torch.float32:
         dtype = str(model.dtype).removeprefix("torch.")
         raise UsageError(f"int8 is for models in float32 on a CPU; this one is in {dtype} on {model.device}.")

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.activations import GELUActivation
+from transformers.activations import ACT2FN, GELUActivation
 
 from sanet_hf.batchnorm_sanet import SANetBatchNorm
 from sanet_hf.errors import UsageError
@@ -35,6 +35,7 @@ from sanet_hf.optimization.cpu_layers import CPUConv1d, CPULinear, conv_candidat
 from sanet_hf.optimization.int8 import Int8Calibration, check_int8, hash_weights, measure_ranges, replace_layers
 from sanet_hf.optimization.int8_layers import is_quantized
 from sanet_hf.optimization.self_check import check_layer, describe_shape, replace_wrong_layers, warn_of_wrong_layers
+from sanet_hf.spectrogram_sanet import SANetConv2d, SANetSpectrogramLayer
 
 
 # Samples of the clip, and frames, that ways to compute are compared for, at most.
@@ -65,7 +66,7 @@ def optimize_for_inference(model: SANet) -> SANet:
         raise TypeError(f"optimize_for_inference takes a SANet, not {type(model).__name__}.")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for layer in model.base_model.layers:
-        if isinstance(layer, SANetResidualLayer):
+        if isinstance(layer, (SANetResidualLayer, SANetSpectrogramLayer)):
             _fold(layer, "conv1", "norm1")
             _fold(layer, "conv2", "norm2")
             if layer.shortcut is not None:
@@ -86,6 +87,9 @@ def optimize_for_inference(model: SANet) -> SANet:
         if isinstance(layer, SANetConv1d):
             # Channels-last in memory, as the convolution takes it: else it is copied for every batch.
             weight = layer.weight.transpose(1, 2).contiguous().transpose(1, 2)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+        elif isinstance(layer, SANetConv2d):
+            weight = layer.weight.contiguous(memory_format=torch.channels_last)
             layer.weight = nn.Parameter(weight, requires_grad=False)
     if model.device.type == "cpu":
         _make_fast_on_cpu(model)
@@ -152,7 +156,7 @@ def _make_fast_on_cpu(model: SANetPreTrainedModel) -> None:
     """Compute the blocks of a SANet whose BatchNorm is folded in the fastest way, in place."""
     base, choices = model.base_model, known_choices()
     config = base.config
-    activation = "gelu" if isinstance(base.layers[0].act, GELUActivation) else "none"
+    activation = "gelu" if isinstance(ACT2FN[config.hidden_act], GELUActivation) else "none"
     num_frames = min(TYPICAL_SAMPLES, config.max_input_samples or TYPICAL_SAMPLES)
 
     def replace(parent: nn.Module, name: str, num_frames: int, activation: str = "none") -> None:
@@ -180,6 +184,8 @@ def _make_fast_on_cpu(model: SANetPreTrainedModel) -> None:
             replace(layer.upsample, "linear", num_merged, activation)
             replace(layer, "out_proj", num_frames)
             layer.forward = types.MethodType(forward_attention, layer)
+        else:
+            num_frames = -(-num_frames // layer.stride)
     replace(base.pooling, "hidden", num_frames, "tanh")
     replace(base.pooling, "score", num_frames)
     base.pooling.act = nn.Identity()  # included in the layer before it
@@ -261,7 +267,9 @@ def _fold(layer: nn.Module, name: str, norm: str) -> None:
     setattr(layer, norm, _NoNorm())
 
 
-def _scale_and_shift(linear: nn.Linear | SANetConv1d | SANetDownsample | SANetUpsample, norm: SANetBatchNorm) -> None:
+def _scale_and_shift(
+    linear: nn.Linear | SANetConv1d | SANetConv2d | SANetDownsample | SANetUpsample, norm: SANetBatchNorm
+) -> None:
     device, dtype = linear.weight.device, linear.weight.dtype
 
     def exact(values: torch.Tensor) -> torch.Tensor:

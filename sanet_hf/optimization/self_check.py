@@ -32,16 +32,17 @@ from sanet_hf.modeling_sanet import SANetPreTrainedModel
 from sanet_hf.optimization.activations import ACTIVATIONS
 from sanet_hf.optimization.cpu_layers import DFTConv1d, MergedConv1d, OneDNNConv1d, OneDNNLinear, WinogradConv1d
 from sanet_hf.optimization.processor import describe_libraries, describe_processor
+from sanet_hf.spectrogram_sanet import SANetConv2d
 
 
-Layer = nn.Linear | SANetConv1d | SANetDownsample | SANetUpsample
+Layer = nn.Linear | SANetConv1d | SANetConv2d | SANetDownsample | SANetUpsample
 
 # What a layer is called in reports, by its class: the first that fits.
 PATHS = {
     DFTConv1d: "convolution by DFT",
     (OneDNNConv1d, MergedConv1d): "convolution by oneDNN",
     WinogradConv1d: "convolution by Winograd's algorithm",
-    SANetConv1d: "convolution",
+    (SANetConv1d, SANetConv2d): "convolution",
     OneDNNLinear: "linear layer by oneDNN",
     (nn.Linear, SANetDownsample, SANetUpsample): "linear layer",
 }
@@ -155,6 +156,11 @@ def _activation(layer: Layer) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _plain_product(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
     dtype = hidden_states.dtype
+    if isinstance(layer, SANetConv2d):
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        images = hidden_states.permute(0, 3, 1, 2).contiguous()
+        images = nn.functional.conv2d(images, layer.weight.to(dtype), bias, padding=layer.padding)
+        return images.permute(0, 2, 3, 1).contiguous()
     if not isinstance(layer, SANetConv1d):
         is_linear = isinstance(layer, nn.Linear)
         weight, bias = (layer.weight, layer.bias) if is_linear else layer.linear_parameters()
@@ -214,6 +220,8 @@ def _random_inputs(layer: Layer) -> torch.Tensor:
         num_frames = layer.kernel_size[0] + (FFT_MIN_FRAMES if suits_fft(layer.weight, layer.groups) else NUM_FRAMES)
     elif isinstance(layer, (SANetDownsample, SANetUpsample)):
         channels = layer.in_channels
+    elif isinstance(layer, SANetConv2d):
+        return torch.randn(1, num_frames, NUM_FRAMES, layer.in_channels, generator=torch.Generator().manual_seed(0))
     return torch.randn(1, num_frames, channels, generator=torch.Generator().manual_seed(0))
 
 

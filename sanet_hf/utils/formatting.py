@@ -3,7 +3,7 @@
 """Durations, times, tables and lists of names as text."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 MAX_LISTED = 20  # names that a message lists
@@ -75,3 +75,16 @@ def format_duration(seconds: float) -> str:
     size, unit = next(((size, unit) for size, unit in ((3600, "h"), (60, "min")) if seconds >= size), (1, "s"))
     value = seconds / size
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
+
+
+def format_interval(values: Mapping[str, float], name: str = "accuracy") -> str:
+    """Return the interval of a metric as text, such as `0.612–0.804`; a dash where earlier versions kept none."""
+    low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
+    return "–" if low is None or high is None else f"{low:.3f}–{high:.3f}"
+
+
+def format_p(p: float, name: str = "") -> str:
+    """Write a probability as `0.02`, or with a name as `p = 0.02`."""
+    if p < 0.001:
+        return f"{name} < 0.001".strip()
+    return f"{name} = {p:.2g}" if name else f"{p:.2g}"

@@ -699,6 +699,8 @@ def test_save_and_load(make_model, clips, mask, tmp_path, model_class):
         "layers_sanet.py",
         "model.safetensors",
         "modeling_sanet.py",
+        "pooling_sanet.py",
+        "spectrogram_sanet.py",
     ]
     loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
@@ -847,6 +849,8 @@ def test_push_to_hub(tiny_model, tmp_path, monkeypatch):
         "layers_sanet.py",
         "model.safetensors",
         "modeling_sanet.py",
+        "pooling_sanet.py",
+        "spectrogram_sanet.py",
     }
     loaded = SANetForAudioClassification.from_pretrained(uploaded)
     for name, value in tiny_model.state_dict().items():

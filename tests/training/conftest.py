@@ -46,6 +46,18 @@ def tones(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few_tones(tmp_path_factory) -> Path:
+    """Folders of split and class: 12 short tones to train on, 4 to validate on, 2 to test on."""
+    folder = tmp_path_factory.mktemp("few_tones")
+    for split, count in (("train", 6), ("validation", 2), ("test", 1)):
+        for label, frequency in (("a", 300), ("b", 900)):
+            for index in range(count):
+                path = folder / split / label / f"{label}_{split}_{index}.wav"
+                write_tone(path, frequency, 0.2, seed=1000 * len(split) + index)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def speech(tmp_path_factory) -> Path:
     """Two synthetic voices with four sentences each, in class folders."""
     folder = tmp_path_factory.mktemp("speech")
@@ -66,7 +78,21 @@ def speech(tmp_path_factory) -> Path:
 def tiny_options() -> list[str]:
     """Options of `sanet train` for a network of some thousand parameters, in a few seconds."""
     options = ["--config_overrides", TINY_NETWORK, "--max_length_seconds", "1", "--precision", "fp32"]
+    # For the time; see `trained`.
+    options += ["--baseline", "false"]
     return [*options, "--num_train_epochs", "12", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2"]
+
+
+@pytest.fixture(scope="module")
+def without_report():
+    """
+    No report.html, whose plots take as long as a tiny training: for modules that look at other results of many.
+
+    Not for those that take `trained`, which others may find without a report then.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sanet_hf.training.train.write_report", lambda *arguments, **options: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -74,5 +100,5 @@ def trained(tones, tiny_options, tmp_path_factory) -> Path:
     """A model that `sanet train` made of `tones`."""
     output_dir = tmp_path_factory.mktemp("runs") / "tones"
     command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options]
-    assert main(command) == 0
+    assert main([*command, "--baseline", "true"]) == 0
     return output_dir

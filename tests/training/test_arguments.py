@@ -8,8 +8,8 @@ import pytest
 
 from sanet_hf.cli.train_options import make_data_parser, make_train_parser, parse_train_arguments
 from sanet_hf.errors import UsageError
-from sanet_hf.training.arguments import changed_options, override_data_arguments
 from sanet_hf.training.config_files import find_config, parse_augmentations, parse_config_overrides
+from sanet_hf.training.options import changed_options, override_data_arguments
 
 
 REQUIRED = ["--data_dir", "data", "--output_dir", "out"]

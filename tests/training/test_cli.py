@@ -437,7 +437,7 @@ def test_evaluate(trained, tones, tmp_path, capsys):
     datasets.enable_progress_bars()
     assert main(["evaluate", str(trained)]) == 0
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[2].split()[:3] == ["test", "1.000", "1.000"]
+    assert printed.out.splitlines()[2].split()[:4] == ["test", "1.000", "0.676–1.000", "1.000"]
     assert "Casting" not in printed.err
     output_dir = tmp_path / "evaluation"
     shutil.copytree(tones / "train", tmp_path / "others")
@@ -641,8 +641,8 @@ def test_app(trained, tones, monkeypatch, capsys):
 
 BUGS = {
     "train": "sanet_hf.training.trainer.AudioClassificationTrainer.compute_loss",
-    "evaluate": "sanet_hf.training.evaluation.evaluate.average_windows",
-    "compare": "sanet_hf.training.evaluation.evaluate.average_windows",
+    "evaluate": "sanet_hf.training.evaluation.evaluate.evaluate_windows",
+    "compare": "sanet_hf.training.evaluation.evaluate.evaluate_windows",
     "prepare": "sanet_hf.training.preparation.prepare.make_manifest",
     "predict": "sanet_hf.inference.prediction.classify_waveforms",
     "embed": "sanet_hf.inference.prediction.classify_waveforms",

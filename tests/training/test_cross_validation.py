@@ -17,7 +17,7 @@ from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import DataError, TrainingTerminated, UsageError
 from sanet_hf.inference.loading import load_classifier
-from sanet_hf.training.arguments import ModelArguments, changed_options
+from sanet_hf.training.arguments import ModelArguments
 from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.cross_validation import collect, cross_validate, name_folders, over_folds, summarize
 from sanet_hf.training.data.labels import label_matrix, label_names
@@ -25,6 +25,7 @@ from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.evaluation.saved_models import evaluate_models
 from sanet_hf.training.models import make_model
+from sanet_hf.training.options import changed_options
 from sanet_hf.training.train import train
 
 from .conftest import write_tone
@@ -50,6 +51,7 @@ def recordings(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def command(recordings, tiny_options) -> list[str]:
     options = ["--data_dir", str(recordings), *tiny_options, "--num_train_epochs", "3", "--use_cpu", "true"]
+    options += ["--baseline", "true"]
     return ["train", "sanet.yaml", *options]
 
 
@@ -111,6 +113,22 @@ def test_results(done):
     assert "data" not in page.rows and [row[-1] for row in page.rows["classes"]] == ["Clips", "9", "9"]
     assert "On the pooled test split" in page.words
     assert f"{accuracies[1]:.3f}" in summarize(result)
+
+
+def test_baseline_of_all_folds(done):
+    result = json.loads((done / "cross_validation.json").read_text())
+    row = result["baseline"]["rows"][0]
+    metrics = [json.loads((done / f"fold_{number}/all_results.json").read_text()) for number in (1, 2)]
+    assert (row["split"], row["num_clips"], row["metric"]) == ("pooled test", 18, "accuracy")
+    assert row["baseline"]["value"] == pytest.approx(np.mean([own["baseline_test_accuracy"] for own in metrics]))
+    assert row["network"]["value"] == pytest.approx(result["out_of_fold"]["metrics"]["accuracy"]["value"])
+    rows = read_table(done / "predictions/baseline_out_of_fold.csv")
+    assert [own["file"] for own in rows] == [own["file"] for own in read_table(done / "predictions/out_of_fold.csv")]
+    is_right = [own["label"] == own["prediction"] for own in rows]
+    assert np.mean(is_right) == pytest.approx(row["baseline"]["value"])
+    for text in ((done / "report.html").read_text(encoding="utf-8"), (done / "final/README.md").read_text()):
+        assert result["baseline"]["text"].split(";")[0] in text
+    assert any(line.startswith("baseline, pooled") for line in summarize(result).splitlines())
 
 
 def test_a_fold_is_the_run_of_that_fold_alone(done, command, tmp_path):
@@ -382,6 +400,9 @@ def test_two_cross_validations_are_compared_by_their_out_of_fold_predictions(don
     assert [row["name"] for row in result["candidates"]] == ["run", "other"]
     assert result["candidates"][0]["metrics"]["accuracy"]["value"] == pytest.approx(pooled)
     assert result["candidates"][1]["difference"]["b"] == round(18 * pooled)
+    simple = json.loads((done / "cross_validation.json").read_text())["baseline"]["rows"][0]["baseline"]["value"]
+    assert result["candidates"][1]["baseline"]["value"] == pytest.approx(simple)
+    assert result["candidates"][1]["baseline"]["difference"]["b"] == round(18 * simple)
     capsys.readouterr()
     for arguments, message in (
         ([str(done), str(done / "fold_1")], "is no cross-validation, others are"),

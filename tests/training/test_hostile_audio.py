@@ -144,6 +144,7 @@ def train(folder: Path, output: Path, tiny_options: list[str], *options) -> subp
     return run(["sanet", "train", "sanet.yaml", *arguments], 3 * GIB)
 
 
+@pytest.mark.slow
 def test_train(recordings, tiny_options, tmp_path):
     folder, cases = recordings
     result = train(folder, tmp_path / "run", tiny_options, "--max_bad_fraction", 1)

@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from sanet_hf.cli.main import main
+from sanet_hf.training import train as train_module
 from sanet_hf.training.callbacks import CheckpointOnSIGTERM
 from sanet_hf.training.checkpoints import find_last_checkpoint
 from sanet_hf.training.trainer import AudioClassificationTrainer
 
 
+pytestmark = pytest.mark.usefixtures("without_report")
 NUM_KILLS = 24
 # Modules that every child process needs, loaded once.
 PROCESSES = get_context("forkserver")
@@ -80,6 +82,8 @@ def run_command(command: list[str], log: str, step: int | None, number: int, kil
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
+    # Its plots take as long as the training.
+    train_module.write_report = lambda *arguments, **options: None
     if step is not None:
         original = AudioClassificationTrainer.__init__
 
@@ -112,13 +116,18 @@ def run(
     return process.exitcode
 
 
-@pytest.fixture
-def command(tones, tiny_options) -> list[str]:
+@pytest.fixture(scope="module")
+def options(tones, tiny_options) -> list[str]:
     """Dropout, augmentation, random batches and an average of weights: all that chance decides."""
-    options = "--num_train_epochs 6 --averaged_epochs 3 --save_total_limit 2 --train_sampling_strategy random".split()
+    more = "--num_train_epochs 6 --averaged_epochs 3 --save_total_limit 2 --train_sampling_strategy random".split()
     overrides = [tiny_options[0], f"{tiny_options[1]},attention_dropout=0.1,classifier_dropout=0.1", *tiny_options[2:]]
     noise = json.dumps([{"AddGaussianSNR": {"p": 0.5}}, {"Shift": {"p": 0.5}}])
-    return ["train", "sanet.yaml", "--data_dir", str(tones), *overrides, *options, "--augmentations", noise]
+    return ["train", "sanet.yaml", "--data_dir", str(tones), *overrides, *more, "--augmentations", noise]
+
+
+@pytest.fixture
+def command(options) -> list[str]:
+    return list(options)
 
 
 def check_same(folder: Path, expected: Path, in_whole_epochs: bool = True) -> None:
@@ -150,11 +159,12 @@ def check_same(folder: Path, expected: Path, in_whole_epochs: bool = True) -> No
         assert (folder / name).read_text(encoding="utf-8") == (expected / name).read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def expected(command, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def expected(options, tmp_path_factory) -> Path:
     """What a training that nothing interrupts leaves."""
-    assert run([*command, "--output_dir", str(tmp_path / "expected")], tmp_path / "expected.txt") == 0
-    return tmp_path / "expected"
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert run([*options, "--output_dir", str(folder / "expected")], folder / "expected.txt") == 0
+    return folder / "expected"
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from transformers import TrainingArguments
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import SanetError
 from sanet_hf.inference.loading import load_classifier
-from sanet_hf.training.arguments import DATASET_OPTIONS, AudioTrainingArguments, DataArguments, ModelArguments
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
+from sanet_hf.training.options import DATASET_OPTIONS
 from sanet_hf.training.train import train
 from sanet_hf.training.trainer import AudioClassificationTrainer
 
@@ -68,6 +69,8 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
     "augmentations_after_normalization": (['[{"Gain": {"p": 1}}]'], []),
     "samples_per_class": (["3"], []),
     "max_segments": (["1"], ["--samples_per_class", "9"]),
+    "background": (["auto"], []),
+    "background_dir": (["{}/unsplit"], []),
     "train_sampling_strategy": (["sequential"], []),
     "precision": (["bf16"], []),
     "head_learning_rate": (["0.1"], []),
@@ -75,11 +78,21 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
     "sampler": (["balanced"], []),
     "mixup_alpha": (["0.5"], []),
     "averaged_epochs": (["2"], []),
+    "averaged_fraction": (["0.3"], []),
+    "max_minutes": (["5"], []),
+    "max_evaluations": (["5"], ["--max_minutes", "5"]),
+    # The first training then has a part of the time.
+    "refit": (["true"], ["--max_minutes", "5"]),
+    "refit_from": (["trained"], ["--max_minutes", "5", "--refit", "true"]),
     "early_stopping_patience": (["2"], []),
 }
 # Options that count later than when a training is built, and the test of their effect.
 LATER = {
+    "band_head": "test_band_head.py: test_where_there_is_none",
+    "baseline": "evaluation/test_run_baseline.py: test_no_baseline",
     "cache_audio": "test_train.py: test_kept_recordings_change_nothing",
+    "calibrate": "test_calibrate.py: test_what_is_left_out",
+    "false_alarm_minutes": "evaluation/test_false_alarms.py: test_minutes_depend_on_the_training",
     "final_model": "test_cross_validation.py: test_final_model",
     "save_total_limit": "test_trainer.py: test_as_many_checkpoints_stay_as_asked_for",
     "metric_for_best_model": "test_trainer.py: test_the_best_epoch_is_kept",
@@ -185,7 +198,8 @@ def describe(trainer: AudioClassificationTrainer) -> dict[str, object]:
             [sorted(names[p] for p in g["params"]), g["lr"], g["weight_decay"]] for g in optimizer.param_groups
         ],
         "callbacks": [type(callback).__name__ for callback in trainer.callback_handler.callbacks],
-        "averaged": trainer.weight_average.num_epochs,
+        "averaged": [trainer.weight_average.num_epochs, trainer.weight_average.fraction],
+        "time": trainer.time_limit and [trainer.time_limit.seconds, trainer.time_limit.num_evaluations],
         "precision": [arguments.bf16, arguments.fp16],
     }
 
@@ -225,6 +239,8 @@ def list_trials() -> list[tuple[str, str]]:
     with_checkpoint = [name for name in OTHERS if name not in data or name in ("max_length_seconds", "problem_type")]
     # Options of the stream itself, and some that need all recordings at hand.
     of_streams = ["shuffle_buffer_size", "train_sampling_strategy", "group_pattern", "samples_per_class", "sampler"]
+    of_streams += ["max_minutes", "averaged_fraction", "refit"]
+    of_streams += ["background"]
     trials = {
         "scratch": OTHERS,
         "checkpoint": with_checkpoint,

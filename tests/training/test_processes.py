@@ -195,6 +195,20 @@ def test_sharded_training(runs, command, tmp_path):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+def test_a_sharded_spectrogram_network(command, tmp_path):
+    """Without the layers of the default network."""
+    (tmp_path / "script.py").write_text(SHARD_ON_CPUS)
+    sizes = {"spectrogram_dim": [8, 16], "spectrogram_pool": [[1, 2], [2, 2]], "num_mel_bins": 16}
+    sizes |= {"spectrogram_window": 256, "spectrogram_stride": 64, "conv_dim": [], "conv_kernel": []}
+    sizes |= {"conv_stride": [], "attention_after": [-1], "attention_dim": [16]}
+    options = [*command, "--config_overrides", json.dumps(sizes), "--max_steps", "2", "--baseline", "false"]
+    run_in_processes(
+        [str(tmp_path / "script.py"), *options, "--fsdp", "true", "--output_dir", str(tmp_path / "run")], 300
+    )
+    run_in_processes(["-m", "sanet_hf", *options, "--output_dir", str(tmp_path / "other")], 300)
+    check_same_weights(tmp_path / "run", tmp_path / "other", tolerance=1e-5)
+
+
 def test_sharding_needs_gpus(command, tmp_path):
     process = start_processes(["-m", "sanet_hf", *command, "--fsdp", "true", "--output_dir", str(tmp_path / "run")])
     _, errors = wait_for(process, timeout=300)

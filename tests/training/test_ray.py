@@ -4,6 +4,7 @@
 
 import importlib.util
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -108,9 +109,12 @@ def test_rows_are_those_of_predict(model, recordings, tmp_path, source):
     pandas.testing.assert_frame_equal(read(output), expected, check_exact=False, atol=2e-6)
 
 
-def test_help():
-    result = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0 and "--gpus_per_actor" in result.stdout and "--audio_column" in result.stdout
+def test_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--help"])
+    with pytest.raises(SystemExit) as info:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    output = capsys.readouterr().out
+    assert info.value.code == 0 and "--gpus_per_actor" in output and "--audio_column" in output
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,10 +25,12 @@ from sanet_hf.inference.int8 import load_classifier
 from sanet_hf.inference.prediction import predict
 from sanet_hf.optimization.int8_layers import has_int8_layers, is_quantized
 from sanet_hf.training import train as train_module
+from sanet_hf.training.baseline import STRENGTHS
 from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.data import decoded as decoded_module
 from sanet_hf.training.data.rows import open_row
 from sanet_hf.training.evaluation.saved_models import evaluate_models
+from sanet_hf.training.make_trainer import let_steps_overlap
 from sanet_hf.training.train import train
 from sanet_hf.training.trainer import AudioClassificationTrainer
 
@@ -37,6 +40,43 @@ def test_learns_and_reports(trained):
     assert results["eval_accuracy"] == results["eval_macro_f1"] == 1.0
     assert results["test_accuracy"] == results["test_macro_f1"] == 1.0
     assert results["epoch"] == 12
+    # High and low tones are easy to tell for logistic regression, too.
+    assert results["baseline_eval_accuracy"] == results["baseline_test_macro_f1"] == 1.0
+    assert results["baseline_C"] in STRENGTHS
+    # A model of two classes hears one of them in any noise.
+    assert results["false_alarms_per_hour"] >= 60 and results["false_alarms_hours"] == pytest.approx(1 / 60)
+    card, report = ((trained / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
+    assert "Train with --background auto" in card and "Train with --background auto" in report
+
+
+@pytest.mark.slow
+def test_added_background(tones, tiny_options, tmp_path, monkeypatch, caplog):
+    """It is a class of the model that nothing reports, and no part of the results, nor of the baseline's."""
+    monkeypatch.setattr("sanet_hf.training.data.background.find_alike", lambda *arguments: {"rain": "low"})
+    command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
+    command += ["--background", "auto", "--false_alarm_minutes", "5", "--refit", "true", "--baseline", "true"]
+    results = train(*parse_train_arguments(command))
+    model, feature_extractor = load_classifier(tmp_path / "run")
+    assert model.config.background_label == "background"
+    assert model.config.id2label == {0: "high", 1: "low", 2: "background"}
+    rows = list(csv.DictReader((tmp_path / "run/predictions/validation.csv").open()))
+    assert (
+        len(rows) == 8 and "probability_background" in rows[0] and not [row for row in rows if "_back" in row["file"]]
+    )
+    assert results["test_accuracy"] == results["baseline_test_accuracy"] == 1.0
+    own = csv.DictReader((tmp_path / "run/predictions/baseline_validation.csv").open())
+    assert [row["file"] for row in own] == [row["file"] for row in rows]
+    # Refit has trained on the added clips, too, but they are none of the recordings.
+    assert results["refit_samples"] == 40
+    # White, pink, brown, hum; rain sounds like a class.
+    assert results["false_alarms_hours"] == pytest.approx(4 / 60) and results["false_alarms_per_hour"] <= 60
+    report = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert "Generated rain does not count: it sounds like low" in report and "<th>hum</th>" in report
+    assert "The class background stands for" in (tmp_path / "run/README.md").read_text(encoding="utf-8")
+    noises = sorted((tmp_path / "run/_background/train").iterdir())
+    predictions = list(predict(model, feature_extractor, noises))
+    assert len(noises) == 16 and sum(prediction.label is None for prediction in predictions) >= 4
+    assert not [prediction for prediction in predictions if prediction.label == "background"]
 
 
 def test_folder_works_with_auto_classes_and_pipeline(trained, tones):
@@ -94,14 +134,20 @@ def test_what_a_run_leaves(trained, tones):
     assert all(row["label"] == row["prediction"] == Path(row["file"]).parent.name for row in rows)
     assert all(0.5 < float(row[f"probability_{row['label']}"]) <= 1 for row in rows)
     assert yaml.safe_load((trained / "train_options.yaml").read_text())["num_train_epochs"] == 12
+    baseline = list(csv.DictReader((trained / "predictions/baseline_test.csv").open()))
+    assert [(row["file"], row["prediction"]) for row in baseline] == [(row["file"], row["label"]) for row in rows]
     card = (trained / "README.md").read_text(encoding="utf-8")
+    for text in (card, (trained / "report.html").read_text(encoding="utf-8")):
+        assert "not better than the baseline" in text and "1.000 (0.676–1.000)" in text
     if has_int8_layers():
         calibration = json.loads((trained / "int8_calibration.json").read_text())
         results = {"num_clips": 8, "accuracy": [1.0, 1.0], "macro_f1": [1.0, 1.0], "agreement": 1.0}
         assert calibration["evaluation"] == results and calibration["num_clips"] == 8 and calibration["error"] < 0.05
-        assert "the accuracy on 8 validation clips is 1.000 instead of 1.000" in card
+        interval = "0.676–1.000"
+        assert f"8 validation clips is 1.000 (95 % interval {interval}) instead of 1.000 ({interval})" in card
         # The hash is that of the weights in the folder.
         assert is_quantized(load_classifier(trained, dtype="int8")[0])
+    assert "Calibration of the scores: none: the validation split has 8 recordings; it takes 20." in card
     assert re.search(r"^Trained on: \S.*, (bfloat16|float32), PyTorch .*\.$", card, re.MULTILINE)
 
 
@@ -237,7 +283,8 @@ def test_kept_recordings_change_nothing(tiny_options, tmp_path, make_tone, monke
         path = tmp_path / "data" / split / label / f"{index}.ogg"
         make_tone(path, 300 + 500 * (index % 2), 0.5 + 0.1 * index, sampling_rate=44100, seed=index)
     decoded, weights, lines = [], {}, {}
-    for options in ("--cache_audio 0", "", "--dataloader_num_workers 2 --cache_audio 0.0005"):
+    workers = "--dataloader_num_workers 2 --dataloader_persistent_workers true"
+    for options in ("--cache_audio 0", "", f"{workers} --cache_audio 0.0005"):
         output_dir = tmp_path / f"run{len(weights)}"
         command = ["sanet.yaml", "--data_dir", str(tmp_path / "data"), "--output_dir", str(output_dir), *tiny_options]
         command = parse_train_arguments([*command, "--num_train_epochs", "3", *options.split()])
@@ -255,6 +302,8 @@ def test_kept_recordings_change_nothing(tiny_options, tmp_path, make_tone, monke
         results = {name: value for name, value in results.items() if not re.search("runtime|second|flos", name)}
         weights[options] = (output_dir / "model.safetensors").read_bytes(), results
         assert not (output_dir / "_decoded").exists()
+        # Workers that stay would keep the command from ending.
+        assert not active_children()
     assert all(found == weights[""] for found in weights.values())
     assert len(decoded) == len(set(decoded)) == 16
     none, everything, some = lines.values()
@@ -362,7 +411,7 @@ def test_steps_do_not_wait_for_a_gpu(device, pinned):
     """Neither to copy a batch there nor to look at the loss."""
     arguments = SimpleNamespace(device=torch.device(device), dataloader_pin_memory=pinned, logging_nan_inf_filter=True)
     arguments.accelerator_config = SimpleNamespace(non_blocking=False)
-    train_module._let_steps_overlap(arguments)
+    let_steps_overlap(arguments)
     assert not arguments.logging_nan_inf_filter
     # From memory that is not pinned the copy would wait all the same.
     assert arguments.accelerator_config.non_blocking == (device == "cuda" and pinned)

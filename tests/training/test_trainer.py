@@ -38,6 +38,9 @@ from sanet_hf.training.trainer import AudioClassificationTrainer
 from .tiny_models import MODEL_TYPES, make_config
 
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
+
 def one_hot(*labels: int) -> np.ndarray:
     return np.eye(max(labels) + 1, dtype=int)[list(labels)]
 
@@ -390,12 +393,14 @@ def test_the_trainer_calls_what_is_overridden(command, monkeypatch):
         "compute_loss",
         "create_model_card",
         "create_optimizer",
+        "create_scheduler",
         "evaluate",
         "get_batch_samples",
         "get_decay_parameter_names",
         "get_eval_dataloader",
         "get_test_dataloader",
         "get_train_dataloader",
+        "log",
         "save_model",
         "train",
         "training_step",
@@ -710,7 +715,7 @@ def test_clips_are_drawn_anew_each_epoch(command, uneven, monkeypatch, options, 
         assert 0.3 < np.mean([index < 4 for indices in clips for index in indices]) < 0.7
 
 
-@pytest.mark.parametrize("metric", ["macro_f1", "loss", "ece", "eval_loss"])
+@pytest.mark.parametrize("metric", ["macro_f1", "ece", "eval_loss"])
 def test_the_best_epoch_is_kept(command, tmp_path, metric):
     """Whether high values are good or low ones."""
     options = ["--metric_for_best_model", metric, "--num_train_epochs", "5", "--save_total_limit", "1"]
@@ -728,15 +733,16 @@ def test_the_best_epoch_is_kept(command, tmp_path, metric):
     assert all(torch.equal(kept[name], weight) for name, weight in weights_of(checkpoint).items())
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("limit", [2, 3])
 def test_as_many_checkpoints_stay_as_asked_for(command, tmp_path, limit):
-    """The best one among them."""
+    """The best one among them; a limit of one is that of the test above."""
     options = ["--num_train_epochs", "5", "--metric_for_best_model", "loss", "--learning_rate", "3e-2"]
     assert main([*command, *options, "--save_total_limit", str(limit)]) == 0
     kept = [path.name for path in checkpoints_of(tmp_path / "run")]
     state = TrainerState.load_from_json(str(tmp_path / "run/trainer_state.json"))
-    best = f"checkpoint-{state.best_global_step}"
-    assert len(kept) == limit and best in kept and (limit == 1 or "checkpoint-40" in kept)
+    losses = [entry["eval_loss"] for entry in history_of(tmp_path / "run") if "eval_loss" in entry]
+    assert state.best_metric == min(losses) and state.best_global_step == 8 * (losses.index(min(losses)) + 1)
+    assert len(kept) == limit and f"checkpoint-{state.best_global_step}" in kept and "checkpoint-40" in kept
 
 
 def test_two_handlers_of_sigterm_are_refused(command):

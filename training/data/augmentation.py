@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Augmentation of training waveforms by audiomentations, from a list of transforms in YAML."""
 
+import math
 import os
 import random
 import warnings
@@ -46,7 +47,8 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
 
     Returns:
         What changes a waveform of shape (samples,), by the state of Python's and NumPy's random generators; see
-        [`seeded`]. None where there are no transforms.
+        [`seeded`]. Its attribute `shortening` is the factor by which it makes a waveform shorter at most. None where
+        there are no transforms.
 
     Raises:
         UsageError: A transform does not exist, does not take the parameters, or needs a package that is missing.
@@ -82,7 +84,19 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
         except Exception as error:  # Each transform checks its parameters in its own way.
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UsageError(f"augmentations: {name}: {reason}") from error
-    return partial(audiomentations.Compose(chain), sample_rate=sampling_rate)
+    augment = partial(audiomentations.Compose(chain), sample_rate=sampling_rate)
+    augment.shortening = math.prod(_shortening(transform, sampling_rate) for transform in chain)
+    return augment
+
+
+def _shortening(transform: Callable, sampling_rate: int) -> float:
+    """Return the factor by which a transform makes a waveform shorter at most."""
+    name = type(transform).__name__
+    if name == "Resample":
+        return max(1.0, sampling_rate / transform.min_sample_rate)
+    if name == "TimeStretch" and not transform.leave_length_unchanged:
+        return max(1.0, transform.max_rate)
+    return 1.0
 
 
 def _check_sounds(name: str, parameter: str, value: object) -> None:

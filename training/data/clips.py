@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings to clips: stretches of them, augmentation, features."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
@@ -15,7 +16,7 @@ from transformers.utils import logging
 
 from sanet_hf.architectures import extract_features, pads_to_one_length, takes_waveforms
 from sanet_hf.audio.decode import OpenedRecording, WindowReader
-from sanet_hf.audio.levels import is_silent
+from sanet_hf.audio.levels import is_loud, is_silent, mean_power
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
 from sanet_hf.training.data.augmentation import Augmentation, seeded
@@ -29,6 +30,7 @@ from sanet_hf.training.data.labels import (
     label_matrix,
 )
 from sanet_hf.training.data.rows import check_end, load_recording, open_row
+from sanet_hf.training.data.stretches import draw_start, find_loud_starts
 from sanet_hf.utils.formatting import shorten
 
 
@@ -38,6 +40,8 @@ logger = logging.get_logger(__name__)
 # Of a recording that is longer, a random part is joined.
 LONG_SEGMENT_SECONDS = 2.0
 LONG_SEGMENT_PART = 0.3, 0.6
+# Stretches that are not quiet are looked for in recordings that are no longer: they are read whole.
+LONGEST_SEARCHED_SECONDS = 30.0
 # Labels of a stream that show how all are written.
 NUM_LABELS_READ = 100
 
@@ -46,6 +50,9 @@ class TrainingClips(Dataset):
     """
     Clips to train on: a random stretch of each recording, or, with `samples_per_class`, clips joined from recordings
     of one class, or of none; augmented, as features and `labels`.
+
+    Where a recording has one class, a stretch is at most 20 dB quieter than its loudest one, as windows that count in
+    evaluation are: the silence after a sound is not the sound.
 
     An item is random by its index alone, `epoch * len(self) + clip`, and the seed: the same in any number of worker
     processes and after a resumption. See [`EpochSampler`].
@@ -88,11 +95,15 @@ class TrainingClips(Dataset):
         self.feature_extractor = feature_extractor
         self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
         self.augment, self.augment_normalized = augment, augment_normalized
+        # A stretch that is played faster is to fill a clip all the same.
+        self.read_length = math.ceil(self.max_length * getattr(augment, "shortening", 1.0))
         self.samples_per_class, self.max_segments = samples_per_class, max_segments
         self.seed = seed
         self.label_matrix = label_matrix(recordings, label2id)
         self.is_multi_label = is_multi_label(recordings)
         self.read_kept: Callable[..., np.ndarray] | None = None
+        # By row, of the recordings that were searched.
+        self._loud_starts: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         if self.samples_per_class is None:
@@ -145,6 +156,9 @@ class TrainingClips(Dataset):
 
     def files(self, index: int) -> list[str]:
         """The recordings that an item is made of."""
+        if self.samples_per_class is None:
+            # To draw its stretch, the recording can be read.
+            return [self.recordings[index % len(self)]["file"]]
         parts = self._draw(index, np.random.default_rng([self.seed, index]))
         return [self.recordings[row]["file"] for row, _, _ in parts]
 
@@ -156,8 +170,7 @@ class TrainingClips(Dataset):
         """
         clip = index % len(self)
         if self.samples_per_class is None:
-            start = int(generator.integers(max(0, self._num_samples[clip] - self.max_length) + 1))
-            return [(clip, start, self.max_length)]
+            return [(clip, self._draw_start(clip, generator), self.read_length)]
         rows = list(self._rows_of_class.values())[clip // self.samples_per_class]
         parts, total = [], 0
         for _ in range(generator.integers(1, self.max_segments, endpoint=True)):
@@ -172,6 +185,16 @@ class TrainingClips(Dataset):
                 break
         return parts
 
+    def _draw_start(self, row: int, generator: np.random.Generator) -> int:
+        """The first sample of a stretch."""
+        length, rate = self._num_samples[row], self.feature_extractor.sampling_rate
+        starts = None
+        if not self.is_multi_label and self.read_length < length <= LONGEST_SEARCHED_SECONDS * rate:
+            starts = self._loud_starts.get(row)
+            if starts is None:
+                starts = self._loud_starts[row] = find_loud_starts(self._read(row, 0, length), self.read_length, rate)
+        return draw_start(starts, length, self.read_length, rate, generator)
+
     @property
     def parts(self) -> list[tuple[int, int]]:
         """What is read of each recording: the first sample, and how many."""
@@ -185,8 +208,9 @@ class TrainingClips(Dataset):
 
 class StreamedClips(IterableDataset):
     """
-    Clips to train on from a stream of recordings: a random stretch of each, augmented, as features and `labels`. What
-    cannot be read or has no label is left out with a warning that names it.
+    Clips to train on from a stream of recordings: a random stretch of each, augmented, as features and `labels`; where
+    recordings have one class, none that is quiet, as in [`TrainingClips`]. What cannot be read or has no label is left
+    out with a warning that names it.
 
     Processes that train together, and their workers, read files of their own; where the number of files is no multiple
     of the number of processes, each takes its part of the recordings in all files. The order and what is drawn depend
@@ -231,6 +255,7 @@ class StreamedClips(IterableDataset):
         self._indices = indices_of_names(label2id)
         self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
         self.augment, self.augment_normalized = augment, augment_normalized
+        self.read_length = math.ceil(self.max_length * getattr(augment, "shortening", 1.0))
         self.is_multi_label = is_multi_label
         self.max_bad_fraction = max_bad_fraction
         self.seed, self.epoch = seed, 0
@@ -263,8 +288,10 @@ class StreamedClips(IterableDataset):
                         f"max_bad_fraction={self.max_bad_fraction:g}; the last: {error}"
                     ) from error
                 continue
-            start = int(generator.integers(max(0, len(waveform) - self.max_length) + 1))
-            yield _augmented(waveform[start : start + self.max_length], labels, generator, self)
+            length, rate = self.read_length, self.feature_extractor.sampling_rate
+            starts = None if self.is_multi_label else find_loud_starts(waveform, length, rate)
+            start = draw_start(starts, len(waveform), length, rate, generator)
+            yield _augmented(waveform[start : start + length], labels, generator, self)
 
     @cached_property
     def _format(self) -> LabelFormat:
@@ -303,7 +330,8 @@ class EvaluationClips(Dataset):
 
     Attributes:
         rows: Recording of each clip, int of shape (clips,), in the recordings' order.
-        silent: Whether a clip that was read is silent, bool of shape (clips,), which worker processes share.
+        powers: Mean square of each clip that was read, 0 where it is silent: float64 of shape (clips,), which worker
+            processes share.
         read_kept: As in [`TrainingClips`]; not with `all_windows`.
 
     Raises:
@@ -335,7 +363,7 @@ class EvaluationClips(Dataset):
         ]
         self.rows = np.repeat(np.arange(len(starts)), [len(some) for some in starts])
         self.starts = [start for some in starts for start in some]
-        self.silent = torch.zeros(len(self.rows), dtype=torch.bool).share_memory_()
+        self.powers = torch.zeros(len(self.rows), dtype=torch.float64).share_memory_()
         self.reader = WindowReader()
         self.read_kept: Callable[..., np.ndarray] | None = None
 
@@ -343,6 +371,18 @@ class EvaluationClips(Dataset):
     def parts(self) -> list[tuple[int, int]]:
         """What is read of each recording: the first sample, and how many."""
         return [(start, min(length, self.max_length)) for start, length in zip(self.starts, self.lengths)]
+
+    @property
+    def silent(self) -> np.ndarray:
+        """
+        Whether a clip that was read does not count in the mean over its recording, as in [`predict`], bool of shape
+        (clips,): it is silent, or, where a recording has one class, much quieter than the loudest.
+        """
+        powers = self.powers.numpy()
+        if self.is_multi_label:
+            return powers == 0
+        parts = np.split(powers, np.flatnonzero(np.diff(self.rows)) + 1)
+        return ~np.concatenate([is_loud(part) for part in parts]) | (powers == 0)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -362,7 +402,7 @@ class EvaluationClips(Dataset):
             waveform = self.reader.read(place, open_from, start, self.max_length)
         if is_last:
             self.reader.close()
-        self.silent[index] = is_silent(waveform)
+        self.powers[index] = 0.0 if is_silent(waveform) else mean_power(waveform)
         item = _extract(self.feature_extractor, waveform)
         return {**item, "labels": as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
 
@@ -373,8 +413,10 @@ def _augmented(
     """A training item: features of an augmented waveform, and its classes as a target."""
     with seeded(int(generator.integers(2**32))):
         if clips.augment is not None:
-            # A slower clip is a longer one.
-            waveform = clips.augment(waveform)[: clips.max_length]
+            waveform = clips.augment(waveform)
+        if len(waveform) > clips.max_length:
+            start = int(generator.integers(len(waveform) - clips.max_length, endpoint=True))
+            waveform = waveform[start : start + clips.max_length]
         after = clips.augment_normalized is not None and takes_waveforms(clips.feature_extractor)
         if clips.augment_normalized is not None and not after:
             waveform = clips.augment_normalized(waveform)

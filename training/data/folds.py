@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.background_labels import ADDED
 from sanet_hf.training.data.splits import VALIDATION_ONLY, hash_name, make_groups, split_by_hash
 from sanet_hf.utils.formatting import shorten
 
@@ -239,3 +240,18 @@ def _check_classes(labels: Iterable[str | list[str]], folds: Sequence[str], unit
             f"Some folds cannot test every class, because it has fewer {unit} than there are folds: "
             f"{shorten(rare, separator='; ')}."
         )
+
+
+def group_recordings(dataset: Dataset, arguments: DataArguments) -> list[str]:
+    """
+    Return the group of each recording; one that others were made of, or without a name, is one by itself, as is a clip
+    of background that was added: `group_pattern` is not for its name.
+    """
+    pattern, are_clips = find_group_pattern(arguments), "start" in dataset.column_names
+    keys = dataset["key"][:] if "key" in dataset.column_names else dataset["file"][:]
+    added = dataset[ADDED][:] if ADDED in dataset.column_names else [False] * len(keys)
+    named = [place for place, key in enumerate(keys) if key and not added[place]]
+    groups = [str(place) for place in range(len(keys))]
+    for place, group in zip(named, make_groups([keys[place] for place in named], pattern, are_clips)):
+        groups[place] = f"={group}"
+    return groups

@@ -13,6 +13,7 @@ from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import DataError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.data.background_labels import drop_background_labels
 from sanet_hf.training.data.band_checks import warn_of_band
 from sanet_hf.training.data.folds import (
     FINAL,
@@ -63,14 +64,15 @@ def load_recordings(
         num_threads: Threads that read recordings to check them.
 
     Returns:
-        The splits that there are, with the columns `audio` (not decoded), `file`, `label` (a `ClassLabel`, or a list
-        of them where multi-label), `seconds` and `digest` (a hash of the samples as text; empty where not read).
+        The splits that there are, with the columns `audio` (not decoded), `file`, `key` (the name that groups are
+        found in), `label` (a `ClassLabel`, or a list of them where multi-label), `seconds` and `digest` (a hash of the
+        samples as text; empty where not read).
 
     Raises:
         DataError: There is nothing to use, too many recordings cannot be read, or labels do not fit.
     """
     check_fold_options(arguments)
-    source = read_source(arguments)
+    source = drop_background_labels(read_source(arguments), arguments)
     if uses_folds(arguments) and "all" not in splits:
         source = pool_splits(source)
     rows = _divide(source, arguments, splits)
@@ -93,7 +95,7 @@ def load_recordings(
     is_multi_label = arguments.problem_type == "multi_label_classification"
     recordings = DatasetDict()
     for split, (origin, indices) in rows.items():
-        dataset = source[origin].select(indices).remove_columns("key")
+        dataset = source[origin].select(indices)
         own = [checks[origin][index] for index in indices]
         dataset = dataset.add_column("seconds", [check.seconds for check in own])
         dataset = dataset.add_column("digest", [check.content_hash for check in own])

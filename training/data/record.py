@@ -28,7 +28,9 @@ COLUMNS = ["split", "digest"]
 Record = Mapping[str, Collection[str]]
 
 
-def write_record(path: str | Path, recordings: DatasetDict, earlier: Record | None = None) -> None:
+def write_record(
+    path: str | Path, recordings: DatasetDict, earlier: Record | None = None, is_refit: bool = False
+) -> None:
     """
     Write the content hashes of a run's recordings, in an order that says nothing of theirs.
 
@@ -36,8 +38,12 @@ def write_record(path: str | Path, recordings: DatasetDict, earlier: Record | No
         path: The file; `RECORD_FILE` in the folder of the run.
         recordings: Splits as [`load_recordings`] gives them. Recordings without a hash are left out.
         earlier: Records of runs before this one, which the model's weights have seen as well.
+        is_refit: Whether the model is trained on the validation split in the end, too: its recordings then are of both
+            splits.
     """
     rows = {(split, digest) for split, dataset in recordings.items() for digest in dataset["digest"] if digest}
+    if is_refit:
+        rows |= {("train", digest) for split, digest in rows if split == "validation"}
     earlier = {split: set(digests) for split, digests in (earlier or {}).items()}
     for split in ("train", "validation"):
         now = {digest for name, digest in rows if name == split}

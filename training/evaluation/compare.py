@@ -24,7 +24,7 @@ from sanet_hf.training.evaluation.costs import (
     measure_speed,
 )
 from sanet_hf.training.evaluation.results import Evaluation
-from sanet_hf.training.evaluation.statistics import NUM_RESAMPLES, bootstrap, difference, interval
+from sanet_hf.training.evaluation.statistics import NUM_RESAMPLES, bootstrap, difference, interval, pair_up
 from sanet_hf.training.reports.comparison import describe, write_comparison
 
 
@@ -42,6 +42,7 @@ class Candidate:
         disk_bytes: Size of its files, see [`costs.model_bytes`]; `None` where that is not known.
         path: Folder that the model was loaded from.
         folder: Folder that names and messages are about, if it is another one, such as a cross-validation's.
+        baseline: Predictions of the baseline of its training run, if there is one.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Candidate:
     disk_bytes: int | None
     path: str | Path
     folder: str | Path | None = None
+    baseline: Evaluation | None = None
 
 
 def compare(
@@ -106,6 +108,7 @@ def compare(
                 },
                 "difference": difference(evaluations, resamples[metric], 0, index) if index > 0 else None,
                 "behind_best": difference(evaluations, resamples[metric], index, best),
+                "baseline": compare_baseline(candidate, metric, seed),
                 "parameters": candidate.model.num_parameters(),
                 **speeds[index],
                 **measure_costs(candidate, clip_seconds, batch_size),
@@ -127,6 +130,24 @@ def compare(
     result.update(describe(result))
     write_comparison(result, output_dir)
     return result
+
+
+def compare_baseline(candidate: Candidate, metric: str, seed: int) -> dict[str, Any] | None:
+    """
+    Return `value`, `low` and `high` of the metric of the baseline of a candidate's run, `num_clips`, and the
+    `difference` of the candidate from it on the same clips; `None` where there is no baseline of these clips.
+    """
+    pair = candidate.baseline and pair_up(candidate.evaluation, candidate.baseline)
+    if not pair:
+        return None
+    both = [pair[1], pair[0]]
+    resamples = bootstrap(both, seed)[metric]
+    return {
+        "value": float(both[0].metrics[metric]),
+        **interval(resamples[0]),
+        "num_clips": len(both[0].files),
+        "difference": difference(both, resamples, 0, 1),
+    }
 
 
 def check_candidates(candidates: Sequence[Candidate]) -> None:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluate a model on the splits of a dataset, window by window."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,8 +11,9 @@ from datasets import Dataset
 from transformers import EvalPrediction, Trainer
 
 from sanet_hf.training.data.clips import EvaluationClips
+from sanet_hf.training.evaluation.calibration import Calibration, WindowLogits, softmax_or_sigmoid
 from sanet_hf.training.evaluation.metrics import compute_metrics
-from sanet_hf.training.evaluation.results import Evaluation, average_windows, softmax_or_sigmoid
+from sanet_hf.training.evaluation.results import Evaluation, evaluate_windows
 from sanet_hf.training.losses import make_loss
 
 
@@ -28,34 +30,61 @@ def make_compute_metrics(is_multi_label: bool) -> Callable[[EvalPrediction], dic
 
 
 def evaluate_splits(
-    trainer: Trainer, recordings: Mapping[str, Dataset], max_length_seconds: float
+    trainer: Trainer,
+    recordings: Mapping[str, Dataset],
+    max_length_seconds: float,
+    calibration: Calibration | None = None,
 ) -> dict[str, Evaluation]:
     """
-    What the trainer's model says of each recording: the mean over its windows, as in [`predict`], without silent ones
-    unless all are; in the training split, which is only there to be compared with, that of the middle one.
+    What the trainer's model says of each recording: the mean over its windows, as in [`predict`], without silent and
+    much quieter ones; in the training split, which is only there to be compared with, that of the middle one.
 
     Args:
         trainer: With the model, its feature extractor as `processing_class`, and a collator.
         recordings: Splits as [`load_recordings`] gives them; in the order of their length batches need little padding.
         max_length_seconds: Length of a window.
+        calibration: What the model was calibrated by, so that metrics tell what it was before, too.
     """
-    config = trainer.model.config
     evaluations = {}
     for split, dataset in recordings.items():
-        clips = EvaluationClips(
-            dataset, trainer.processing_class, config.label2id, max_length_seconds, all_windows=split != "train"
-        )
-        output = trainer.predict(clips)
-        logits, references = _logits(output.predictions), output.label_ids
-        # Each process has read a part of the windows.
-        silent = trainer.accelerator.reduce(clips.silent.to(trainer.args.device, torch.int32))
-        clips.silent = silent.cpu().bool()
-        evaluations[split] = average_windows(
-            split, clips.recordings["file"][:], clips.rows, clips.silent.numpy(), config, logits, references
-        )
-        is_multi_label = config.problem_type == "multi_label_classification"
-        evaluations[split].metrics["loss"] = _mean_loss(logits, references, is_multi_label)
+        if calibration is not None and calibration.windows is not None and split == "validation":
+            before = calibration.windows
+            windows = before._replace(logits=calibration.apply(before.logits))
+            uncalibrated = before.logits
+        else:
+            windows = predict_windows(trainer, split, dataset, max_length_seconds)
+            uncalibrated = None if calibration is None else calibration.undo(windows.logits)
+        evaluations[split] = evaluate_windows(split, windows, trainer.model.config, uncalibrated)
+        loss = _mean_loss(windows.logits, windows.references, windows.is_multi_label)
+        evaluations[split].metrics["loss"] = loss
     return evaluations
+
+
+def predict_windows(trainer: Trainer, split: str, dataset: Dataset, max_length_seconds: float) -> WindowLogits:
+    """Return the logits of a split's windows, as in [`evaluate_splits`]."""
+    label2id = trainer.model.config.label2id
+    clips = EvaluationClips(
+        dataset, trainer.processing_class, label2id, max_length_seconds, all_windows=split != "train"
+    )
+    with _weights_kept(trainer):
+        output = trainer.predict(clips)
+    # Each process has read a part of the windows.
+    clips.powers = trainer.accelerator.reduce(clips.powers.to(trainer.args.device, torch.float32)).cpu()
+    files = clips.recordings["file"][:]
+    return WindowLogits(files, clips.rows, clips.silent, _logits(output.predictions), output.label_ids)
+
+
+@contextmanager
+def _weights_kept(trainer: Trainer) -> Iterator[None]:
+    """Keep the weights, which `Trainer` leaves rounded with `--bf16_full_eval`: they are saved again."""
+    if not (trainer.args.bf16_full_eval or trainer.args.fp16_full_eval):
+        yield
+        return
+    model, dtype = trainer.model, trainer.model.dtype
+    weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    yield
+    model.to(dtype)
+    model.load_state_dict(weights)
 
 
 def _mean_loss(logits: np.ndarray, references: np.ndarray, is_multi_label: bool) -> float:

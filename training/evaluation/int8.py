@@ -25,7 +25,7 @@ from sanet_hf.optimization.int8 import (
 )
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import EvaluationClips
-from sanet_hf.training.evaluation.results import Evaluation, average_windows
+from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, average_windows
 from sanet_hf.utils.files import write_atomically
 
 
@@ -81,7 +81,7 @@ def calibrate_on_split(
     with torch.inference_mode():
         outputs = [(optimized(**dict(batch, labels=None)).logits, batch["labels"]) for batch in make_loader(windows)]
     logits, labels = (torch.cat(values).numpy() for values in zip(*outputs))
-    files, silent = windows.recordings["file"][:], windows.silent.numpy()
+    files, silent = windows.recordings["file"][:], windows.silent
     after = average_windows(evaluation.split, files, windows.rows, silent, model.config, logits, labels)
     before = Evaluation(
         evaluation.split,
@@ -89,6 +89,8 @@ def calibrate_on_split(
         evaluation.labels,
         evaluation.references[chosen],
         evaluation.probabilities[chosen],
+        background=evaluation.background,
+        thresholds=evaluation.thresholds,
     )
     same = (before.predicted_matrix == after.predicted_matrix).all(axis=1)
     results = {
@@ -101,8 +103,9 @@ def calibrate_on_split(
         file.write(calibration.to_json().encode())
     print(
         f"int8 (sanet predict --dtype int8): accuracy {after.metrics['accuracy']:.3f} instead of "
-        f"{before.metrics['accuracy']:.3f} on {len(chosen)} {evaluation.split} clips, {same.mean():.1%} of which get "
-        "the same classes",
+        f"{before.metrics['accuracy']:.3f} on {len(chosen)} {evaluation.split} clips (95 % intervals "
+        "{:.3f}–{:.3f} and {:.3f}–{:.3f}), ".format(*accuracy_interval(after), *accuracy_interval(before))
+        + f"{same.mean():.1%} of which get the same classes",
         file=sys.stderr,
     )
     return calibration

@@ -16,3 +16,5 @@ METRICS = {
 METRIC_TYPES = {"mAP": "mAP", "accuracy": "accuracy", "macro_f1": "f1"}
 # Those that can choose the best epoch.
 CHOOSING_METRICS = ("loss", *METRICS)
+# Before and after calibration.
+CALIBRATION_METRICS = ("ece_uncalibrated", "ece", "log_loss_uncalibrated", "log_loss")

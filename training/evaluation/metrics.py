@@ -36,13 +36,19 @@ class ClassificationMetrics(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return _metric_info(type(self), references=datasets.Value("int64"))
 
-    def _compute(self, predictions, references) -> dict[str, float]:
+    def _compute(self, predictions, references, left_out=None) -> dict[str, float]:
         probabilities, references = np.asarray(predictions, np.float64), np.asarray(references)
         num_classes = probabilities.shape[1]
         predicted = probabilities.argmax(axis=1)
         metrics = {
             "accuracy": accuracy_score(references, predicted),
-            "macro_f1": f1_score(references, predicted, average="macro", zero_division=0),
+            "macro_f1": f1_score(
+                references,
+                predicted,
+                labels=np.setdiff1d(np.union1d(references, predicted), [] if left_out is None else [left_out]),
+                average="macro",
+                zero_division=0,
+            ),
             "auroc": _macro_auroc(np.eye(num_classes, dtype=int)[references], probabilities),
             "ece": expected_calibration_error(probabilities, references),
         }
@@ -56,15 +62,17 @@ class ClassificationMetrics(evaluate.Metric):
 class MultiLabelMetrics(evaluate.Metric):
     """
     Metrics for any number of classes per clip: `mAP` (mean over classes of the average precision), `auroc` (mean over
-    classes), `macro_f1` and `accuracy` (all classes of a clip are correct) at a probability of 0.5, and `ece`.
+    classes), `ece`, and of the predicted classes `macro_f1` and `accuracy` (all classes of a clip are correct).
+    `predicted` is 0/1 of shape (clips, classes); by default a class is predicted from a probability of 0.5.
     """
 
     def _info(self) -> evaluate.MetricInfo:
         return _metric_info(type(self), references=datasets.Sequence(datasets.Value("int64")))
 
-    def _compute(self, predictions, references) -> dict[str, float]:
+    def _compute(self, predictions, references, predicted=None) -> dict[str, float]:
         probabilities, references = np.asarray(predictions, np.float64), np.asarray(references)
-        predicted = predicted_classes(probabilities, several=True).astype(int)
+        if predicted is None:
+            predicted = predicted_classes(probabilities, several=True).astype(int)
         mixed = _mixed(references)
         metrics = {
             "mAP": average_precision_score(references[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.0,
@@ -90,7 +98,12 @@ class PerClassMetrics(evaluate.Metric):
         return {name: values.tolist() for name, values in _per_class(references, predicted).items()}
 
 
-def compute_metrics(probabilities: np.ndarray, references: np.ndarray) -> dict[str, float]:
+def compute_metrics(
+    probabilities: np.ndarray,
+    references: np.ndarray,
+    left_out: int | None = None,
+    predicted: np.ndarray | None = None,
+) -> dict[str, float]:
     """
     Compute the metrics of one split.
 
@@ -98,9 +111,15 @@ def compute_metrics(probabilities: np.ndarray, references: np.ndarray) -> dict[s
         probabilities: Shape (clips, classes).
         references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) if a clip can have
             several.
+        left_out: Class that does not count in macro F1, where a clip has one class.
+        predicted: Classes that are predicted if a clip can have several, 0/1 of shape (clips, classes); by default
+            those of a probability of 0.5.
     """
-    metric = (MultiLabelMetrics if np.ndim(references) == 2 else ClassificationMetrics)(keep_in_memory=True)
-    return metric.compute(predictions=probabilities, references=references)
+    if np.ndim(references) == 2:
+        metric, options = MultiLabelMetrics(keep_in_memory=True), {"predicted": predicted}
+    else:
+        metric, options = ClassificationMetrics(keep_in_memory=True), {"left_out": left_out}
+    return metric.compute(predictions=probabilities, references=references, **options)
 
 
 def calibration(

@@ -13,8 +13,15 @@ from scipy.stats import binomtest
 from transformers import PreTrainedConfig
 
 from sanet_hf.audio.folders import SPLITS
-from sanet_hf.inference.windows import predicted_classes
-from sanet_hf.training.evaluation.metrics import PerClassMetrics, compute_metrics
+from sanet_hf.inference.thresholds import decision_threshold
+from sanet_hf.inference.windows import THRESHOLD, predicted_classes
+from sanet_hf.training.evaluation.calibration import WindowLogits, log_loss
+from sanet_hf.training.evaluation.metric_names import CALIBRATION_METRICS
+from sanet_hf.training.evaluation.metrics import PerClassMetrics, compute_metrics, expected_calibration_error
+
+
+# Of the names of files with the baseline's predictions.
+BASELINE_PREFIX = "baseline_"
 
 
 @dataclass
@@ -29,6 +36,10 @@ class Evaluation:
         references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) where multi-label.
         probabilities: float32 of shape (clips, classes).
         metrics: See [`metrics.compute_metrics`].
+        background: The class that is no detection, if the classifier has one.
+        thresholds: Where multi-label, the probability from which each class is predicted, shape (classes,); None for
+            0.5.
+        predicted: Where multi-label, the predicted classes, 0/1 of shape (clips, classes), if not by thresholds.
     """
 
     split: str
@@ -37,10 +48,22 @@ class Evaluation:
     references: np.ndarray
     probabilities: np.ndarray
     metrics: Mapping[str, float] = field(default_factory=dict)
+    background: str | None = None
+    thresholds: np.ndarray | None = None
+    predicted: np.ndarray | None = None
 
     def __post_init__(self):
         if not self.metrics:
-            self.metrics = compute_metrics(self.probabilities, self.references)
+            self.metrics = compute_metrics(self.probabilities, self.references, self.left_out, self.predicted_matrix)
+
+    @property
+    def left_out(self) -> int | None:
+        """
+        The background where no clip is of it, as where a training has added it: in macro F1, it would count like a
+        class that is never found.
+        """
+        index = self.labels.index(self.background) if self.background in self.labels else None
+        return index if index is not None and not self.true_matrix[:, index].any() else None
 
     @property
     def is_multi_label(self) -> bool:
@@ -54,7 +77,10 @@ class Evaluation:
     @cached_property
     def predicted_matrix(self) -> np.ndarray:
         """0/1 of shape (clips, classes)."""
-        return predicted_classes(self.probabilities, self.is_multi_label).astype(int)
+        if self.predicted is not None:
+            return self.predicted
+        thresholds = THRESHOLD if self.thresholds is None else self.thresholds
+        return predicted_classes(self.probabilities, self.is_multi_label, thresholds).astype(int)
 
     @cached_property
     def is_right(self) -> np.ndarray:
@@ -70,15 +96,6 @@ class Evaluation:
     def names(self, matrix: np.ndarray) -> list[str]:
         """The classes of each clip in `true_matrix` or `predicted_matrix`; several are separated by `;`."""
         return [";".join(self.labels[index] for index in np.flatnonzero(row)) for row in matrix]
-
-
-def softmax_or_sigmoid(logits: np.ndarray, is_multi_label: bool) -> np.ndarray:
-    """float32 probabilities from logits of shape (clips, classes)."""
-    logits = np.asarray(logits, np.float32)
-    if is_multi_label:
-        return (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
@@ -98,6 +115,15 @@ def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
             writer.writerow([name, label, prediction, *(f"{probability:.6f}" for probability in probabilities)])
 
 
+def write_all_predictions(
+    evaluations: Mapping[str, Evaluation], baselines: Mapping[str, Evaluation], output_dir: Path
+) -> None:
+    """Write `predictions/<split>.csv`, and `predictions/baseline_<split>.csv` of the baseline."""
+    for prefix, own in (("", evaluations), (BASELINE_PREFIX, baselines)):
+        for split, evaluation in own.items():
+            write_predictions(evaluation, output_dir / "predictions" / f"{prefix}{split}.csv")
+
+
 # Of a class with fewer clips the results say little.
 FEW_CLIPS = 10
 
@@ -109,8 +135,28 @@ def in_order(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
 
 def accuracy_interval(evaluation: Evaluation) -> tuple[float, float]:
     """Where the accuracy lies with 95 % confidence (Wilson's interval), given that clips are independent."""
-    interval = binomtest(int(evaluation.is_right.sum()), len(evaluation.files)).proportion_ci(method="wilson")
+    return proportion_interval(int(evaluation.is_right.sum()), len(evaluation.files))
+
+
+def proportion_interval(count: int, total: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of `count` of `total`; from 0 to 1 of none."""
+    if not total:
+        return 0.0, 1.0
+    interval = binomtest(count, total).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def summarize_calibration(evaluations: Mapping[str, Evaluation]) -> list[list[object]]:
+    """
+    Return a row for the validation and the test split where they have numbers before calibration: the split, what it
+    is worth, expected calibration error before and after, and log loss before and after.
+    """
+    worth = {"validation": "fitted on it", "test": "not seen before"}
+    return [
+        [split, worth[split], *(evaluation.metrics[name] for name in CALIBRATION_METRICS)]
+        for split, evaluation in evaluations.items()
+        if split in worth and "ece_uncalibrated" in evaluation.metrics
+    ]
 
 
 def list_classes(evaluation: Evaluation) -> list[dict]:
@@ -150,15 +196,37 @@ def average_windows(
         logits: Of each window, shape (windows, classes).
         references: Of each window, as in [`Evaluation`].
     """
-    first = np.flatnonzero(np.diff(rows, prepend=-1))  # window of each recording
-    probabilities = softmax_or_sigmoid(logits, config.problem_type == "multi_label_classification")
-    heard = ~silent
-    heard |= (np.bincount(rows, heard) == 0)[rows]
-    weights = heard[:, None].astype(np.float32)
-    return Evaluation(
+    windows = WindowLogits(list(files), rows, silent, logits, np.asarray(references))
+    return evaluate_windows(split, windows, config)
+
+
+def evaluate_windows(
+    split: str, windows: WindowLogits, config: PreTrainedConfig, uncalibrated: np.ndarray | None = None
+) -> Evaluation:
+    """
+    Return what a classifier says of recordings, with `log_loss` among the metrics, and `ece_uncalibrated` and
+    `log_loss_uncalibrated` where its logits were calibrated.
+
+    Args:
+        split: Name of the split.
+        windows: The classifier's logits.
+        config: The classifier's, with the thresholds of its classes.
+        uncalibrated: Logits before calibration, shape (windows, classes).
+    """
+    evaluation = Evaluation(
         split=split,
-        files=list(files),
+        files=list(windows.files),
         labels=[config.id2label[index] for index in range(config.num_labels)],
-        references=np.asarray(references)[first].astype(int),
-        probabilities=np.add.reduceat(probabilities * weights, first) / np.add.reduceat(weights, first),
+        references=windows.recording_references,
+        probabilities=windows.probabilities(),
+        background=getattr(config, "background_label", None),
+        thresholds=decision_threshold(config) if windows.is_multi_label else None,
     )
+    metrics = {**evaluation.metrics, "log_loss": log_loss(evaluation.probabilities, evaluation.references)}
+    metrics["accuracy_low"], metrics["accuracy_high"] = accuracy_interval(evaluation)
+    if uncalibrated is not None:
+        before = windows.probabilities(uncalibrated)
+        metrics["ece_uncalibrated"] = expected_calibration_error(before, evaluation.references)
+        metrics["log_loss_uncalibrated"] = log_loss(before, evaluation.references)
+    evaluation.metrics = metrics
+    return evaluation

@@ -23,14 +23,10 @@ from transformers import FeatureExtractionMixin, PreTrainedModel, Trainer
 from sanet_hf.architectures import find_window_seconds
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.thresholds import decision_threshold
 from sanet_hf.optimization.self_check import replace_wrong_layers
-from sanet_hf.training.arguments import (
-    AudioTrainingArguments,
-    DataArguments,
-    is_same_source,
-    override_data_arguments,
-)
-from sanet_hf.training.cross_validation import read_out_of_fold
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments
+from sanet_hf.training.cross_validation import PREDICTIONS, read_out_of_fold
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.load import load_recordings, longest_first
 from sanet_hf.training.data.preparation_record import warn_of_other_preparation
@@ -38,9 +34,11 @@ from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.evaluation.compare import Candidate, compare
 from sanet_hf.training.evaluation.costs import model_bytes
 from sanet_hf.training.evaluation.evaluate import evaluate_splits
+from sanet_hf.training.evaluation.prediction_files import read_baseline
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
 from sanet_hf.training.evaluation.seen_recordings import leave_out_seen
 from sanet_hf.training.losses import make_loss
+from sanet_hf.training.options import is_same_source, override_data_arguments
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.run_folder import (
     CROSS_VALIDATION_FILE,
@@ -69,7 +67,11 @@ class EvaluatedModel:
 
 
 def evaluate_models(
-    names: Sequence[str], data_options: Mapping[str, object], split: str | None, batch_size: int
+    names: Sequence[str],
+    data_options: Mapping[str, object],
+    split: str | None,
+    batch_size: int,
+    threshold: float | None = None,
 ) -> list[EvaluatedModel]:
     """
     Evaluate classifiers on the same recordings, in float32. Those that one of them was trained on are left out, see
@@ -81,12 +83,18 @@ def evaluate_models(
         split: `train`, `validation`, `test`, or `all` of recordings without splits. By default `test`; of other
             recordings than the first run's, without splits, `all`.
         batch_size: Clips classified at once.
+        threshold: Probability from which each class is predicted where a clip can have several, in place of the
+            models' thresholds.
 
     Raises:
         SanetError: A model cannot be loaded or does not know a label; options contradict each other.
     """
     models = {name: load_classifier(name) for name in names}
     for model, _ in models.values():
+        if threshold is not None:
+            if model.config.problem_type != "multi_label_classification":
+                raise UsageError("--threshold is for models that give a clip several classes. Leave it out.")
+            model.config.thresholds = decision_threshold(model.config, threshold).tolist()
         replace_wrong_layers(model, model.dtype)
     runs = {name: read_options(name) for name in names}
     arguments = override_data_arguments(runs[names[0]], data_options)
@@ -144,14 +152,15 @@ def compare_models(
     split: str | None,
     batch_size: int,
     num_rounds: int = 10,
+    threshold: float | None = None,
 ) -> str:
     """
     Evaluate classifiers on the same recordings, measure their cost, and write `comparison.md`, `.json`, `.html` and
     `.png`.
 
     Args:
-        names, data_options, split: As [`evaluate_models`] takes them; or folders of cross-validations, whose
-            out-of-fold predictions are compared.
+        names, data_options, split, threshold: As [`evaluate_models`] takes them; or folders of cross-validations,
+            whose out-of-fold predictions are compared.
         output_dir: Folder of the comparison.
         batch_size: Clips classified at once.
         num_rounds: Rounds of timing.
@@ -160,10 +169,12 @@ def compare_models(
         The content of `comparison.md`.
     """
     if any(is_cross_validation(name) for name in names):
+        if threshold is not None:
+            raise UsageError("--threshold has no effect on cross-validations. Leave it out.")
         candidates, clip_seconds = load_cross_validations(names, data_options, split)
         compare(candidates, output_dir, clip_seconds=clip_seconds, batch_size=batch_size, num_rounds=num_rounds)
         return (Path(output_dir) / "comparison.md").read_text(encoding="utf-8")
-    models = evaluate_models(names, data_options, split, batch_size)
+    models = evaluate_models(names, data_options, split, batch_size, threshold)
     candidates = [
         Candidate(
             name=Path(evaluated.name).name,
@@ -173,6 +184,7 @@ def compare_models(
             training_seconds=evaluated.results.get("train_runtime"),
             disk_bytes=model_bytes(evaluated.name),
             path=evaluated.name,
+            baseline=read_baseline(evaluated.name, evaluated.evaluation.split, evaluated.evaluation.is_multi_label),
         )
         for evaluated in models
     ]
@@ -226,6 +238,7 @@ def load_cross_validations(
                 disk_bytes=model_bytes(folders[0]),
                 path=folders[0],
                 folder=name,
+                baseline=read_baseline(name, PREDICTIONS.stem, evaluation.is_multi_label),
             )
         )
     return candidates, max(seconds)

@@ -1,13 +1,17 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Bootstrap intervals and McNemar's test for models on the same clips."""
+"""Bootstrap intervals and McNemar's test for models on the same clips, such as a network and the baseline."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 
-from sanet_hf.training.evaluation.results import Evaluation
+from sanet_hf.training.evaluation.metric_names import METRICS
+from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, in_order
+from sanet_hf.utils.formatting import format_p
 
 
 NUM_RESAMPLES = 2000
@@ -15,6 +19,8 @@ NUM_RESAMPLES = 2000
 MAX_DRAWS = 10**7
 # A difference that chance brings about less often than this is taken for one.
 SIGNIFICANCE = 0.05
+# What the baseline is; see [`training.baseline`].
+BASELINE = "logistic regression on log-mel statistics"
 
 
 def resample(num_clips: int, seed: int, num_resamples: int = NUM_RESAMPLES) -> Iterator[np.ndarray]:
@@ -57,6 +63,8 @@ def resampled_f1(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
     counted = num_named > 0
     if evaluation.is_multi_label:
         counted |= ~(true + predicted).any(axis=1, keepdims=True)
+    elif evaluation.left_out is not None:
+        counted[evaluation.left_out] = False
     return (2 * num_hits / num_named.clip(1)).sum(axis=0, dtype=np.float64) / counted.sum(axis=0).clip(1)
 
 
@@ -127,3 +135,148 @@ def difference(
     test = mcnemar(evaluations[first].is_right, evaluations[other].is_right)
     is_significant = test["p"] < SIGNIFICANCE if metric == "accuracy" else bounds["low"] > 0 or bounds["high"] < 0
     return {"value": value, **bounds, **test, "is_significant": is_significant}
+
+
+def metric_interval(evaluation: Evaluation, metric: str, resampled: np.ndarray | None = None) -> tuple[float, float]:
+    """
+    Return the 95 % interval of a metric: Wilson's of an accuracy, else by bootstrap.
+
+    Args:
+        evaluation: Of one split.
+        metric: `accuracy`, or one that [`bootstrap`] gives.
+        resampled: The metric in each resample, if it is known, of shape (resamples,).
+    """
+    if metric == "accuracy":
+        return accuracy_interval(evaluation)
+    bounds = interval(bootstrap([evaluation], seed=0)[metric][0] if resampled is None else resampled)
+    return bounds["low"], bounds["high"]
+
+
+def pair_up(network: Evaluation, baseline: Evaluation) -> tuple[Evaluation, Evaluation] | None:
+    """
+    Return the evaluations of a network and of the baseline on the same clips in the same order: those of the baseline.
+    `None` where the network was not evaluated on all of them, or their classes differ.
+    """
+    chosen = np.arange(len(network.files))
+    if list(network.files) != list(baseline.files):
+        places = {file: place for place, file in enumerate(network.files)}
+        # A name of several clips does not say which one it is of.
+        if len(places) < len(network.files) or not places.keys() >= set(baseline.files):
+            return None
+        chosen = np.array([places[file] for file in baseline.files], dtype=int)
+    if set(network.labels) != set(baseline.labels) or not len(chosen):
+        return None
+    order = [baseline.labels.index(label) for label in network.labels]
+    if not np.array_equal(network.true_matrix[chosen], baseline.true_matrix[:, order]):
+        return None
+    if not np.array_equal(chosen, np.arange(len(network.files))):
+        network = replace(
+            network,
+            files=baseline.files,
+            references=network.references[chosen],
+            probabilities=network.probabilities[chosen],
+            predicted=None if network.predicted is None else network.predicted[chosen],
+            metrics={},
+        )
+    return network, replace(
+        baseline,
+        labels=network.labels,
+        references=network.references,
+        probabilities=baseline.probabilities[:, order],
+        metrics={},
+        predicted=None if baseline.predicted is None else baseline.predicted[:, order],
+        background=network.background,
+    )
+
+
+def compare_with_baseline(
+    evaluations: Mapping[str, Evaluation], baselines: Mapping[str, Evaluation], advice: str = ""
+) -> dict[str, Any] | None:
+    """
+    Compare a network with the baseline.
+
+    Args:
+        evaluations, baselines: Of the network and of the baseline, by split.
+        advice: What to try where the network is not better.
+
+    Returns:
+        `rows`, for each split with both and each of accuracy (mAP where multi-label) and macro F1: `split`,
+        `num_clips`, `metric`, and `network`, `baseline` and `difference`, each with `value`, `low` and `high` (95 %
+        intervals: Wilson's of an accuracy, else by bootstrap; that of a difference pairs the clips); `verdict` on the
+        last split, one of `better`, `equal` and `worse`; `is_significant`; `text`, which says so; and `table`, the
+        rows as text: split, clips, metric, network, baseline, difference. `None` where no split has both.
+    """
+    rows, last = [], None
+    for split, baseline in in_order(baselines).items():
+        pair = pair_up(evaluations[split], baseline) if split in evaluations else None
+        if pair is None:
+            continue
+        pair = list(reversed(pair))
+        resamples = bootstrap(pair, seed=0)
+        for number, (metric, values) in enumerate(resamples.items()):
+            simple, network = (
+                dict(zip(("value", "low", "high"), (own.metrics[metric], *metric_interval(own, metric, drawn))))
+                for own, drawn in zip(pair, values)
+            )
+            gap = difference(pair, values, 0, 1) if number == 0 else interval(values[1] - values[0])
+            gap["value"] = network["value"] - simple["value"]
+            rows.append(
+                {
+                    "split": split,
+                    "num_clips": len(pair[0].files),
+                    "metric": metric,
+                    "baseline": simple,
+                    "network": network,
+                    "difference": gap,
+                }
+            )
+            if number == 0:
+                last = rows[-1]
+    if last is None:
+        return None
+    gap = last["difference"]
+    is_better = gap["value"] > 0 and gap["is_significant"]
+    verdict = "better" if is_better else "worse" if gap["value"] < 0 else "equal"
+    text = _say(last, verdict)
+    # Nothing is left to gain where all clips are right.
+    if not is_better and last["network"]["value"] < 1 and advice:
+        text += f" {advice}"
+    return {
+        "rows": rows,
+        "verdict": verdict,
+        "is_significant": gap["is_significant"],
+        "text": text,
+        "table": [_as_text(row) for row in rows],
+    }
+
+
+def _as_text(row: Mapping[str, Any]) -> list[str]:
+    network, baseline = ("{value:.3f} ({low:.3f}–{high:.3f})".format(**row[name]) for name in ("network", "baseline"))
+    value, low, high = (_points(row["difference"][name]) for name in ("value", "low", "high"))
+    title = METRICS[row["metric"]][0]
+    return [row["split"], f"{row['num_clips']:,}", title, network, baseline, f"{value} points ({low} to {high})"]
+
+
+def _say(row: Mapping[str, Any], verdict: str) -> str:
+    gap = row["difference"]
+    points = f"{abs(100 * gap['value']):.1f} points"
+    what = "mAP" if row["metric"] == "mAP" else "accuracy"
+    range_ = f"95 % interval {_points(gap['low'])} to {_points(gap['high'])}"
+    if what == "accuracy":
+        # The test decides, and can disagree with the interval where few clips differ.
+        range_ += f"; McNemar's test: {format_p(gap['p'], 'p')}"
+    place = f"on {row['split']} ({row['num_clips']:,} clips)"
+    if verdict == "better":
+        return f"The network is better than the baseline ({BASELINE}): {what} {points} higher {place}; {range_}."
+    if verdict == "worse":
+        advice = "Do not deploy it." if gap["is_significant"] else "The difference could be chance."
+        return (
+            f"The network is worse than the baseline ({BASELINE}): {what} {points} lower {place}; {range_}. {advice}"
+        )
+    claim = f"{points} higher" if gap["value"] > 0 else "equal"
+    return f"The network is not better than the baseline ({BASELINE}) beyond chance: {what} {claim} {place}; {range_}."
+
+
+def _points(value: float) -> str:
+    sign = "" if f"{abs(100 * value):.1f}" == "0.0" else "−" if value < 0 else "+"
+    return f"{sign}{abs(100 * value):.1f}"

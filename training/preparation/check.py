@@ -22,7 +22,7 @@ from sanet_hf.training.baseline import fit_baseline
 from sanet_hf.training.data.band_checks import Band, describe_bands, measure_band
 from sanet_hf.training.data.folds import find_group_pattern
 from sanet_hf.training.data.labels import warn_of_spellings
-from sanet_hf.training.data.log_mel import NUM_MELS, log_mel
+from sanet_hf.training.data.log_mel import MAX_SECONDS, log_mel_statistics
 from sanet_hf.training.data.preparation_record import read_preparation
 from sanet_hf.training.data.splits import make_groups
 from sanet_hf.training.evaluation.results import FEW_CLIPS
@@ -38,7 +38,6 @@ FEW_SECONDS = 60.0
 MAX_CLIPPED = 1e-3  # part of the samples
 MAX_OFFSET = 0.01  # part of full scale
 MAX_IMBALANCE = 10.0
-RMS = 0.1  # which SANet's feature extractor brings each clip to
 NUM_SHOWN = 5
 
 BLOCK = 2**20  # samples
@@ -54,7 +53,7 @@ class Measured(NamedTuple):
     clipped: float = 0.0
     offset: float = 0.0
     digest: bytes = b""
-    # Mean and standard deviation of the log-mel bands, float32 of shape (2 * NUM_MELS,).
+    # Of [`log_mel_statistics`], float32 of shape (NUM_STATISTICS,).
     features: np.ndarray | None = None
     band: Band | None = None
 
@@ -119,7 +118,7 @@ def _check_folder(
 
 
 def measure_file(file: SourceFile, sampling_rate: int = DEFAULT_SAMPLING_RATE) -> Measured:
-    """Read a file whole and measure it; the features are those of the waveform at an RMS of 0.1."""
+    """Read a file whole and measure it; the features are those of its first minute."""
     try:
         recording = read_recording(file.path, sampling_rate)
     except Exception as error:  # Whatever is the matter with one file, the others are to be checked.
@@ -128,14 +127,6 @@ def measure_file(file: SourceFile, sampling_rate: int = DEFAULT_SAMPLING_RATE) -
         return Measured(f"{type(error).__name__}: {error}")
     waveform = recording.waveform
     blocks = [waveform[start : start + BLOCK] for start in range(0, len(waveform), BLOCK)]
-    power = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks) / len(waveform)
-    gain = RMS / np.sqrt(power) if power > 0 else 1.0
-    count, total, squares = 0, np.zeros(NUM_MELS), np.zeros(NUM_MELS)
-    for block in blocks:
-        mel = log_mel(block * np.float32(gain), sampling_rate)
-        count, total, squares = count + len(mel), total + mel.sum(0), squares + np.square(mel).sum(0)
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return Measured(
         seconds=len(waveform) / sampling_rate,
         original_rate=recording.original_rate,
@@ -143,7 +134,7 @@ def measure_file(file: SourceFile, sampling_rate: int = DEFAULT_SAMPLING_RATE) -
         clipped=sum(int((np.abs(block) >= CLIPPED).sum()) for block in blocks) / len(waveform),
         offset=sum(float(block.sum(dtype=np.float64)) for block in blocks) / len(waveform),
         digest=hashlib.sha256(waveform.data).digest(),
-        features=np.concatenate([mean, deviation]).astype(np.float32),
+        features=log_mel_statistics(waveform[: round(MAX_SECONDS * sampling_rate)], sampling_rate),
         band=measure_band(file.path, file.key, sampling_rate),
     )
 
@@ -262,6 +253,6 @@ def _describe_baseline(usable: Mapping[SourceFile, Measured], group_pattern: str
     )
     if not scores:
         return [f"No baseline: {method}."]
-    lines = [f"A trained model must beat a logistic regression on the mean and deviation of log-mel bands, {method}:"]
+    lines = [f"A trained model must beat a logistic regression on log-mel statistics, {method}:"]
     lines.append(f"{'split':12}{'files':>8}{'accuracy':>12}{'macro F1':>12}")
     return lines + [f"{s.split:12}{s.num_files:8}{s.accuracy:12.3f}{s.macro_f1:12.3f}" for s in scores]

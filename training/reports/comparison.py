@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.reports.html import COLORS, SVG_OPTIONS, embed_svg, render_page
 from sanet_hf.utils.files import atomic_directory
-from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table
+from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table, format_p
 from sanet_hf.utils.plot_style import LIGHT, style
 
 
@@ -76,7 +76,7 @@ def describe_difference(metric: str, first: Mapping[str, Any], other: Mapping[st
         )
     if not is_same and not difference["is_significant"]:
         claim += ", which could be chance"
-    test = f"; {_p_value(difference['p'], 'p')}" if metric == "accuracy" else ""
+    test = f"; {format_p(difference['p'], 'p')}" if metric == "accuracy" else ""
     ratio = other["latency_median"] / first["latency_median"]
     if ratio >= 1.1:
         time = f"takes {_ratio(ratio)} times the time per clip"
@@ -120,14 +120,23 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         for metric in rows[0]["metrics"]
     ]
     if differences:
-        gaps = [[_signed(100 * d[name], "+") for name in ("value", "low", "high")] for d in differences]
         table += [
             (
                 f"{METRICS[result['metric']][0]} minus that of {first}, points",
-                ["", *(f"{value} ({low} to {high})" for value, low, high in gaps)],
+                ["", *map(_gap, differences)],
             ),
             (f"Clips that only {first} / only this has right", ["", *(f"{d['b']} / {d['c']}" for d in differences)]),
-            ("p, McNemar's exact test", ["", *(_p_value(d["p"]) for d in differences)]),
+            ("p, McNemar's exact test", ["", *(format_p(d["p"]) for d in differences)]),
+        ]
+    if any(row.get("baseline") for row in rows):
+        baselines = [row.get("baseline") for row in rows]
+        title = METRICS[result["metric"]][0]
+        table += [
+            (f"Log-mel baseline: {title} (95 % interval)", [_percent(own) if own else UNKNOWN for own in baselines]),
+            (
+                f"{title} minus that of the baseline, points",
+                [_gap(own["difference"]) if own else UNKNOWN for own in baselines],
+            ),
         ]
     training_times = [row["training_seconds"] for row in rows]
     table += [
@@ -283,6 +292,11 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
             f"{', not corrected for the number of tests' if len(rows) > 2 else ''}. A difference that could be chance "
             "can still be there: more clips would tell."
         )
+    if any(row.get("baseline") for row in rows):
+        notes.append(
+            "Log-mel baseline: logistic regression on log-mel statistics, fitted to the training recordings of the "
+            "same run. A model that is not better is not worth its cost."
+        )
     memory = "a fresh process that loads the model and classifies one batch, Python and PyTorch included"
     if machine["is_gpu"]:
         memory = "the weights and what one batch allocates beside them on the GPU"
@@ -307,16 +321,14 @@ def _percent(metric: Mapping[str, float]) -> str:
     return f"{value} % ({low}–{high})"
 
 
+def _gap(difference: Mapping[str, float]) -> str:
+    value, low, high = (_signed(100 * difference[name], "+") for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
 def _signed(value: float, plus: str) -> str:
     sign = "" if f"{abs(value):.1f}" == "0.0" else "−" if value < 0 else plus
     return f"{sign}{abs(value):.1f}"
-
-
-def _p_value(p: float, name: str = "") -> str:
-    """As `0.02`, or with a name as `p = 0.02`."""
-    if p < 0.001:
-        return f"{name} < 0.001".strip()
-    return f"{name} = {p:.2g}" if name else f"{p:.2g}"
 
 
 def _number(value: float) -> str:

@@ -14,8 +14,17 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.audio.denoise import DENOISED
 from sanet_hf.inference.windows import THRESHOLD
+from sanet_hf.training.evaluation.alarm_counts import FalseAlarms
 from sanet_hf.training.evaluation.metric_names import METRIC_TYPES, METRICS
-from sanet_hf.training.evaluation.results import FEW_CLIPS, Evaluation, accuracy_interval, in_order, list_classes
+from sanet_hf.training.evaluation.results import (
+    FEW_CLIPS,
+    Evaluation,
+    accuracy_interval,
+    in_order,
+    list_classes,
+    proportion_interval,
+    summarize_calibration,
+)
 from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table, shorten
 
 
@@ -37,6 +46,11 @@ def write_model_card(
     tested_versions: Mapping[str, tuple[str, str]] | None = None,
     cross_validation: Mapping[str, Any] | None = None,
     int8: Mapping[str, Any] | None = None,
+    refit: str | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    false_alarms: FalseAlarms | None = None,
+    calibration: str | None = None,
+    band_head: str | None = None,
 ) -> None:
     """
     Write `output_dir/README.md`: metadata for the Hub, a description of the model, its use, results, training and
@@ -56,8 +70,14 @@ def write_model_card(
         cross_validation: Of the same training on parts of the recordings, as in `cross_validation.json`, if the model
             was trained on all of them after it.
         int8: Results in 8-bit integers, as in [`~sanet_hf.optimization.Int8Calibration`].
+        refit: How the model was trained on the validation split as well, if it was.
+        baseline: As [`~evaluation.statistics.compare_with_baseline`] returns it.
+        false_alarms: What the model detects on background.
+        calibration: What the scores were calibrated by, or why not.
+        band_head: What part of the scores comes from logistic regression on the log-mel bands, if any does.
     """
     output_dir = Path(output_dir)
+    baseline = baseline or (cross_validation or {}).get("baseline")
     evaluations = in_order(evaluations)
     name = output_dir.resolve().name
     # The Hub refuses a folder in the metadata.
@@ -98,7 +118,14 @@ def write_model_card(
         evaluations=evaluations,
         **_results(evaluations),
         cross_validation=_cross_validation_results(cross_validation) if cross_validation else None,
-        int8=int8,
+        int8=int8 and {**int8, "intervals": [_interval(value, int8["num_clips"]) for value in int8["accuracy"]]},
+        refit=refit,
+        baseline=baseline,
+        false_alarms=false_alarms,
+        background_label=getattr(model.config, "background_label", None),
+        calibration=calibration,
+        band_head=band_head,
+        calibrated=summarize_calibration(evaluations),
     )
     output_dir.mkdir(parents=True, exist_ok=True)
     card.save(output_dir / "README.md")
@@ -151,13 +178,18 @@ def _results(evaluations: Mapping[str, Evaluation]) -> dict[str, object]:
     shown = [metric for metric in METRICS if any(metric in e.metrics for e in evaluations.values())]
     last_split, last = list(evaluations.items())[-1]
     low, high = accuracy_interval(last)
+    thresholds = last.thresholds
     counts = last.true_matrix.sum(axis=0)
     return {
         "metrics": [METRICS[metric] for metric in shown],
         "threshold": THRESHOLD,
-        "results_header": ["Split", "Clips", *(METRICS[metric][0] for metric in shown)],
+        "thresholds": None if thresholds is None else (float(thresholds.min()), float(thresholds.max())),
+        "results_header": ["Split", "Clips", *(METRICS[metric][0] for metric in shown), "Accuracy, 95 % interval"],
         "results": [
-            [split, len(evaluation.files), *(evaluation.metrics.get(metric) for metric in shown)]
+            [
+                *(split, len(evaluation.files), *(evaluation.metrics.get(metric) for metric in shown)),
+                "{:.3f}–{:.3f}".format(*accuracy_interval(evaluation)),
+            ]
             for split, evaluation in evaluations.items()
         ],
         "classes": {
@@ -171,6 +203,10 @@ def _results(evaluations: Mapping[str, Evaluation]) -> dict[str, object]:
         "few": FEW_CLIPS,
         "few_clips": [f"{last.labels[index]} ({counts[index]})" for index in np.flatnonzero(counts < FEW_CLIPS)],
     }
+
+
+def _interval(accuracy: float, num_clips: int) -> str:
+    return "{:.3f}–{:.3f}".format(*proportion_interval(round(accuracy * num_clips), num_clips))
 
 
 def _cross_validation_results(result: Mapping[str, Any]) -> dict[str, object]:

@@ -14,9 +14,18 @@ from transformers.utils import logging
 
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.inference.windows import THRESHOLD
+from sanet_hf.training.evaluation.alarm_counts import FalseAlarms
+from sanet_hf.training.evaluation.calibration import coverage
 from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.evaluation.metrics import NUM_CALIBRATION_BINS, calibration, expected_calibration_error
-from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, in_order, list_classes
+from sanet_hf.training.evaluation.results import (
+    Evaluation,
+    accuracy_interval,
+    in_order,
+    list_classes,
+    proportion_interval,
+    summarize_calibration,
+)
 from sanet_hf.training.reports.html import (
     COLORS,
     MAX_AUDIO_SECONDS,
@@ -53,6 +62,8 @@ def write_report(
     sampling_rate: int = DEFAULT_SAMPLING_RATE,
     num_mistakes: int = 12,
     cross_validation: Mapping[str, Any] | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    false_alarms: FalseAlarms | None = None,
 ) -> None:
     """
     Write a report as one HTML file. Confusions, calibration and mistakes are those of the test split, or else of the
@@ -71,6 +82,8 @@ def write_report(
         sampling_rate: Of these waveforms, in Hz.
         num_mistakes: Mistakes that are shown at most.
         cross_validation: Results of each fold, as in `cross_validation.json`, if the evaluation is of all folds.
+        baseline: As [`~evaluation.statistics.compare_with_baseline`] returns it.
+        false_alarms: What the model detects on background.
 
     Raises:
         ValueError: There is no evaluation.
@@ -81,6 +94,7 @@ def write_report(
     durations = {split: np.asarray(durations[split], np.float64) for split in evaluations if split in durations}
     last = list(evaluations.values())[-1]
     num_classes = len(last.labels)
+    covered = {} if last.is_multi_label else list_coverage(evaluations)
     html = render_page(
         "report.html",
         title=title,
@@ -91,6 +105,7 @@ def write_report(
         interval=accuracy_interval(last),
         metrics={name: texts for name, texts in METRICS.items() if name in last.metrics},
         folds=cross_validation,
+        baseline=baseline,
         data=list_data(evaluations, durations) if durations else [],
         data_plots=[plot_durations(durations)] if durations else [],
         training_plots=plot_history(log_history),
@@ -98,10 +113,22 @@ def write_report(
         has_numbers=num_classes <= MAX_NUMBERED_CLASSES,
         confusions=None if last.is_multi_label or num_classes <= MAX_NUMBERED_CLASSES else list_confusions(last),
         per_class=list_classes(last),
-        calibration_plots=[plot_calibration(last), plot_confidences(last)],
+        calibration_plots=[
+            plot_calibration(last),
+            plot_confidences(last),
+            *([] if last.is_multi_label else [plot_coverage(evaluations)]),
+        ],
+        calibrated=summarize_calibration(evaluations),
+        coverage=covered,
+        coverage_rows=list(zip(*covered.values())),
+        intervals={split: accuracy_interval(evaluation) for split, evaluation in evaluations.items()},
+        proportion_interval=proportion_interval,
+        thresholds=None if last.thresholds is None else last.thresholds.tolist(),
+        has_own_thresholds=last.predicted is not None,
         mistakes=list_mistakes(last, num_mistakes, load_clip, sampling_rate),
         max_audio_seconds=MAX_AUDIO_SECONDS,
         threshold=THRESHOLD,
+        false_alarms=false_alarms,
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,6 +219,34 @@ def plot_confidences(evaluation: Evaluation) -> Plot:
     if not evaluation.is_multi_label:
         axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     return make_plot("Probabilities", axes, caption)
+
+
+@matplotlib.rc_context(STYLE)
+def plot_coverage(evaluations: Mapping[str, Evaluation]) -> Plot:
+    """Accuracy of the clips of which the model is most certain, over their share of all clips."""
+    axes = make_axes("share of the clips that is answered", "accuracy of the answers")
+    lowest = 1.0
+    for split, evaluation in _unseen(evaluations).items():
+        confidences = evaluation.probabilities.max(axis=1)
+        order = np.argsort(-confidences, kind="stable")
+        counts = np.arange(1, len(order) + 1)
+        accuracies = evaluation.is_right[order].cumsum() / counts
+        # Clips of one confidence are answered together.
+        is_last = np.append(np.diff(confidences[order]) != 0, True)
+        axes.plot(counts[is_last] / len(order), accuracies[is_last], label=split)
+        lowest = min(lowest, accuracies[is_last].min())
+    axes.set(xlim=(0, 1.02), ylim=(max(0, lowest - 0.05), 1.02))
+    return make_plot("Accuracy and coverage", axes, "From left to right, less certain clips are answered, too.")
+
+
+def list_coverage(evaluations: Mapping[str, Evaluation]) -> dict[str, list[tuple[float, int, int]]]:
+    """Rows of [`coverage`] for the validation and test splits, or whatever other split there is."""
+    return {split: coverage(e.probabilities, e.is_right) for split, e in _unseen(evaluations).items()}
+
+
+def _unseen(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
+    """Leave out the training split, if there is another one."""
+    return {split: e for split, e in evaluations.items() if split != "train"} or dict(evaluations)
 
 
 def count_confusions(evaluation: Evaluation) -> np.ndarray:

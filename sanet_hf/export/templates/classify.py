@@ -1,5 +1,6 @@
 """Classify a WAV file with numpy and onnxruntime alone: python classify.py clip.wav [model_int8.onnx]"""
 
+import argparse
 import json
 import sys
 import wave
@@ -9,22 +10,40 @@ import numpy as np
 import onnxruntime
 
 
-model = sys.argv[2] if len(sys.argv) > 2 else Path(__file__).with_name("model.onnx")
-session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("clip")
+parser.add_argument("model", nargs="?", default=Path(__file__).with_name("model.onnx"))
+parser.add_argument("--min_score", "--threshold", type=float, help="score from which a class is predicted")
+arguments = parser.parse_args()
+session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
 options = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
 sys.stderr.write("Denoise clips by noisereduce first, as in training.\n" * bool(options.get("denoised_training")))
-with wave.open(sys.argv[1]) as file:
+with wave.open(arguments.clip) as file:
     if (file.getsampwidth(), file.getframerate()) != (2, options["sampling_rate"]):
-        sys.exit(f"{sys.argv[1]}: convert it to 16-bit PCM at {options['sampling_rate']} Hz first.")
+        sys.exit(f"{arguments.clip}: convert it to 16-bit PCM at {options['sampling_rate']} Hz first.")
     frames = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
 clip, length, scores = frames.mean(1, dtype=np.float32) / 32768, options["window_length"], []
+powers = []
+several = "multi" in str(options["problem_type"])
 starts = [*range(0, len(clip) - length, length), max(0, len(clip) - length)]  # the last window ends with the clip
 for window in (clip[start : start + length] for start in starts if np.any(abs(clip[start:][:length]) >= 1e-4)):
+    powers.append(np.mean(window**2))
     if options["do_normalize"]:
         window = window * options["target_rms"] / max(np.sqrt(np.mean(window**2)), 1e-8)
     mask = {"attention_mask": np.ones((1, len(window)), np.int32)} if options["return_attention_mask"] else {}
     window = window if mask else np.pad(window, (0, length - len(window)))  # without a mask, silence counts
-    odds = np.exp(session.run(["logits"], {"input_values": window[None], **mask})[0][0].astype(np.float64))
-    scores.append(odds / (1 + odds) if "multi" in str(options["problem_type"]) else odds / odds.sum())
-for score, label in sorted(zip(np.mean(scores or sys.exit("silent: no class"), 0), options["labels"]), reverse=True):
-    print(f"{score:.4f} {label}")
+    logits = session.run(["logits"], {"input_values": window[None], **mask})[0][0].astype(np.float64)
+    odds = np.exp(logits - logits.max())
+    scores.append(0.5 + 0.5 * np.tanh(0.5 * logits) if several else odds / odds.sum())
+if not several:  # what is over 20 dB quieter than the loudest window does not count
+    scores = [score for score, power in zip(scores, powers) if power >= max(powers) / 100]
+scores = np.mean(scores or sys.exit("silent: no class"), 0)
+background = options.get("background_label")
+least = options.get("thresholds") or [0.5 if several else 0] * len(scores)
+if arguments.min_score is not None:
+    least = [arguments.min_score] * len(scores)
+if not several and max(scores) < least[0] and options["labels"][np.argmax(scores)] != background:
+    print(f"{max(scores):.4f} unknown")
+for score, limit, label in sorted(zip(scores, least, options["labels"]), reverse=True):
+    mark = " *" if several and score >= limit else ""  # of several, * marks those predicted
+    print(f"{score:.4f} {label}" + (" (no detection)" if label == background else mark))

@@ -17,3 +17,10 @@ def make_batch(
     clips = 0.1 * torch.randn(batch_size, length, generator=generator)
     lengths = torch.linspace(length, 1, batch_size).long()
     return clips, (torch.arange(length) < lengths.unsqueeze(1)).to(mask_dtype)
+
+
+def assert_same_frames(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> None:
+    """What is compiled or exported has whole frames of the total stride: the last ones, after the clip, are zero."""
+    num_frames = expected.shape[1]
+    torch.testing.assert_close(actual[:, :num_frames], expected, atol=atol, rtol=0)
+    assert not actual[:, num_frames:].any()

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from sanet_hf.inference.prediction import predict
 from sanet_hf.utils import extras
 from sanet_hf.utils.files import atomic_directory
 
-from .padded_batches import SHAPES, make_batch
+from .padded_batches import SHAPES, assert_same_frames, make_batch
 
 
 onnx = pytest.importorskip("onnx")
@@ -49,6 +50,7 @@ def exported(request, make_model, tmp_path_factory):
     """A checkpoint of three named classes and the folder that it was exported to."""
     id2label = {0: "cat", 1: "dog", 2: "öwl"}
     model = make_model(id2label=id2label, label2id={label: index for index, label in id2label.items()})
+    model.config.background_label = "noise"
     feature_extractor = SANetFeatureExtractor(max_length=8000, return_attention_mask=request.param == "masked")
     checkpoint, output_dir = tmp_path_factory.mktemp("checkpoint"), tmp_path_factory.mktemp("exported") / "tiny"
     model.save_pretrained(checkpoint)
@@ -93,6 +95,7 @@ def test_metadata(exported):
     metadata = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     masked = "attention_mask" in [node.name for node in session.get_inputs()]
     assert metadata["labels"] == ["cat", "dog", "öwl"] and metadata["model_type"] == "sanet"
+    assert metadata["background_label"] == "noise"
     assert metadata["sampling_rate"] == 16000 and metadata["max_length"] == 8000 and metadata["min_length"] == 1
     assert metadata["do_normalize"] is True and metadata["target_rms"] == 0.1
     assert metadata["return_attention_mask"] is masked
@@ -111,8 +114,11 @@ def test_exported_logits(exported, shape):
     if not expects_fixed_length(feature_extractor):
         features["attention_mask"] = mask
     with torch.no_grad():
-        expected = model(**features).logits
-    np.testing.assert_allclose(run_onnx(load_onnx(folder / "model.onnx"), features), expected, atol=1e-5, rtol=0)
+        expected = model(**features)
+    session = load_onnx(folder / "model.onnx")
+    np.testing.assert_allclose(run_onnx(session, features), expected.logits, atol=1e-5, rtol=0)
+    (weights,) = session.run(["pooling_weights"], {name: value.numpy() for name, value in features.items()})
+    assert_same_frames(torch.from_numpy(weights), expected.pooling_weights, atol=1e-4)
 
 
 def test_the_mask_of_a_batch_without_one(exported):
@@ -142,24 +148,38 @@ def test_example_gives_the_scores_of_predict(exported, tmp_path, num_channels, l
 def test_example_with_several_classes_a_clip(exported, tmp_path):
     checkpoint, folder = exported
     model = onnx.load(folder / "model.onnx")
-    (entry,) = [entry for entry in model.metadata_props if entry.key == "problem_type"]
-    entry.value = '"multi_label_classification"'
+    thresholds = [0.4, 0.9, 0.4]
+    values = {"problem_type": '"multi_label_classification"', "thresholds": json.dumps(thresholds)}
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | values)
     onnx.save(model, tmp_path / "several.onnx")
     path = write_wav(tmp_path / "clip.wav")
     classifier, feature_extractor = load_classifier(checkpoint)
     classifier.config.problem_type = "multi_label_classification"
     (expected,) = predict(classifier, feature_extractor, [path])
-    score, label = run_example(folder, path, tmp_path / "several.onnx").stdout.splitlines()[0].split()
-    assert label == expected.label and float(score) == pytest.approx(expected.score, abs=1e-4)
+    for options, limits in (((), thresholds), (("--min_score", "0"), [0, 0, 0])):
+        lines = [
+            line.split() for line in run_example(folder, path, tmp_path / "several.onnx", *options).stdout.splitlines()
+        ]
+        assert {label: float(score) for score, label, *_ in lines} == pytest.approx(
+            dict(zip(expected.labels, expected.scores.tolist())), abs=1e-4
+        )
+        is_predicted = dict(zip(expected.labels, expected.scores >= limits))
+        assert {label: mark == ["*"] for _, label, *mark in lines} == is_predicted
+    assert not all(expected.scores >= thresholds)
+    assert run_example(folder, path, "--min_score", "1").stdout.splitlines()[0].endswith(" unknown")
 
 
 def test_example_says_that_clips_must_be_denoised(exported, tmp_path):
     path = write_wav(tmp_path / "clip.wav")
     assert "Denoise" not in run_example(exported[1], path).stderr
     model = onnx.load(exported[1] / "model.onnx")
-    onnx.helper.set_model_props(model, {e.key: e.value for e in model.metadata_props} | {"denoised_training": "true"})
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, props | {"denoised_training": "true", "background_label": '"cat"'})
     onnx.save(model, tmp_path / "denoised.onnx")
-    assert "Denoise clips by noisereduce first" in run_example(exported[1], path, tmp_path / "denoised.onnx").stderr
+    result = run_example(exported[1], path, tmp_path / "denoised.onnx")
+    assert "Denoise clips by noisereduce first" in result.stderr
+    # A class that was trained as background is marked.
+    assert re.findall(r"(\w+) \(no detection\)", result.stdout) == ["cat"]
 
 
 def test_example_refuses_another_sampling_rate(exported, tmp_path):
@@ -182,7 +202,7 @@ def test_example_gives_silence_no_class_as_predict_does(exported, tmp_path):
 
 def test_example_is_short_and_needs_numpy_and_onnxruntime_alone():
     source = exporters.CLASSIFY_SCRIPT.read_text()
-    assert len(source.splitlines()) <= 30
+    assert len(source.splitlines()) <= 50
     imports = set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE))
     assert imports - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
 
@@ -401,13 +421,21 @@ def test_exported_program_file(tiny_model, tmp_path, masked):
     with torch.no_grad():
         for shape in SHAPES:
             features = dict(zip(names, make_batch(*shape, mask_dtype=torch.int32)))
-            torch.testing.assert_close(program(**features).logits, tiny_model(**features).logits, atol=1e-5, rtol=0)
+            output, expected = program(**features), tiny_model(**features)
+            torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=0)
+            assert_same_frames(output.pooling_weights, expected.pooling_weights)
 
 
-def test_a_file_that_differs_is_not_written(tiny_model, tmp_path, monkeypatch):
+def test_a_file_that_differs_is_not_written(exported, tmp_path, monkeypatch):
+    checkpoint, folder = exported
+    # What the exporter made of the model before.
+    model = SimpleNamespace(graph=SimpleNamespace(all_nodes=list), metadata_props={})
+    program = SimpleNamespace(model=model, save=lambda path: shutil.copy(folder / "model.onnx", path))
+    monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **options: program)
+    assert export_onnx(*load_classifier(checkpoint), tmp_path / "same") < 1e-5
     monkeypatch.setattr(exporters, "run_onnx", lambda *arguments: run_onnx(*arguments) + 2e-4)
     with pytest.raises(ExportError, match=r"differs from PyTorch's by 2\.0e-04 in a logit, more than 0\.0001"):
-        export_onnx(tiny_model, SANetFeatureExtractor(max_length=8000), tmp_path / "out")
+        export_onnx(*load_classifier(checkpoint), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -5,6 +5,7 @@
 import re
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,10 @@ def test_long_recordings_are_drawn_as_segments(classifier, files):
     prediction, waveform = classify_recording(*classifier, files["long"])
     assert len(prediction.windows) == 6
     segments = merge_windows(prediction)
+    # Of the background, nothing else is said.
+    other = replace(prediction, background=prediction.label)
+    html = draw_recording(other, waveform)
+    assert "nothing was detected" in html and "unknown" not in html
     html = draw_recording(prediction, waveform)
     starts = [float(start) for start in re.findall(r'data-start="(.*?)"', html)]
     assert starts == [segment.start for segment in segments] and html.count("<rect") == len(segments)

@@ -3,6 +3,7 @@
 """The files that are asked for, and what is written of them."""
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -136,6 +137,22 @@ def test_rows_of_windows_and_of_the_file():
     assert row == dict.fromkeys(column_names(2)) | {"path": "c.wav", "error": "empty"}
 
 
+def test_background_is_no_label():
+    """Where it has the highest score, nothing is predicted; elsewhere it is not among the classes."""
+    prediction = make_prediction("a.wav", (0.9, 0.06, 0.04), (0.1, 0.8, 0.1), (0.1, 0.3, 0.6))
+    prediction = dataclasses.replace(prediction, background="dog")
+    *windows, file = to_rows(prediction, top_k=3)
+    assert [(row["label"], row["label_2"], row["label_3"]) for row in windows] == [
+        ("cat", "owl", None),
+        (None, None, None),
+        ("owl", "cat", None),
+    ]
+    assert [row["score"] for row in windows] == pytest.approx([0.9, 0.8, 0.6])
+    assert file["label"] is None and file["score"] == pytest.approx(0.386667, abs=1e-6)
+    assert [row["label"] for row in to_rows(prediction, parts="segments")] == ["cat", None, "owl", None]
+    assert prediction.label is None
+
+
 def read(path) -> list[tuple[str, str]]:
     if path.suffix == ".csv":
         rows = list(csv.DictReader(path.open(newline="")))
@@ -248,6 +265,13 @@ def test_names_that_are_no_text(tmp_path):
         file.add(to_rows(make_prediction(name, (1, 0, 0))))
         file.close([name])
         assert read(path) == [("\\xff.wav", "cat")]
+
+
+def test_unknown_where_no_class_has_the_least_score():
+    prediction = make_prediction("a.wav", (0.5, 0.3, 0.2))
+    prediction.min_score = 0.6
+    (row,) = to_rows(prediction, top_k=2)
+    assert (row["label"], row["score"], row["label_2"]) == ("unknown", 0.5, None)
 
 
 def make_several(*scores: tuple[float, ...] | None) -> Prediction:

@@ -20,13 +20,23 @@ from transformers import (
     pipeline,
 )
 
-from sanet_hf import SANetFeatureExtractor, SANetForAudioClassification
+from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
 from sanet_hf.architectures import find_window_seconds
 from sanet_hf.cli.main import make_parser
+from sanet_hf.errors import UsageError
 from sanet_hf.inference import prediction as inference
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
-from sanet_hf.inference.windows import Prediction, Window, cut_windows, merge_windows, window_starts
+from sanet_hf.inference.thresholds import decision_threshold
+from sanet_hf.inference.windows import (
+    UNKNOWN,
+    Prediction,
+    Window,
+    cut_windows,
+    merge_windows,
+    predicted_classes,
+    window_starts,
+)
 
 
 @pytest.fixture
@@ -163,6 +173,26 @@ def test_long_files_are_classified_window_by_window(tiny_checkpoint, tmp_path):
     assert prediction.duration == 1.25
 
 
+def test_quiet_windows_do_not_count(tiny_checkpoint):
+    """Where a file has one class, by default; each window has its scores all the same."""
+    model, feature_extractor = load_classifier(tiny_checkpoint)
+    noise = (0.1 * np.random.default_rng(0).standard_normal(24_000)).astype(np.float32)
+    # 0, 19, 21 dB below the first window, and no sound.
+    gains = np.repeat([1, 10 ** (-19 / 20), 10 ** (-21 / 20), 0], [8000, 8000, 8000, 8000])
+    waveform = (gains * np.tile(noise[:8000], 4)).astype(np.float32)
+    (prediction,) = predict(model, feature_extractor, [waveform], return_embeddings=True)
+    scores = [window.scores for window in prediction.windows]
+    assert scores[2] is not None and scores[3] is None
+    np.testing.assert_allclose(prediction.scores, np.mean(scores[:2], axis=0), atol=1e-6)
+    embeddings = [window.embedding for window in prediction.windows[:2]]
+    np.testing.assert_allclose(prediction.embedding, np.mean(embeddings, axis=0), atol=1e-6)
+    (mean,) = predict(model, feature_extractor, [waveform], aggregate="mean")
+    np.testing.assert_allclose(mean.scores, np.mean(scores[:3], axis=0), atol=1e-6)
+    model.config.problem_type = "multi_label_classification"
+    (several,) = predict(model, feature_extractor, [waveform])
+    np.testing.assert_allclose(several.scores, np.mean([w.scores for w in several.windows[:3]], axis=0), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -170,7 +200,7 @@ def test_long_files_are_classified_window_by_window(tiny_checkpoint, tmp_path):
         ({"window_seconds": 0}, r"window of 0 s"),
         ({"hop_seconds": 0.6}, r"hop of 0\.6 s.*at most the window of 0\.5 s"),
         ({"hop_seconds": 0}, r"hop of 0 s"),
-        ({"aggregate": "median"}, r"'median' must be 'mean' or 'max'"),
+        ({"aggregate": "median"}, r"'median' must be 'loud', 'mean' or 'max'"),
         ({"min_level": 3}, r"min_level=3 must be 0 or less"),
         ({"min_level": float("nan")}, r"min_level=nan must be 0 or less"),
         ({"min_score": 1.5}, r"min_score=1\.5 must be between 0 and 1"),
@@ -203,6 +233,30 @@ def test_segments_of_several_classes_and_of_none():
     ]
     assert [segment.label for segment in segments] == ["cat", "dog", None, "cat"]
     assert [segment.score for segment in segments] == [pytest.approx(0.85), pytest.approx(0.8), None, 0.5]
+
+
+def test_segments_below_the_least_score_are_unknown_and_silent_ones_are_not():
+    scores = [np.array(row, np.float32) for row in ([0.9, 0.1], [0.6, 0.4], [0.4, 0.6])] + [None]
+    windows = [Window(start, start + 1, row) for start, row in enumerate(scores)]
+    segments = merge_windows(Prediction("a.wav", ("cat", "dog"), windows=windows, min_score=0.7))
+    assert segments == [(0, 1, "cat", pytest.approx(0.9), ("cat",)), (1, 3, UNKNOWN, None, ()), (3, 4, None, None, ())]
+
+
+def test_thresholds_of_the_config_survive_saving_and_are_checked(tmp_path):
+    for config in (SANetConfig(num_labels=2), ASTConfig(num_labels=2)):
+        assert decision_threshold(config).tolist() == [0, 0]
+        config.problem_type = "multi_label_classification"
+        assert decision_threshold(config).tolist() == [0.5, 0.5]
+        config.thresholds = [0.25, 0.75]
+        config.save_pretrained(tmp_path)
+        loaded = type(config).from_pretrained(tmp_path)
+        assert decision_threshold(loaded).tolist() == [0.25, 0.75]
+        assert decision_threshold(loaded, 0.5).tolist() == [0.5, 0.5]
+        assert predicted_classes(np.array([[0.3, 0.7]]), True, decision_threshold(loaded)).tolist() == [[True, False]]
+        for wrong in ([0.5], [0.5, 2], []):
+            loaded.thresholds = wrong
+            with pytest.raises(UsageError, match="thresholds must be a list of 2 numbers"):
+                decision_threshold(loaded)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +365,7 @@ def loud_and_silent(level: float) -> np.ndarray:
 def test_silent_windows_have_no_class(tiny_checkpoint, level, min_level, is_silent):
     """And do not count in the file's scores."""
     model, feature_extractor = load_classifier(tiny_checkpoint)
-    options = {} if min_level == -80 else {"min_level": min_level}
+    options = {"aggregate": "mean"} | ({} if min_level == -80 else {"min_level": min_level})
     (prediction,) = predict(model, feature_extractor, [loud_and_silent(level)], return_embeddings=True, **options)
     assert [window.scores is None for window in prediction.windows] == [False, is_silent, False]
     assert [window.embedding is None for window in prediction.windows] == [False, is_silent, False]
@@ -320,6 +374,24 @@ def test_silent_windows_have_no_class(tiny_checkpoint, level, min_level, is_sile
     np.testing.assert_allclose(prediction.embedding, np.mean([window.embedding for window in heard], axis=0))
     assert prediction.label is not None and not prediction.is_silent
     assert [segment.label is None for segment in merge_windows(prediction)].count(True) == is_silent
+
+
+@pytest.mark.parametrize(("aggregate", "label"), [("mean", None), ("max", "owl")])
+def test_a_rare_event_in_background(make_model, monkeypatch, aggregate, label):
+    """One window of four is no background, which decides with `max`."""
+    model = make_model(id2label={0: "noise", 1: "owl", 2: "fox"})
+    model.config.background_label = "noise"
+
+    def classify(model, feature_extractor, waveforms, **options):
+        owl = np.array([0.9 if waveform[0] > 0.15 else 0.1 for waveform in waveforms], np.float32)
+        return np.stack([1 - owl, owl, 0 * owl], axis=1), None
+
+    monkeypatch.setattr("sanet_hf.inference.prediction.classify_waveforms", classify)
+    waveform = np.repeat(np.float32([0.1, 0.1, 0.2, 0.1]), 8000)
+    extractor = SANetFeatureExtractor(max_length=8000)
+    (prediction,) = predict(model, extractor, [waveform], window_seconds=0.5, aggregate=aggregate)
+    assert prediction.label == label
+    assert [segment.label for segment in merge_windows(prediction)] == [None, "owl", None]
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "max"])
@@ -358,7 +430,7 @@ def test_predicted_classes_reach_the_least_score(make_model, clips, problem_type
         model.classifier[-1].bias.copy_(torch.tensor([1.0, 2.0, -0.0016]))
     (prediction,) = predict(model, SANetFeatureExtractor(max_length=8000), clips[:1], min_score=min_score)
     assert [prediction.labels[index] for index in prediction.rank_classes(prediction.scores)] == expected
-    assert prediction.label == (expected or [None])[0]
+    assert prediction.label == (expected or [None if prediction.several else UNKNOWN])[0]
     assert prediction.several == (problem_type == "multi_label_classification")
 
 

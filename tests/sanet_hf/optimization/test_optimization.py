@@ -44,6 +44,7 @@ def test_parity(parity, optimized, make_waveforms, length):
     assert not {"SANetBatchNorm", "SANetConv1d", "Linear"} & names
 
 
+@pytest.mark.slow
 @given(lengths=st.lists(st.integers(1, 64000), min_size=1, max_size=3))
 def test_padded_batches(full_size_model, optimized, make_waveforms, lengths):
     waveforms = make_waveforms(len(lengths), max(lengths))
@@ -123,6 +124,7 @@ def test_other_configurations(make_model, options):
         torch.testing.assert_close(optimize_for_inference(model)(waveforms).logits, model(waveforms).logits)
 
 
+@pytest.mark.slow
 def test_export(full_size_model, optimized, tmp_path):
     """Exporters and compilers are given plain convolutions and linear layers."""
     pytest.importorskip("onnx")

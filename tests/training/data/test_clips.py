@@ -20,12 +20,13 @@ from sanet_hf.audio.decode import OpenedRecording, WindowReader, load_audio, ope
 from sanet_hf.errors import DataError
 from sanet_hf.training.data import rows as rows_module
 from sanet_hf.training.data.augmentation import make_augmentation
-from sanet_hf.training.data.clips import EvaluationClips, TrainingClips
+from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips
 
 
 RATE = 16000
 LABEL2ID = {"b": 0, "a": 1}
 SECONDS = {"a": [0.5, 1.0, 3.0, 8.0], "b": [0.25, 2.0, 2.5]}
+LARGEST_STEP = 1.2 / (RATE * min(min(lengths) for lengths in SECONDS.values()))
 # A waveform as it is.
 PLAIN = Wav2Vec2FeatureExtractor(do_normalize=False)
 
@@ -58,8 +59,9 @@ def recordings(rows) -> Dataset:
 def runs_of(waveform: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Row and samples of the recordings that a joined clip is made of, in order; -1 is silence."""
     rows = np.floor(waveform).astype(int) - 1
-    # A recording can follow itself: where it does, its ramp falls.
-    edges = np.flatnonzero((np.diff(rows) != 0) | (np.diff(waveform) < 0)) + 1
+    # A recording can follow itself: where it does, its ramp falls or leaps.
+    steps = np.diff(waveform)
+    edges = np.flatnonzero((np.diff(rows) != 0) | (steps < 0) | (steps > LARGEST_STEP)) + 1
     return [(int(np.floor(part[0])) - 1, part) for part in np.split(waveform, edges)]
 
 
@@ -78,6 +80,30 @@ def test_a_stretch_of_each_recording(recordings):
             starts.add((row, float(waveform[0])))
     # The short ones start where they start; five epochs of four longer ones.
     assert len(starts) == 3 + 5 * 4
+
+
+def test_stretches_hold_the_sound(tmp_path):
+    """Of a recording with one class that is silent but for a second, or but for noise 30 dB below it."""
+    for number, silence in enumerate((0.0, 0.003)):
+        waveform = silence * np.random.default_rng(0).standard_normal(8 * RATE).astype(np.float32)
+        waveform[3 * RATE : 4 * RATE] = 0.1
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, waveform, RATE, subtype="FLOAT")
+        audio = {"bytes": None, "path": str(path)}
+        row = {"audio": audio, "file": path.name, "label": "a", "seconds": 8.0}
+        clips = TrainingClips(make_recordings([row]), PLAIN, LABEL2ID, max_length_seconds=1)
+        # A step of the search may leave little of the sound.
+        assert all((clips[epoch]["input_values"] == np.float32(0.1)).sum() > 50 for epoch in range(30))
+        stream = StreamedClips(
+            Dataset.from_list([row] * 30).to_iterable_dataset(),
+            *(PLAIN, {"a": 0}, 1),
+            buffer_size=1, max_bad_fraction=0, seed=0, process_index=0, num_processes=1,
+        )  # fmt: skip
+        stream._labels = lambda label, name: np.array([1])
+        assert all((item["input_values"] == np.float32(0.1)).sum() > 50 for item in stream)
+        # It may have another class elsewhere, or none.
+        several = TrainingClips(make_recordings([{**row, "label": ["a"]}], True), PLAIN, LABEL2ID, 1)
+        assert not all((several[epoch]["input_values"] == np.float32(0.1)).any() for epoch in range(30))
 
 
 @settings(max_examples=60, deadline=None)
@@ -213,6 +239,20 @@ def test_evaluation_takes_the_middle_or_all(recordings):
     assert item["input_values"].mean() == pytest.approx(4.4995, abs=1e-3)
 
 
+def test_quiet_parts_do_not_count_in_evaluation(rows, tmp_path):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(RATE)
+    gains = {"one.wav": [1, 0.12, 0.08, 0], "silent.wav": [0, 0], "even.wav": [0.01, 0.01]}
+    found = []
+    for name, own in gains.items():
+        soundfile.write(tmp_path / name, np.concatenate([gain * noise for gain in own]), RATE, subtype="FLOAT")
+        audio = {"bytes": None, "path": str(tmp_path / name)}
+        found.append({**rows[0], "audio": audio, "seconds": len(own)})
+    clips = EvaluationClips(make_recordings(found), PLAIN, LABEL2ID, 1, all_windows=True)
+    for index in range(len(clips)):
+        clips[index]
+    assert clips.silent.tolist() == [False, False, True, True, True, True, False, False]
+
+
 @pytest.mark.parametrize("suffix", ["mp3", "wav"])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_long_compressed_recordings_are_evaluated_in_one_pass(rows, tmp_path, monkeypatch, suffix, num_workers):
@@ -254,3 +294,19 @@ def test_stretches_in_any_order(places, is_seekable):
     for start, length in places:
         np.testing.assert_array_equal(reader.read("a", open_from, start, length), waveform[start : start + length])
         reader = pickle.loads(pickle.dumps(reader)) if length % 5 == 0 else reader
+
+
+def test_clips_that_are_played_faster_are_as_long(recordings):
+    """And each part of a recording is heard."""
+    fast = [{"Resample": {"min_speed": 1.5, "max_speed": 2.0, "p": 0.5}}]
+    augment = make_augmentation(fast, RATE)
+    assert augment.shortening == pytest.approx(2.0, rel=0.01)
+    longest = int(np.argmax(recordings["seconds"]))
+    clips = TrainingClips(recordings, PLAIN, LABEL2ID, recordings["seconds"][longest] / 4, augment)
+    items = [clips[epoch * len(clips) + longest]["input_values"] for epoch in range(200)]
+    assert {len(item) for item in items} == {clips.max_length}
+    # Samples tell the place in the recording. The first and last ones ring where it was resampled.
+    places = np.array(items)[:, 100:-100] - (longest + 1)
+    assert places.min() < 0.05 and places.max() > 0.95
+    slow = make_augmentation([{"TimeStretch": {"min_rate": 0.5, "max_rate": 0.9, "p": 1}}], RATE)
+    assert slow.shortening == 1 and TrainingClips(recordings, PLAIN, LABEL2ID, 1, slow).read_length == RATE

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sanet_hf.errors import DataError, UsageError
-from sanet_hf.training.arguments import DataArguments, override_data_arguments
+from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.folds import (
     PREPARE_PROGRESS,
     assign_folds,
@@ -24,6 +24,7 @@ from sanet_hf.training.data.folds import (
     sort_folds,
 )
 from sanet_hf.training.data.load import load_recordings
+from sanet_hf.training.options import override_data_arguments
 
 
 CLASSES = st.lists(st.sampled_from("abcdef"), min_size=10, max_size=80)

@@ -20,6 +20,7 @@ from sanet_hf import SANetFeatureExtractor
 from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import DataError, UsageError
+from sanet_hf.training import time_limit
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.clips import StreamedClips, TrainingClips
 from sanet_hf.training.data.load import load_recordings
@@ -206,6 +207,18 @@ def test_train_a_detector_on_streamed_0_and_1(command, tmp_path):
     assert sorted(line.split(",")[1] for line in lines) == [""] * 5 + ["odd"] * 5
 
 
+def test_train_on_a_stream_for_a_time(command, parquet, tmp_path, monkeypatch):
+    now = iter(range(10**6))
+    monkeypatch.setattr(time_limit, "read_clock", lambda: next(now))
+    at = command.index("--max_steps")
+    options = ["--max_minutes", "0.5", "--eval_strategy", "epoch", "--save_strategy", "epoch"]
+    options += ["--per_device_train_batch_size", "1", "--max_evaluations", "2"]
+    assert main([*command[:at], *command[at + 2 :], "--dataset_name", str(parquet), *options]) == 0
+    state = json.loads((tmp_path / "run/trainer_state.json").read_text())
+    assert 8 <= state["global_step"] == state["max_steps"] <= 10 and state["epoch"] == 1
+    assert all(0 < entry["epoch"] <= 1 for entry in state["log_history"])
+
+
 def test_train_on_tars_without_streaming(command, tars, tmp_path):
     options = ["--dataset_name", str(tars), "--audio_column_name", "flac", "--label_column_name", "txt"]
     # The default: others have no effect here.
@@ -293,7 +306,7 @@ from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.data.clips import StreamedClips, TrainingClips
 from sanet_hf.training.data.sources import stream_training_split
-from sanet_hf.training.train import _make_clips, _make_trainer
+from sanet_hf.training.make_trainer import make_clips, make_trainer
 
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1
 folder, output, sizes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -312,8 +325,8 @@ for kind in ("streamed", "whole", "joined"):
         splits = ("validation", "test") if data.streaming else ("train", "validation", "test")
         stream = stream_training_split(data) if data.streaming else None
         recordings = load_recordings(data, splits=splits)
-        clips = _make_clips(stream, recordings, model, extractor, data, (None, None), arguments)
-        trainer = _make_trainer(model, extractor, clips, arguments)
+        clips = make_clips(stream, recordings, model, extractor, data, (None, None), arguments)
+        trainer = make_trainer(model, extractor, clips, arguments)
         loader, epochs = trainer.get_train_dataloader(), []
         for epoch in range(2):
             loader.set_epoch(epoch)

@@ -248,6 +248,9 @@ def test_files(make_candidate, without_process, tmp_path, is_multi_label, capsys
         for seed, (name, model_type) in enumerate(zip(names, ("sanet", "wav2vec2", "ast")))
     ]
     candidates[2].training_seconds = None
+    # Of the last one's run there is a baseline of some of the clips.
+    part = make_evaluation(7, is_multi_label=is_multi_label, noise=3)
+    candidates[2].baseline = Evaluation("test", part.files[:30], LABELS, part.references[:30], part.probabilities[:30])
     result = compare(candidates, tmp_path / "new", clip_seconds=0.5, batch_size=2, num_rounds=2)
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
@@ -264,7 +267,10 @@ def test_files(make_candidate, without_process, tmp_path, is_multi_label, capsys
             assert values["low"] <= values["value"] == candidate.evaluation.metrics[name] <= values["high"]
         assert row["parameters"] == candidate.model.num_parameters()
         assert row["latency_p95"] >= row["latency_median"] >= row["model_latency_median"] > 0
-    assert first["difference"] is None
+    assert first["difference"] is first["baseline"] is None
+    simple = others[1]["baseline"]
+    assert simple["num_clips"] == 30 and simple["low"] <= simple["value"] <= simple["high"]
+    assert simple["value"] == candidates[2].baseline.metrics[metric]
     for row in others:
         value = row["metrics"][metric]["value"] - first["metrics"][metric]["value"]
         assert row["difference"]["value"] == pytest.approx(value)
@@ -279,6 +285,10 @@ def test_files(make_candidate, without_process, tmp_path, is_multi_label, capsys
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
     values = first["metrics"][metric]
     assert f"{100 * values['value']:.1f} % ({100 * values['low']:.1f}–{100 * values['high']:.1f})" in table[2]
+    (row,) = [line for line in table if line.startswith("| Log-mel baseline")]
+    assert row.endswith(
+        f"| – | – | {100 * simple['value']:.1f} % ({100 * simple['low']:.1f}–{100 * simple['high']:.1f}) |"
+    )
     assert "| Training time | 1.2 min | 1.2 min | – |" in table
     assert "| Peak memory | 987.7 MB | 987.7 MB | 987.7 MB |" in table
 

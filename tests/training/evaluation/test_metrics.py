@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 from transformers import EvalPrediction
 
+from sanet_hf.training.evaluation.calibration import softmax_or_sigmoid
 from sanet_hf.training.evaluation.evaluate import make_compute_metrics
 from sanet_hf.training.evaluation.metrics import (
     PerClassMetrics,
@@ -16,7 +17,7 @@ from sanet_hf.training.evaluation.metrics import (
     compute_metrics,
     expected_calibration_error,
 )
-from sanet_hf.training.evaluation.results import Evaluation, list_classes, softmax_or_sigmoid, write_predictions
+from sanet_hf.training.evaluation.results import Evaluation, list_classes, write_predictions
 from sanet_hf.training.evaluation.statistics import resampled_f1, resampled_map
 
 
@@ -33,6 +34,22 @@ def test_one_class_a_clip():
     # Class 0: of 2 x 2 pairs the one with clip 2 is a tie; class 1 is perfect; class 2 is always tied.
     assert metrics["auroc"] == pytest.approx(((0.5 + 0.5 + 1 + 1) / 4 + 1.0 + 0.5) / 3)
     assert "top_3_accuracy" not in metrics
+
+
+def test_added_background_is_left_out_of_macro_f1():
+    """Class 2 has no clip of its own, as where training has added it; it still costs the recall of class 1."""
+    probabilities, references = certain([0, 0, 1, 2], 3), np.array([0, 0, 1, 1])
+    plain, other = (
+        Evaluation("test", list("abcd"), ["x", "y", "z"], references, probabilities, background=background)
+        for background in (None, "z")
+    )
+    assert plain.metrics["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert other.metrics["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert other.metrics["accuracy"] == plain.metrics["accuracy"] == 0.75
+    once = np.ones((4, 1), np.float32)
+    assert resampled_f1(other, once)[0] == pytest.approx(other.metrics["macro_f1"])
+    with_clips = Evaluation("test", list("abcd"), ["x", "y", "z"], references + 1, probabilities, background="z")
+    assert with_clips.left_out is None
 
 
 def test_top_3():

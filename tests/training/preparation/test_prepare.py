@@ -276,10 +276,15 @@ def test_audiofolder_and_this_project_read_the_folders(prepared, folder, tmp_pat
 @pytest.mark.parametrize(
     ("configs", "folder", "options"),
     [
-        (["sanet.yaml"], "denoised_clips", ["--num_train_epochs", "50"]),
-        (["sanet.yaml", "sanet_dynamic.yaml"], "speech_segments", ["--samples_per_class", "20"]),
+        pytest.param(["sanet.yaml"], "denoised_clips", ["--num_train_epochs", "50"], id="whole"),
+        pytest.param(
+            ["sanet.yaml", "sanet_dynamic.yaml"],
+            "speech_segments",
+            ["--samples_per_class", "20"],
+            id="dynamic",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["whole", "dynamic"],
 )
 def test_both_ways_of_training_learn_from_it(prepared, tiny_options, configs, folder, options, tmp_path):
     """The two voices, of which one is much deeper, are told apart."""
@@ -332,6 +337,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["kill", "ctrl-c"])
 def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
     output = tmp_path / "data"

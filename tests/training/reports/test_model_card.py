@@ -165,7 +165,8 @@ def test_results_and_training(write_card):
     for evaluation in evaluations:
         names = ("accuracy", "macro_f1", "auroc", "ece")
         numbers = [f"{evaluation.metrics[name]:.3f}" for name in names]
-        assert rows(card, evaluation.split) == [[evaluation.split, str(len(evaluation.files)), *numbers]]
+        interval = "{:.3f}–{:.3f}".format(*accuracy_interval(evaluation))
+        assert rows(card, evaluation.split) == [[evaluation.split, str(len(evaluation.files)), *numbers, interval]]
     assert [len(rows(card, label)) for label in LABELS] == [2, 2, 2]
     recalls = [row[2] for row in rows(card, "owl")]
     assert recalls == [f"{evaluation.per_class()['recall'][2]:.3f}" for evaluation in reversed(evaluations)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sanet_hf.training.evaluation.results import Evaluation
+from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval
 from sanet_hf.training.reports.html import encode_audio, plot_durations
 from sanet_hf.training.reports.run import count_confusions, list_confusions, list_mistakes, plot_history, write_report
 
@@ -221,7 +221,11 @@ def test_numbers_of_every_split(report):
     page = report(*splits)
     names = ("accuracy", "macro_f1", "top_3_accuracy", "auroc", "ece")
     assert page.rows["results"][1:] == [
-        [e.split, str(len(e.files)), *(f"{e.metrics[name]:.3f}" for name in names)] for e in reversed(splits)
+        [
+            *(e.split, str(len(e.files)), *(f"{e.metrics[name]:.3f}" for name in names)),
+            "{:.3f}–{:.3f}".format(*accuracy_interval(e)),
+        ]
+        for e in reversed(splits)
     ]
     assert f"On the test split: {splits[0].is_right.sum()} of 30 clips are right." in page.words
     assert page.rows["data"][-1] == ["All clips", "50", "1.9 min", "30", "1.1 min"]

@@ -1,0 +1,156 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe that `sanet train` chooses without a configuration file."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sanet_hf import SANetConfig
+from sanet_hf.cli.main import main
+from sanet_hf.cli.train_options import parse_train_arguments
+from sanet_hf.training.config_files import find_config
+from sanet_hf.training.recipe import (
+    FEW_RECORDINGS,
+    FEWEST_STEPS,
+    LONGEST_SECONDS,
+    MAX_EPOCHS,
+    MAX_EPOCHS_OF_FEW,
+    MIN_EPOCHS,
+    RECIPE_FILE,
+    Facts,
+    choose_epochs,
+    choose_recipe,
+    find_recipe,
+    write_recipe,
+)
+from sanet_hf.training.run_folder import OPTIONS_FILE, read_options
+
+
+def facts(count: int = 240, seconds: float = 5.0, num_validation: int = 80, rate: int = 16000) -> Facts:
+    return Facts(np.full(count, seconds), num_validation, 10, rate)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    count=st.integers(1, 100_000),
+    seconds=st.floats(0.01, 3600),
+    rate=st.sampled_from([2000, 8000, 16000, 22050, 44100, 48000, 192000]),
+    batch_size=st.integers(1, 64),
+)
+def test_recipes_are_valid(count, seconds, rate, batch_size):
+    choices = choose_recipe(facts(count, seconds, rate=rate), batch_size)
+    config = SANetConfig(**choices["config_overrides"].value)
+    samples = choices["max_length_seconds"].value * rate
+    assert round(samples) % config.inputs_to_logits_ratio == 0 and abs(samples - round(samples)) < 1e-3 * rate / 1000
+    assert 2 * samples <= config.max_input_samples
+    assert choices["max_length_seconds"].value <= LONGEST_SECONDS * 1.5
+    is_few = -(-count // batch_size) * MAX_EPOCHS < FEWEST_STEPS
+    assert MIN_EPOCHS <= choices["num_train_epochs"].value <= (MAX_EPOCHS_OF_FEW if is_few else MAX_EPOCHS)
+    assert all(choice.reason for choice in choices.values())
+
+
+def test_few_and_many_recordings():
+    few, many = choose_recipe(facts(240)), choose_recipe(facts(50_000))
+    assert few["config_overrides"].value["spectrogram_dim"][0] < many["config_overrides"].value["spectrogram_dim"][0]
+    assert few["num_train_epochs"].value > many["num_train_epochs"].value
+    assert few["max_length_seconds"].value == LONGEST_SECONDS
+    assert few["padding"].value == "longest"
+    assert few["refit"].value == "auto"
+    assert choose_recipe(facts(num_validation=0))["refit"].value == "false"
+
+
+def test_steps_of_few_recordings():
+    epochs = {count: choose_recipe(facts(count))["num_train_epochs"].value for count in (10, 56, 100, 240, 600)}
+    assert epochs[10] == epochs[56] == MAX_EPOCHS_OF_FEW > epochs[100] > epochs[240] == MAX_EPOCHS > epochs[600]
+
+
+def test_short_sounds():
+    choices = choose_recipe(facts(seconds=0.6))
+    assert 0.6 <= choices["max_length_seconds"].value < 0.8
+    assert choices["padding"].value == "max_length"
+
+
+def test_options_that_are_given():
+    choices = choose_recipe(facts(1000), batch_size=32, max_length_seconds=1.0)
+    assert choices["max_length_seconds"].value == 1.0
+    assert choices["num_train_epochs"].value > choose_recipe(facts(1000))["num_train_epochs"].value
+    assert "num_train_epochs" not in choose_recipe(facts(), max_minutes=5)
+
+
+def test_time_decides():
+    enough, reason = choose_epochs(15, 0.1, is_refit=False)
+    assert "ms here" in reason and enough == choose_epochs(15, None, is_refit=False)[0]
+    fewer, reason = choose_epochs(15, 10.0, is_refit=False)
+    assert fewer == 9 and "fit into 30 minutes" in reason
+    assert choose_epochs(15, 10.0, is_refit=True)[0] == 4
+    assert choose_epochs(15, 1e6, is_refit=True)[0] == 1
+    assert FEW_RECORDINGS > 1000
+
+
+def test_the_file_is_a_configuration(tmp_path):
+    write_recipe(choose_recipe(facts()), {"padding"}, tmp_path / RECIPE_FILE)
+    text = (tmp_path / RECIPE_FILE).read_text()
+    values = yaml.safe_load(text)
+    assert "padding" not in values and values["mixup_alpha"] == 1.0
+    command = [str(tmp_path / RECIPE_FILE), "--data_dir", "x", "--output_dir", "y"]
+    model, data, training = parse_train_arguments(command)
+    assert "spectrogram_dim" in model.config_overrides
+    assert (data.max_length_seconds, training.mixup_alpha) == (LONGEST_SECONDS, 1.0)
+    assert "Resample" in data.augmentations
+
+
+def test_the_shipped_configuration_is_the_same(tmp_path):
+    write_recipe(choose_recipe(facts()), (), tmp_path / RECIPE_FILE)
+    chosen = yaml.safe_load((tmp_path / RECIPE_FILE).read_text())
+    shipped = yaml.safe_load(find_config("sanet_spectrogram.yaml").read_text())
+    defaults = {"num_mel_bins", "spectrogram_window", "spectrogram_stride", "spectrogram_sampling_rate"}
+    network = {name: value for name, value in chosen["config_overrides"].items() if name not in defaults}
+    assert shipped.pop("seed") == 0
+    assert shipped == {**chosen, "config_overrides": network}
+    assert SANetConfig(**network) == SANetConfig(**chosen["config_overrides"])
+
+
+def test_training_without_a_configuration(tones, tmp_path, capsys):
+    output_dir = tmp_path / "run"
+    network = "--config_overrides={spectrogram_dim: [8], spectrogram_pool: [[4, 4]], conv_dim: [], conv_kernel: [], "
+    network += "conv_stride: [], attention_after: [], attention_dim: [], classifier_hidden_sizes: []}"
+    command = ["train", "--data_dir", str(tones), "--output_dir", str(output_dir), network, "--max_steps", "2"]
+    command += ["--refit", "false", "--precision", "fp32"]
+    assert main(command) == 0
+    assert "Chosen for 32 training recordings" in capsys.readouterr().err
+    recipe, options = yaml.safe_load((output_dir / RECIPE_FILE).read_text()), read_options(output_dir)
+    assert "config_overrides" not in recipe and "num_train_epochs" in recipe
+    assert options["mixup_alpha"] == recipe["mixup_alpha"] == 1.0
+    # The same command again leaves recipe and run as they are.
+    before = (output_dir / RECIPE_FILE).stat().st_mtime_ns
+    assert main(command) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert (output_dir / RECIPE_FILE).stat().st_mtime_ns == before
+
+
+def test_a_run_without_a_recipe_goes_on_without_one(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / OPTIONS_FILE).write_text("seed: 3\n")
+    parse_train_arguments(["--data_dir", "nowhere", "--output_dir", str(tmp_path / "run")], find_recipe)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [OPTIONS_FILE]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model_type", "ast"],
+        ["--model_name_or_path", "somewhere"],
+        ["--streaming", "true", "--max_steps", "5", "--dataset_name", "x"],
+    ],
+)
+def test_runs_without_a_recipe(flags, tmp_path):
+    source = [] if "--dataset_name" in flags else ["--data_dir", "x"]
+    _, _, training = parse_train_arguments([*flags, *source, "--output_dir", str(tmp_path / "run")], find_recipe)
+    assert training.mixup_alpha == 0
+    assert not (tmp_path / "run").exists()
+    assert dataclasses.is_dataclass(training)

@@ -1,0 +1,294 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The baseline of a training run: fitted to the same split before training, and compared with the network after it."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from sanet_hf.audio.folders import SPLITS
+from sanet_hf.errors import AudioError
+from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.baseline import Baseline, fit
+from sanet_hf.training.data.background_labels import background_name
+from sanet_hf.training.data.folds import group_recordings
+from sanet_hf.training.data.labels import is_multi_label, label_matrix
+from sanet_hf.training.data.log_mel import MAX_SECONDS, NUM_STATISTICS, log_mel_statistics
+from sanet_hf.training.data.rows import load_recording
+from sanet_hf.training.evaluation.results import Evaluation, in_order
+from sanet_hf.training.evaluation.statistics import BASELINE, compare_with_baseline, metric_interval
+from sanet_hf.training.run_folder import METRIC_PREFIXES
+
+
+logger = logging.get_logger(__name__)
+
+# Of larger splits, random recordings are used, and of many long recordings a shorter beginning, for the time.
+MAX_TRAINING, MAX_TESTED = 5000, 2500
+MAX_TOTAL_SECONDS, MIN_SECONDS = 10 * 3600.0, 5.0
+# Recordings that are in memory at once, each read by a thread of its own.
+NUM_AT_ONCE, NUM_THREADS = 16, 4
+# Statistics by content, sampling rate and length: each fold of a cross-validation needs most of the others' again.
+_known: dict[tuple[str, int, float], np.ndarray] = {}
+
+
+@dataclass
+class Examples:
+    """
+    Recordings as the baseline takes them.
+
+    Attributes:
+        rows: Their places in the split, int of shape (recordings,).
+        files: Their names.
+        features: float32 of shape (recordings, NUM_STATISTICS).
+        targets: Classes, 0/1 of shape (recordings, classes).
+        groups: Of each; recordings of a group are in one fold.
+    """
+
+    rows: np.ndarray
+    files: Sequence[str]
+    features: np.ndarray
+    targets: np.ndarray
+    groups: Sequence[str]
+
+
+@dataclass
+class RunBaseline:
+    """
+    The baseline of a run.
+
+    Attributes:
+        baseline: Fitted to the training split.
+        examples: By split.
+        evaluations: Results of the validation and test split.
+        notes: What was left out, as sentences.
+    """
+
+    baseline: Baseline
+    examples: Mapping[str, Examples]
+    evaluations: Mapping[str, Evaluation]
+    notes: Sequence[str]
+
+
+def fit_to_recordings(
+    recordings: Mapping[str, Dataset],
+    label2id: Mapping[str, int],
+    sampling_rate: int,
+    arguments: DataArguments,
+    is_balanced: bool = False,
+) -> RunBaseline | None:
+    """
+    Fit the baseline to the training split and evaluate it on the others. It hears the first minute of a recording.
+
+    Of a split with more than 5,000 recordings for training, or 2,500 for evaluation, random ones are used (the same in
+    each run), and where these are more than 10 hours, less of the beginning of each, but at least 5 s.
+
+    Args:
+        recordings: Splits as [`load.load_recordings`] gives them.
+        label2id: Classes of the model.
+        sampling_rate: In Hz.
+        arguments: Where the recordings are, and what groups them.
+        is_balanced: Whether every class has the same weight.
+
+    Returns:
+        `None` where no recording is held out to test it, or none can be read.
+    """
+    if "train" not in recordings or len(recordings) < 2:
+        return None
+    chosen = {split: _choose(dataset, split) for split, dataset in recordings.items()}
+    sizes = [np.array(recordings[split]["seconds"])[rows] for split, rows in chosen.items()]
+    lengths = np.concatenate(sizes).clip(max=MAX_SECONDS)
+    seconds = MAX_SECONDS
+    if lengths.sum() > MAX_TOTAL_SECONDS:
+        seconds = float(max(MIN_SECONDS, MAX_TOTAL_SECONDS // len(lengths)))
+    notes = [
+        f"of {split}, {len(rows):,} random recordings of {len(recordings[split]):,} are used"
+        for split, rows in chosen.items()
+        if len(rows) < len(recordings[split])
+    ]
+    if seconds < lengths.max():
+        notes.append(f"of each recording, the first {seconds:g} s are used")
+    examples = {}
+    with tqdm(total=len(lengths), desc="Baseline", unit="file", delay=5) as bar:
+        for split, rows in chosen.items():
+            features, is_read = _measure(recordings[split], rows, sampling_rate, seconds, bar)
+            if not is_read.any():
+                return None
+            rows = rows[is_read]
+            dataset = recordings[split].select(rows)
+            targets, groups = label_matrix(dataset, label2id), group_recordings(dataset, arguments)
+            examples[split] = Examples(rows, dataset["file"][:], features[is_read], targets, groups)
+    train, validation = examples["train"], examples.get("validation")
+    several = is_multi_label(recordings["train"])
+    baseline = fit(
+        train.features,
+        train.targets,
+        train.groups,
+        None if validation is None else (validation.features, validation.targets),
+        several,
+        is_balanced,
+    )
+    evaluations = {
+        split: Evaluation(
+            split=split,
+            files=own.files,
+            labels=sorted(label2id, key=label2id.get),
+            references=own.targets if several else own.targets.argmax(axis=1),
+            probabilities=baseline.predict_proba(own.features),
+            background=background_name(arguments.background),
+        )
+        for split, own in examples.items()
+        if split != "train"
+    }
+    return RunBaseline(baseline, examples, in_order(evaluations), notes)
+
+
+def describe_baseline(run: RunBaseline) -> str:
+    """Return one line for the console, such as `Baseline (...): accuracy 0.80 (0.70-0.87) on validation`."""
+    parts = []
+    for split, evaluation in run.evaluations.items():
+        metric = "mAP" if evaluation.is_multi_label else "accuracy"
+        value = evaluation.metrics[metric]
+        low, high = metric_interval(evaluation, metric)
+        name = "" if parts else f"{metric} "
+        parts.append(f"{name}{value:.2f} ({low:.2f}-{high:.2f}) on {split}")
+    notes = "".join(f"; {note}" for note in run.notes)
+    return f"Baseline ({BASELINE}): {', '.join(parts)}{notes}"
+
+
+def prepare_baseline(
+    recordings: Mapping[str, Dataset],
+    label2id: Mapping[str, int],
+    sampling_rate: int,
+    arguments: DataArguments,
+    is_balanced: bool = False,
+) -> RunBaseline | None:
+    """Fit the baseline as in [`fit_to_recordings`] and print its results, or why there is none."""
+    if arguments.streaming:
+        print("No baseline: with --streaming the training recordings are read once, by the network.", file=sys.stderr)
+        return None
+    run = fit_to_recordings(recordings, label2id, sampling_rate, arguments, is_balanced)
+    if run is not None:
+        print(describe_baseline(run), file=sys.stderr)
+    return run
+
+
+def refit_to_validation(run: RunBaseline) -> RunBaseline:
+    """
+    Return a baseline that is fitted to the training and validation split together, for a network that was trained on
+    both. Its results on validation are those before.
+    """
+    train, validation, test = (run.examples.get(split) for split in SPLITS)
+    if validation is None:
+        return run
+    features, targets = (
+        np.concatenate([getattr(split, name) for split in (train, validation)]) for name in ("features", "targets")
+    )
+    baseline, evaluations = run.baseline.refit(features, targets), dict(run.evaluations)
+    if test is not None:
+        evaluations["test"] = dataclasses.replace(
+            evaluations["test"], probabilities=baseline.predict_proba(test.features), metrics={}
+        )
+    return dataclasses.replace(run, baseline=baseline, evaluations=evaluations)
+
+
+def compare_run(
+    run: RunBaseline, evaluations: Mapping[str, Evaluation], model: PreTrainedModel, mixup_alpha: float
+) -> tuple[dict[str, Any] | None, dict[str, float]]:
+    """
+    Compare the network of a run with its baseline, and print the result.
+
+    Args:
+        run: Of [`prepare_baseline`].
+        evaluations: What the network says of each split.
+        model: The network.
+        mixup_alpha: Option of that name.
+
+    Returns:
+        What [`compare_with_baseline`] returns; and metrics for `all_results.json`: accuracy, macro F1 and, where
+        multi-label, mAP as `baseline_eval_accuracy` or `baseline_test_accuracy`, and `baseline_C`.
+    """
+    metrics = {
+        f"baseline_{METRIC_PREFIXES[split]}_{metric}": evaluation.metrics[metric]
+        for split, evaluation in run.evaluations.items()
+        for metric in ("accuracy", "macro_f1", "mAP")
+        if metric in evaluation.metrics
+    }
+    advice = advise(model.config, mixup_alpha)
+    comparison = compare_with_baseline(evaluations, run.evaluations, advice)
+    if comparison is not None:
+        print_comparison(comparison)
+    elif run.evaluations and evaluations:
+        logger.warning("The network cannot be compared with the baseline: names of recordings repeat.")
+    return comparison, {**metrics, "baseline_C": run.baseline.C}
+
+
+def advise(config: PreTrainedConfig, mixup_alpha: float) -> str:
+    """Return what to try where a network is not better than the baseline."""
+    steps = ["more recordings", "longer training (--num_train_epochs or --max_minutes)"]
+    if config.model_type != "sanet":
+        steps.append("a pretrained model (--model_name_or_path)")
+    elif not config.spectrogram_dim:
+        steps.append("the network for few recordings (sanet_spectrogram.yaml, or no configuration file)")
+    if not mixup_alpha:
+        steps.append("--mixup_alpha 1")
+    return f"Try {', '.join(steps[:-1])} or {steps[-1]}."
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Print the network beside the baseline, and warn of a network that is worse."""
+    print("\nNetwork and baseline (95 % intervals):", file=sys.stderr)
+    for row in comparison["table"]:
+        print(f"  {row[0]} ({row[1]} clips), {row[2]}: network {row[3]}, baseline {row[4]}, {row[5]}", file=sys.stderr)
+    if comparison["verdict"] == "worse":
+        logger.warning(comparison["text"])
+    else:
+        print(comparison["text"], file=sys.stderr)
+
+
+def _choose(dataset: Dataset, split: str) -> np.ndarray:
+    """Return the rows that are used, those of the longest recordings first, as the network is evaluated on them."""
+    most = MAX_TRAINING if split == "train" else MAX_TESTED
+    rows = np.argsort(-np.array(dataset["seconds"]), kind="stable")
+    return rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:most])]
+
+
+def _measure(
+    dataset: Dataset, rows: np.ndarray, sampling_rate: int, seconds: float, bar: tqdm
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the statistics of each recording, of shape (rows, NUM_STATISTICS), and whether it could be read."""
+    features, is_read = np.zeros((len(rows), NUM_STATISTICS), np.float32), np.ones(len(rows), bool)
+    digests, most = dataset["digest"][:], round(seconds * sampling_rate)
+
+    def read(row: int) -> np.ndarray | None:
+        if (digests[row], sampling_rate, seconds) in _known:
+            return None
+        try:
+            return load_recording(dataset[row], sampling_rate, 0, most)
+        except (AudioError, OSError):
+            # The network's evaluation reports it.
+            return np.zeros(0, np.float32)
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for start in range(0, len(rows), NUM_AT_ONCE):
+            some = rows[start : start + NUM_AT_ONCE].tolist()
+            for place, (row, waveform) in enumerate(zip(some, pool.map(read, some)), start):
+                key = (digests[row], sampling_rate, seconds)
+                if waveform is None:
+                    features[place] = _known[key]
+                elif len(waveform):
+                    features[place] = log_mel_statistics(waveform, sampling_rate)
+                    if digests[row]:
+                        _known[key] = features[place]
+                else:
+                    is_read[place] = False
+                bar.update()
+    return features, is_read

@@ -1,0 +1,151 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The clips of a training run and its trainer, made from options."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from accelerate import DistributedType
+from datasets import DatasetDict, IterableDataset
+from packaging import version
+from transformers import EvalPrediction, PreTrainedModel, ProgressCallback
+
+from sanet_hf.errors import UsageError
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments
+from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EarlyStoppingCallback, EvaluationTable, TrainingClock
+from sanet_hf.training.data.augmentation import Augmentation
+from sanet_hf.training.data.batches import collate
+from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips
+from sanet_hf.training.losses import balanced_class_weights, make_loss
+from sanet_hf.training.time_limit import TimedTable, TimeLimit, limit_steps
+from sanet_hf.training.trainer import AudioClassificationTrainer
+
+
+COMPILED_TRAINING_VERSION = (2, 11)
+
+
+def make_clips(
+    stream: IterableDataset | None,
+    recordings: DatasetDict,
+    model: PreTrainedModel,
+    feature_extractor,
+    arguments: DataArguments,
+    augmentations: Sequence[Augmentation | None],
+    training: AudioTrainingArguments,
+) -> dict[str, TrainingClips | StreamedClips | EvaluationClips]:
+    """Clips to train on, from the stream if there is one, and of the validation split if there is one."""
+    data = (feature_extractor, model.config.label2id, arguments.max_length_seconds)
+    if stream is not None:
+        streamed = StreamedClips(
+            stream,
+            *data,
+            *augmentations,
+            is_multi_label=arguments.problem_type == "multi_label_classification",
+            buffer_size=arguments.shuffle_buffer_size,
+            max_bad_fraction=arguments.max_bad_fraction,
+            seed=training.seed,
+            process_index=training.process_index,
+            num_processes=training.world_size,
+            class_names=arguments.class_names,
+        )
+        return {"train": streamed, "validation": EvaluationClips(recordings["validation"], *data)}
+    joined = {"samples_per_class": arguments.samples_per_class, "max_segments": arguments.max_segments}
+    joined["seed"] = training.seed
+    clips = {"train": TrainingClips(recordings["train"], *data, *augmentations, **joined)}
+    if "validation" in recordings and arguments.samples_per_class is None:
+        clips["validation"] = EvaluationClips(recordings["validation"], *data)
+    elif "validation" in recordings:
+        # Always of the same indices, and so the same clips.
+        joined["samples_per_class"] = -(-arguments.samples_per_class // 4)
+        clips["validation"] = TrainingClips(recordings["validation"], *data, **joined)
+    return clips
+
+
+def make_trainer(
+    model: PreTrainedModel,
+    feature_extractor,
+    clips: Mapping[str, TrainingClips | StreamedClips | EvaluationClips],
+    arguments: AudioTrainingArguments,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+) -> AudioClassificationTrainer:
+    """
+    Make a trainer of a model from clips as [`make_clips`] returns them.
+
+    Raises:
+        UsageError: Options do not fit each other, the device or the installed packages.
+    """
+    if arguments.torch_compile and version.parse(torch.__version__).release < COMPILED_TRAINING_VERSION:
+        # Seen with 2.8 in a padded batch; 2.11 is right.
+        raise UsageError(
+            f"--torch_compile needs PyTorch 2.11 or newer, not {torch.__version__}: older ones may compute wrong "
+            "statistics of BatchNorm."
+        )
+    averaging = {
+        "averaged_epochs": arguments.averaged_epochs > 1,
+        "averaged_fraction": arguments.averaged_fraction > 0,
+    }
+    for option, is_given in averaging.items():
+        if is_given and (arguments.fsdp or arguments.deepspeed):
+            raise UsageError(f"--{option} needs all weights in one place, which --fsdp and --deepspeed divide.")
+    if all(averaging.values()):
+        raise UsageError("--averaged_epochs and --averaged_fraction both say what is averaged. Leave one out.")
+    is_stream = isinstance(clips["train"], StreamedClips)
+    arguments = limit_steps(arguments, is_stream)
+    if arguments.enable_jit_checkpoint:
+        raise UsageError(
+            "Leave out --enable_jit_checkpoint: SIGTERM always saves a checkpoint, and both would write it."
+        )
+    is_multi_label = model.config.problem_type == "multi_label_classification"
+    class_weights = (
+        balanced_class_weights(clips["train"].class_matrix, is_multi_label)
+        if arguments.class_weights == "balanced"
+        else None
+    )
+    # Compiled is for one length.
+    length = clips["train"].max_length if arguments.torch_compile else None
+    # The items are made from columns that the model knows nothing of.
+    arguments.remove_unused_columns = False
+    let_steps_overlap(arguments)
+    limit = None
+    if arguments.max_minutes:
+        limit = TimeLimit(60 * arguments.max_minutes, arguments.max_evaluations, is_stream)
+    with warnings.catch_warnings():
+        # Trainer has no label smoothing for several classes a clip; make_loss has.
+        warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
+        try:
+            trainer = AudioClassificationTrainer(
+                train_loss=make_loss(is_multi_label, arguments.label_smoothing_factor, class_weights),
+                eval_loss=make_loss(is_multi_label),
+                model=model,
+                args=arguments,
+                data_collator=partial(collate, feature_extractor=feature_extractor, length=length),
+                train_dataset=clips["train"],
+                eval_dataset=clips.get("validation"),
+                processing_class=feature_extractor,
+                compute_metrics=compute_metrics,
+                # SIGTERM last: it decides on the last checkpoint.
+                callbacks=[TrainingClock(), *([limit] if limit else []), CheckpointOnSIGTERM()],
+                time_limit=limit,
+            )
+        except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # Trainer checks options such as --report_to, and the packages for them, here.
+            raise UsageError(f"The training options cannot be used: {' '.join(str(error).split())}") from error
+    if arguments.fsdp and trainer.accelerator.distributed_type != DistributedType.FSDP:
+        raise UsageError("--fsdp divides the weights between several GPUs, each with a process; here it would not.")
+    if arguments.early_stopping_patience is not None:
+        if not arguments.load_best_model_at_end:
+            raise UsageError("--early_stopping_patience needs --load_best_model_at_end true.")
+        trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(TimedTable(limit) if limit else EvaluationTable)
+    return trainer
+
+
+def let_steps_overlap(arguments: AudioTrainingArguments) -> None:
+    """Change options by which every step would wait for a GPU, where another step could be launched."""
+    # The trainer itself looks for losses that are not finite, every 16 steps.
+    arguments.logging_nan_inf_filter = False
+    if arguments.device.type != "mps":
+        arguments.accelerator_config.non_blocking = arguments.dataloader_pin_memory

@@ -1,0 +1,346 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Choose how to train a SANet by the recordings and the time: what `sanet train` does without a configuration file.
+
+Choices and reasons are written to `recipe.yaml` in the run's folder, a configuration file like any other, which the
+run then uses. They rest on measurements with `python -m benchmarks.accuracy`; docs/accuracy.md has the tables.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sanet_hf.configuration_sanet import SANetConfig
+from sanet_hf.modeling_sanet import SANetForAudioClassification
+from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, DataArguments, ModelArguments
+from sanet_hf.training.data.labels import label_names
+from sanet_hf.training.data.load import load_recordings
+from sanet_hf.training.models import read_sampling_rate
+from sanet_hf.training.run_folder import OPTIONS_FILE, check_output, is_cross_validation
+from sanet_hf.utils.files import write_atomically
+from sanet_hf.utils.formatting import format_duration
+
+
+RECIPE_FILE = "recipe.yaml"
+
+# Channels of the blocks on the spectrogram, and the fewest training recordings from which they are chosen.
+WIDTHS = {"narrow": ([16, 32, 64, 128], 0), "wide": ([32, 64, 128, 256], 3000)}
+# Of a spectrogram at 16 kHz; at other rates, the power of two that lasts about as long.
+WINDOW_SECONDS = 1024 / 16000
+LONGEST_SECONDS, SHORTEST_SECONDS = 2.048, 0.512
+BATCH_SIZE = 16
+# Steps after which more gained nothing on a few hundred recordings, and bounds of the epochs that they are.
+STEPS, MIN_EPOCHS, MAX_EPOCHS = 3000, 30, 150
+# Of some dozen recordings, many more epochs are still few steps.
+FEWEST_STEPS, MAX_EPOCHS_OF_FEW = 2000, 500
+DEFAULT_MINUTES = 30.0
+MEASURED_STEPS, MAX_MEASURING = 8, 3.0  # seconds
+# Part of the time that steps may take by the estimate: the rest is for evaluation and for a processor that is busy.
+USED_PART = 0.75
+MAX_POSITIONS = 4096
+
+
+class Facts(NamedTuple):
+    """
+    What the choices depend on.
+
+    Attributes:
+        seconds: Length of each training recording.
+        num_validation: Recordings in the validation split.
+        num_classes: Number of classes.
+        sampling_rate: In Hz.
+    """
+
+    seconds: np.ndarray
+    num_validation: int
+    num_classes: int
+    sampling_rate: int
+
+
+class Choice(NamedTuple):
+    """The value of an option, and why it was chosen."""
+
+    value: object
+    reason: str
+
+
+def choose_recipe(
+    facts: Facts,
+    batch_size: int = BATCH_SIZE,
+    max_minutes: float | None = None,
+    seconds_per_step: float | None = None,
+    max_length_seconds: float | None = None,
+) -> dict[str, Choice]:
+    """
+    Choose the options of `sanet train` for some recordings.
+
+    Args:
+        facts: The recordings.
+        batch_size: Clips of a step.
+        max_minutes: Time that was asked for: then it ends the training, not the epochs.
+        seconds_per_step: As [`measure_step`] gives it, if the time of a step is known.
+        max_length_seconds: Length of a stretch that was asked for.
+
+    Returns:
+        Choices by the name of the option, in the order in which they are to be read.
+    """
+    num_recordings = len(facts.seconds)
+    width, dim = choose_width(num_recordings)
+    stretch = choose_stretch(facts) if max_length_seconds is None else max_length_seconds
+    short = float(np.mean(facts.seconds < stretch)) if num_recordings else 0.0
+    network = make_network(dim, facts.sampling_rate, stretch)
+    choices = {
+        "model_type": Choice("sanet", "the architecture of this project"),
+        "config_overrides": Choice(
+            network,
+            f"{width} two-dimensional blocks on a log-mel spectrogram: the best of the networks tried on up to "
+            f"{WIDTHS['wide'][1]:,} recordings",
+        ),
+        "max_length_seconds": Choice(
+            stretch,
+            f"random stretches this long in training, and windows in evaluation: half of the recordings are up to "
+            f"{np.median(facts.seconds):.3g} s long",
+        ),
+        "padding": Choice(
+            *(
+                ("max_length", f"{short:.0%} of the recordings are shorter than a stretch: how long a sound is counts")
+                if short > 0.5
+                else ("longest", "most recordings fill a stretch")
+            )
+        ),
+        "per_device_train_batch_size": Choice(batch_size, "more steps of few clips"),
+        "learning_rate": Choice(1e-3, "of AdamW, for networks from scratch of this size"),
+        "lr_scheduler_type": Choice("cosine", "falls to zero"),
+        "warmup_steps": Choice(0.05, "part of all steps"),
+        "weight_decay": Choice(0.05, "of weights with more than one dimension"),
+        "max_grad_norm": Choice(1.0, "against rare large gradients"),
+        "mixup_alpha": Choice(1.0, "mixes clips in pairs: worth several points on few recordings"),
+        "augmentations": Choice(
+            [
+                {"Resample": {"min_speed": 0.8, "max_speed": 1.25, "p": 0.6}},
+                {"SevenBandParametricEQ": {"min_gain_db": -6, "max_gain_db": 6, "p": 0.5}},
+                {"AddGaussianSNR": {"min_snr_db": 15, "max_snr_db": 40, "p": 0.3}},
+                {"PolarityInversion": {"p": 0.5}},
+            ],
+            "speed and pitch, microphones, noise",
+        ),
+    }
+    steps_per_epoch = max(1, -(-num_recordings // batch_size))
+    epochs, reason = choose_epochs(steps_per_epoch, seconds_per_step, will_refit(facts))
+    if max_minutes is None:
+        choices["num_train_epochs"] = Choice(epochs, reason)
+    choices |= {
+        "averaged_fraction": Choice(0.3, "the mean of the last weights is steadier than the best epoch"),
+        "load_best_model_at_end": Choice(False, "the best of noisy epochs on few validation recordings is luck"),
+        "refit": Choice(
+            "auto" if facts.num_validation else "false",
+            f"below {FEW_RECORDINGS:,} recordings, the validation recordings are trained on in the end"
+            if facts.num_validation
+            else "there is no validation split",
+        ),
+        "eval_strategy": Choice("no", "nothing is chosen between epochs"),
+        "save_strategy": Choice("steps", "so that an interrupted training resumes"),
+        "save_steps": Choice(
+            0.1, "part of all steps; late checkpoints estimate BatchNorm's statistics anew, which takes a while"
+        ),
+        "save_total_limit": Choice(1, "only the last checkpoint is needed"),
+        "logging_strategy": Choice("epoch", "a point of the loss curve"),
+    }
+    return choices
+
+
+def choose_width(num_recordings: int) -> tuple[str, list[int]]:
+    """Return the name and the channels of the widest network that so many training recordings are enough for."""
+    return next((name, dim) for name, (dim, fewest) in reversed(WIDTHS.items()) if num_recordings >= fewest)
+
+
+def choose_stretch(facts: Facts) -> float:
+    """
+    Return seconds of a stretch: as long as three quarters of the recordings, within limits, in whole frames of the
+    last block.
+    """
+    longest = float(np.quantile(facts.seconds, 0.75)) if len(facts.seconds) else LONGEST_SECONDS
+    frame = _window(facts.sampling_rate) * 2 / facts.sampling_rate
+    seconds = min(max(longest, SHORTEST_SECONDS), LONGEST_SECONDS)
+    return round(max(1, int(np.ceil(seconds / frame - 1e-6))) * frame, 6)
+
+
+def make_network(dim: list[int], sampling_rate: int, stretch: float) -> dict[str, object]:
+    """Return the options of [`SANetConfig`] of a network on a spectrogram."""
+    window = _window(sampling_rate)
+    # Windows in evaluation and in use may be four times as long as those in training.
+    positions = int(np.ceil(4 * stretch * sampling_rate / (window * 8)))
+    return {
+        "spectrogram_dim": dim,
+        "spectrogram_pool": [[1, 1], [2, 2], [2, 2], [2, 2]],
+        "num_mel_bins": 64,
+        "spectrogram_window": window,
+        "spectrogram_stride": window // 4,
+        "spectrogram_sampling_rate": sampling_rate,
+        "conv_dim": [],
+        "conv_kernel": [],
+        "conv_stride": [],
+        "attention_after": [-1],
+        "attention_dim": [dim[-1] // 2],
+        "max_position_embeddings": min(max(positions, 8), MAX_POSITIONS),
+        "pool_hidden_size": 64,
+        "classifier_hidden_sizes": [128],
+    }
+
+
+def _window(sampling_rate: int) -> int:
+    """Samples of a frame of the spectrogram."""
+    return max(256, 2 ** round(np.log2(WINDOW_SECONDS * sampling_rate)))
+
+
+def choose_epochs(steps_per_epoch: int, seconds_per_step: float | None, is_refit: bool) -> tuple[int, str]:
+    """Return the number of epochs and why: enough steps, within the time."""
+    epochs = min(max(round(STEPS / steps_per_epoch), MIN_EPOCHS), MAX_EPOCHS)
+    epochs = max(epochs, min(round(FEWEST_STEPS / steps_per_epoch), MAX_EPOCHS_OF_FEW))
+    reason = f"about {epochs * steps_per_epoch:,} steps, after which more gained little"
+    if seconds_per_step is None:
+        return epochs, reason
+    trainings = 2 if is_refit else 1
+    allowed = int(DEFAULT_MINUTES * 60 * USED_PART / (steps_per_epoch * seconds_per_step * trainings))
+    estimate = f"a step takes {1000 * seconds_per_step:.0f} ms here"
+    if allowed < epochs:
+        epochs = max(allowed, 1)
+        reason = f"as many as fit into {DEFAULT_MINUTES:.0f} minutes ({estimate}); --max_minutes allows more"
+    else:
+        minutes = format_duration(epochs * steps_per_epoch * seconds_per_step * trainings)
+        reason = f"{reason}; {estimate}, which makes about {minutes}"
+    return epochs, reason
+
+
+def will_refit(facts: Facts) -> bool:
+    """Whether the final network is trained on training and validation recordings together."""
+    return 0 < facts.num_validation and len(facts.seconds) < FEW_RECORDINGS
+
+
+def measure_step(choices: Mapping[str, Choice], facts: Facts, arguments: AudioTrainingArguments) -> float:
+    """
+    Return seconds of a step of training on noise, on the device of the training: the shortest of a few, since another
+    program may take the processor for a moment.
+    """
+    network, stretch = choices["config_overrides"].value, choices["max_length_seconds"].value
+    device = arguments.device
+    random_state = torch.get_rng_state()
+    model = (
+        SANetForAudioClassification(SANetConfig(num_labels=max(2, facts.num_classes), **network)).to(device).train()
+    )
+    samples = round(stretch * facts.sampling_rate)
+    clips = 0.1 * torch.randn(choices["per_device_train_batch_size"].value, samples, device=device)
+    dtype = torch.bfloat16 if arguments.bf16 else torch.float16
+    seconds, end = math.inf, time.perf_counter() + MAX_MEASURING
+    # The first step prepares kernels.
+    for step in range(MEASURED_STEPS + 1):
+        start = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=arguments.bf16 or arguments.fp16):
+            logits = model(clips).logits
+        logits.float().square().mean().backward()
+        # Waits for the device.
+        logits.sum().item()
+        now = time.perf_counter()
+        seconds = min(seconds, now - start)
+        if now > end and step > 0:
+            break
+    torch.set_rng_state(random_state)
+    return seconds
+
+
+def find_recipe(
+    model: ModelArguments, data: DataArguments, training: AudioTrainingArguments, given: Collection[str]
+) -> Path | None:
+    """
+    Return the configuration file of a run without one: that in its folder, or a new one, which is printed. None where
+    none can be chosen: for other models than a SANet from scratch, and for clips that are streamed or joined.
+
+    Args:
+        model, data, training: Options of the run so far.
+        given: Names of those that are given: they are not chosen.
+
+    Raises:
+        DataError: There is nothing to train on.
+        UsageError: The folder of the run cannot be used.
+    """
+    if model.model_type != SANetConfig.model_type or model.model_name_or_path:
+        return None
+    if data.streaming or data.samples_per_class is not None or not 0 < data.max_length_seconds < math.inf:
+        return None
+    path = Path(training.output_dir) / RECIPE_FILE
+    is_new = training.overwrite_output_dir or not (
+        (path.parent / OPTIONS_FILE).is_file() or is_cross_validation(path.parent)
+    )
+    if not is_new and not path.is_file():
+        # A run that was begun without a recipe goes on without one.
+        return None
+    is_main = training.process_index == 0
+    with training.main_process_first(local=False, desc="choosing a recipe"):
+        if not is_main or (path.is_file() and not training.overwrite_output_dir):
+            return path
+        check_output(path.parent, data)
+        facts = find_facts(data, read_sampling_rate(model))
+        options = {
+            "batch_size": training.per_device_train_batch_size
+            if "per_device_train_batch_size" in given
+            else BATCH_SIZE,
+            "max_minutes": training.max_minutes,
+            "max_length_seconds": data.max_length_seconds if "max_length_seconds" in given else None,
+        }
+        choices = choose_recipe(facts, **options)
+        if training.max_minutes is None and not given & {"num_train_epochs", "max_steps", "config_overrides"}:
+            choices = choose_recipe(facts, **options, seconds_per_step=measure_step(choices, facts, training))
+        write_recipe(choices, given, path)
+        print(f"Chosen for {len(facts.seconds)} training recordings ({path}):", file=sys.stderr)
+        print(summarize(choices, given), file=sys.stderr)
+    return path
+
+
+def find_facts(arguments: DataArguments, sampling_rate: int) -> Facts:
+    """Read the recordings, as the training will, and return what the choices depend on."""
+    if arguments.fold is None:
+        arguments = dataclasses.replace(arguments, folds=None, fold_pattern=None)
+    # The training reads them again, and warns of them.
+    logging.disable(logging.WARNING)
+    try:
+        recordings = load_recordings(arguments, sampling_rate)
+    finally:
+        logging.disable(logging.NOTSET)
+    train = recordings["train"]
+    num_validation, num_classes = len(recordings.get("validation", ())), len(label_names(train))
+    return Facts(np.array(train["seconds"]), num_validation, num_classes, sampling_rate)
+
+
+def write_recipe(choices: Mapping[str, Choice], given: Collection[str], path: Path) -> None:
+    """Write a configuration file with the reason beside each option, but for those that are `given` as flags."""
+    lines = [
+        "# Chosen by `sanet train` for these recordings and this machine. To train others in the same way:",
+        "#   sanet train recipe.yaml --data_dir FOLDER --output_dir RUN",
+    ]
+    for name, (value, reason) in choices.items():
+        if name not in given:
+            lines += [f"# {reason}", f"{name}: {json.dumps(value)}"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
+
+
+def summarize(choices: Mapping[str, Choice], given: Collection[str]) -> str:
+    """Return the choices that matter, a line each, for the console."""
+    shown = ("config_overrides", "max_length_seconds", "padding", "num_train_epochs", "refit")
+    lines = []
+    for name in shown:
+        if name in choices and name not in given:
+            value = "a network" if name == "config_overrides" else f"{name} {choices[name].value}"
+            lines.append(f"  {value}: {choices[name].reason}")
+    return "\n".join(lines)
