@@ -17,7 +17,7 @@ from sanet_hf.training.pretraining.sounds import Licence, Sound
 from sanet_hf.utils.extras import require
 
 
-SOUNDFONTS = "fluid-soundfont-gm", "timgm6mb-soundfont", "musescore-general-soundfont-small", "avldrums.lv2-soundfont"
+SOUNDFONTS = "fluid-soundfont-gm", "timgm6mb-soundfont", "avldrums.lv2-soundfont"
 NOTES = 24  # of each instrument
 SECONDS = 2.5  # from one note to the next
 DRUM_CHANNEL = 9
