@@ -7,13 +7,10 @@ Every clip is one short English sentence, spoken by one of the voices in `VOICES
 in light background noise. No sentence is used twice, so the validation and test sentences are new to the model.
 """
 
-import contextlib
-import ctypes
 import json
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +20,8 @@ from tqdm import tqdm
 
 from sanet_hf.audio.folders import SPLITS
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.utils.extras import require
+from sanet_hf.training.demo.espeak import SAMPLING_RATE as ESPEAK_SAMPLING_RATE
+from sanet_hf.training.demo.espeak import open_espeak
 
 
 # Class name -> espeak-ng voice variant. Aunty and Linda, Grandpa and Max, and Mario and Nguyen are rather alike.
@@ -44,19 +42,12 @@ MAX_DURATION = 3.5  # seconds
 SETTINGS_FILE = "demo_speech.json"
 FORMAT_VERSION = 1  # raise it whenever the same arguments give other clips
 
-ESPEAK_SAMPLING_RATE = 22_050  # Hz
-ESPEAK_VOLUME = 60  # percent; at 100 the louder voices run into espeak's own limiter
 # One value per clip is drawn from each of these ranges, ends included.
 RATE_RANGE = (145, 205)  # words per minute; espeak's normal is 175
 PITCH_RANGE = (20, 80)  # on espeak's scale of 0 to 99; 50 is the voice's normal, the ends are 0.66 and 1.41 times it
 INTONATION_RANGE = (25, 75)  # width of the pitch range on espeak's scale of 0 to 99; 50 is the voice's normal
 SNR_RANGE = (20.0, 40.0)  # dB
 PEAK_RANGE = (-20.0, -1.0)  # dB below full scale
-
-# Values from espeak-ng/speak_lib.h.
-_OUTPUT_SYNCHRONOUS, _DONT_EXIT, _POSITION_CHARACTER, _CHARS_UTF8 = 2, 0x8000, 1, 1
-_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 _TEMPLATES = (
     "The {adjective} {person} {moved} {place}.",
@@ -114,7 +105,7 @@ def make_speech_dataset(
 
     rng = np.random.default_rng(seed)
     sentences: dict[str, str] = {}
-    with _open_espeak() as speak, tqdm(total=len(VOICES) * sum(num_clips.values())) as progress:
+    with open_espeak() as speak, tqdm(total=len(VOICES) * sum(num_clips.values())) as progress:
         _remove_clips(output_dir)
         # The test split comes first, so that it stays the same when num_train or num_validation changes.
         for split in reversed(SPLITS):
@@ -158,7 +149,7 @@ def _make_clip(speak: Callable, variant: str, used: Collection, rng: np.random.G
         while (sentence := _make_sentence(rng)) in used:
             pass
         rate, pitch, intonation = rng.integers(*zip(RATE_RANGE, PITCH_RANGE, INTONATION_RANGE), endpoint=True).tolist()
-        speech = speak(sentence, variant, rate, pitch, intonation)
+        speech = speak(sentence, f"en+{variant}", rate, pitch, intonation)
         speech = resample_poly(speech, DEFAULT_SAMPLING_RATE, ESPEAK_SAMPLING_RATE)
         duration = len(speech) / DEFAULT_SAMPLING_RATE
     noise = _make_noise(len(speech), pink=bool(rng.integers(2)), rng=rng)
@@ -180,50 +171,3 @@ def _make_noise(num_samples: int, pink: bool, rng: np.random.Generator) -> np.nd
         spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
     noise = np.fft.irfft(spectrum, num_samples)
     return noise / np.std(noise)
-
-
-@contextlib.contextmanager
-def _open_espeak() -> Iterator[Callable[[str, str, int, int, int], np.ndarray]]:
-    """Give a function of (text, variant, rate, pitch, intonation) that returns speech: (num_samples,), 22,050 Hz.
-
-    espeak-ng keeps state from one text to the next that its interface cannot reset (the phase of the pitch flutter,
-    for one). Loading a copy of the library starts from fresh state each time, and so the same seed gives the same
-    bytes even when another set was made in this process before.
-    """
-    require("espeakng_loader", "demo")
-    import espeakng_loader
-
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
-
-    chunks: list[np.ndarray] = []
-
-    @_CALLBACK
-    def collect(samples, num_samples, events):
-        if samples and num_samples > 0:
-            chunks.append(np.ctypeslib.as_array(samples, (num_samples,)).copy())
-        return 0  # go on
-
-    def speak(text: str, variant: str, rate: int, pitch: int, intonation: int) -> np.ndarray:
-        chunks.clear()
-        status = library.espeak_SetVoiceByName(f"en+{variant}".encode())
-        for parameter, value in ((_RATE, rate), (_VOLUME, ESPEAK_VOLUME), (_PITCH, pitch), (_RANGE, intonation)):
-            status = status or library.espeak_SetParameter(parameter, value, 0)
-        data = text.encode()
-        size = ctypes.c_size_t(len(data) + 1)
-        status = status or library.espeak_Synth(data, size, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
-        if status or not chunks:
-            raise RuntimeError(f"espeak-ng could not speak {text!r} with the voice {variant!r} (status {status})")
-        return np.concatenate(chunks) / 32768
-
-    data_path = espeakng_loader.get_data_path().encode()
-    # espeak-ng 1.52 silently looks elsewhere for its data when the path is longer.
-    if len(data_path) > 159:
-        raise RuntimeError(f"espeak-ng cannot read its data from a path of more than 159 bytes: {data_path.decode()}")
-    library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, data_path, _DONT_EXIT)
-    library.espeak_SetSynthCallback(collect)
-    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-    try:
-        yield speak
-    finally:
-        library.espeak_Terminate()

@@ -1,0 +1,186 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""
+How well a pretrained network hears new classes: logistic regression with a few clips of each class, on log-mel
+statistics, on the embeddings of the network, which stays as it is, and on both.
+
+    python -m benchmarks.few_shot --data esc10=DIR drums=DIR --fold_pattern 'esc10=(\d)-' --models runs/pretrained
+
+Each draw takes some clips of each class from the training split. All of the validation split tests, or, for final
+figures, the test split (`--split test`). With `--fold_pattern`, each fold in turn tests, and the others are the
+training split; `--folds` says which folds test. The folds that a network is chosen on are not those of final figures.
+The strength of the regression is fixed: a few clips are too few to choose it by.
+
+`python -m benchmarks.accuracy --recipes 'tuned=--model_name_or_path=runs/pretrained'` fine-tunes a network.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers.utils.logging import disable_progress_bar
+
+from sanet_hf.audio.decode import load_audio
+from sanet_hf.errors import DataError, SanetError, UsageError
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
+from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.prediction import predict
+from sanet_hf.optimization.optimize import prepare_classifier
+from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.baseline import DEFAULT_STRENGTH, Baseline, fit
+from sanet_hf.training.data.folds import name_folds, pool_splits, sort_folds
+from sanet_hf.training.data.log_mel import log_mel_statistics
+from sanet_hf.training.data.sources import read_source
+from sanet_hf.utils.files import write_atomically
+from sanet_hf.utils.formatting import format_markdown_table
+
+from .accuracy_runs import parse_pairs
+
+
+LOG_MEL = "log-mel statistics"
+
+
+def read_sets(arguments: argparse.Namespace) -> dict[str, dict]:
+    """
+    Files and labels of each data set, and for each test the rows that are learnt from and tested on.
+
+    Raises:
+        DataError: A folder, split or fold is missing.
+        UsageError: `--fold_pattern` names no data set.
+    """
+    folders = parse_pairs(arguments.data, "data")
+    patterns = parse_pairs(arguments.fold_pattern, "fold_pattern", list(folders))
+    sets = {}
+    for name, folder in folders.items():
+        if not Path(folder).is_dir():
+            raise DataError(f"--data: there is no folder {folder}.")
+        options = DataArguments(data_dir=folder, fold_pattern=patterns.get(name))
+        source = read_source(options)
+        if name in patterns:
+            recordings = pool_splits(source)["unsplit"]
+            places = np.array(name_folds(recordings, options))
+            known = sort_folds(places.tolist())
+            if missing := [fold for fold in arguments.folds or () if fold not in known]:
+                raise UsageError(f"--folds {missing[0]}: {name} has no such fold. It has {', '.join(known)}.")
+            tests = [(places != fold, places == fold) for fold in arguments.folds or known]
+            files, labels = recordings["file"][:], recordings["label"][:]
+        else:
+            if missing := {"train", arguments.split} - set(source):
+                raise DataError(f"--data {name}: {folder} has no {' and no '.join(sorted(missing))} folder.")
+            files = [*source["train"]["file"], *source[arguments.split]["file"]]
+            labels = [*source["train"]["label"], *source[arguments.split]["label"]]
+            is_train = np.arange(len(files)) < len(source["train"])
+            tests = [(is_train, ~is_train)]
+        sets[name] = {"files": files, "labels": np.array(labels), "tests": tests}
+    return sets
+
+
+def measure_log_mel(files: Sequence[str]) -> np.ndarray:
+    """Statistics of shape (files, features), as in the baseline of `sanet train`."""
+    return np.stack(
+        [log_mel_statistics(load_audio(file, DEFAULT_SAMPLING_RATE), DEFAULT_SAMPLING_RATE) for file in files]
+    )
+
+
+def embed(model: str, files: Sequence[str]) -> np.ndarray:
+    """
+    Embeddings of shape (files, features), zeros for silence.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    classifier, feature_extractor = load_classifier(model)
+    found = predict(prepare_classifier(classifier), feature_extractor, files, return_embeddings=True)
+    rows = []
+    for prediction in found:
+        if prediction.error:
+            raise DataError(f"{prediction.path}: {prediction.error}")
+        rows.append(None if prediction.is_silent else np.asarray(prediction.embedding))
+    size = next(len(row) for row in rows if row is not None)
+    return np.stack([np.zeros(size) if row is None else row for row in rows])
+
+
+def draw(labels: np.ndarray, learnt: np.ndarray, number: int | None, seed: int) -> np.ndarray:
+    """Indices of `number` clips of each class among those that are learnt from; of all with `None`."""
+    generator, drawn = np.random.default_rng(seed), []
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(learnt & (labels == label))
+        drawn.append(of_class if number is None else generator.permutation(of_class)[:number])
+    return np.concatenate(drawn)
+
+
+def learn(features: np.ndarray, targets: np.ndarray) -> Baseline:
+    """Logistic regression of fixed strength."""
+    # No groups, so that there is nothing to choose by.
+    fitted = fit(features, targets, ["one"] * len(targets))
+    return fitted.refit(features, targets) if fitted.C == DEFAULT_STRENGTH else fitted
+
+
+def measure(data: dict, features: dict[str, np.ndarray], number: int | None, draws: int) -> dict[str, list[float]]:
+    """Accuracy of each kind of features in each test and draw."""
+    names, indices = np.unique(data["labels"], return_inverse=True)
+    targets = np.eye(len(names), dtype=int)[indices]
+    found = {name: [] for name in features}
+    for learnt, tested in data["tests"]:
+        for seed in range(1 if number is None else draws):
+            rows = draw(data["labels"], learnt, number, seed)
+            for name, values in features.items():
+                scores = learn(values[rows], targets[rows]).logits(values[tested])
+                found[name].append(float((scores.argmax(axis=1) == indices[tested]).mean()))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, in per cent: means over draws and folds, with the standard deviation between them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.few_shot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER", help="folders of recordings")
+    parser.add_argument("--fold_pattern", nargs="+", default=[], metavar="NAME=PATTERN", help="of data with folds")
+    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="test these folds only (default: all)")
+    parser.add_argument("--split", choices=("validation", "test"), default="validation", help="of data without folds")
+    parser.add_argument(
+        "--models", nargs="*", default=[], metavar="MODEL", help="folders of models, or names on the Hub"
+    )
+    parser.add_argument(
+        "--clips", nargs="+", default=["3", "5", "10", "all"], help="of each class (default: %(default)s)"
+    )
+    parser.add_argument("--draws", type=int, default=8, help="of these clips (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for all results")
+    arguments = parser.parse_args(argv)
+    disable_progress_bar()
+    try:
+        if wrong := [text for text in arguments.clips if (text != "all" and not text.isdecimal()) or text == "0"]:
+            raise UsageError(f"--clips {wrong[0]}: a number from 1 on, or all.")
+        results = []
+        for name, data in read_sets(arguments).items():
+            features = {LOG_MEL: measure_log_mel(data["files"])}
+            for model in arguments.models:
+                embeddings = embed(model, data["files"])
+                features[model] = embeddings
+                features[f"{model} and {LOG_MEL}"] = np.concatenate([embeddings, features[LOG_MEL]], axis=1)
+            for text in arguments.clips:
+                found = measure(data, features, None if text == "all" else int(text), arguments.draws)
+                results += [
+                    {"data": name, "clips": text, "features": own, "accuracy": of} for own, of in found.items()
+                ]
+    except (SanetError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    cells = {}
+    for one in results:
+        values = 100 * np.array(one["accuracy"])
+        cells.setdefault((one["data"], one["features"]), []).append(f"{values.mean():.1f} ± {values.std():.1f}")
+    rows = [[data, features, *own] for (data, features), own in cells.items()]
+    print(format_markdown_table(["data", "features", *(f"{text} clips" for text in arguments.clips)], rows))
+    if arguments.output:
+        with write_atomically(arguments.output) as file:
+            file.write(json.dumps(results, indent=1).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
