@@ -177,21 +177,21 @@ def _count_epochs(clips: Clips, arguments: TrainingArguments) -> float:
 def _choose(clips: Mapping[str, Clips], folder: Path, gibibytes: float, num_epochs: float) -> str:
     """Choose what is kept; return what there is to say of it."""
     room = min(gibibytes * GIBIBYTE, MAX_PART_OF_DISK * shutil.disk_usage(folder.parent).free)
-    names = [(name, place) for name, some in clips.items() for place in range(len(some.parts))]
-    sizes = np.array([clips[name].parts[place][1] * SAMPLE.itemsize for name, place in names])
+    parts = [(name, place, part) for name, some in clips.items() for place, part in enumerate(some.parts)]
+    sizes = np.array([length * SAMPLE.itemsize for _, _, (_, length) in parts])
     order = np.argsort(sizes, kind="stable")
     order = order[: np.searchsorted(np.cumsum(sizes[order]), room, side="right")]
     kept: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in clips}
     for number in order:
-        name, place = names[number]
-        kept[name][place] = clips[name].parts[place]
+        name, place, part = parts[number]
+        kept[name][place] = part
     for name, some in clips.items():
         # Of others, all would take longer than the stretches of all epochs.
         recordings = DecodedRecordings(folder, name, kept[name], some.are_whole, num_epochs * some.max_length)
         some.read_kept = recordings.read
     seconds = SAMPLE.itemsize * clips["train"].feature_extractor.sampling_rate
     total = f"{sizes.sum() / seconds / 3600:.1f} h of recordings"
-    if len(order) == len(names):
+    if len(order) == len(parts):
         return f"Decoded once, all {total} are kept in {folder} ({sizes.sum() / 2**20:,.0f} MiB)."
     reason = "a tenth of the free disk space" if room < gibibytes * GIBIBYTE else f"--cache_audio {gibibytes:g}"
     fitting = sizes[order].sum()
