@@ -25,7 +25,7 @@ REFIT_FOLDER = "_refit"
 CROSS_VALIDATION_FILE = "cross_validation.json"
 FOLDS_FILE = "folds.csv"
 # Options that say where things lie here, and are nobody else's business.
-LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path", "background_dir")
+LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path", "background_dir", "teacher", "unlabeled_dir")
 # How to go on where a folder holds another run.
 START_ANEW = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
 METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
