@@ -263,10 +263,10 @@ def describe_teachers(arguments: AudioTrainingArguments, num_unlabeled: int) -> 
     """
     names = [Path(name).resolve().name if Path(name).exists() else name for name in arguments.teacher]
     which = names[0] if len(names) == 1 else f"the mean of {', '.join(names)}"
-    text = (
-        f"{which} has {arguments.teacher_weight:.4g} of the loss, at temperature {arguments.teacher_temperature:g}; "
-        "the labels have the rest"
-    )
+    weight, temperature = arguments.teacher_weight, f"at temperature {arguments.teacher_temperature:g}"
+    text = f"{which} has {weight:.4g} of the loss, {temperature}; the labels have the rest"
+    if weight == 1:
+        text = f"{which} has all of the loss, {temperature}; the labels do not count"
     if num_unlabeled:
         text += f"; {num_unlabeled:,} recordings without labels were trained on as well"
     return text
