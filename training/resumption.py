@@ -226,8 +226,8 @@ def check_data(
                 f"them. {RESTART}"
             )
     old = _read_json(Path(checkpoint).parent / DATA_FILE)
-    pairs = zip(arguments.teacher or [], old.get("teachers", []), fingerprint.get("teachers", []))
-    changed = [name for name, before, now in pairs if before != now]
+    pairs = zip(old.get("teachers", []), fingerprint.get("teachers", []))
+    changed = [name for (_, before), (name, now) in pairs if before != now]
     if changed:
         message = f"{', '.join(changed)} has changed since it was the teacher of {checkpoint}."
         if not is_resumption(arguments.resume_from_checkpoint):

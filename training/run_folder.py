@@ -99,6 +99,14 @@ def is_cross_validation(output_dir: str | Path) -> bool:
     return any((Path(output_dir) / name).is_file() for name in (CROSS_VALIDATION_FILE, FOLDS_FILE))
 
 
+def show_model(name: str) -> str:
+    """Return the name of a model for others: a Hub id, or a folder without the way to it; of a fold, with its run."""
+    path = Path(name).resolve()
+    if not path.is_dir():
+        return name
+    return f"{path.parent.name}/{path.name}" if is_cross_validation(path.parent) else path.name
+
+
 def check_output(output_dir: Path, arguments: DataArguments) -> None:
     """
     Raises:

@@ -13,7 +13,8 @@ class TeacherArguments:
         default=None,
         metadata={
             "help": "Trained classifiers, folders or Hub ids, with the same classes: the model also learns their "
-            "probabilities, of several the mean, of the clips that it is trained on."
+            "probabilities, of several the mean, of the clips that it is trained on. With folds, also a finished "
+            "cross-validation with the same folds: each model learns from that of its fold."
         },
     )
     teacher_weight: float = field(

@@ -32,10 +32,12 @@ from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import load_classifier, models_below
 from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments
+from sanet_hf.training.data.folds import FINAL
 from sanet_hf.training.data.items import HEARD
 from sanet_hf.training.data.labels import clean_label
 from sanet_hf.training.data.teacher_inputs import Ear, TeacherInputs
 from sanet_hf.training.losses import join_targets
+from sanet_hf.training.run_folder import CROSS_VALIDATION_FILE, read_file, show_model
 from sanet_hf.utils.formatting import shorten
 
 
@@ -62,23 +64,22 @@ class Teacher(NamedTuple):
     digest: str
 
 
-def load_teachers(arguments: AudioTrainingArguments) -> list[Teacher]:
+def load_teachers(arguments: AudioTrainingArguments, fold: str | None = None) -> list[Teacher]:
     """
     Load the classifiers of the option `teacher`.
+
+    Args:
+        arguments: The option, and the device.
+        fold: Of a cross-validation that is trained, if one is; see [`find_teachers`].
 
     Raises:
         UsageError: One is no audio classifier, or is named twice.
     """
-    names = arguments.teacher or []
+    names = find_teachers(arguments.teacher or [], fold)
     if len(set(names)) < len(names):
         raise UsageError(f"--teacher names one model twice: {', '.join(names)}. Name each once.")
     teachers = []
     for name in names:
-        if not Path(name, "config.json").is_file() and (below := models_below(name)):
-            raise UsageError(
-                f"--teacher {name} is no model, but the folder holds some. Name those that are to teach: --teacher "
-                f"{' '.join(below)}"
-            )
         model, feature_extractor = load_classifier(name, str(arguments.device), torch.float32)
         if model.config.problem_type == "regression":
             raise UsageError(f"--teacher {name} is a regression, and has no classes to teach.")
@@ -86,6 +87,35 @@ def load_teachers(arguments: AudioTrainingArguments) -> list[Teacher]:
         model.requires_grad_(False)
         teachers.append(Teacher(name, model, feature_extractor, _hash(model, feature_extractor)))
     return teachers
+
+
+def find_teachers(names: Sequence[str], fold: str | None) -> list[str]:
+    """
+    Return folders and Hub ids of models. A finished cross-validation is, in a fold, its model of that fold, which was
+    not trained on the test recordings of the fold either, and for the final model, its models of all folds.
+
+    Args:
+        names: Models and cross-validations.
+        fold: As in the option of that name; `None` in a training without folds.
+
+    Raises:
+        UsageError: A folder holds several models, and it is not known which are to teach.
+    """
+    found = []
+    for name in names:
+        folds = read_file(Path(name) / CROSS_VALIDATION_FILE).get("folds", [])
+        folders = {str(row["fold"]): str(Path(name) / row["folder"]) for row in folds}
+        if folders and fold is not None and fold in (FINAL, *folders):
+            found += folders.values() if fold == FINAL else [folders[fold]]
+        elif not Path(name, "config.json").is_file() and (below := models_below(name)):
+            of_fold = f", none of them of fold {fold} of a finished cross-validation" if fold is not None else ""
+            raise UsageError(
+                f"--teacher {name} is no model, but the folder holds some{of_fold}. Name those that are to teach: "
+                f"--teacher {' '.join(below)}"
+            )
+        else:
+            found.append(name)
+    return found
 
 
 def _hash(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> str:
@@ -151,9 +181,9 @@ class Teachers:
         self._warn_of_preparation(feature_extractor)
 
     @property
-    def digests(self) -> list[str]:
-        """Hash of each teacher."""
-        return [teacher.digest for teacher in self.teachers]
+    def digests(self) -> list[list[str]]:
+        """Name, without the way to it, and hash of each teacher."""
+        return [[show_model(teacher.name), teacher.digest] for teacher in self.teachers]
 
     @property
     def sampling_rates(self) -> dict[str, int]:
@@ -253,15 +283,16 @@ def temper(scores: torch.Tensor, temperature: float, is_multi_label: bool) -> to
     return (logits / temperature).softmax(dim=1)
 
 
-def describe_teachers(arguments: AudioTrainingArguments, num_unlabeled: int) -> str:
+def describe_teachers(names: Sequence[str], arguments: AudioTrainingArguments, num_unlabeled: int) -> str:
     """
     Return what teachers do in a training, for reports and model cards, with folders without the way to them.
 
     Args:
+        names: Of the teachers, as in [`Teacher`].
         arguments: Options of the training.
         num_unlabeled: Recordings without labels.
     """
-    names = [Path(name).resolve().name if Path(name).exists() else name for name in arguments.teacher]
+    names = [show_model(name) for name in names]
     which = names[0] if len(names) == 1 else f"the mean of {', '.join(names)}"
     weight, temperature = arguments.teacher_weight, f"at temperature {arguments.teacher_temperature:g}"
     text = f"{which} has {weight:.4g} of the loss, {temperature}; the labels have the rest"

@@ -137,7 +137,7 @@ def _train(
         return read_file(output_dir / RESULTS_FILE)
 
     # Before the seed, so that the model begins with the same weights as without.
-    loaded = load_teachers(training_arguments)
+    loaded = load_teachers(training_arguments, data_arguments.fold)
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
         keep_freed_memory()
@@ -202,7 +202,9 @@ def _train(
         warnings = record_run(output_dir / RECORD_FILE, everything, sampling_rate, *before, is_refit)
         if teachers is not None:
             num_unlabeled = 0 if unlabeled is None else len(unlabeled)
-            teaching = ". ".join([describe_teachers(training_arguments, num_unlabeled), *warnings])
+            teaching = ". ".join(
+                [describe_teachers(list(teachers.sampling_rates), training_arguments, num_unlabeled), *warnings]
+            )
             print(f"Teachers: {teaching}.", file=sys.stderr)
     baseline = None
     if training_arguments.baseline and trainer.is_world_process_zero():

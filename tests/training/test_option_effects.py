@@ -90,7 +90,7 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
     "early_stopping_patience": (["2"], []),
     "teacher": (["{}/checkpoint"], []),
     "teacher_weight": (["0.2"], ["--teacher", "{}/checkpoint"]),
-    "teacher_temperature": (["5"], ["--teacher", "{}/checkpoint"]),
+    "teacher_temperature": (["0.05"], ["--teacher", "{}/checkpoint"]),
     "unlabeled_dir": (["{}/unsplit"], ["--teacher", "{}/checkpoint"]),
 }
 # Options that count later than when a training is built, and the test of their effect.

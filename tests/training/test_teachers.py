@@ -28,7 +28,7 @@ from sanet_hf.training.data.joined_clips import JoinedClips
 from sanet_hf.training.data.record import EARLIER, RECORD_FILE, UNLABELED, read_record, seen_digests
 from sanet_hf.training.losses import join_targets, make_loss, make_taught_loss
 from sanet_hf.training.sampling import draw_balanced
-from sanet_hf.training.teachers import Teachers, load_teachers, temper
+from sanet_hf.training.teachers import Teachers, describe_teachers, find_teachers, load_teachers, temper
 from sanet_hf.training.train import train
 
 from .conftest import write_tone
@@ -278,6 +278,26 @@ def test_a_folder_of_models_is_no_teacher(tmp_path):
         make_teachers(tmp_path, student, "folds/fold_1", "folds/fold_1")
 
 
+def test_a_cross_validation_teaches_fold_by_fold(tmp_path):
+    """And the final model by all of its models."""
+    folders = [str(tmp_path / "folds" / name) for name in ("fold_1", "fold_b")]
+    rows = [{"fold": fold, "folder": Path(folder).name} for fold, folder in zip(("1", "b"), folders)]
+    for folder in folders:
+        save_checkpoint(Path(folder), "sanet")
+    names = [str(tmp_path / "folds"), "other/model"]
+    with pytest.raises(UsageError, match="none of them of fold 1 of a finished"):
+        find_teachers(names, "1")
+    (tmp_path / "folds/cross_validation.json").write_text(json.dumps({"folds": rows}), encoding="utf-8")
+    assert find_teachers(names, "b") == [folders[1], "other/model"]
+    assert find_teachers(names, "final") == [*folders, "other/model"]
+    for fold in (None, "3"):
+        with pytest.raises(UsageError, match="Name those that are to teach"):
+            find_teachers(names, fold)
+    arguments = AudioTrainingArguments(output_dir="run", use_cpu=True, teacher=names, teacher_weight=0.5)
+    text = describe_teachers(find_teachers(names, "final"), arguments, 0)
+    assert text.startswith("the mean of folds/fold_1, folds/fold_b, other/model has 0.5 of the loss")
+
+
 def test_a_balanced_epoch_has_each_clip_without_a_label_once():
     matrix = np.eye(2, dtype=int)[[0] * 9 + [1]]
     drawn = draw_balanced(matrix, torch.Generator().manual_seed(0), num_others=30)
@@ -356,7 +376,7 @@ def read(path: Path) -> dict:
 def test_a_student_learns_from_recordings_without_labels(student, trained):
     """Its labels are of noise and do not count."""
     metrics = read(student / "all_results.json")
-    assert metrics["test_accuracy"] >= 0.85 and metrics["eval_accuracy"] >= 0.85
+    assert metrics["test_accuracy"] >= 0.75 and metrics["eval_accuracy"] >= 0.9
     card = (student / "README.md").read_text(encoding="utf-8")
     assert f"{trained.name} has all of the loss, at temperature 2" in card and str(trained) not in card
     assert "25 recordings without labels" in card and "Clips: 4 train, 8 validation, 8 test" in card

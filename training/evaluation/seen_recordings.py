@@ -11,6 +11,7 @@ from transformers.utils import logging
 from sanet_hf.errors import DataError
 from sanet_hf.training.data.record import UNLABELED, Record, find_record, read_record, seen_digests, write_record
 from sanet_hf.training.data.recording_checks import hash_recordings
+from sanet_hf.training.run_folder import show_model
 from sanet_hf.utils.formatting import shorten
 
 
@@ -137,7 +138,7 @@ def record_run(
             _add(earlier, found)
     texts = []
     for name, rate in teachers.items():
-        found, shown = find_record(name), Path(name).resolve().name if Path(name).is_dir() else name
+        found, shown = find_record(name), show_model(name)
         if found is None:
             texts.append(
                 f"The teacher {shown} does not list what it was trained on: where a part is in validation or test, "
