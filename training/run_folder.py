@@ -107,13 +107,20 @@ def show_model(name: str) -> str:
     return f"{path.parent.name}/{path.name}" if is_cross_validation(path.parent) else path.name
 
 
-def check_output(output_dir: Path, arguments: DataArguments) -> None:
+def check_output(output_dir: Path, arguments: DataArguments, unlabeled_dir: str | None = None) -> None:
     """
     Raises:
-        UsageError: The next training would take the output for a class of its recordings.
+        UsageError: The next training would take the output for a class of its recordings, or for recordings without
+            labels; or there is no folder of the latter.
     """
+    output = output_dir.resolve()
+    if unlabeled_dir is not None:
+        if not Path(unlabeled_dir).is_dir():
+            raise UsageError(f"--unlabeled_dir {unlabeled_dir}: there is no such folder.")
+        if Path(unlabeled_dir).resolve() in (output, *output.parents):
+            raise UsageError(f"--output_dir {output_dir} is in the folder of --unlabeled_dir, {unlabeled_dir}.")
     if not arguments.data_dir or not Path(arguments.data_dir).is_dir():
         return
-    data_dir, output = Path(arguments.data_dir).resolve(), output_dir.resolve()
+    data_dir = Path(arguments.data_dir).resolve()
     if output == data_dir or (data_dir in output.parents and not find_split_folders(data_dir)):
         raise UsageError(f"--output_dir {output_dir} is in the folder of the recordings, {arguments.data_dir}.")

@@ -240,13 +240,21 @@ class Teachers:
                     scores.index_add_(0, batch["clips"].to(device), found * parts[:, None])
         return scores
 
-    def remember(self, clips: Dataset, make_loader: Callable[[Dataset], DataLoader], accelerator: Accelerator) -> None:
+    def remember(
+        self,
+        clips: Dataset,
+        make_loader: Callable[..., DataLoader],
+        arguments: AudioTrainingArguments,
+        accelerator: Accelerator,
+    ) -> None:
         """
         Hear once the clips that are the same in each epoch. Each process that trains hears its part of them.
 
         Args:
             clips: To train on. Those that are known are marked in its `are_known`.
-            make_loader: Makes batches of a dataset, with what teachers hear.
+            make_loader: Takes a dataset, the batch size and options of `DataLoader`, and makes batches with what
+                teachers hear.
+            arguments: Option `per_device_eval_batch_size`.
             accelerator: Of the training.
         """
         self._known = None
@@ -256,9 +264,12 @@ class Teachers:
         rows = np.flatnonzero(clips.are_fixed)
         own = rows[accelerator.process_index :: accelerator.num_processes]
         known = self._hear([], len(clips))
+        loader = []
+        if len(own):
+            loader = make_loader(Subset(clips, own.tolist()), arguments.eval_batch_size, persistent_workers=False)
         bar = tqdm(desc="Teachers hear clips", total=len(own), unit="clip", disable=not accelerator.is_main_process)
         with bar:
-            for batch in make_loader(Subset(clips, own.tolist())) if len(own) else []:
+            for batch in loader:
                 scores = self._hear(batch[HEARD], len(batch["index"]))
                 known[batch["index"].to(known.device)] = scores
                 bar.update(len(scores))

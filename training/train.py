@@ -110,7 +110,7 @@ def train(
         TrainingTerminated: SIGTERM came; a checkpoint was saved.
     """
     output_dir = Path(training_arguments.output_dir)
-    check_output(output_dir, data_arguments)
+    check_output(output_dir, data_arguments, training_arguments.unlabeled_dir)
     if is_cross_validation(output_dir) and not training_arguments.overwrite_output_dir:
         raise UsageError(f"{output_dir} holds a cross-validation. Choose another --output_dir.")
     # One of the processes that a launcher started together is enough, and a finished run is only read.

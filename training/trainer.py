@@ -228,8 +228,7 @@ class AudioClassificationTrainer(Trainer):
         try:
             self._check_batches(resume_from_checkpoint)
             if self.teachers is not None:
-                make_loader = partial(self._make_loader, batch_size=self.args.eval_batch_size)
-                self.teachers.remember(self.train_dataset, make_loader, self.accelerator)
+                self.teachers.remember(self.train_dataset, self._make_loader, self.args, self.accelerator)
             return self._train(resume_from_checkpoint, *args, **kwargs)
         except (SanetError, OSError, MemoryError):
             raise

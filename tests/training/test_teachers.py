@@ -19,7 +19,7 @@ from sanet_hf.audio.decode import resample_waveform
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.inference.prediction import classify_waveforms
-from sanet_hf.training.arguments import AudioTrainingArguments
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments
 from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.data.batches import collate, mixup
 from sanet_hf.training.data.clips import TrainingClips
@@ -27,6 +27,7 @@ from sanet_hf.training.data.items import HEARD
 from sanet_hf.training.data.joined_clips import JoinedClips
 from sanet_hf.training.data.record import EARLIER, RECORD_FILE, UNLABELED, read_record, seen_digests
 from sanet_hf.training.losses import join_targets, make_loss, make_taught_loss
+from sanet_hf.training.run_folder import check_output
 from sanet_hf.training.sampling import draw_balanced
 from sanet_hf.training.teachers import Teachers, describe_teachers, find_teachers, load_teachers, temper
 from sanet_hf.training.train import train
@@ -239,10 +240,10 @@ def test_fixed_clips_are_heard_once(tmp_path):
     assert batch["index"].tolist() == indices and batch["labels"].tolist() == [-1, 0, 1, -1, -1]
     at_once = say(teachers, batch)
 
-    def make_loader(dataset):
+    def make_loader(dataset, batch_size, persistent_workers):
         return [make_batch(dataset.dataset, teachers, dataset.indices[i : i + 2]) for i in (0, 2)]
 
-    teachers.remember(clips, make_loader, Alone())
+    teachers.remember(clips, make_loader, AudioTrainingArguments(output_dir="run", use_cpu=True), Alone())
     assert clips.are_known.tolist() == [True, False, True, False, True]
     batch = make_batch(clips, teachers, indices)
     assert [len(own["clips"]) for own in batch[HEARD][0]] == [2]
@@ -396,8 +397,17 @@ def test_what_is_also_in_a_split_is_left_out(command, caplog, tmp_path, monkeypa
         train(*parse_train_arguments([*command, "--output_dir", str(tmp_path / "run")]))
     assert "3 of 28 recordings of --unlabeled_dir are left out" in caplog.text
     assert "copy.wav" in caplog.text and "other.wav" in caplog.text and "third.wav" in caplog.text
-    with pytest.raises(DataError, match="no such folder"):
-        train(*parse_train_arguments([*command, "--output_dir", str(tmp_path / "other"), "--unlabeled_dir", "none"]))
+    (tmp_path / "empty").mkdir()
+    options = ["--output_dir", str(tmp_path / "other"), "--unlabeled_dir", str(tmp_path / "empty")]
+    with pytest.raises(DataError, match="has no recordings"):
+        train(*parse_train_arguments([*command, *options]))
+
+
+@pytest.mark.parametrize(("folder", "message"), [("none", "no such folder"), ("runs", "is in the folder of")])
+def test_folders_without_recordings_to_train_on(folder, message, tmp_path):
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UsageError, match=message):
+        check_output(tmp_path / "runs/one", DataArguments(), str(tmp_path / folder))
 
 
 @pytest.mark.parametrize("options", [[], ["--mixup_alpha", "0.5", "--teacher_weight", "0.5"]], ids=["plain", "mixup"])

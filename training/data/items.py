@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import FeatureExtractionMixin
+from transformers import FeatureExtractionMixin, TrainingArguments
 
 from sanet_hf.architectures import extract_features, takes_waveforms
 from sanet_hf.audio.levels import mean_power
@@ -39,7 +39,9 @@ class Teaching(Protocol):
         self, labels: torch.Tensor, heard: Sequence | None, indices: torch.Tensor | None
     ) -> torch.Tensor: ...
 
-    def remember(self, clips: Dataset, make_loader: Callable[[Dataset], DataLoader], accelerator: Any) -> None: ...
+    def remember(
+        self, clips: Dataset, make_loader: Callable[..., DataLoader], arguments: TrainingArguments, accelerator: Any
+    ) -> None: ...
 
 
 def make_item(

@@ -43,11 +43,9 @@ def load_unlabeled(
         The recordings in the order of their names, with the columns of the splits. The label means nothing.
 
     Raises:
-        DataError: There is no such folder, or nothing in it to use.
+        DataError: Nothing in it can be used, or too many recordings cannot be read.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"--unlabeled_dir {folder}: there is no such folder.")
     paths = [str(path.resolve()) for path in list_audio_files(folder, is_deep=True)]
     if not paths:
         raise DataError(f"--unlabeled_dir {folder} has no recordings, such as .wav, .flac or .mp3 files.")
