@@ -121,6 +121,11 @@ def make_trainer(
     )
     of_labels = (arguments.label_smoothing_factor, class_weights)
     train_loss = make_loss(is_multi_label, *of_labels)
+    if teachers is not None and arguments.accelerator_config.dispatch_batches:
+        raise UsageError(
+            "--teacher does not work with dispatch_batches of --accelerator_config, which divides batches without "
+            "what teachers hear. Leave one out."
+        )
     if teachers is not None:
         of_teachers = (arguments.teacher_weight, arguments.teacher_temperature)
         train_loss = make_taught_loss(is_multi_label, *of_teachers, *of_labels)

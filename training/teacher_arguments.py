@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class TeacherArguments:
-    """Trained classifiers whose probabilities are learnt beside the labels."""
+    """Trained classifiers whose probabilities are learned beside the labels."""
 
     teacher: list[str] | None = field(
         default=None,
@@ -24,7 +24,7 @@ class TeacherArguments:
     teacher_temperature: float = field(
         default=2.0,
         metadata={
-            "help": "Temperature at which the teachers' probabilities are learnt: above 1, those of unlikely classes "
+            "help": "Temperature at which the teachers' probabilities are learned: above 1, those of unlikely classes "
             "count more."
         },
     )

@@ -22,7 +22,7 @@ from sanet_hf.utils.files import write_atomically
 RECORD_FILE = "recordings.csv"
 # Beside the splits: recordings that an earlier run, from whose weights this one started, was trained or chosen by.
 EARLIER = "earlier"
-# Recordings without labels, of which a model learnt what its teachers say.
+# Recordings without labels, of which a model learns what its teachers say.
 UNLABELED = "unlabeled"
 COLUMNS = ["split", "digest"]
 
