@@ -16,7 +16,7 @@ from sanet_hf.cli.train_options import parse_train_arguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [README, (ROOT / "docs/cross_validation.md").read_text()]
+PAGES = [README, *((ROOT / f"docs/{name}.md").read_text() for name in ("cross_validation", "teachers"))]
 COMMANDS = re.findall(r"^sanet .*$", "\n".join(PAGES), re.MULTILINE)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.utils import logging
 
+from sanet_hf.training.teacher_arguments import TeacherArguments
+
 
 logger = logging.get_logger(__name__)
 
@@ -241,7 +243,7 @@ class DataArguments:
 
 
 @dataclass
-class AudioTrainingArguments(TrainingArguments):
+class AudioTrainingArguments(TeacherArguments, TrainingArguments):
     """`TrainingArguments` and what else can be set for training a classifier."""
 
     # transformers 5.0 does not have it.

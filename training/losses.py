@@ -24,20 +24,92 @@ def make_loss(
 
     def compute_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
         logits = outputs["logits"].float()
-        weights = None if class_weights is None else class_weights.to(logits.device)
-        if is_multi_label:
-            targets = labels * (1 - label_smoothing) + label_smoothing / 2
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
-            num_items = labels.numel() if num_items_in_batch is None else num_items_in_batch
-        else:
-            # Not PyTorch's mean, which divides by the sum of the weights: a batch of one would lose them.
-            loss = nn.functional.cross_entropy(
-                logits, labels, weight=weights, label_smoothing=label_smoothing, reduction="sum"
-            )
-            num_items = len(labels) if num_items_in_batch is None else num_items_in_batch
+        loss = _compute_losses(logits, labels, is_multi_label, label_smoothing, class_weights, reduction="sum")
+        # Not PyTorch's mean, which divides by the sum of the weights: a batch of one would lose them.
+        num_items = (
+            (labels.numel() if is_multi_label else len(labels)) if num_items_in_batch is None else num_items_in_batch
+        )
         return loss / num_items
 
     return compute_loss
+
+
+def _compute_losses(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    is_multi_label: bool,
+    label_smoothing: float,
+    class_weights: torch.Tensor | None,
+    reduction: str,
+) -> torch.Tensor:
+    """Return the sum, or, with the reduction `none`, losses of shape (batch,), or (batch, classes) if multi-label."""
+    weights = None if class_weights is None else class_weights.to(logits.device)
+    if is_multi_label:
+        targets = labels * (1 - label_smoothing) + label_smoothing / 2
+        return nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction=reduction)
+    return nn.functional.cross_entropy(
+        logits, labels, weight=weights, label_smoothing=label_smoothing, reduction=reduction
+    )
+
+
+def make_taught_loss(
+    is_multi_label: bool,
+    teacher_weight: float,
+    temperature: float,
+    label_smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
+) -> Callable[..., torch.Tensor]:
+    """
+    `compute_loss_func` of a training with teachers, the mean over clips of
+
+        (1 - teacher_weight) * loss of the label + teacher_weight * temperature^2 * KL(teacher, student)
+
+    The loss of the label is that of [`make_loss`], and 0 for a clip without one. KL is the divergence of the student's
+    probabilities from the teachers', both at the temperature; where multi-label, it is binary cross-entropy instead,
+    the mean over classes. The square keeps the teachers' part of the gradient as large at any temperature.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
+
+    Args:
+        is_multi_label, label_smoothing, class_weights: As in [`make_loss`]. Class weights are of the labels alone.
+        teacher_weight: Part of the teachers, from 0 to 1.
+        temperature: Divides logits.
+
+    Returns:
+        A function of outputs, and, in the place of labels, of what [`join_targets`] returns.
+    """
+
+    def compute_loss(outputs, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
+        logits = outputs["logits"].float()
+        labels, is_labeled, taught = targets.float().split([logits.shape[1], 1, logits.shape[1]], dim=1)
+        # Mixed with a clip that has no label, a label has a part of the loss.
+        labels = labels / is_labeled.clamp(min=torch.finfo(labels.dtype).tiny)
+        options = (is_multi_label, label_smoothing, class_weights)
+        of_labels = _compute_losses(logits, labels, *options, reduction="none").view(len(logits), -1)
+        tempered = logits / temperature
+        if is_multi_label:
+            of_teachers = nn.functional.binary_cross_entropy_with_logits(tempered, taught, reduction="none")
+        else:
+            of_teachers = nn.functional.kl_div(tempered.log_softmax(dim=1), taught, reduction="none").sum(1, True)
+        losses = (1 - teacher_weight) * is_labeled * of_labels + teacher_weight * temperature**2 * of_teachers
+        return losses.sum() / (losses.numel() if num_items_in_batch is None else num_items_in_batch)
+
+    return compute_loss
+
+
+def join_targets(labels: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+    """
+    Return the targets of [`make_taught_loss`], float32 of shape (batch, 2 * classes + 1), which mixup mixes as one:
+    labels, 1 or 0 for a clip with or without a label, and the teachers' probabilities.
+
+    Args:
+        labels: Class indices of shape (batch,), or 0/1 of shape (batch, classes); below 0 where there is no label.
+        taught: Tempered probabilities of shape (batch, classes).
+    """
+    is_labeled = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
+    if labels.ndim == 1:
+        labels = nn.functional.one_hot(labels.clamp(min=0), taught.shape[1])
+    return torch.cat([labels * is_labeled[:, None], is_labeled[:, None], taught], dim=1)
 
 
 def balanced_class_weights(class_matrix: np.ndarray, is_multi_label: bool) -> torch.Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 from accelerate import DistributedType
-from datasets import DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from packaging import version
 from transformers import EvalPrediction, PreTrainedModel, ProgressCallback
 
@@ -18,12 +18,16 @@ from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EarlyStoppingCallba
 from sanet_hf.training.data.augmentation import Augmentation
 from sanet_hf.training.data.batches import collate
 from sanet_hf.training.data.clips import EvaluationClips, StreamedClips, TrainingClips
-from sanet_hf.training.losses import balanced_class_weights, make_loss
+from sanet_hf.training.data.items import Teaching
+from sanet_hf.training.data.joined_clips import JoinedClips
+from sanet_hf.training.losses import balanced_class_weights, make_loss, make_taught_loss
 from sanet_hf.training.time_limit import TimedTable, TimeLimit, limit_steps
 from sanet_hf.training.trainer import AudioClassificationTrainer
 
 
 COMPILED_TRAINING_VERSION = (2, 11)
+UNLABELED_SEED = 5_000_011
+AnyClips = TrainingClips | JoinedClips | StreamedClips | EvaluationClips
 
 
 def make_clips(
@@ -34,8 +38,13 @@ def make_clips(
     arguments: DataArguments,
     augmentations: Sequence[Augmentation | None],
     training: AudioTrainingArguments,
-) -> dict[str, TrainingClips | StreamedClips | EvaluationClips]:
-    """Clips to train on, from the stream if there is one, and of the validation split if there is one."""
+    teachers: Teaching | None = None,
+    unlabeled: Dataset | None = None,
+) -> dict[str, AnyClips]:
+    """
+    Clips to train on, from the stream if there is one, and of the validation split if there is one. The former are
+    prepared for teachers, if there are some, and have the recordings without labels among them.
+    """
     data = (feature_extractor, model.config.label2id, arguments.max_length_seconds)
     if stream is not None:
         streamed = StreamedClips(
@@ -50,10 +59,16 @@ def make_clips(
             num_processes=training.world_size,
             class_names=arguments.class_names,
         )
+        streamed.hear = teachers and teachers.inputs
         return {"train": streamed, "validation": EvaluationClips(recordings["validation"], *data)}
     joined = {"samples_per_class": arguments.samples_per_class, "max_segments": arguments.max_segments}
     joined["seed"] = training.seed
-    clips = {"train": TrainingClips(recordings["train"], *data, *augmentations, **joined)}
+    clips: dict[str, AnyClips] = {"train": TrainingClips(recordings["train"], *data, *augmentations, **joined)}
+    if unlabeled is not None:
+        # Another seed, so that the first of both do not hear the same augmentation.
+        others = TrainingClips(unlabeled, *data, *augmentations, seed=training.seed + UNLABELED_SEED)
+        clips["train"] = JoinedClips(clips["train"], others)
+    clips["train"].hear = teachers and teachers.inputs
     if "validation" in recordings and arguments.samples_per_class is None:
         clips["validation"] = EvaluationClips(recordings["validation"], *data)
     elif "validation" in recordings:
@@ -66,9 +81,10 @@ def make_clips(
 def make_trainer(
     model: PreTrainedModel,
     feature_extractor,
-    clips: Mapping[str, TrainingClips | StreamedClips | EvaluationClips],
+    clips: Mapping[str, AnyClips],
     arguments: AudioTrainingArguments,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+    teachers: Teaching | None = None,
 ) -> AudioClassificationTrainer:
     """
     Make a trainer of a model from clips as [`make_clips`] returns them.
@@ -103,8 +119,21 @@ def make_trainer(
         if arguments.class_weights == "balanced"
         else None
     )
+    of_labels = (arguments.label_smoothing_factor, class_weights)
+    train_loss = make_loss(is_multi_label, *of_labels)
+    if teachers is not None and arguments.accelerator_config.dispatch_batches:
+        raise UsageError(
+            "--teacher does not work with dispatch_batches of --accelerator_config, which divides batches without "
+            "what teachers hear. Leave one out."
+        )
+    if teachers is not None:
+        of_teachers = (arguments.teacher_weight, arguments.teacher_temperature)
+        train_loss = make_taught_loss(is_multi_label, *of_teachers, *of_labels)
     # Compiled is for one length.
     length = clips["train"].max_length if arguments.torch_compile else None
+    collator = partial(collate, feature_extractor=feature_extractor, length=length)
+    if teachers is not None:
+        collator = partial(teachers.inputs.collate, collate_others=collator)
     # The items are made from columns that the model knows nothing of.
     arguments.remove_unused_columns = False
     let_steps_overlap(arguments)
@@ -116,11 +145,12 @@ def make_trainer(
         warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
         try:
             trainer = AudioClassificationTrainer(
-                train_loss=make_loss(is_multi_label, arguments.label_smoothing_factor, class_weights),
+                train_loss=train_loss,
                 eval_loss=make_loss(is_multi_label),
+                teachers=teachers,
                 model=model,
                 args=arguments,
-                data_collator=partial(collate, feature_extractor=feature_extractor, length=length),
+                data_collator=collator,
                 train_dataset=clips["train"],
                 eval_dataset=clips.get("validation"),
                 processing_class=feature_extractor,

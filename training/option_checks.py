@@ -17,6 +17,7 @@ from sanet_hf.training.arguments import (
 )
 from sanet_hf.training.evaluation.metric_names import CHOOSING_METRICS, TOP_K
 from sanet_hf.training.options import DATASET_OPTIONS
+from sanet_hf.training.teacher_arguments import NEED_TEACHER
 
 
 logger = logging.get_logger(__name__)
@@ -52,6 +53,14 @@ WITHOUT_EFFECT: Mapping[str, tuple[Callable[[Values], bool], str]] = {
     "learning_rate": (
         lambda values: values["freeze"] == "backbone" and values["head_learning_rate"] is not None,
         "with --freeze backbone only the head is trained, whose rate is that of --head_learning_rate",
+    ),
+    **dict.fromkeys(NEED_TEACHER, (lambda values: not values["teacher"], "it needs --teacher")),
+    **dict.fromkeys(
+        ("class_weights", "label_smoothing_factor"),
+        (
+            lambda values: bool(values["teacher"]) and values["teacher_weight"] == 1,
+            "with --teacher_weight 1 the labels do not count in the loss",
+        ),
     ),
     "refit_from": (lambda values: values["refit"] == "false", "it needs --refit true or auto"),
     "max_evaluations": (

@@ -226,6 +226,13 @@ def check_data(
                 f"them. {RESTART}"
             )
     old = _read_json(Path(checkpoint).parent / DATA_FILE)
+    pairs = zip(old.get("teachers", []), fingerprint.get("teachers", []))
+    changed = [name for (_, before), (name, now) in pairs if before != now]
+    if changed:
+        message = f"{', '.join(changed)} has changed since it was the teacher of {checkpoint}."
+        if not is_resumption(arguments.resume_from_checkpoint):
+            raise UsageError(f"{message} {RESTART} To resume all the same: --resume_from_checkpoint true.")
+        logger.warning(f"{message} Training resumes with that of now.")
     if not old or old.get("digest") == fingerprint["digest"]:
         return
     counts = find_changes(old.get("counts", {}), fingerprint["counts"])

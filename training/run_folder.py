@@ -25,7 +25,7 @@ REFIT_FOLDER = "_refit"
 CROSS_VALIDATION_FILE = "cross_validation.json"
 FOLDS_FILE = "folds.csv"
 # Options that say where things lie here, and are nobody else's business.
-LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path", "background_dir")
+LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path", "background_dir", "teacher", "unlabeled_dir")
 # How to go on where a folder holds another run.
 START_ANEW = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
 METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
@@ -99,13 +99,28 @@ def is_cross_validation(output_dir: str | Path) -> bool:
     return any((Path(output_dir) / name).is_file() for name in (CROSS_VALIDATION_FILE, FOLDS_FILE))
 
 
-def check_output(output_dir: Path, arguments: DataArguments) -> None:
+def show_model(name: str) -> str:
+    """Return the name of a model for others: a Hub id, or a folder without the way to it; of a fold, with its run."""
+    path = Path(name).resolve()
+    if not path.is_dir():
+        return name
+    return f"{path.parent.name}/{path.name}" if is_cross_validation(path.parent) else path.name
+
+
+def check_output(output_dir: Path, arguments: DataArguments, unlabeled_dir: str | None = None) -> None:
     """
     Raises:
-        UsageError: The next training would take the output for a class of its recordings.
+        UsageError: The next training would take the output for a class of its recordings, or for recordings without
+            labels; or there is no folder of the latter.
     """
+    output = output_dir.resolve()
+    if unlabeled_dir is not None:
+        if not Path(unlabeled_dir).is_dir():
+            raise UsageError(f"--unlabeled_dir {unlabeled_dir}: there is no such folder.")
+        if Path(unlabeled_dir).resolve() in (output, *output.parents):
+            raise UsageError(f"--output_dir {output_dir} is in the folder of --unlabeled_dir, {unlabeled_dir}.")
     if not arguments.data_dir or not Path(arguments.data_dir).is_dir():
         return
-    data_dir, output = Path(arguments.data_dir).resolve(), output_dir.resolve()
+    data_dir = Path(arguments.data_dir).resolve()
     if output == data_dir or (data_dir in output.parents and not find_split_folders(data_dir)):
         raise UsageError(f"--output_dir {output_dir} is in the folder of the recordings, {arguments.data_dir}.")

@@ -36,17 +36,23 @@ class EpochSampler(Sampler[int]):
         yield from (self.epoch * self.num_clips + clip for clip in self.draw(generator))
 
 
-def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator) -> list[int]:
+def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator, num_others: int = 0) -> list[int]:
     """
     As many clips as there are, with replacement, each class equally often. Clips of several classes are drawn as often
-    as their rarest; those of none count as one more class.
+    as their rarest; those of none count as one more class. Clips without a label come once each, among the others.
 
     Args:
-        class_matrix: 0/1 of shape (clips, classes).
+        class_matrix: 0/1 of shape (clips with labels, classes).
+        generator: To draw with.
+        num_others: Clips without a label, whose numbers follow.
     """
     class_matrix = np.column_stack([class_matrix, ~class_matrix.any(axis=1)])
     weights = (class_matrix / np.maximum(class_matrix.sum(axis=0), 1)).max(axis=1)
-    return list(WeightedRandomSampler(weights, len(weights), generator=generator))
+    clips = list(WeightedRandomSampler(weights, len(weights), generator=generator))
+    if num_others:
+        clips += range(len(weights), len(weights) + num_others)
+        clips = [clips[place] for place in shuffle(len(clips), generator)]
+    return clips
 
 
 def group_by_length(

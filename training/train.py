@@ -47,16 +47,17 @@ from sanet_hf.training.data.folds import FINAL
 from sanet_hf.training.data.labels import label_names, stream_label_names
 from sanet_hf.training.data.load import check_validation, load_recordings, longest_first
 from sanet_hf.training.data.preparation_record import note_preparation
-from sanet_hf.training.data.record import RECORD_FILE, data_fingerprint, find_record, read_record, write_record
+from sanet_hf.training.data.record import RECORD_FILE, UNLABELED, data_fingerprint
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.data.sources import stream_training_split
+from sanet_hf.training.data.unlabeled import load_unlabeled
 from sanet_hf.training.evaluation.alarm_counts import FalseAlarms
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics, predict_windows
 from sanet_hf.training.evaluation.false_alarms import check_on_background
 from sanet_hf.training.evaluation.int8 import calibrate_on_split
 from sanet_hf.training.evaluation.results import Evaluation, in_order, write_all_predictions
 from sanet_hf.training.evaluation.run_baseline import compare_run, prepare_baseline, refit_to_validation
-from sanet_hf.training.evaluation.seen_recordings import warn_of_seen
+from sanet_hf.training.evaluation.seen_recordings import record_run
 from sanet_hf.training.make_trainer import make_clips, make_trainer
 from sanet_hf.training.models import make_model, read_sampling_rate
 from sanet_hf.training.option_checks import check_metric
@@ -78,6 +79,7 @@ from sanet_hf.training.run_folder import (
     locked,
     read_file,
 )
+from sanet_hf.training.teachers import Teachers, describe_teachers, load_teachers
 from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
@@ -108,7 +110,7 @@ def train(
         TrainingTerminated: SIGTERM came; a checkpoint was saved.
     """
     output_dir = Path(training_arguments.output_dir)
-    check_output(output_dir, data_arguments)
+    check_output(output_dir, data_arguments, training_arguments.unlabeled_dir)
     if is_cross_validation(output_dir) and not training_arguments.overwrite_output_dir:
         raise UsageError(f"{output_dir} holds a cross-validation. Choose another --output_dir.")
     # One of the processes that a launcher started together is enough, and a finished run is only read.
@@ -134,6 +136,8 @@ def _train(
     if is_finished(output_dir) and checkpoint is None:
         return read_file(output_dir / RESULTS_FILE)
 
+    # Before the seed, so that the model begins with the same weights as without.
+    loaded = load_teachers(training_arguments, data_arguments.fold)
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
         keep_freed_memory()
@@ -157,6 +161,10 @@ def _train(
         if training_arguments.eval_strategy != "no":
             check_validation(recordings)
         labels = label_names(recordings["train"])
+    unlabeled = None
+    if training_arguments.unlabeled_dir is not None:
+        unlabeled = load_unlabeled(training_arguments.unlabeled_dir, recordings, data_arguments, sampling_rate)
+    everything = dict(recordings) if unlabeled is None else {**recordings, UNLABELED: unlabeled}
     is_multi_label = data_arguments.problem_type == "multi_label_classification"
     # Clips that were added are trained on, also in refit, but are no part of what is compared and reported.
     own = without_added(recordings)
@@ -167,20 +175,37 @@ def _train(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )
     note_preparation(feature_extractor, data_arguments)
+    teachers = None
+    if loaded:
+        seconds = data_arguments.max_length_seconds
+        teachers = Teachers(loaded, model, feature_extractor, training_arguments, seconds)
     store_background(model.config, labels, data_arguments)
     replace_wrong_layers(model, _number_format(training_arguments), training=True)
     first_arguments = first_phase(training_arguments) if is_refit else training_arguments
-    clips = make_clips(stream, recordings, model, feature_extractor, data_arguments, augmentations, training_arguments)
-    trainer = make_trainer(model, feature_extractor, clips, first_arguments, make_compute_metrics(is_multi_label))
+    made_of = (data_arguments, augmentations, training_arguments, teachers, unlabeled)
+    clips = make_clips(stream, recordings, model, feature_extractor, *made_of)
+    compute_metrics = make_compute_metrics(is_multi_label)
+    trainer = make_trainer(model, feature_extractor, clips, first_arguments, compute_metrics, teachers)
     has_band_head = is_band_head_wanted(trainer, own.get("train"))
     if trainer.is_world_process_zero():
-        _print_summary(recordings, model, training_arguments)
-    fingerprint = data_fingerprint(recordings)
+        _print_summary(everything, model, training_arguments)
+    fingerprint = data_fingerprint(everything)
+    if teachers is not None:
+        fingerprint["teachers"] = teachers.digests
     if checkpoint is not None:
         check_data(checkpoint, model.config.id2label, fingerprint, training_arguments)
     files = {output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}
     trainer.add_callback(RunFiles(files, outdated=output_dir / RESULTS_FILE))
-    _record_recordings(trainer, recordings, model_arguments.model_name_or_path, checkpoint, is_refit)
+    teaching = None
+    if trainer.is_world_process_zero():
+        before = (model_arguments.model_name_or_path, teachers.sampling_rates if teachers else {}, checkpoint)
+        warnings = record_run(output_dir / RECORD_FILE, everything, sampling_rate, *before, is_refit)
+        if teachers is not None:
+            num_unlabeled = 0 if unlabeled is None else len(unlabeled)
+            teaching = ". ".join(
+                [describe_teachers(list(teachers.sampling_rates), training_arguments, num_unlabeled), *warnings]
+            )
+            print(f"Teachers: {teaching}.", file=sys.stderr)
     baseline = None
     if training_arguments.baseline and trainer.is_world_process_zero():
         is_balanced = training_arguments.class_weights == "balanced"
@@ -217,8 +242,9 @@ def _train(
             names = (data_arguments.max_length_seconds, data_arguments.problem_type)
             model, _ = make_model(model_arguments, labels, *names)
             replace_wrong_layers(model, _number_format(arguments), training=True)
-            clips = make_clips(None, joined, model, feature_extractor, data_arguments, augmentations, arguments)
-            return make_trainer(model, feature_extractor, clips, arguments)
+            made_of = (data_arguments, augmentations, arguments, teachers, unlabeled)
+            clips = make_clips(None, joined, model, feature_extractor, *made_of)
+            return make_trainer(model, feature_extractor, clips, arguments, teachers=teachers)
 
         cause = {name: value for name, value in options.items() if name not in FREE_OPTIONS} | fingerprint
         refitted = refit(trainer, begin, recordings, training_arguments, cause, gibibytes)
@@ -278,6 +304,7 @@ def _train(
             false_alarms=false_alarms,
             calibration=calibration_text,
             band_head=head and str(head),
+            teachers=teaching,
         )
     if training_arguments.push_to_hub:
         # Before the report, whose recordings and file names need not be public.
@@ -286,6 +313,7 @@ def _train(
         facts = {
             "Started from": model_arguments.model_name_or_path or "scratch",
             "Recordings": source,
+            **({"Teachers": teaching} if teaching else {}),
             **({"Refit": str(refitted)} if refitted else {}),
             **({"Band statistics": str(head)} if head else {}),
             "Calibration": calibration_text,
@@ -321,32 +349,12 @@ def _check_streaming(data: DataArguments, training: AudioTrainingArguments) -> N
         "--averaged_epochs": training.averaged_epochs != 1,
         "--averaged_fraction": training.averaged_fraction != 0,
         "--background auto (or --background_dir)": adds_background(data),
+        "--unlabeled_dir": training.unlabeled_dir is not None,
     }
     for option, is_given in others.items():
         if is_given:
             raise UsageError(f"{option} needs all training recordings at hand, which --streaming does not have.")
     training.train_sampling_strategy = "random"
-
-
-def _record_recordings(
-    trainer: AudioClassificationTrainer,
-    recordings: DatasetDict,
-    base_model: str | None,
-    checkpoint: str | None,
-    is_refit: bool,
-) -> None:
-    """Write what the model is trained on, and was before; warn of test recordings among the latter."""
-    if not trainer.is_world_process_zero():
-        return
-    path = Path(trainer.args.output_dir) / RECORD_FILE
-    earlier = (read_record(path) or find_record(checkpoint)) if checkpoint else None
-    if base_model and Path(base_model).is_dir() and earlier is None:
-        earlier = find_record(base_model)
-        if earlier is None:
-            logger.warning(f"{base_model} does not list what it was trained on: a part may be in validation or test.")
-        else:
-            warn_of_seen(recordings, earlier, base_model)
-    write_record(path, recordings, earlier, is_refit)
 
 
 def _source_name(arguments: DataArguments) -> str:
@@ -391,7 +399,9 @@ def _write_results(
         file.write(json.dumps(metrics, indent=2, sort_keys=True).encode())
 
 
-def _print_summary(recordings: DatasetDict, model: PreTrainedModel, arguments: AudioTrainingArguments) -> None:
+def _print_summary(
+    recordings: Mapping[str, Dataset], model: PreTrainedModel, arguments: AudioTrainingArguments
+) -> None:
     counts = ", ".join(f"{len(dataset)} {split}" for split, dataset in recordings.items())
     if "train" not in recordings:
         counts = f"streamed train, {counts}"

@@ -38,6 +38,7 @@ from sanet_hf.training.checkpoints import (
     read_state,
 )
 from sanet_hf.training.data.batches import mixup
+from sanet_hf.training.data.items import HEARD, Teaching
 from sanet_hf.training.options import changed_options
 from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length, shuffle
 from sanet_hf.training.time_limit import SCHEDULE_STEPS, TimeLimit, follow_time, has_ended
@@ -45,6 +46,7 @@ from sanet_hf.training.time_limit import SCHEDULE_STEPS, TimeLimit, follow_time,
 
 STEPS_BETWEEN_CHECKS = 16  # of the loss on a GPU
 BATCH_NORM_BATCHES = 64  # that statistics for averaged weights are estimated from, at most
+NO_INPUTS = ("labels", "index", HEARD)  # of a model, in its batches
 # Tables of positions and single learned vectors, as transformers' audio models name them.
 NOT_DECAYED = re.compile(r"position|pos_embed|rel_attn_embed|distance_embedding|(cls|dist|distillation)_token$")
 
@@ -63,6 +65,7 @@ class AudioClassificationTrainer(Trainer):
     Args:
         train_loss, eval_loss: As [`make_loss`] returns them. Evaluation has one of its own, so that its loss compares
             between runs with different training losses.
+        teachers: If there are some, `train_loss` is as [`make_taught_loss`] returns it.
         time_limit: One of the callbacks, if it ends the training and decides on the learning rate.
         kwargs: Arguments of `Trainer`: `args` is an [`AudioTrainingArguments`], `train_dataset` a [`TrainingClips`] or
             [`StreamedClips`].
@@ -79,11 +82,12 @@ class AudioClassificationTrainer(Trainer):
         *,
         train_loss: Callable,
         eval_loss: Callable,
+        teachers: Teaching | None = None,
         time_limit: TimeLimit | None = None,
         **kwargs,
     ):
         super().__init__(compute_loss_func=train_loss, **kwargs)
-        self.train_loss, self.eval_loss = train_loss, eval_loss
+        self.train_loss, self.eval_loss, self.teachers = train_loss, eval_loss, teachers
         find_progress = None if time_limit is None else lambda state: time_limit.progress
         self.weight_average = WeightAverage(
             self.args.averaged_epochs, self._estimate_batch_norm, self.args.averaged_fraction, find_progress
@@ -111,6 +115,9 @@ class AudioClassificationTrainer(Trainer):
         # The model does not know it.
         self._indices = inputs.pop("index", None)
         self.compute_loss_func = self.train_loss if model.training else self.eval_loss
+        heard = inputs.pop(HEARD, None)
+        if model.training and self.teachers is not None:
+            inputs["labels"] = self.teachers.make_targets(inputs["labels"], heard, self._indices)
         if model.training and self.args.mixup_alpha > 0:
             labels = inputs["labels"]
             if not labels.is_floating_point():
@@ -220,6 +227,8 @@ class AudioClassificationTrainer(Trainer):
         self.options_on_resuming.has_begun = False
         try:
             self._check_batches(resume_from_checkpoint)
+            if self.teachers is not None:
+                self.teachers.remember(self.train_dataset, self._make_loader, self.args, self.accelerator)
             return self._train(resume_from_checkpoint, *args, **kwargs)
         except (SanetError, OSError, MemoryError):
             raise
@@ -344,7 +353,7 @@ class AudioClassificationTrainer(Trainer):
             for number, inputs in enumerate(loader):
                 for norm in norms:
                     norm.momentum = 1 / (number + 1)
-                model(**{name: value.to(device) for name, value in inputs.items() if name not in ("labels", "index")})
+                model(**{name: value.to(device) for name, value in inputs.items() if name not in NO_INPUTS})
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         model.train(was_training)
@@ -399,7 +408,7 @@ class AudioClassificationTrainer(Trainer):
     def _make_sampler(self, batch_size: int) -> EpochSampler:
         clips, strategy = self.train_dataset, self.args.train_sampling_strategy
         draw = (
-            partial(draw_balanced, clips.class_matrix)
+            partial(draw_balanced, clips.class_matrix, num_others=len(clips) - len(clips.class_matrix))
             if self.args.sampler == "balanced"
             else partial(shuffle, len(clips))
         )

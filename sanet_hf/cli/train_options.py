@@ -264,6 +264,10 @@ def _check_ranges(values: Mapping[str, object]) -> None:
     for name in ("max_bad_fraction", "averaged_fraction"):
         if values[name] > 1:
             raise UsageError(f"--{name} {values[name]:g} must be at most 1.")
+    if not 0 < values["teacher_weight"] <= 1:
+        raise UsageError(f"--teacher_weight {values['teacher_weight']:g} must be above 0 and at most 1.")
+    if not 0 < values["teacher_temperature"] < math.inf:
+        raise UsageError(f"--teacher_temperature {values['teacher_temperature']:g} must be positive and finite.")
     if values["max_minutes"] is not None and not 0 < values["max_minutes"] < math.inf:
         raise UsageError(f"--max_minutes {values['max_minutes']:g} must be positive and finite.")
     if values["max_steps"] < -1 or values["max_steps"] == 0:

@@ -19,7 +19,9 @@ from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import SanetError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
+from sanet_hf.training.data.items import HEARD
 from sanet_hf.training.options import DATASET_OPTIONS
+from sanet_hf.training.teacher_arguments import TeacherArguments
 from sanet_hf.training.train import train
 from sanet_hf.training.trainer import AudioClassificationTrainer
 
@@ -32,7 +34,8 @@ OWN_OPTIONS = [
     field.name
     for kind in (ModelArguments, DataArguments, AudioTrainingArguments)
     for field in dataclasses.fields(kind)
-    if kind is not AudioTrainingArguments or field.name in AudioTrainingArguments.__annotations__
+    if kind is not AudioTrainingArguments
+    or field.name in AudioTrainingArguments.__annotations__ | TeacherArguments.__annotations__
 ]
 SMALLER = TINY_NETWORK.replace("se_reduction=4", "se_reduction=2")
 # Another value of each option, and options that it is tried beside. {} stands for the folder of the test's inputs.
@@ -85,6 +88,10 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
     "refit": (["true"], ["--max_minutes", "5"]),
     "refit_from": (["trained"], ["--max_minutes", "5", "--refit", "true"]),
     "early_stopping_patience": (["2"], []),
+    "teacher": (["{}/checkpoint"], []),
+    "teacher_weight": (["0.2"], ["--teacher", "{}/checkpoint"]),
+    "teacher_temperature": (["0.05"], ["--teacher", "{}/checkpoint"]),
+    "unlabeled_dir": (["{}/unsplit"], ["--teacher", "{}/checkpoint"]),
 }
 # Options that count later than when a training is built, and the test of their effect.
 LATER = {
@@ -184,14 +191,16 @@ def describe(trainer: AudioClassificationTrainer) -> dict[str, object]:
     torch.manual_seed(0)
     loss = trainer.compute_loss(model.train(), {**batch, "labels": batch["labels"]})
     hears = trainer.processing_class.to_dict()
+    heard = [window for item in items for windows in item.pop(HEARD, []) for window in windows]
     return {
         "config": model.config.to_dict(),
         "weights": _hash(*model.state_dict().values()),
         "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
         "feature extractor": hears,
         "clips": [_hash(*item.values()) for item in items],
+        "heard by teachers": [_hash(*window.values()) for window in heard],
         "validation": [len(validation), *(_hash(*validation[i].values()) for i in range(len(validation)))],
-        "hashes": None if is_stream else clips.recordings["digest"][:],
+        "hashes": None if is_stream else getattr(clips, "labeled", clips).recordings["digest"][:],
         "order": None if is_stream else [*loader.batch_sampler.sampler],
         "loss": round(float(loss), 6),
         "optimizer": [
@@ -240,7 +249,7 @@ def list_trials() -> list[tuple[str, str]]:
     # Options of the stream itself, and some that need all recordings at hand.
     of_streams = ["shuffle_buffer_size", "train_sampling_strategy", "group_pattern", "samples_per_class", "sampler"]
     of_streams += ["max_minutes", "averaged_fraction", "refit"]
-    of_streams += ["background"]
+    of_streams += ["background", "teacher", "unlabeled_dir"]
     trials = {
         "scratch": OTHERS,
         "checkpoint": with_checkpoint,

@@ -246,3 +246,16 @@ def test_a_lost_process_ends_the_run_which_goes_on(runs, command, tmp_path):
     assert (tmp_path / "run/checkpoint-4").is_dir() and not (tmp_path / "run/all_results.json").exists()
     run_in_processes(["-m", "sanet_hf", *command, "--output_dir", str(tmp_path / "run")], timeout=300)
     check_same_weights(tmp_path / "run", runs[1], tolerance=1e-6)
+
+
+def test_teachers_say_the_same_in_one_process(command, trained, make_tone, tmp_path):
+    """Of clips that they hear once and of those that they hear in each step."""
+    for index in range(16):
+        make_tone(tmp_path / "unlabeled" / f"{index}.wav", 200 + 100 * index, 0.5 if index % 2 else 1.5, seed=index)
+    options = ["--teacher", str(trained), "--unlabeled_dir", str(tmp_path / "unlabeled"), "--output_dir"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main([*command, "--per_device_train_batch_size", "8", *options, str(one)]) == 0
+    run_in_processes(["-m", "sanet_hf", *command, *options, str(two)], timeout=300)
+    weights, others = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, atol=1e-5, rtol=1e-4)

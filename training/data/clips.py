@@ -14,12 +14,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers import FeatureExtractionMixin
 from transformers.utils import logging
 
-from sanet_hf.architectures import extract_features, pads_to_one_length, takes_waveforms
+from sanet_hf.architectures import pads_to_one_length
 from sanet_hf.audio.decode import OpenedRecording, WindowReader
 from sanet_hf.audio.levels import is_loud, is_silent, mean_power
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.inference.windows import window_starts
-from sanet_hf.training.data.augmentation import Augmentation, seeded
+from sanet_hf.training.data.augmentation import Augmentation
+from sanet_hf.training.data.items import extract, make_item
 from sanet_hf.training.data.labels import (
     LabelFormat,
     as_target,
@@ -71,6 +72,8 @@ class TrainingClips(Dataset):
 
     Attributes:
         read_kept: Reads instead of [`load_recording`] what was kept; see [`keep_decoded`].
+        hear: Makes of a clip what teachers hear, the item's `heard`; see [`TeacherInputs`].
+        are_known: Clips that teachers need not hear, bool of shape (clips,).
 
     Raises:
         DataError: A recording has a label that the model does not know.
@@ -102,6 +105,8 @@ class TrainingClips(Dataset):
         self.label_matrix = label_matrix(recordings, label2id)
         self.is_multi_label = is_multi_label(recordings)
         self.read_kept: Callable[..., np.ndarray] | None = None
+        self.hear: Callable[[np.ndarray], list] | None = None
+        self.are_known = np.zeros(len(self), dtype=bool)
         # By row, of the recordings that were searched.
         self._loud_starts: dict[int, np.ndarray] = {}
 
@@ -130,6 +135,13 @@ class TrainingClips(Dataset):
             return [longest] * len(self)
         return [min(seconds, longest) for seconds in self.recordings["seconds"]]
 
+    @property
+    def are_fixed(self) -> np.ndarray:
+        """Which clips are the same in each epoch, bool of shape (clips,): short recordings without augmentation."""
+        if self.samples_per_class is not None or self.augment is not None or self.augment_normalized is not None:
+            return np.zeros(len(self), dtype=bool)
+        return np.array(self._num_samples) <= self.max_length
+
     @cached_property
     def _rows_of_class(self) -> dict[int, np.ndarray]:
         """Recordings of each class, and last those of none."""
@@ -146,7 +158,8 @@ class TrainingClips(Dataset):
             missing = self.max_length - len(waveform)
             before = int(generator.integers(missing, endpoint=True))
             waveform = np.pad(waveform, (before, missing - before))
-        return {**_augmented(waveform, labels, generator, self), "index": index}
+        hear = None if self.are_known[index % len(self)] else self.hear
+        return {**make_item(waveform, labels, generator, self, hear), "index": index}
 
     def _read(self, row: int, start: int, length: int) -> np.ndarray:
         recording, rate = self.recordings[row], self.feature_extractor.sampling_rate
@@ -228,6 +241,9 @@ class StreamedClips(IterableDataset):
         seed: With the epoch, decides what is drawn.
         process_index, num_processes: Which of the processes that train together this one is.
         class_names: Option of that name; see [`find_label_format`].
+
+    Attributes:
+        hear: As in [`TrainingClips`].
     """
 
     def __init__(
@@ -259,6 +275,7 @@ class StreamedClips(IterableDataset):
         self.is_multi_label = is_multi_label
         self.max_bad_fraction = max_bad_fraction
         self.seed, self.epoch = seed, 0
+        self.hear: Callable[[np.ndarray], list] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate before each epoch."""
@@ -291,7 +308,7 @@ class StreamedClips(IterableDataset):
             length, rate = self.read_length, self.feature_extractor.sampling_rate
             starts = None if self.is_multi_label else find_loud_starts(waveform, length, rate)
             start = draw_start(starts, len(waveform), length, rate, generator)
-            yield _augmented(waveform[start : start + length], labels, generator, self)
+            yield make_item(waveform[start : start + length], labels, generator, self, self.hear)
 
     @cached_property
     def _format(self) -> LabelFormat:
@@ -403,30 +420,5 @@ class EvaluationClips(Dataset):
         if is_last:
             self.reader.close()
         self.powers[index] = 0.0 if is_silent(waveform) else mean_power(waveform)
-        item = _extract(self.feature_extractor, waveform)
+        item = extract(self.feature_extractor, waveform)
         return {**item, "labels": as_target(self.label_matrix[self.rows[index]], self.is_multi_label)}
-
-
-def _augmented(
-    waveform: np.ndarray, labels: np.ndarray, generator: np.random.Generator, clips: TrainingClips | StreamedClips
-) -> dict[str, np.ndarray]:
-    """A training item: features of an augmented waveform, and its classes as a target."""
-    with seeded(int(generator.integers(2**32))):
-        if clips.augment is not None:
-            waveform = clips.augment(waveform)
-        if len(waveform) > clips.max_length:
-            start = int(generator.integers(len(waveform) - clips.max_length, endpoint=True))
-            waveform = waveform[start : start + clips.max_length]
-        after = clips.augment_normalized is not None and takes_waveforms(clips.feature_extractor)
-        if clips.augment_normalized is not None and not after:
-            waveform = clips.augment_normalized(waveform)
-        item = _extract(clips.feature_extractor, waveform)
-        if after:
-            item["input_values"] = clips.augment_normalized(item["input_values"])
-    return {**item, "labels": as_target(labels, clips.is_multi_label)}
-
-
-def _extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) -> dict[str, np.ndarray]:
-    """Features of a waveform, not padded."""
-    features = extract_features(feature_extractor, [waveform], padding=False, return_tensors=None)
-    return {name: np.asarray(value[0]) for name, value in features.items()}

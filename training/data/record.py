@@ -11,7 +11,7 @@ import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from sanet_hf.errors import DataError
 from sanet_hf.training.checkpoints import PREFIX as CHECKPOINT_PREFIX
@@ -22,6 +22,8 @@ from sanet_hf.utils.files import write_atomically
 RECORD_FILE = "recordings.csv"
 # Beside the splits: recordings that an earlier run, from whose weights this one started, was trained or chosen by.
 EARLIER = "earlier"
+# Recordings without labels, of which a model learns what its teachers say.
+UNLABELED = "unlabeled"
 COLUMNS = ["split", "digest"]
 
 # Digests of each split, and of `earlier`.
@@ -29,15 +31,16 @@ Record = Mapping[str, Collection[str]]
 
 
 def write_record(
-    path: str | Path, recordings: DatasetDict, earlier: Record | None = None, is_refit: bool = False
+    path: str | Path, recordings: Mapping[str, Dataset], earlier: Record | None = None, is_refit: bool = False
 ) -> None:
     """
     Write the content hashes of a run's recordings, in an order that says nothing of theirs.
 
     Args:
         path: The file; `RECORD_FILE` in the folder of the run.
-        recordings: Splits as [`load_recordings`] gives them. Recordings without a hash are left out.
-        earlier: Records of runs before this one, which the model's weights have seen as well.
+        recordings: Splits as [`load_recordings`] gives them, and, as `UNLABELED`, recordings without labels. Those
+            without a hash are left out.
+        earlier: Records of runs before this one, which the model's weights or its teachers have seen.
         is_refit: Whether the model is trained on the validation split in the end, too: its recordings then are of both
             splits.
     """
@@ -98,11 +101,11 @@ def find_record(name: str | Path) -> dict[str, set[str]] | None:
 
 def seen_digests(record: Record, with_validation: bool = True) -> set[str]:
     """Return the digests of recordings that a model was trained on, or, `with_validation`, chosen by."""
-    names = ["train", EARLIER, *(["validation"] if with_validation else [])]
+    names = ["train", UNLABELED, EARLIER, *(["validation"] if with_validation else [])]
     return set().union(*(record.get(name, ()) for name in names))
 
 
-def data_fingerprint(recordings: DatasetDict) -> dict[str, object]:
+def data_fingerprint(recordings: Mapping[str, Dataset]) -> dict[str, object]:
     """
     Describe recordings so that two sets of them can be compared.
 

@@ -51,6 +51,7 @@ def write_model_card(
     false_alarms: FalseAlarms | None = None,
     calibration: str | None = None,
     band_head: str | None = None,
+    teachers: str | None = None,
 ) -> None:
     """
     Write `output_dir/README.md`: metadata for the Hub, a description of the model, its use, results, training and
@@ -75,6 +76,7 @@ def write_model_card(
         false_alarms: What the model detects on background.
         calibration: What the scores were calibrated by, or why not.
         band_head: What part of the scores comes from logistic regression on the log-mel bands, if any does.
+        teachers: As [`~training.teachers.describe_teachers`] returns it, if there were some.
     """
     output_dir = Path(output_dir)
     baseline = baseline or (cross_validation or {}).get("baseline")
@@ -125,6 +127,7 @@ def write_model_card(
         background_label=getattr(model.config, "background_label", None),
         calibration=calibration,
         band_head=band_head,
+        teachers=teachers,
         calibrated=summarize_calibration(evaluations),
     )
     output_dir.mkdir(parents=True, exist_ok=True)
