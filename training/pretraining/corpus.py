@@ -6,7 +6,7 @@ drums, with what is known of each as tags.
 
     python -m sanet_hf.training.pretraining.corpus corpus
 
-It needs a Debian system with FluidSynth, `pip install "sanet-hf[pretraining]"`, 4 GB of downloads and 4 GB of disk.
+It needs a Debian system with FluidSynth, `pip install "sanet-hf[pretraining]"`, 4 GB of downloads and 2 GB of disk.
 An interrupted command goes on where it was. `manifest.csv` is what `sanet train --manifest` takes; `LICENCES.md` lists
 all sources.
 """
