@@ -30,7 +30,7 @@ from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.prediction import predict
 from sanet_hf.optimization.optimize import prepare_classifier
 from sanet_hf.training.arguments import DataArguments
-from sanet_hf.training.baseline import DEFAULT_STRENGTH, Baseline, fit
+from sanet_hf.training.baseline import Baseline, fit
 from sanet_hf.training.data.folds import name_folds, pool_splits, sort_folds
 from sanet_hf.training.data.log_mel import log_mel_statistics
 from sanet_hf.training.data.sources import read_source
@@ -113,10 +113,8 @@ def draw(labels: np.ndarray, learnt: np.ndarray, number: int | None, seed: int) 
 
 
 def learn(features: np.ndarray, targets: np.ndarray) -> Baseline:
-    """Logistic regression of fixed strength."""
-    # No groups, so that there is nothing to choose by.
-    fitted = fit(features, targets, ["one"] * len(targets))
-    return fitted.refit(features, targets) if fitted.C == DEFAULT_STRENGTH else fitted
+    """Logistic regression of fixed strength: with one group there is nothing to choose it by."""
+    return fit(features, targets, ["one"] * len(targets))
 
 
 def measure(data: dict, features: dict[str, np.ndarray], number: int | None, draws: int) -> dict[str, list[float]]:
