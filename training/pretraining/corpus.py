@@ -38,6 +38,7 @@ from sanet_hf.training.pretraining.packages import PACKAGES, read_package
 from sanet_hf.training.pretraining.sounds import Licence
 from sanet_hf.training.pretraining.speech import LANGUAGES, read_language
 from sanet_hf.utils.files import write_atomically
+from sanet_hf.utils.formatting import format_markdown_table
 
 
 # What makes each part of the corpus, and from what.
@@ -139,21 +140,17 @@ def _write_manifest(folder: Path, rows: list[dict]) -> None:
 
 
 def _write_licences(folder: Path, records: dict) -> None:
-    lines = [
-        "# Sources and licences",
-        "",
-        "| part | source | sounds | hours | licences |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for (part, source), record in records.items():
         hours = sum(row["seconds"] for row in record["sounds"]) / 3600
-        lines.append(f"| {part} | {record['work']} | {len(record['sounds'])} | {hours:.2f} | {record['licences']} |")
+        rows.append([part, record["work"], len(record["sounds"]), f"{hours:.2f}", record["licences"]])
         if record["copyright"]:
             path = folder / "licences" / f"{source}.txt"
             path.parent.mkdir(exist_ok=True)
             path.write_text(record["copyright"], "utf-8")
+    table = format_markdown_table(["part", "source", "sounds", "hours", "licences"], rows)
     with write_atomically(folder / "LICENCES.md") as file:
-        file.write(("\n".join(lines) + "\n").encode())
+        file.write(f"# Sources and licences\n\n{table}\n".encode())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -50,7 +50,7 @@ def read_soundfont(package: str, folder: Path) -> Iterator[Sound | Licence]:
     if shutil.which("fluidsynth") is None:
         raise UsageError("fluidsynth is not installed. Install it: apt-get install fluidsynth.")
     root, licence = extract_package(package, folder)
-    (font,) = sorted(path for path in root.rglob("*.sf[23]") if path.is_file() and not path.is_symlink())[:1]
+    font = min(path for path in root.rglob("*.sf[23]") if path.is_file() and not path.is_symlink())
     generator = np.random.default_rng(len(package))
     if "drum" not in package:
         for program in range(128):

@@ -13,7 +13,7 @@ class Sound(NamedTuple):
     A recording or a synthetic sound.
 
     Attributes:
-        audio: A file, or float32 of shape (samples,) at `SAMPLING_RATE`.
+        audio: A file, or float32 of shape (samples,) at 16 kHz.
         origin: What it is, unique in the source.
         tags: What is known of it.
     """
