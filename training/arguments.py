@@ -351,6 +351,13 @@ class AudioTrainingArguments(TeacherArguments, TrainingArguments):
             "choices": ["scratch", "trained"],
         },
     )
+    head_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave the network of --model_name_or_path (without it, sanet-tiny) as it is and fit its "
+            "classification head by logistic regression, which takes seconds: for a few recordings of each class."
+        },
+    )
     band_head: str = field(
         default="auto",
         metadata={

@@ -17,13 +17,12 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 
 from sanet_hf.architectures import remove_band_head
-from sanet_hf.errors import AudioError, UsageError
+from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import FEW_RECORDINGS, DataArguments
 from sanet_hf.training.baseline import Baseline, fit
-from sanet_hf.training.data.clips import EvaluationClips
-from sanet_hf.training.data.folds import group_recordings
 from sanet_hf.training.evaluation.calibration import Calibration, WindowLogits, log_loss
 from sanet_hf.training.evaluation.calibration import fit as fit_calibration
+from sanet_hf.training.window_features import measure_windows
 
 
 # Validation recordings below which nothing is chosen.
@@ -32,11 +31,8 @@ MIN_RECORDINGS = 10
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 # Part of the log loss on validation that it has to save: less is chance.
 MIN_GAIN = 0.05
-# Of a longer recording, so many windows are measured, evenly spread; of many recordings fewer, for the time.
-MAX_WINDOWS, MAX_TOTAL_WINDOWS = 30, 10_000
 # Standard deviation below which a statistic is not used: one that differs in use would get any score.
 SMALLEST_DEVIATION = 0.05
-BATCH_SIZE = 32
 
 
 class BandHead(NamedTuple):
@@ -61,16 +57,6 @@ class BandHead(NamedTuple):
             f"logistic regression on the log-mel bands has {self.share:.0%} of the scores, chosen on validation (log "
             f"loss {alone:.3f} without, {together:.3f} with it)"
         )
-
-
-class _Windows(NamedTuple):
-    """Windows of recordings that are not silent: their statistics, targets and groups; and the logits of all."""
-
-    features: np.ndarray
-    targets: np.ndarray
-    groups: list[str]
-    logits: WindowLogits
-    all_features: np.ndarray
 
 
 def is_band_head_wanted(trainer: Trainer, train: Dataset | None) -> bool:
@@ -121,9 +107,9 @@ def add_band_head(
 
 def refit_band_head(trainer: Trainer, head: BandHead, joined: Dataset, data: DataArguments) -> None:
     """Fit the regression to the training and validation split together, for a network that was trained on both."""
-    _attach(trainer.model)
-    windows = _measure(trainer, joined, data)
-    _write(trainer.model, head.baseline.refit(drop_flat(windows.features), windows.targets), head.factor)
+    attach_band_head(trainer.model)
+    windows = measure_windows(trainer, joined, data)
+    write_band_head(trainer.model, head.baseline.refit(drop_flat(windows.statistics), windows.targets), head.factor)
 
 
 def drop_flat(features: np.ndarray) -> np.ndarray:
@@ -139,17 +125,17 @@ def _fit(
         found = f"the validation split has {num_recordings} recordings" if num_recordings else "no validation split"
         return None, f"left out: {found}; it takes {MIN_RECORDINGS}"
     model = trainer.model
-    _attach(model)
-    learnt, held_out = _measure(trainer, train, data), _measure(trainer, validation, data)
+    attach_band_head(model)
+    learnt, held_out = measure_windows(trainer, train, data), measure_windows(trainer, validation, data)
     if not len(learnt.targets) or not len(held_out.targets):
         return None, "left out: all recordings of a split are silent"
     several = held_out.logits.is_multi_label
     is_balanced = trainer.args.class_weights == "balanced"
-    given = held_out.features, held_out.targets
-    baseline = fit(drop_flat(learnt.features), learnt.targets, learnt.groups, given, several, is_balanced)
+    given = held_out.statistics, held_out.targets
+    baseline = fit(drop_flat(learnt.statistics), learnt.targets, learnt.groups, given, several, is_balanced)
     if not np.isfinite(baseline.bias).all():
         return None, "left out: all training recordings, or none, have a class"
-    scores = baseline.logits(held_out.all_features)
+    scores = baseline.logits(held_out.all_statistics)
     alone = fit_calibration(held_out.logits)
     candidates = []
     for share in SHARES:
@@ -163,7 +149,7 @@ def _fit(
     if share == 0 or loss > (1 - MIN_GAIN) * before:
         reason = f"logistic regression on them brings the log loss on validation from {before:.3f} to {loss:.3f} alone"
         return None, f"left out: {reason}"
-    _write(model, baseline, factor)
+    write_band_head(model, baseline, factor)
     head = BandHead(baseline, factor, share, (before, loss))
     return head, str(head)
 
@@ -172,7 +158,7 @@ def _loss(windows: WindowLogits, calibration: Calibration) -> float:
     return log_loss(windows.probabilities(calibration.apply(windows.logits)), windows.recording_references)
 
 
-def _attach(model: PreTrainedModel) -> None:
+def attach_band_head(model: PreTrainedModel) -> None:
     """Add a head that gives zeros."""
     config = model.config
     config.use_band_statistics = True
@@ -182,62 +168,9 @@ def _attach(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def _write(model: PreTrainedModel, baseline: Baseline, factor: np.ndarray) -> None:
+def write_band_head(model: PreTrainedModel, baseline: Baseline, factor: np.ndarray) -> None:
     """Give the head the weights of a regression on standardised features."""
     weights = (baseline.weights / baseline.scale[:, None] * factor).T
     bias = baseline.bias * factor - weights @ baseline.mean
     model.band_head.weight.copy_(torch.from_numpy(weights))
     model.band_head.bias.copy_(torch.from_numpy(bias))
-
-
-@torch.no_grad()
-def _measure(trainer: Trainer, recordings: Dataset, data: DataArguments) -> _Windows:
-    """
-    Each process does the same: what is measured is little. Windows that cannot be read are left out, so that no
-    training is lost by them.
-    """
-    model, device = trainer.model, trainer.model.device
-    clips = EvaluationClips(
-        recordings, trainer.processing_class, model.config.label2id, data.max_length_seconds, all_windows=True
-    )
-    counts = np.bincount(clips.rows, minlength=len(recordings))
-    firsts = np.cumsum(counts) - counts
-    most = max(1, min(MAX_WINDOWS, MAX_TOTAL_WINDOWS // max(1, len(recordings))))
-    chosen = np.concatenate(
-        [
-            first + np.linspace(0, count - 1, min(count, most)).round().astype(int)
-            for first, count in zip(firsts, counts)
-        ]
-    )
-    was_training = model.training
-    model.eval()
-    features, logits, labels, is_read = [], [], [], np.ones(len(chosen), bool)
-    for start in range(0, len(chosen), BATCH_SIZE):
-        items = []
-        for place, index in enumerate(chosen[start : start + BATCH_SIZE].tolist(), start):
-            try:
-                items.append(clips[index])
-            except (AudioError, OSError):
-                is_read[place] = False
-        if not items:
-            continue
-        batch = trainer.data_collator(items)
-        labels.append(batch.pop("labels").numpy())
-        batch = {name: value.to(device) for name, value in batch.items()}
-        outputs = model.base_model(**batch, return_dict=True)
-        scores = model.classifier(outputs.pooler_output)
-        features.append(outputs.band_statistics.double().cpu().numpy())
-        logits.append(scores.float().cpu().numpy())
-    model.train(was_training)
-    if not is_read.any():
-        raise AudioError("None of the recordings can be read any more.")
-    features, labels = np.concatenate(features), np.concatenate(labels)
-    chosen = chosen[is_read]
-    rows, silent = clips.rows[chosen], clips.silent[chosen]
-    targets = labels.astype(int) if labels.ndim == 2 else np.eye(model.config.num_labels, dtype=int)[labels]
-    groups = np.array(group_recordings(recordings, data))
-    heard = ~silent
-    read, numbers = np.unique(rows, return_inverse=True)
-    files = [recordings["file"][int(row)] for row in read]
-    found = WindowLogits(files, numbers, silent, np.concatenate(logits), labels)
-    return _Windows(features[heard], targets[heard], groups[rows[heard]].tolist(), found, features)

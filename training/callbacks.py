@@ -137,8 +137,10 @@ class RunFiles(TrainerCallback):
         self.files, self.outdated = files, outdated
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
+        if state.is_world_process_zero:
+            self.write()
+
+    def write(self) -> None:
         self.outdated.unlink(missing_ok=True)
         for path, values in self.files.items():
             with write_atomically(path) as file:

@@ -36,6 +36,7 @@ from sanet_hf.architectures import (
 )
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import LOADING_ERRORS, models_below
+from sanet_hf.pretrained import find_model
 from sanet_hf.training.arguments import ModelArguments
 from sanet_hf.training.config_files import parse_config_overrides
 from sanet_hf.utils.formatting import shorten
@@ -203,7 +204,7 @@ def _try(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> N
 def _read_config(name: str) -> PreTrainedConfig:
     option = f"--model_name_or_path {name}"
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(find_model(name))
     except LOADING_ERRORS as error:
         if Path(name).is_dir():
             raise _loading_error(name, error) from error
@@ -215,7 +216,7 @@ def _read_config(name: str) -> PreTrainedConfig:
 
 def _read_feature_extractor(name: str) -> FeatureExtractionMixin:
     try:
-        feature_extractor = AutoFeatureExtractor.from_pretrained(name)
+        feature_extractor = AutoFeatureExtractor.from_pretrained(find_model(name))
     except LOADING_ERRORS as error:
         raise _loading_error(name, error) from error
     check_sampling_rate(feature_extractor, name)
@@ -252,7 +253,7 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     feature_extractor = _read_feature_extractor(name)
     try:
         model = AutoModelForAudioClassification.from_pretrained(
-            name, config=config, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head
+            find_model(name), config=config, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head
         )
     except (*LOADING_ERRORS, UnpicklingError) as error:
         raise _loading_error(name, error) from error

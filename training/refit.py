@@ -44,7 +44,7 @@ TrainerMaker = Callable[[DatasetDict, AudioTrainingArguments], AudioClassificati
 
 
 class Refit(NamedTuple):
-    """What the second phase did."""
+    """What the second phase did. It starts from `scratch` or `trained` weights, or fits the `head` alone."""
 
     num_recordings: int
     num_epochs: float
@@ -52,6 +52,11 @@ class Refit(NamedTuple):
     starts_from: str
 
     def __str__(self) -> str:
+        if self.starts_from == "head":
+            return (
+                f"After all was chosen on validation, the head was fitted to {self.num_recordings:,} training and "
+                "validation recordings together. Results on validation are those before."
+            )
         start = "the initial weights" if self.starts_from == "scratch" else "the weights of the first training"
         return (
             f"After all was chosen on validation, trained from {start} on {self.num_recordings:,} training and "

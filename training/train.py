@@ -63,6 +63,7 @@ from sanet_hf.training.models import make_model, read_sampling_rate
 from sanet_hf.training.option_checks import check_metric
 from sanet_hf.training.options import changed_options, without_evaluation
 from sanet_hf.training.refit import check_terminated, find_callback, first_phase, is_refit_wanted, join_splits, refit
+from sanet_hf.training.regression_head import check_head_only, fit_head, refit_head
 from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.resumption import DATA_FILE, FREE_OPTIONS, check_data, find_checkpoint
@@ -111,6 +112,8 @@ def train(
     """
     output_dir = Path(training_arguments.output_dir)
     check_output(output_dir, data_arguments, training_arguments.unlabeled_dir)
+    if training_arguments.head_only:
+        check_head_only(model_arguments, data_arguments, training_arguments)
     if is_cross_validation(output_dir) and not training_arguments.overwrite_output_dir:
         raise UsageError(f"{output_dir} holds a cross-validation. Choose another --output_dir.")
     # One of the processes that a launcher started together is enough, and a finished run is only read.
@@ -194,8 +197,9 @@ def _train(
         fingerprint["teachers"] = teachers.digests
     if checkpoint is not None:
         check_data(checkpoint, model.config.id2label, fingerprint, training_arguments)
-    files = {output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}
-    trainer.add_callback(RunFiles(files, outdated=output_dir / RESULTS_FILE))
+    described = {output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}
+    files = RunFiles(described, outdated=output_dir / RESULTS_FILE)
+    trainer.add_callback(files)
     teaching = None
     if trainer.is_world_process_zero():
         before = (model_arguments.model_name_or_path, teachers.sampling_rates if teachers else {}, checkpoint)
@@ -212,10 +216,16 @@ def _train(
         baseline = prepare_baseline(own, model.config.label2id, sampling_rate, data_arguments, is_balanced)
     # Of streamed recordings it is not known how many there are.
     gibibytes = 0 if data_arguments.streaming else data_arguments.cache_audio
-    with keep_decoded(clips, output_dir, gibibytes, training_arguments):
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-    check_terminated(trainer, output_dir)
-    metrics = {**result.metrics, "train_runtime": find_callback(trainer, TrainingClock).total()}
+    regression = None
+    if training_arguments.head_only:
+        files.write()
+        regression = fit_head(trainer, recordings["train"], own.get("validation"), data_arguments)
+        metrics = {"train_runtime": regression.seconds}
+    else:
+        with keep_decoded(clips, output_dir, gibibytes, training_arguments):
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+        check_terminated(trainer, output_dir)
+        metrics = {**result.metrics, "train_runtime": find_callback(trainer, TrainingClock).total()}
     # As in use: whole recordings, not augmented.
     own = {split: longest_first(dataset) for split, dataset in own.items() if split != "train" or not is_final}
     seconds = data_arguments.max_length_seconds
@@ -225,7 +235,7 @@ def _train(
         # An evaluation that fails does not lose it.
         trainer.save_model()
     head = None
-    if has_band_head:
+    if has_band_head and not (regression and regression.bands):
         head = add_band_head(trainer, recordings["train"], own.get("validation"), data_arguments)
     fitted, calibration_text = calibrate(
         trainer, own.get("validation"), lambda split: predict_windows(trainer, "validation", split, seconds)
@@ -247,7 +257,10 @@ def _train(
             return make_trainer(model, feature_extractor, clips, arguments, teachers=teachers)
 
         cause = {name: value for name, value in options.items() if name not in FREE_OPTIONS} | fingerprint
-        refitted = refit(trainer, begin, recordings, training_arguments, cause, gibibytes)
+        if regression:
+            refitted = refit_head(trainer, regression, join_splits(recordings), data_arguments)
+        else:
+            refitted = refit(trainer, begin, recordings, training_arguments, cause, gibibytes)
         metrics["train_runtime"] += refitted.seconds
         metrics.update(refitted.metrics)
         baseline = baseline and refit_to_validation(baseline)
@@ -314,6 +327,7 @@ def _train(
             "Started from": model_arguments.model_name_or_path or "scratch",
             "Recordings": source,
             **({"Teachers": teaching} if teaching else {}),
+            **({"Head": str(regression)} if regression else {}),
             **({"Refit": str(refitted)} if refitted else {}),
             **({"Band statistics": str(head)} if head else {}),
             "Calibration": calibration_text,
@@ -374,16 +388,13 @@ def _write_results(
 ) -> None:
     output_dir = Path(trainer.args.output_dir)
     model, sampling_rate = trainer.model, trainer.processing_class.sampling_rate
-    steps = f"{trainer.state.epoch:.4g} epochs, {trainer.state.global_step} steps"
-    if trainer.time_limit is not None:
-        steps += f" (limit: {format_duration(trainer.time_limit.seconds)})"
     if evaluations:
         write_report(
             output_dir / "report.html",
             title=f"{model.config.model_type} on {facts['Recordings']}",
             facts={
                 "Model": f"{model.config.model_type}, {model.num_parameters():,} parameters",
-                "Training": f"{format_duration(metrics['train_runtime'] - metrics.get('refit_runtime', 0))}, {steps}",
+                "Training": _describe_training(trainer, metrics),
                 **facts,
                 "Device": f"{trainer.args.device}, {_format_name(trainer.args)}",
             },
@@ -397,6 +408,16 @@ def _write_results(
         )
     with write_atomically(output_dir / RESULTS_FILE) as file:
         file.write(json.dumps(metrics, indent=2, sort_keys=True).encode())
+
+
+def _describe_training(trainer: AudioClassificationTrainer, metrics: Mapping[str, float]) -> str:
+    duration = format_duration(metrics["train_runtime"] - metrics.get("refit_runtime", 0))
+    if trainer.args.head_only:
+        return f"{duration}, the head alone"
+    text = f"{duration}, {trainer.state.epoch:.4g} epochs, {trainer.state.global_step} steps"
+    if trainer.time_limit is not None:
+        text += f" (limit: {format_duration(trainer.time_limit.seconds)})"
+    return text
 
 
 def _print_summary(

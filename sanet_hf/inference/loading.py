@@ -20,6 +20,7 @@ from transformers import (
 
 from sanet_hf.architectures import check_sampling_rate
 from sanet_hf.errors import UsageError
+from sanet_hf.pretrained import find_model
 from sanet_hf.utils.formatting import shorten
 
 
@@ -34,7 +35,7 @@ def load_classifier(
     Load an audio classifier of any architecture with its feature extractor.
 
     Args:
-        model_name_or_path: Folder, or name of a model on the Hub.
+        model_name_or_path: Folder, or name of a model on the Hub or of one that comes with sanet-hf.
         device: As PyTorch names it; by default [`default_device`].
         dtype: Of the weights, such as `bfloat16`; by default the checkpoint's.
 
@@ -42,7 +43,7 @@ def load_classifier(
         UsageError: There is no such device, or the model is no folder and no model on the Hub, or something other than
             an audio classifier.
     """
-    name = str(model_name_or_path)
+    name = find_model(str(model_name_or_path))
     try:
         device = torch.device(device) if device else default_device()
         torch.empty(1, device=device).cpu()  # "meta" has no memory to compute with

@@ -1,0 +1,288 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Pretrain a SANet on the corpus, as the shipped networks were.
+
+    python -m sanet_hf.training.pretraining.train corpus runs/pretrained --steps 20000
+
+From the network's embedding of a stretch that was mixed with another, filtered and covered with noise, linear layers
+predict what two published networks make of the stretch, statistics of its log-mel bands, and its tags. The first call
+measures the corpus. An interrupted command goes on from its last checkpoint. `OUT/model` is what
+`--model_name_or_path` takes.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments, set_seed
+
+from sanet_hf.configuration_sanet import SANetConfig
+from sanet_hf.errors import SanetError
+from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE, SANetFeatureExtractor
+from sanet_hf.layers_sanet import downsample_mask, zero_padded_frames
+from sanet_hf.modeling_sanet import SANetAttentionLayer, SANetModel
+from sanet_hf.pooling_sanet import band_statistics
+from sanet_hf.spectrogram_sanet import FLOOR
+from sanet_hf.training.checkpoints import find_last_checkpoint
+from sanet_hf.training.pretraining.experts import SoundExpert, VoiceExpert
+from sanet_hf.training.pretraining.stretches import (
+    PARTS,
+    STRETCH_SECONDS,
+    Stretches,
+    measure_corpus,
+    read_stretches,
+)
+from sanet_hf.training.recipe import make_network
+
+
+# Channels of the blocks by the name of the network that is shipped.
+NETWORKS = {"tiny": [16, 32, 64, 128], "small": [32, 64, 128, 256]}
+# Parts of the loss: each is near 1 for a network that has learnt nothing.
+WEIGHTS = {"sounds": 1.0, "voices": 0.5, "bands": 1.0, "tags": 0.05}
+# Of a tag that another part of the corpus has: it is known to be absent, which is easy to say.
+OTHER_TAG_WEIGHT = 0.1
+
+
+class PretrainingNetwork(nn.Module):
+    """
+    A SANet and the layers that predict from its embedding. Inputs are log-mel bands, so that a stretch is measured
+    once; the network itself takes waveforms.
+    """
+
+    def __init__(self, config: SANetConfig, num_tags: int):
+        super().__init__()
+        self.sanet = SANetModel(config)
+        size, num_statistics = 2 * config.hidden_size, 4 * config.num_mel_bins + 1
+        self.norm = nn.BatchNorm1d(size, affine=False)
+        self.statistics_norm = nn.BatchNorm1d(num_statistics, affine=False)
+        self.heads = nn.ModuleDict(
+            {
+                "sounds": nn.Linear(size, SoundExpert.num_features),
+                "voices": nn.Linear(size, VoiceExpert.num_features),
+                "bands": nn.Linear(size, num_statistics),
+                "tags": nn.Linear(size, num_tags),
+            }
+        )
+        # Each tag is rare.
+        nn.init.constant_(self.heads["tags"].bias, -5.0)
+
+    def embed(self, bands: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (batch, size) and statistics of the bands, as [`SANetModel`] gives them for waveforms."""
+        spectrogram, *layers = self.sanet.layers
+        hidden_states = zero_padded_frames(spectrogram.norm(bands, mask), mask)
+        statistics = band_statistics(hidden_states, mask)
+        for layer in layers:
+            mask = downsample_mask(mask, layer.stride)
+            hidden_states = layer(hidden_states, mask)
+            if isinstance(layer, SANetAttentionLayer):
+                hidden_states, _ = hidden_states
+        return self.sanet.pooling(hidden_states, mask)[0], statistics
+
+    def forward(
+        self,
+        bands: torch.Tensor,
+        mask: torch.Tensor,
+        sounds: torch.Tensor,
+        voices: torch.Tensor,
+        voice_weights: torch.Tensor,
+        tags: torch.Tensor,
+        tag_weights: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            bands, mask: (batch, frames, bins) and (batch, frames).
+            sounds, voices: Standardised embeddings of the experts.
+            voice_weights: How much the voice of each stretch counts: 0 without speech.
+            tags, tag_weights: Part of each tag in the stretch, and its weight, (batch, tags).
+        """
+        embeddings, statistics = self.embed(bands, mask)
+        embeddings = self.norm(embeddings.float())
+        # What the bands are, not what would be easy to predict.
+        statistics = self.statistics_norm(statistics.detach().float())
+        found = {name: head(embeddings).float() for name, head in self.heads.items()}
+        voice_losses = (found["voices"] - voices).square().mean(1)
+        tag_losses = nn.functional.binary_cross_entropy_with_logits(found["tags"], tags, reduction="none")
+        losses = {
+            "sounds": (found["sounds"] - sounds).square().mean(),
+            "voices": (voice_losses * voice_weights).sum() / voice_weights.sum().clamp(min=1),
+            "bands": (found["bands"] - statistics).square().mean(),
+            "tags": (tag_losses * tag_weights).sum(1).mean(),
+        }
+        return {"loss": sum(WEIGHTS[name] * loss for name, loss in losses.items())}
+
+
+class Indices(Dataset):
+    """Numbers of stretches; the collator makes batches of them."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class Collator:
+    """
+    Numbers of stretches to a batch of [`PretrainingNetwork`]: half of them are mixed with another stretch of the
+    batch. The power of two sounds adds up, and so what is made of them is mixed in the same parts.
+    """
+
+    # Part of the stretches that another one is mixed into, and its part of the power.
+    mixed, parts = 0.5, (0.1, 0.5)
+
+    def __init__(self, stretches: Stretches, seed: int = 0):
+        self.stretches = stretches
+        self.generator = torch.Generator().manual_seed(seed)
+        self.sounds = _standardise(np.sqrt(stretches.sounds.astype(np.float32)))
+        has_voice = stretches.parts == PARTS.index("speech")
+        self.voices = _standardise(stretches.voices.astype(np.float32), has_voice)
+        self.tag_weights = torch.from_numpy(np.where(stretches.tags_of_part, 1.0, OTHER_TAG_WEIGHT)).float()
+
+    def __call__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        data, rows, size = self.stretches, np.array(indices), len(indices)
+        power = (torch.from_numpy(data.bands[rows].astype(np.float32)).exp() - FLOOR).clamp(min=0)
+        frames = torch.from_numpy(data.frames[rows])
+        num_frames = power.shape[1]
+        for place, shift in enumerate(torch.randint(num_frames, (size,), generator=self.generator).tolist()):
+            # The experts have heard the same, in another order.
+            if frames[place] >= num_frames:
+                power[place] = power[place].roll(shift, 0)
+        other = torch.randperm(size, generator=self.generator)
+        is_mixed = torch.rand(size, generator=self.generator) < self.mixed
+        low, high = self.parts
+        share = (low + (high - low) * torch.rand(size, generator=self.generator)) * is_mixed
+        frames = torch.where(is_mixed, torch.maximum(frames, frames[other]), frames)
+        mask = (torch.arange(num_frames) < frames[:, None]).float()
+        power = torch.lerp(power, power[other], share[:, None, None])
+        power = corrupt(power, self.generator) * mask.unsqueeze(-1)
+
+        tags = torch.zeros(size, len(data.tags))
+        for place, row in enumerate(rows):
+            tags[place, data.tags_of[row]] = 1
+        present = torch.maximum(tags * (1 - share[:, None] / 2), tags[other] * (1.5 * share[:, None]))
+        sounds = torch.from_numpy(self.sounds[rows].astype(np.float32))
+        is_speech = torch.from_numpy(data.parts[rows] == PARTS.index("speech")).float()
+        return {
+            "bands": torch.log(power + FLOOR),
+            "mask": mask,
+            "sounds": torch.lerp(sounds, sounds[other], share[:, None]),
+            "voices": torch.from_numpy(self.voices[rows].astype(np.float32)),
+            "voice_weights": is_speech * (1 - share),
+            "tags": present,
+            "tag_weights": self.tag_weights[torch.from_numpy(data.parts[rows])],
+        }
+
+
+def corrupt(power: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """
+    What microphones and rooms' noises do to log-mel power of shape (batch, frames, bins): a smooth filter, of 4 dB, on
+    60 % of the stretches, and noise with a random slope, at 5 to 40 dB, on half of them. The loudness stays.
+    """
+    size, _, num_bins = power.shape
+    knots = 4 * torch.randn(size, 1, 7, generator=generator)
+    gains = nn.functional.interpolate(knots, size=num_bins, mode="linear", align_corners=True)[:, 0]
+    gains = gains * (torch.rand(size, 1, generator=generator) < 0.6)
+    power = power * (10 ** (gains / 10)).unsqueeze(1)
+    total = power.sum((1, 2), keepdim=True)
+    slopes = 3 * torch.randn(size, 1, 1, generator=generator) * torch.linspace(-0.5, 0.5, num_bins)
+    noise = slopes.exp() * torch.empty(power.shape).exponential_(generator=generator)
+    level = 10 ** (-(5 + 35 * torch.rand(size, 1, 1, generator=generator)) / 10)
+    level = level * (torch.rand(size, 1, 1, generator=generator) < 0.5)
+    power = power + noise / noise.sum((1, 2), keepdim=True) * total * level
+    return power * (total / power.sum((1, 2), keepdim=True).clamp(min=1e-9))
+
+
+def _standardise(values: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+    """float16, with the mean 0 and the deviation 1 among those that count."""
+    known = values if counted is None or not counted.any() else values[counted]
+    return ((values - known.mean(axis=0)) / (known.std(axis=0) + 1e-2)).astype(np.float16)
+
+
+def make_config(name: str) -> SANetConfig:
+    """Configuration of one of `NETWORKS`, as `sanet train` would choose it, with statistics of its bands."""
+    sizes = make_network(NETWORKS[name], DEFAULT_SAMPLING_RATE, STRETCH_SECONDS)
+    return SANetConfig(**{**sizes, "classifier_hidden_sizes": [], "use_band_statistics": True})
+
+
+def pretrain(corpus: Path, output_dir: Path, name: str, steps: int, batch_size: int, learning_rate: float) -> None:
+    """
+    Train, or go on with a training, and write the network and its feature extractor to `output_dir/model`.
+
+    Raises:
+        DataError, UsageError: There is no corpus, or the experts cannot be downloaded.
+    """
+    set_seed(0)
+    config = make_config(name)
+    measure_corpus(corpus, config)
+    stretches = read_stretches(corpus)
+    network = PretrainingNetwork(config, len(stretches.tags))
+    on_gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(500, steps // 10),
+        weight_decay=0.02,
+        max_grad_norm=5.0,
+        use_cpu=not on_gpu,
+        bf16=True,
+        logging_steps=200,
+        save_steps=500,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        # BatchNorm has nothing to learn from one stretch.
+        dataloader_drop_last=True,
+        dataloader_num_workers=4 if on_gpu else 0,
+        report_to="none",
+    )
+    trainer = Trainer(
+        network, arguments, data_collator=Collator(stretches), train_dataset=Indices(len(stretches.parts))
+    )
+    trainer.train(resume_from_checkpoint=find_last_checkpoint(output_dir))
+    network.sanet.save_pretrained(output_dir / "model")
+    samples = round(STRETCH_SECONDS * DEFAULT_SAMPLING_RATE)
+    SANetFeatureExtractor(max_length=samples).save_pretrained(output_dir / "model")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sanet_hf.training.pretraining.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("corpus", type=Path, help="folder that sanet_hf.training.pretraining.corpus has written")
+    parser.add_argument("output_dir", type=Path, help="folder for checkpoints and the network")
+    parser.add_argument("--network", choices=list(NETWORKS), default="tiny", help="size (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20_000, help="steps of the training (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=64, help="stretches of a step (default: %(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=2e-3, help="of AdamW (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    try:
+        pretrain(
+            arguments.corpus,
+            arguments.output_dir,
+            arguments.network,
+            arguments.steps,
+            arguments.batch_size,
+            arguments.learning_rate,
+        )
+    except (SanetError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
