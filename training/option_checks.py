@@ -29,6 +29,13 @@ DEFAULTS = {
     for kind in (ModelArguments, DataArguments, AudioTrainingArguments)
     for f in dataclasses.fields(kind)
 }
+# Options of steps, which a head that is fitted by regression does not take.
+NEED_TRAINING = (
+    *("augmentations", "augmentations_after_normalization", "averaged_epochs", "averaged_fraction", "freeze"),
+    *("head_learning_rate", "learning_rate", "max_minutes", "max_steps", "mixup_alpha", "num_train_epochs"),
+    *("label_smoothing_factor", "per_device_train_batch_size", "refit_from", "sampler", "train_sampling_strategy"),
+    *("warmup_steps", "weight_decay"),
+)
 # When an option has no effect, and why.
 WITHOUT_EFFECT: Mapping[str, tuple[Callable[[Values], bool], str]] = {
     **dict.fromkeys(
@@ -142,7 +149,11 @@ def check_effects(values: Values, given: Collection[str]) -> None:
 
 def why_without_effect(name: str, values: Values) -> str | None:
     """Why an option has no effect beside the other `values`; None if it has one, or is at its default."""
-    if name not in WITHOUT_EFFECT or values[name] == DEFAULTS[name]:
+    if values[name] == DEFAULTS[name]:
+        return None
+    if name in NEED_TRAINING and values["head_only"]:
+        return "with --head_only the network is not trained"
+    if name not in WITHOUT_EFFECT:
         return None
     is_without_effect, reason = WITHOUT_EFFECT[name]
     return reason if is_without_effect(values) else None

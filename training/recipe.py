@@ -22,6 +22,7 @@ import torch
 
 from sanet_hf.configuration_sanet import SANetConfig
 from sanet_hf.modeling_sanet import SANetForAudioClassification
+from sanet_hf.pretrained import DEFAULT, model_names
 from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, DataArguments, ModelArguments
 from sanet_hf.training.data.labels import label_names
 from sanet_hf.training.data.load import load_recordings
@@ -142,12 +143,7 @@ def choose_recipe(
     choices |= {
         "averaged_fraction": Choice(0.3, "the mean of the last weights is steadier than the best epoch"),
         "load_best_model_at_end": Choice(False, "the best of noisy epochs on few validation recordings is luck"),
-        "refit": Choice(
-            "auto" if facts.num_validation else "false",
-            f"below {FEW_RECORDINGS:,} recordings, the validation recordings are trained on in the end"
-            if facts.num_validation
-            else "there is no validation split",
-        ),
+        "refit": _choose_refit(facts),
         "eval_strategy": Choice("no", "nothing is chosen between epochs"),
         "save_strategy": Choice("steps", "so that an interrupted training resumes"),
         "save_steps": Choice(
@@ -275,6 +271,8 @@ def find_recipe(
     """
     if model.model_type != SANetConfig.model_type or model.model_name_or_path:
         return None
+    if training.head_only and DEFAULT not in model_names():
+        return None
     if data.streaming or data.samples_per_class is not None or not 0 < data.max_length_seconds < math.inf:
         return None
     path = Path(training.output_dir) / RECIPE_FILE
@@ -289,21 +287,52 @@ def find_recipe(
         if not is_main or (path.is_file() and not training.overwrite_output_dir):
             return path
         check_output(path.parent, data)
-        facts = find_facts(data, read_sampling_rate(model))
-        options = {
-            "batch_size": training.per_device_train_batch_size
-            if "per_device_train_batch_size" in given
-            else BATCH_SIZE,
-            "max_minutes": training.max_minutes,
-            "max_length_seconds": data.max_length_seconds if "max_length_seconds" in given else None,
-        }
-        choices = choose_recipe(facts, **options)
-        if training.max_minutes is None and not given & {"num_train_epochs", "max_steps", "config_overrides"}:
-            choices = choose_recipe(facts, **options, seconds_per_step=measure_step(choices, facts, training))
+        if training.head_only:
+            pretrained = dataclasses.replace(model, model_name_or_path=DEFAULT)
+            facts = find_facts(data, read_sampling_rate(pretrained))
+            choices = choose_head_recipe(facts)
+        else:
+            facts = find_facts(data, read_sampling_rate(model))
+            choices = _choose_training(facts, data, training, given)
         write_recipe(choices, given, path)
         print(f"Chosen for {len(facts.seconds)} training recordings ({path}):", file=sys.stderr)
         print(summarize(choices, given), file=sys.stderr)
     return path
+
+
+def _choose_training(
+    facts: Facts,
+    data: DataArguments,
+    training: AudioTrainingArguments,
+    given: Collection[str],
+) -> dict[str, Choice]:
+    options = {
+        "batch_size": training.per_device_train_batch_size if "per_device_train_batch_size" in given else BATCH_SIZE,
+        "max_minutes": training.max_minutes,
+        "max_length_seconds": data.max_length_seconds if "max_length_seconds" in given else None,
+    }
+    choices = choose_recipe(facts, **options)
+    if training.max_minutes is None and not given & {"num_train_epochs", "max_steps", "config_overrides"}:
+        choices = choose_recipe(facts, **options, seconds_per_step=measure_step(choices, facts, training))
+    return choices
+
+
+def choose_head_recipe(facts: Facts) -> dict[str, Choice]:
+    """Choose the options of a training of the head alone, as [`choose_recipe`] those of a network."""
+    stretch = choose_stretch(facts)
+    return {
+        "model_name_or_path": Choice(DEFAULT, "the network that comes with sanet-hf; it stays as it is"),
+        "max_length_seconds": Choice(
+            stretch, f"windows: half of the recordings are up to {np.median(facts.seconds):.3g} s long"
+        ),
+        "refit": _choose_refit(facts),
+    }
+
+
+def _choose_refit(facts: Facts) -> Choice:
+    if not facts.num_validation:
+        return Choice("false", "there is no validation split")
+    return Choice("auto", f"below {FEW_RECORDINGS:,} recordings, the validation recordings are trained on in the end")
 
 
 def find_facts(arguments: DataArguments, sampling_rate: int) -> Facts:
@@ -337,7 +366,7 @@ def write_recipe(choices: Mapping[str, Choice], given: Collection[str], path: Pa
 
 def summarize(choices: Mapping[str, Choice], given: Collection[str]) -> str:
     """Return the choices that matter, a line each, for the console."""
-    shown = ("config_overrides", "max_length_seconds", "padding", "num_train_epochs", "refit")
+    shown = ("model_name_or_path", "config_overrides", "max_length_seconds", "padding", "num_train_epochs", "refit")
     lines = []
     for name in shown:
         if name in choices and name not in given:

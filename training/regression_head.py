@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A classification head in seconds, `--head_only`: logistic regression on what a SANet pools, written into its classifier.
-The network stays as it is: from a few recordings of each class, little more can be learnt.
+A classification head in seconds, `--head_only`: logistic regression on what a SANet pools, written into its
+classifier. The network stays as it is: from a few recordings of each class, little more can be learnt.
 """
 
 import sys
@@ -17,11 +17,16 @@ from transformers import Trainer
 
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
-from sanet_hf.training.band_head import MIN_RECORDINGS, attach_band_head, drop_flat, write_band_head
+from sanet_hf.training.band_head import attach_band_head, drop_flat, write_band_head
 from sanet_hf.training.baseline import Baseline, fit
 from sanet_hf.training.refit import Refit
 from sanet_hf.training.window_features import WindowFeatures, measure_windows
 from sanet_hf.utils.formatting import format_duration, shorten
+
+
+# Validation recordings below which a regression on the log-mel bands has half of the scores: so few do not tell which
+# part is best.
+FEW_RECORDINGS = 50
 
 
 class RegressionHead(NamedTuple):
@@ -30,7 +35,7 @@ class RegressionHead(NamedTuple):
 
     Attributes:
         classifier: Logistic regression on the embeddings of windows.
-        bands: One on the statistics of their log-mel bands, where no validation split says how much it counts.
+        bands: One on the statistics of their log-mel bands, where too few validation recordings say what it is worth.
         num_recordings: Recordings that it was fitted to.
         seconds: How long that took.
     """
@@ -71,9 +76,8 @@ def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data:
     """
     Fit a linear head to the training split and put it into the trainer's model, in the place of its own.
 
-    The strength of the regression is chosen on validation, or by cross-validation. Without enough validation
-    recordings, a regression on the log-mel bands has half of the scores; with them, [`add_band_head`] chooses its
-    part.
+    The strength of the regression is chosen on validation, or by cross-validation. With few validation recordings or
+    none, a regression on the log-mel bands has half of the scores; with more, [`add_band_head`] chooses its part.
 
     Args:
         trainer: With the model, a [`SANetForAudioClassification`], and its feature extractor.
@@ -89,20 +93,23 @@ def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data:
         raise UsageError(
             f"--head_only is for SANet, not {model.config.model_type}. --freeze backbone trains its head."
         )
-    has_validation = validation is not None and len(validation) >= MIN_RECORDINGS
+    num_validation = 0 if validation is None else len(validation)
     _make_linear(model)
-    with_bands = bool(model.config.spectrogram_dim) and not has_validation and trainer.args.band_head != "false"
+    with_bands = (
+        bool(model.config.spectrogram_dim) and num_validation < FEW_RECORDINGS and trainer.args.band_head != "false"
+    )
     if with_bands:
         attach_band_head(model)
     learnt = measure_windows(trainer, train, data)
-    held_out = measure_windows(trainer, validation, data) if has_validation else None
+    held_out = measure_windows(trainer, validation, data) if num_validation else None
     _check_classes(learnt, model.config.id2label)
     several, is_balanced = learnt.logits.is_multi_label, trainer.args.class_weights == "balanced"
     given = None if held_out is None else (held_out.embeddings, held_out.targets)
     classifier = fit(learnt.embeddings, learnt.targets, learnt.groups, given, several, is_balanced)
     bands = None
     if with_bands:
-        bands = fit(drop_flat(learnt.statistics), learnt.targets, learnt.groups, None, several, is_balanced)
+        given = None if held_out is None else (held_out.statistics, held_out.targets)
+        bands = fit(drop_flat(learnt.statistics), learnt.targets, learnt.groups, given, several, is_balanced)
     _write(model, classifier, bands)
     head = RegressionHead(classifier, bands, len(train), time.monotonic() - started)
     if trainer.is_world_process_zero():
@@ -113,9 +120,9 @@ def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data:
 def refit_head(trainer: Trainer, head: RegressionHead, joined: Dataset, data: DataArguments) -> Refit:
     """Fit the head to the training and validation split together, with the strength that was chosen before."""
     started, model = time.monotonic(), trainer.model
-    _make_linear(model)
     windows = measure_windows(trainer, joined, data)
-    _write(model, head.classifier.refit(windows.embeddings, windows.targets), None)
+    bands = head.bands and head.bands.refit(drop_flat(windows.statistics), windows.targets)
+    _write(model, head.classifier.refit(windows.embeddings, windows.targets), bands)
     return Refit(len(joined), 0.0, time.monotonic() - started, starts_from="head")
 
 

@@ -244,8 +244,6 @@ def _train(
     if is_refit:
         # Before the model is trained on it.
         evaluations = evaluate_splits(trainer, {"validation": own["validation"]}, seconds, fitted)
-        remove_band_head(model)
-        model.load_state_dict(weights)
 
         def begin(joined: DatasetDict, arguments: AudioTrainingArguments) -> AudioClassificationTrainer:
             set_seed(arguments.seed)
@@ -260,6 +258,8 @@ def _train(
         if regression:
             refitted = refit_head(trainer, regression, join_splits(recordings), data_arguments)
         else:
+            remove_band_head(model)
+            model.load_state_dict(weights)
             refitted = refit(trainer, begin, recordings, training_arguments, cause, gibibytes)
         metrics["train_runtime"] += refitted.seconds
         metrics.update(refitted.metrics)

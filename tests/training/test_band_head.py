@@ -16,7 +16,7 @@ from sanet_hf.architectures import extract_features, remove_band_head
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.modeling_sanet import SANetForAudioClassification
-from sanet_hf.training import band_head
+from sanet_hf.training import band_head, window_features
 from sanet_hf.training.arguments import DataArguments, ModelArguments
 from sanet_hf.training.band_head import add_band_head, is_band_head_wanted, refit_band_head
 from sanet_hf.training.baseline import fit
@@ -117,19 +117,19 @@ def test_a_head_is_fitted_again_to_more_recordings(trainer, recordings, data):
 
 
 def test_recordings_that_cannot_be_read_any_more_are_left_out(trainer, recordings, data, monkeypatch):
-    read = band_head.EvaluationClips.__getitem__
+    read = window_features.EvaluationClips.__getitem__
 
     def fail(clips, index):
         if index == 3:
             raise AudioError("x.wav is damaged.")
         return read(clips, index)
 
-    band_head._attach(trainer.model)
-    whole = band_head._measure(trainer, recordings["validation"], data)
-    monkeypatch.setattr(band_head.EvaluationClips, "__getitem__", fail)
-    rest = band_head._measure(trainer, recordings["validation"], data)
-    others = np.arange(len(whole.features)) != 3
-    np.testing.assert_allclose(rest.features, whole.features[others], atol=1e-4)
+    band_head.attach_band_head(trainer.model)
+    whole = window_features.measure_windows(trainer, recordings["validation"], data)
+    monkeypatch.setattr(window_features.EvaluationClips, "__getitem__", fail)
+    rest = window_features.measure_windows(trainer, recordings["validation"], data)
+    others = np.arange(len(whole.statistics)) != 3
+    np.testing.assert_allclose(rest.statistics, whole.statistics[others], atol=1e-4)
     assert rest.groups == [group for group, other in zip(whole.groups, others) if other]
     assert rest.logits.probabilities().shape[0] == len(rest.logits.files)
 

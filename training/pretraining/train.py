@@ -12,6 +12,7 @@ measures the corpus. An interrupted command goes on from its last checkpoint. `O
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from sanet_hf.training.pretraining.stretches import (
     read_stretches,
 )
 from sanet_hf.training.recipe import make_network
+from sanet_hf.utils.files import write_atomically
 
 
 # Channels of the blocks by the name of the network that is shipped.
@@ -250,9 +252,20 @@ def pretrain(corpus: Path, output_dir: Path, name: str, steps: int, batch_size: 
         network, arguments, data_collator=Collator(stretches), train_dataset=Indices(len(stretches.parts))
     )
     trainer.train(resume_from_checkpoint=find_last_checkpoint(output_dir))
-    network.sanet.save_pretrained(output_dir / "model")
-    samples = round(STRETCH_SECONDS * DEFAULT_SAMPLING_RATE)
-    SANetFeatureExtractor(max_length=samples).save_pretrained(output_dir / "model")
+    _save(network.sanet, output_dir / "model")
+
+
+def _save(model: SANetModel, folder: Path) -> None:
+    """Write a network and its feature extractor without their code, which sanet-hf has."""
+    model.save_pretrained(folder)
+    SANetFeatureExtractor(max_length=round(STRETCH_SECONDS * DEFAULT_SAMPLING_RATE)).save_pretrained(folder)
+    for path in folder.glob("*_sanet.py"):
+        path.unlink()
+    for path in folder.glob("*.json"):
+        values = json.loads(path.read_text("utf-8"))
+        values.pop("auto_map", None)
+        with write_atomically(path) as file:
+            file.write((json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
