@@ -190,16 +190,16 @@ def corrupt(power: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     60 % of the stretches, and noise with a random slope, at 5 to 40 dB, on half of them. The loudness stays.
     """
     size, _, num_bins = power.shape
+    total = power.sum((1, 2), keepdim=True)
     knots = 4 * torch.randn(size, 1, 7, generator=generator)
     gains = nn.functional.interpolate(knots, size=num_bins, mode="linear", align_corners=True)[:, 0]
     gains = gains * (torch.rand(size, 1, generator=generator) < 0.6)
     power = power * (10 ** (gains / 10)).unsqueeze(1)
-    total = power.sum((1, 2), keepdim=True)
     slopes = 3 * torch.randn(size, 1, 1, generator=generator) * torch.linspace(-0.5, 0.5, num_bins)
     noise = slopes.exp() * torch.empty(power.shape).exponential_(generator=generator)
     level = 10 ** (-(5 + 35 * torch.rand(size, 1, 1, generator=generator)) / 10)
     level = level * (torch.rand(size, 1, 1, generator=generator) < 0.5)
-    power = power + noise / noise.sum((1, 2), keepdim=True) * total * level
+    power = power + noise / noise.sum((1, 2), keepdim=True) * power.sum((1, 2), keepdim=True) * level
     return power * (total / power.sum((1, 2), keepdim=True).clamp(min=1e-9))
 
 
