@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""
 How well a pretrained network hears new classes: logistic regression with a few clips of each class, on log-mel
-statistics, on the embeddings of the network, which stays as it is, and on both.
+statistics, on the embeddings of the network, which stays as it is, and the mean of both, as `sanet train --head_only`
+fits them.
 
-    python -m benchmarks.few_shot --data esc10=DIR drums=DIR --fold_pattern 'esc10=(\d)-' --models runs/pretrained
+    python -m benchmarks.few_shot --data esc10=DIR drums=DIR --fold_pattern 'esc10=(\d)-' --models sanet-tiny
 
 Each draw takes some clips of each class from the training split. All of the validation split tests, or, for final
 figures, the test split (`--split test`). With `--fold_pattern`, each fold in turn tests, and the others are the
@@ -21,14 +22,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers.utils.logging import disable_progress_bar
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from sanet_hf.audio.decode import load_audio
 from sanet_hf.errors import DataError, SanetError, UsageError
 from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
-from sanet_hf.inference.loading import load_classifier
+from sanet_hf.inference.loading import LOADING_ERRORS
 from sanet_hf.inference.prediction import predict
 from sanet_hf.optimization.optimize import prepare_classifier
+from sanet_hf.pretrained import find_model
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.baseline import Baseline, fit
 from sanet_hf.training.data.folds import name_folds, pool_splits, sort_folds
@@ -91,8 +95,15 @@ def embed(model: str, files: Sequence[str]) -> np.ndarray:
 
     Raises:
         DataError: A file cannot be read.
+        UsageError: The model cannot be loaded.
     """
-    classifier, feature_extractor = load_classifier(model)
+    folder = find_model(model)
+    try:
+        # The head of a network without classes is random, and is not looked at.
+        classifier = AutoModelForAudioClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
+    except LOADING_ERRORS as error:
+        raise UsageError(f"--models {model}: the model cannot be loaded ({str(error).splitlines()[0]}).") from error
     found = predict(prepare_classifier(classifier), feature_extractor, files, return_embeddings=True)
     rows = []
     for prediction in found:
@@ -117,8 +128,10 @@ def learn(features: np.ndarray, targets: np.ndarray) -> Baseline:
     return fit(features, targets, ["one"] * len(targets))
 
 
-def measure(data: dict, features: dict[str, np.ndarray], number: int | None, draws: int) -> dict[str, list[float]]:
-    """Accuracy of each kind of features in each test and draw."""
+def measure(
+    data: dict, features: dict[str, list[np.ndarray]], number: int | None, draws: int
+) -> dict[str, list[float]]:
+    """Accuracy in each test and draw of each kind of features, or of the mean of several."""
     names, indices = np.unique(data["labels"], return_inverse=True)
     targets = np.eye(len(names), dtype=int)[indices]
     found = {name: [] for name in features}
@@ -126,7 +139,7 @@ def measure(data: dict, features: dict[str, np.ndarray], number: int | None, dra
         for seed in range(1 if number is None else draws):
             rows = draw(data["labels"], learnt, number, seed)
             for name, values in features.items():
-                scores = learn(values[rows], targets[rows]).logits(values[tested])
+                scores = sum(learn(own[rows], targets[rows]).logits(own[tested]) for own in values)
                 found[name].append(float((scores.argmax(axis=1) == indices[tested]).mean()))
     return found
 
@@ -150,16 +163,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for all results")
     arguments = parser.parse_args(argv)
     disable_progress_bar()
+    set_verbosity_error()
     try:
         if wrong := [text for text in arguments.clips if (text != "all" and not text.isdecimal()) or text == "0"]:
             raise UsageError(f"--clips {wrong[0]}: a number from 1 on, or all.")
         results = []
         for name, data in read_sets(arguments).items():
-            features = {LOG_MEL: measure_log_mel(data["files"])}
+            features = {LOG_MEL: [measure_log_mel(data["files"])]}
             for model in arguments.models:
-                embeddings = embed(model, data["files"])
-                features[model] = embeddings
-                features[f"{model} and {LOG_MEL}"] = np.concatenate([embeddings, features[LOG_MEL]], axis=1)
+                features[model] = [embed(model, data["files"])]
+                features[f"{model} and {LOG_MEL}"] = features[model] + features[LOG_MEL]
             for text in arguments.clips:
                 found = measure(data, features, None if text == "all" else int(text), arguments.draws)
                 results += [

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from benchmarks import few_shot
-from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
+from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetModel
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,8 @@ def test_table(tones, tmp_path, capsys):
         "attention_dim": [],
     }
     model, output = tmp_path / "model", tmp_path / "few.json"
-    SANetForAudioClassification(SANetConfig(**sizes)).save_pretrained(model)
+    # Without a head, as networks are pretrained.
+    SANetModel(SANetConfig(**sizes)).save_pretrained(model)
     SANetFeatureExtractor().save_pretrained(model)
     command = ["--data", f"folds={tones / 'folds'}", f"splits={tones / 'splits'}", "--fold_pattern", r"folds=(\d)-"]
     command += ["--models", str(model), "--clips", "1", "all", "--draws", "2", "--output", str(output)]

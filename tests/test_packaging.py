@@ -56,7 +56,14 @@ def test_wheel_holds_one_package_with_the_configs_and_nothing_else(wheel):
     ):
         paths = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
         expected |= {f"{installed}/{path.relative_to(ROOT / folder).as_posix()}" for path in paths}
-    assert names == expected
+    networks = [path for path in (ROOT / "sanet_hf" / "pretrained").glob("*/*") if path.suffix != ".pyc"]
+    assert {path.name for path in networks} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    assert names == expected | {path.relative_to(ROOT).as_posix() for path in networks}
 
 
 def test_licence_and_command_are_in_the_metadata(wheel):

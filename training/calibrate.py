@@ -28,7 +28,7 @@ from sanet_hf.training.evaluation.calibration import (
 from sanet_hf.training.evaluation.results import Evaluation, summarize_calibration
 
 
-# On statistics of a SANet's log-mel bands; see [`training.band_head`].
+# On statistics of a SANet's log-mel bands; see [`training.regression_heads`].
 BAND_HEAD = "band_head"
 
 

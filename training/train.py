@@ -30,7 +30,6 @@ from sanet_hf.optimization.optimize import optimize_for_inference, prepare_class
 from sanet_hf.optimization.processor import describe_training
 from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
-from sanet_hf.training.band_head import add_band_head, is_band_head_wanted, refit_band_head
 from sanet_hf.training.calibrate import calibrate, fold, print_calibration
 from sanet_hf.training.callbacks import RunFiles, TrainingClock
 from sanet_hf.training.config_files import parse_augmentations
@@ -62,8 +61,23 @@ from sanet_hf.training.make_trainer import make_clips, make_trainer
 from sanet_hf.training.models import make_model, read_sampling_rate
 from sanet_hf.training.option_checks import check_metric
 from sanet_hf.training.options import changed_options, without_evaluation
-from sanet_hf.training.refit import check_terminated, find_callback, first_phase, is_refit_wanted, join_splits, refit
-from sanet_hf.training.regression_head import check_head_only, fit_head, refit_head
+from sanet_hf.training.refit import (
+    Refit,
+    check_terminated,
+    find_callback,
+    first_phase,
+    is_refit_wanted,
+    join_splits,
+    refit,
+)
+from sanet_hf.training.regression_heads import (
+    add_band_head,
+    check_head_only,
+    fit_head,
+    is_band_head_wanted,
+    refit_band_head,
+    refit_head,
+)
 from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
 from sanet_hf.training.resumption import DATA_FILE, FREE_OPTIONS, check_data, find_checkpoint
@@ -256,7 +270,8 @@ def _train(
 
         cause = {name: value for name, value in options.items() if name not in FREE_OPTIONS} | fingerprint
         if regression:
-            refitted = refit_head(trainer, regression, join_splits(recordings), data_arguments)
+            again = refit_head(trainer, regression, join_splits(recordings), data_arguments)
+            refitted = Refit(again.num_recordings, 0.0, again.seconds, starts_from="head")
         else:
             remove_band_head(model)
             model.load_state_dict(weights)

@@ -16,9 +16,8 @@ from sanet_hf.architectures import extract_features, remove_band_head
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.modeling_sanet import SANetForAudioClassification
-from sanet_hf.training import band_head, window_features
+from sanet_hf.training import regression_heads
 from sanet_hf.training.arguments import DataArguments, ModelArguments
-from sanet_hf.training.band_head import add_band_head, is_band_head_wanted, refit_band_head
 from sanet_hf.training.baseline import fit
 from sanet_hf.training.checkpoints import find_last_checkpoint
 from sanet_hf.training.data.background_labels import ADDED
@@ -29,6 +28,7 @@ from sanet_hf.training.evaluation.evaluate import predict_windows
 from sanet_hf.training.evaluation.saved_models import _make_trainer
 from sanet_hf.training.models import make_model
 from sanet_hf.training.refit import REFIT_FOLDER
+from sanet_hf.training.regression_heads import add_band_head, is_band_head_wanted, refit_band_head
 from sanet_hf.training.train import train
 
 from .tiny_models import save_checkpoint
@@ -49,7 +49,7 @@ MULTI_LABEL = "multi_label_classification"
 
 @pytest.fixture(autouse=True)
 def few_recordings(monkeypatch):
-    monkeypatch.setattr(band_head, "MIN_RECORDINGS", 4)
+    monkeypatch.setattr(regression_heads, "MIN_RECORDINGS", 4)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def predict(trainer, recordings, split: str = "test") -> np.ndarray:
 def test_the_scores_of_both_are_added(trainer, recordings, data, capsys):
     before = predict(trainer, recordings)
     head = add_band_head(trainer, recordings["train"], recordings["validation"], data)
-    assert head.share in band_head.SHARES and head.losses[1] < head.losses[0]
+    assert head.share in regression_heads.SHARES and head.losses[1] < head.losses[0]
     assert f"{head.share:.0%} of the scores" in capsys.readouterr().err
     after = predict(trainer, recordings)
     # Of each test clip, what the regression says of its statistics.
@@ -117,17 +117,17 @@ def test_a_head_is_fitted_again_to_more_recordings(trainer, recordings, data):
 
 
 def test_recordings_that_cannot_be_read_any_more_are_left_out(trainer, recordings, data, monkeypatch):
-    read = window_features.EvaluationClips.__getitem__
+    read = regression_heads.EvaluationClips.__getitem__
 
     def fail(clips, index):
         if index == 3:
             raise AudioError("x.wav is damaged.")
         return read(clips, index)
 
-    band_head.attach_band_head(trainer.model)
-    whole = window_features.measure_windows(trainer, recordings["validation"], data)
-    monkeypatch.setattr(window_features.EvaluationClips, "__getitem__", fail)
-    rest = window_features.measure_windows(trainer, recordings["validation"], data)
+    regression_heads.attach_band_head(trainer.model)
+    whole = regression_heads.measure_windows(trainer, recordings["validation"], data)
+    monkeypatch.setattr(regression_heads.EvaluationClips, "__getitem__", fail)
+    rest = regression_heads.measure_windows(trainer, recordings["validation"], data)
     others = np.arange(len(whole.statistics)) != 3
     np.testing.assert_allclose(rest.statistics, whole.statistics[others], atol=1e-4)
     assert rest.groups == [group for group, other in zip(whole.groups, others) if other]
@@ -138,7 +138,7 @@ def test_what_hardly_varies_does_not_count():
     features = np.random.default_rng(0).normal(size=(20, 3))
     features[:, 1] *= 1e-3
     targets = np.eye(2, dtype=int)[(features[:, 1] > 0).astype(int)]
-    fitted = fit(band_head.drop_flat(features), targets, [str(row) for row in range(20)])
+    fitted = fit(regression_heads.drop_flat(features), targets, [str(row) for row in range(20)])
     assert not fitted.weights[1].any() and fitted.weights[0].any()
 
 
@@ -151,7 +151,7 @@ def test_where_there_is_none(trainer, recordings, data, monkeypatch, capsys, rea
         validation = validation.select([0, 1])
     elif reason == "alone":
         # What is gained is too little.
-        monkeypatch.setattr(band_head, "MIN_GAIN", 1.1)
+        monkeypatch.setattr(regression_heads, "MIN_GAIN", 1.1)
     else:
         monkeypatch.setattr("sanet_hf.training.data.clips.is_silent", lambda waveform: True)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
@@ -192,7 +192,7 @@ def test_what_asks_for_one(option, spectrogram, count, wanted):
 
 def test_a_loss_of_zero_is_not_gained_by(trainer, recordings, data, monkeypatch):
     """Of a network that is certain and right."""
-    monkeypatch.setattr(band_head, "log_loss", lambda probabilities, references: 0.0)
+    monkeypatch.setattr(regression_heads, "log_loss", lambda probabilities, references: 0.0)
     assert add_band_head(trainer, recordings["train"], recordings["validation"], data) is None
     assert not trainer.model.config.use_band_statistics
 
@@ -238,7 +238,7 @@ def test_training_with_refit(tones, tiny_options, tmp_path, monkeypatch):
     options += ["--output_dir", str(tmp_path / "run")]
     train(*parse_train_arguments(options))
     metrics = json.loads((tmp_path / "run/all_results.json").read_text(encoding="utf-8"))
-    assert metrics["band_head_share"] in band_head.SHARES
+    assert metrics["band_head_share"] in regression_heads.SHARES
     for name in ("README.md", "report.html"):
         assert "of the scores, chosen on validation" in (tmp_path / "run" / name).read_text(encoding="utf-8")
     # The network of the second phase, the regression, and the calibration of both.

@@ -14,12 +14,12 @@ from sanet_hf.errors import DataError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.modeling_sanet import SANetModel
 from sanet_hf.pretrained import DEFAULT, find_model, model_names
-from sanet_hf.training import regression_head
+from sanet_hf.training import regression_heads
 from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.evaluation.saved_models import _make_trainer
-from sanet_hf.training.regression_head import fit_head, refit_head
+from sanet_hf.training.regression_heads import fit_head, refit_head
 
 from .test_band_head import NETWORK
 from .tiny_models import save_checkpoint
@@ -61,7 +61,7 @@ def score(baseline, values: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("few", [9, 8])
 def test_the_classifier_is_the_regression(trainer, recordings, data, monkeypatch, few):
     """With few validation recordings, the log-mel bands have half of the scores."""
-    monkeypatch.setattr(regression_head, "FEW_RECORDINGS", few)
+    monkeypatch.setattr(regression_heads, "MIN_FOR_SHARE", few)
     model, row = trainer.model, recordings["test"][0]
     weights = {name: value.clone() for name, value in backbone(model).state_dict().items()}
     head = fit_head(trainer, recordings["train"], recordings["validation"], data)
@@ -78,7 +78,7 @@ def test_the_classifier_is_the_regression(trainer, recordings, data, monkeypatch
     assert after.keys() == weights.keys() and all(torch.equal(after[name], weights[name]) for name in weights)
     # To the same recordings again: the search for the weights starts elsewhere.
     refitted = refit_head(trainer, head, recordings["train"], data)
-    assert refitted.starts_from == "head" and refitted.num_recordings == 32
+    assert refitted.num_recordings == 32 and refitted.classifier.C == head.classifier.C
     with torch.no_grad():
         again = model(**features).logits.numpy()
     np.testing.assert_allclose(again, logits, atol=0.02 * np.abs(logits).max())

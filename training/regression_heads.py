@@ -1,0 +1,396 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Logistic regressions that become linear layers of a SANet.
+
+- On the log-mel bands of a trained network: the scores are added to its own. On some dozen or hundred recordings the
+  two make different mistakes: their mean in logits is right more often than either. How much the regression counts is
+  chosen on validation.
+- On what a network pools, as its classifier, with `--head_only`: it takes seconds, and the network stays as it is.
+  From a few recordings of each class, little more can be learnt.
+"""
+
+import sys
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+
+from sanet_hf.architectures import remove_band_head
+from sanet_hf.errors import AudioError, DataError, UsageError
+from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, DataArguments, ModelArguments
+from sanet_hf.training.baseline import Baseline, fit
+from sanet_hf.training.data.clips import EvaluationClips
+from sanet_hf.training.data.folds import group_recordings
+from sanet_hf.training.evaluation.calibration import Calibration, WindowLogits, log_loss
+from sanet_hf.training.evaluation.calibration import fit as fit_calibration
+from sanet_hf.utils.formatting import format_duration, shorten
+
+
+# Validation recordings below which nothing is chosen.
+MIN_RECORDINGS = 10
+# Parts of the scores that the regression can have. Above a half, the network would hardly count.
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+# Part of the log loss on validation that it has to save: less is chance.
+MIN_GAIN = 0.05
+# Standard deviation below which a statistic is not used: one that differs in use would get any score.
+SMALLEST_DEVIATION = 0.05
+# Validation recordings below which a regression on the log-mel bands has half of the scores: so few do not tell which
+# part is best.
+MIN_FOR_SHARE = 50
+# Of a longer recording, so many windows are measured, evenly spread; of many recordings fewer, for the time.
+MAX_WINDOWS, MAX_TOTAL_WINDOWS = 30, 10_000
+BATCH_SIZE = 32
+
+
+class BandHead(NamedTuple):
+    """
+    What was fitted.
+
+    Attributes:
+        baseline: Logistic regression on [`band_statistics`](sanet_hf.pooling_sanet) of windows.
+        factor: What its logits are multiplied by before they are added to the network's, shape (1,) or (classes,).
+        share: Its part of the scores.
+        losses: Log loss on validation of the network alone, and with the regression; both calibrated.
+    """
+
+    baseline: Baseline
+    factor: np.ndarray
+    share: float
+    losses: tuple[float, float]
+
+    def __str__(self) -> str:
+        alone, together = self.losses
+        return (
+            f"logistic regression on the log-mel bands has {self.share:.0%} of the scores, chosen on validation (log "
+            f"loss {alone:.3f} without, {together:.3f} with it)"
+        )
+
+
+class RegressionHead(NamedTuple):
+    """
+    What was fitted.
+
+    Attributes:
+        classifier: Logistic regression on the embeddings of windows.
+        bands: One on the statistics of their log-mel bands, where too few validation recordings say what it is worth.
+        num_recordings: Recordings that it was fitted to.
+        seconds: How long that took.
+    """
+
+    classifier: Baseline
+    bands: Baseline | None
+    num_recordings: int
+    seconds: float
+
+    def __str__(self) -> str:
+        with_bands = ", and half of the scores from one on the log-mel bands" if self.bands else ""
+        return (
+            f"logistic regression on the embeddings of {self.num_recordings:,} recordings{with_bands} "
+            f"({format_duration(self.seconds)}); the network stays as it was"
+        )
+
+
+class WindowFeatures(NamedTuple):
+    """
+    Windows of recordings.
+
+    Attributes:
+        embeddings: What the classifier is given, of those that are not silent, (windows, features).
+        statistics: Of their log-mel bands, (windows, features); of width 0 where the network has none.
+        targets: Their classes, 0/1 of shape (windows, classes).
+        groups: Of their recordings: a group stays in one fold.
+        logits: Of all windows, of the classifier alone.
+        all_statistics: Of all windows.
+    """
+
+    embeddings: np.ndarray
+    statistics: np.ndarray
+    targets: np.ndarray
+    groups: list[str]
+    logits: WindowLogits
+    all_statistics: np.ndarray
+
+
+def is_band_head_wanted(trainer: Trainer, train: Dataset | None) -> bool:
+    """
+    Return whether options and recordings ask for a band head.
+
+    Args:
+        trainer: `args.band_head` is `auto`, `true` or `false`.
+        train: The training split, or None where it is streamed.
+
+    Raises:
+        UsageError: It is asked for, but the network has no spectrogram, or the recordings are streamed.
+    """
+    wanted, reason = trainer.args.band_head, None
+    if not getattr(trainer.model.config, "spectrogram_dim", ()):
+        reason = "needs a network on a spectrogram, such as that of sanet_spectrogram.yaml"
+    elif train is None:
+        reason = "needs all training recordings at hand, which --streaming does not have"
+    elif trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        reason = "needs all weights in one place, which --fsdp and --deepspeed divide"
+    if wanted == "true" and reason:
+        raise UsageError(f"--band_head true {reason}. Leave one of them out.")
+    return wanted == "true" or (wanted == "auto" and reason is None and len(train) < FEW_RECORDINGS)
+
+
+def add_band_head(
+    trainer: Trainer, train: Dataset, validation: Dataset | None, data: DataArguments
+) -> BandHead | None:
+    """
+    Fit logistic regression to the training split, and add it to the trainer's model in place if that lowers the log
+    loss on validation. Print what was done.
+
+    Args:
+        trainer: With the trained model and its feature extractor.
+        train, validation: As [`load_recordings`] gives them.
+        data: Options; recordings of a group are in one fold.
+
+    Returns:
+        What was fitted; None where nothing was added.
+    """
+    head, text = _fit_bands(trainer, train, validation, data)
+    if head is None:
+        remove_band_head(trainer.model)
+    if trainer.is_world_process_zero():
+        print(f"Band statistics: {text}.", file=sys.stderr)
+    return head
+
+
+def refit_band_head(trainer: Trainer, head: BandHead, joined: Dataset, data: DataArguments) -> None:
+    """Fit the regression to the training and validation split together, for a network that was trained on both."""
+    attach_band_head(trainer.model)
+    windows = measure_windows(trainer, joined, data)
+    write_band_head(trainer.model, head.baseline.refit(drop_flat(windows.statistics), windows.targets), head.factor)
+
+
+def drop_flat(features: np.ndarray) -> np.ndarray:
+    """Return features of shape (windows, features) with zeros for those that are nearly the same in all windows."""
+    return features * (features.std(axis=0) >= SMALLEST_DEVIATION)
+
+
+def _fit_bands(
+    trainer: Trainer, train: Dataset, validation: Dataset | None, data: DataArguments
+) -> tuple[BandHead | None, str]:
+    num_recordings = 0 if validation is None else len(validation)
+    if num_recordings < MIN_RECORDINGS:
+        found = f"the validation split has {num_recordings} recordings" if num_recordings else "no validation split"
+        return None, f"left out: {found}; it takes {MIN_RECORDINGS}"
+    model = trainer.model
+    attach_band_head(model)
+    learnt, held_out = measure_windows(trainer, train, data), measure_windows(trainer, validation, data)
+    if not len(learnt.targets) or not len(held_out.targets):
+        return None, "left out: all recordings of a split are silent"
+    several = held_out.logits.is_multi_label
+    is_balanced = trainer.args.class_weights == "balanced"
+    given = held_out.statistics, held_out.targets
+    baseline = fit(drop_flat(learnt.statistics), learnt.targets, learnt.groups, given, several, is_balanced)
+    if not np.isfinite(baseline.bias).all():
+        return None, "left out: all training recordings, or none, have a class"
+    scores = baseline.logits(held_out.all_statistics)
+    alone = fit_calibration(held_out.logits)
+    candidates = []
+    for share in SHARES:
+        # The network's logits keep their scale: that of the calibration, which comes next, is theirs.
+        factor = share / ((1 - share) * alone.scale)
+        mixed = held_out.logits._replace(logits=(held_out.logits.logits + factor * scores).astype(np.float32))
+        candidates.append((_loss(mixed, fit_calibration(mixed)), share, factor))
+    before = candidates[0][0]
+    loss, share, factor = min(candidates, key=lambda candidate: candidate[0])
+    # A loss of 0 cannot become lower.
+    if share == 0 or loss > (1 - MIN_GAIN) * before:
+        reason = f"logistic regression on them brings the log loss on validation from {before:.3f} to {loss:.3f} alone"
+        return None, f"left out: {reason}"
+    write_band_head(model, baseline, factor)
+    head = BandHead(baseline, factor, share, (before, loss))
+    return head, str(head)
+
+
+def _loss(windows: WindowLogits, calibration: Calibration) -> float:
+    return log_loss(windows.probabilities(calibration.apply(windows.logits)), windows.recording_references)
+
+
+def attach_band_head(model: PreTrainedModel) -> None:
+    """Add a head that gives zeros."""
+    config = model.config
+    config.use_band_statistics = True
+    model.band_head = nn.Linear(4 * config.num_mel_bins + 1, config.num_labels, device=model.device, dtype=model.dtype)
+    for parameter in model.band_head.parameters():
+        nn.init.zeros_(parameter)
+
+
+@torch.no_grad()
+def write_band_head(model: PreTrainedModel, baseline: Baseline, factor: np.ndarray) -> None:
+    """Give the head the weights of a regression on standardised features."""
+    weights = (baseline.weights / baseline.scale[:, None] * factor).T
+    bias = baseline.bias * factor - weights @ baseline.mean
+    model.band_head.weight.copy_(torch.from_numpy(weights))
+    model.band_head.bias.copy_(torch.from_numpy(bias))
+
+
+def check_head_only(model: ModelArguments, data: DataArguments, training: AudioTrainingArguments) -> None:
+    """
+    Raises:
+        UsageError: `--head_only` does not go with another option.
+    """
+    others = {
+        "--streaming": (data.streaming, "needs all training recordings at hand"),
+        "--samples_per_class": (data.samples_per_class is not None, "hears each recording once, and joins none"),
+        "--teacher": (bool(training.teacher), "learns from the labels alone"),
+        "--fsdp": (bool(training.fsdp), "needs all weights in one place"),
+        "--deepspeed": (bool(training.deepspeed), "needs all weights in one place"),
+    }
+    for option, (is_given, reason) in others.items():
+        if is_given:
+            raise UsageError(f"--head_only {reason}, so that {option} does not go with it. Leave one of them out.")
+    if not model.model_name_or_path:
+        raise UsageError("--head_only needs --model_name_or_path: a network from scratch has learnt nothing yet.")
+
+
+def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data: DataArguments) -> RegressionHead:
+    """
+    Fit a linear head to the training split and put it into the trainer's model, in the place of its own.
+
+    The strength of the regression is chosen on validation, or by cross-validation. With few validation recordings or
+    none, a regression on the log-mel bands has half of the scores; with more, [`add_band_head`] chooses its part.
+
+    Args:
+        trainer: With the model, a [`SANetForAudioClassification`], and its feature extractor.
+        train, validation: As [`load_recordings`] gives them.
+        data: Options; recordings of a group are in one fold of the cross-validation.
+
+    Raises:
+        DataError: A class has no recording that is not silent.
+        UsageError: The model is no SANet.
+    """
+    started, model = time.monotonic(), trainer.model
+    if model.config.model_type != "sanet":
+        raise UsageError(
+            f"--head_only is for SANet, not {model.config.model_type}. --freeze backbone trains its head."
+        )
+    num_validation = 0 if validation is None else len(validation)
+    _make_linear(model)
+    with_bands = (
+        bool(model.config.spectrogram_dim) and num_validation < MIN_FOR_SHARE and trainer.args.band_head != "false"
+    )
+    if with_bands:
+        attach_band_head(model)
+    learnt = measure_windows(trainer, train, data)
+    held_out = measure_windows(trainer, validation, data) if num_validation else None
+    _check_classes(learnt, model.config.id2label)
+    several, is_balanced = learnt.logits.is_multi_label, trainer.args.class_weights == "balanced"
+    given = None if held_out is None else (held_out.embeddings, held_out.targets)
+    classifier = fit(learnt.embeddings, learnt.targets, learnt.groups, given, several, is_balanced)
+    bands = None
+    if with_bands:
+        given = None if held_out is None else (held_out.statistics, held_out.targets)
+        bands = fit(drop_flat(learnt.statistics), learnt.targets, learnt.groups, given, several, is_balanced)
+    _write_heads(model, classifier, bands)
+    head = RegressionHead(classifier, bands, len(train), time.monotonic() - started)
+    if trainer.is_world_process_zero():
+        print(f"Head: {head}.", file=sys.stderr)
+    return head
+
+
+def refit_head(trainer: Trainer, head: RegressionHead, joined: Dataset, data: DataArguments) -> RegressionHead:
+    """Fit the head to the training and validation split together, with the strength that was chosen before."""
+    started, model = time.monotonic(), trainer.model
+    windows = measure_windows(trainer, joined, data)
+    classifier = head.classifier.refit(windows.embeddings, windows.targets)
+    bands = head.bands and head.bands.refit(drop_flat(windows.statistics), windows.targets)
+    _write_heads(model, classifier, bands)
+    return RegressionHead(classifier, bands, len(joined), time.monotonic() - started)
+
+
+def _make_linear(model: nn.Module) -> None:
+    """Give the model a classifier of one layer."""
+    config = model.config
+    config.classifier_hidden_sizes = []
+    layer = nn.Linear(2 * config.hidden_size, config.num_labels, device=model.device, dtype=model.dtype)
+    model.classifier = nn.Sequential(layer)
+
+
+def _check_classes(windows: WindowFeatures, id2label: dict[int, str]) -> None:
+    counts = windows.targets.sum(axis=0)
+    if missing := [id2label[index] for index, count in enumerate(counts) if count == 0]:
+        raise DataError(f"No training recording of {shorten(missing)} has a sound. Add some, or remove the class.")
+    if windows.logits.is_multi_label and (counts == len(windows.targets)).any():
+        everywhere = [id2label[index] for index in np.flatnonzero(counts == len(windows.targets)).tolist()]
+        raise DataError(f"All training recordings have {shorten(everywhere)}: add some without.")
+
+
+@torch.no_grad()
+def _write_heads(model: nn.Module, classifier: Baseline, bands: Baseline | None) -> None:
+    """Weights of regressions on standardised features; of two, the mean of their scores."""
+    factor = 1.0 if bands is None else 0.5
+    weights = (classifier.weights / classifier.scale[:, None] * factor).T
+    layer = model.classifier[-1]
+    layer.weight.copy_(torch.from_numpy(weights))
+    layer.bias.copy_(torch.from_numpy(classifier.bias * factor - weights @ classifier.mean))
+    if bands is not None:
+        write_band_head(model, bands, np.full(1, factor))
+
+
+@torch.no_grad()
+def measure_windows(trainer: Trainer, recordings: Dataset, data: DataArguments) -> WindowFeatures:
+    """
+    Run the trainer's SANet over the windows of recordings. Each process does the same: what is measured is little.
+    Windows that cannot be read are left out, so that no training is lost by them.
+
+    Raises:
+        AudioError: None can be read.
+    """
+    model, device = trainer.model, trainer.model.device
+    clips = EvaluationClips(
+        recordings, trainer.processing_class, model.config.label2id, data.max_length_seconds, all_windows=True
+    )
+    counts = np.bincount(clips.rows, minlength=len(recordings))
+    firsts = np.cumsum(counts) - counts
+    most = max(1, min(MAX_WINDOWS, MAX_TOTAL_WINDOWS // max(1, len(recordings))))
+    chosen = np.concatenate(
+        [
+            first + np.linspace(0, count - 1, min(count, most)).round().astype(int)
+            for first, count in zip(firsts, counts)
+        ]
+    )
+    was_training = model.training
+    model.eval()
+    embeddings, statistics, logits, labels, is_read = [], [], [], [], np.ones(len(chosen), bool)
+    for start in range(0, len(chosen), BATCH_SIZE):
+        items = []
+        for place, index in enumerate(chosen[start : start + BATCH_SIZE].tolist(), start):
+            try:
+                items.append(clips[index])
+            except (AudioError, OSError):
+                is_read[place] = False
+        if not items:
+            continue
+        batch = trainer.data_collator(items)
+        labels.append(batch.pop("labels").numpy())
+        batch = {name: value.to(device) for name, value in batch.items()}
+        outputs = model.base_model(**batch, return_dict=True)
+        scores = model.classifier(outputs.pooler_output)
+        embeddings.append(outputs.pooler_output.double().cpu().numpy())
+        bands = outputs.pooler_output[:, :0] if outputs.band_statistics is None else outputs.band_statistics
+        statistics.append(bands.double().cpu().numpy())
+        logits.append(scores.float().cpu().numpy())
+    model.train(was_training)
+    if not is_read.any():
+        raise AudioError("None of the recordings can be read any more.")
+    embeddings, statistics, labels = (np.concatenate(values) for values in (embeddings, statistics, labels))
+    chosen = chosen[is_read]
+    rows, silent = clips.rows[chosen], clips.silent[chosen]
+    targets = labels.astype(int) if labels.ndim == 2 else np.eye(model.config.num_labels, dtype=int)[labels]
+    groups = np.array(group_recordings(recordings, data))
+    heard = ~silent
+    read, numbers = np.unique(rows, return_inverse=True)
+    files = [recordings["file"][int(row)] for row in read]
+    found = WindowLogits(files, numbers, silent, np.concatenate(logits), labels)
+    return WindowFeatures(
+        embeddings[heard], statistics[heard], targets[heard], groups[rows[heard]].tolist(), found, statistics
+    )
