@@ -22,7 +22,7 @@ import torch
 
 from sanet_hf.configuration_sanet import SANetConfig
 from sanet_hf.modeling_sanet import SANetForAudioClassification
-from sanet_hf.pretrained import DEFAULT, model_names
+from sanet_hf.pretrained import DEFAULT
 from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, DataArguments, ModelArguments
 from sanet_hf.training.data.labels import label_names
 from sanet_hf.training.data.load import load_recordings
@@ -270,8 +270,6 @@ def find_recipe(
         UsageError: The folder of the run cannot be used.
     """
     if model.model_type != SANetConfig.model_type or model.model_name_or_path:
-        return None
-    if training.head_only and DEFAULT not in model_names():
         return None
     if data.streaming or data.samples_per_class is not None or not 0 < data.max_length_seconds < math.inf:
         return None
