@@ -84,6 +84,30 @@ def read_sampling_rate(arguments: ModelArguments) -> int:
     return rate
 
 
+def read_model_type(arguments: ModelArguments) -> str:
+    """
+    Architecture of the model that the options ask for, as `model_type` of its configuration.
+
+    Raises:
+        UsageError: As in [`make_model`].
+    """
+    if arguments.model_name_or_path:
+        return _read_config(arguments.model_name_or_path).model_type
+    return MODEL_TYPE_ALIASES.get(arguments.model_type, arguments.model_type)
+
+
+def read_window_seconds(name: str) -> float | None:
+    """
+    Length of the clips that a checkpoint of a SANet was trained on, in seconds; None where it is not known.
+
+    Raises:
+        UsageError: As in [`make_model`].
+    """
+    feature_extractor = _read_feature_extractor(name)
+    samples = feature_extractor.max_length
+    return None if samples is None else samples / feature_extractor.sampling_rate
+
+
 def make_model(
     arguments: ModelArguments,
     labels: Sequence[str],

@@ -22,11 +22,11 @@ import torch
 
 from sanet_hf.configuration_sanet import SANetConfig
 from sanet_hf.modeling_sanet import SANetForAudioClassification
-from sanet_hf.pretrained import DEFAULT
+from sanet_hf.pretrained import DEFAULT, find_model, model_names
 from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, DataArguments, ModelArguments
 from sanet_hf.training.data.labels import label_names
 from sanet_hf.training.data.load import load_recordings
-from sanet_hf.training.models import read_sampling_rate
+from sanet_hf.training.models import read_model_type, read_sampling_rate, read_window_seconds
 from sanet_hf.training.run_folder import OPTIONS_FILE, check_output, is_cross_validation
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
@@ -39,7 +39,7 @@ WIDTHS = {"narrow": ([16, 32, 64, 128], 0), "wide": ([32, 64, 128, 256], 3000)}
 # Of a spectrogram at 16 kHz; at other rates, the power of two that lasts about as long.
 WINDOW_SECONDS = 1024 / 16000
 LONGEST_SECONDS, SHORTEST_SECONDS = 2.048, 0.512
-BATCH_SIZE = 16
+BATCH_SIZE, LEARNING_RATE = 16, 1e-3
 # Steps after which more gained nothing on a few hundred recordings, and bounds of the epochs that they are.
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 3000, 30, 150
 # Of some dozen recordings, many more epochs are still few steps.
@@ -81,6 +81,7 @@ def choose_recipe(
     max_minutes: float | None = None,
     seconds_per_step: float | None = None,
     max_length_seconds: float | None = None,
+    start: str | None = None,
 ) -> dict[str, Choice]:
     """
     Choose the options of `sanet train` for some recordings.
@@ -91,6 +92,7 @@ def choose_recipe(
         max_minutes: Time that was asked for: then it ends the training, not the epochs.
         seconds_per_step: As [`measure_step`] gives it, if the time of a step is known.
         max_length_seconds: Length of a stretch that was asked for.
+        start: Checkpoint of a SANet that the training starts from.
 
     Returns:
         Choices by the name of the option, in the order in which they are to be read.
@@ -98,29 +100,26 @@ def choose_recipe(
     num_recordings = len(facts.seconds)
     width, dim = choose_width(num_recordings)
     stretch = choose_stretch(facts) if max_length_seconds is None else max_length_seconds
-    short = float(np.mean(facts.seconds < stretch)) if num_recordings else 0.0
-    network = make_network(dim, facts.sampling_rate, stretch)
-    choices = {
-        "model_type": Choice("sanet", "the architecture of this project"),
-        "config_overrides": Choice(
-            network,
-            f"{width} two-dimensional blocks on a log-mel spectrogram: the best of the networks tried on up to "
-            f"{WIDTHS['wide'][1]:,} recordings",
-        ),
+    # A network of the user's keeps what it was trained with.
+    is_own = start is not None and start not in model_names()
+    if start is None:
+        network = make_network(dim, facts.sampling_rate, stretch)
+        reason = f"the best of the networks tried on up to {WIDTHS['wide'][1]:,} recordings"
+        choices = {
+            "model_type": Choice("sanet", "the architecture of this project"),
+            "config_overrides": Choice(network, f"{width} two-dimensional blocks on a log-mel spectrogram: {reason}"),
+        }
+    else:
+        choices = {"model_name_or_path": Choice(start, "a network that has learnt what sounds are like")}
+    choices |= {
         "max_length_seconds": Choice(
             stretch,
             f"random stretches this long in training, and windows in evaluation: half of the recordings are up to "
             f"{np.median(facts.seconds):.3g} s long",
         ),
-        "padding": Choice(
-            *(
-                ("max_length", f"{short:.0%} of the recordings are shorter than a stretch: how long a sound is counts")
-                if short > 0.5
-                else ("longest", "most recordings fill a stretch")
-            )
-        ),
+        **({} if is_own else {"padding": _choose_padding(facts, stretch)}),
         "per_device_train_batch_size": Choice(batch_size, "more steps of few clips"),
-        "learning_rate": Choice(1e-3, "of AdamW, for networks from scratch of this size"),
+        "learning_rate": Choice(LEARNING_RATE, "of AdamW, for networks of this size"),
         "lr_scheduler_type": Choice("cosine", "falls to zero"),
         "warmup_steps": Choice(0.05, "part of all steps"),
         "weight_decay": Choice(0.05, "of weights with more than one dimension"),
@@ -169,6 +168,15 @@ def choose_stretch(facts: Facts) -> float:
     frame = _window(facts.sampling_rate) * 2 / facts.sampling_rate
     seconds = min(max(longest, SHORTEST_SECONDS), LONGEST_SECONDS)
     return round(max(1, int(np.ceil(seconds / frame - 1e-6))) * frame, 6)
+
+
+def _choose_padding(facts: Facts, stretch: float) -> Choice:
+    short = float(np.mean(facts.seconds < stretch)) if len(facts.seconds) else 0.0
+    if short <= 0.5:
+        return Choice("longest", "most recordings fill a stretch")
+    return Choice(
+        "max_length", f"{short:.0%} of the recordings are shorter than a stretch: how long a sound is counts"
+    )
 
 
 def make_network(dim: list[int], sampling_rate: int, stretch: float) -> dict[str, object]:
@@ -228,12 +236,15 @@ def measure_step(choices: Mapping[str, Choice], facts: Facts, arguments: AudioTr
     Return seconds of a step of training on noise, on the device of the training: the shortest of a few, since another
     program may take the processor for a moment.
     """
-    network, stretch = choices["config_overrides"].value, choices["max_length_seconds"].value
+    stretch = choices["max_length_seconds"].value
+    if "config_overrides" in choices:
+        config = SANetConfig(**choices["config_overrides"].value)
+    else:
+        config = SANetConfig.from_pretrained(find_model(choices["model_name_or_path"].value))
+    config.num_labels, config.use_band_statistics = max(2, facts.num_classes), False
     device = arguments.device
     random_state = torch.get_rng_state()
-    model = (
-        SANetForAudioClassification(SANetConfig(num_labels=max(2, facts.num_classes), **network)).to(device).train()
-    )
+    model = SANetForAudioClassification(config).to(device).train()
     samples = round(stretch * facts.sampling_rate)
     clips = 0.1 * torch.randn(choices["per_device_train_batch_size"].value, samples, device=device)
     dtype = torch.bfloat16 if arguments.bf16 else torch.float16
@@ -259,7 +270,7 @@ def find_recipe(
 ) -> Path | None:
     """
     Return the configuration file of a run without one: that in its folder, or a new one, which is printed. None where
-    none can be chosen: for other models than a SANet from scratch, and for clips that are streamed or joined.
+    none can be chosen: for other architectures, and for clips that are streamed or joined.
 
     Args:
         model, data, training: Options of the run so far.
@@ -269,7 +280,7 @@ def find_recipe(
         DataError: There is nothing to train on.
         UsageError: The folder of the run cannot be used.
     """
-    if model.model_type != SANetConfig.model_type or model.model_name_or_path:
+    if read_model_type(model) != SANetConfig.model_type:
         return None
     if data.streaming or data.samples_per_class is not None or not 0 < data.max_length_seconds < math.inf:
         return None
@@ -285,13 +296,12 @@ def find_recipe(
         if not is_main or (path.is_file() and not training.overwrite_output_dir):
             return path
         check_output(path.parent, data)
+        start = model.model_name_or_path or (DEFAULT if training.head_only else None)
+        facts = find_facts(data, read_sampling_rate(dataclasses.replace(model, model_name_or_path=start)))
         if training.head_only:
-            pretrained = dataclasses.replace(model, model_name_or_path=DEFAULT)
-            facts = find_facts(data, read_sampling_rate(pretrained))
-            choices = choose_head_recipe(facts)
+            choices = choose_head_recipe(facts, start)
         else:
-            facts = find_facts(data, read_sampling_rate(model))
-            choices = _choose_training(facts, data, training, given)
+            choices = _choose_training(facts, data, training, given, start)
         write_recipe(choices, given, path)
         print(f"Chosen for {len(facts.seconds)} training recordings ({path}):", file=sys.stderr)
         print(summarize(choices, given), file=sys.stderr)
@@ -303,11 +313,13 @@ def _choose_training(
     data: DataArguments,
     training: AudioTrainingArguments,
     given: Collection[str],
+    start: str | None,
 ) -> dict[str, Choice]:
     options = {
+        "start": start,
         "batch_size": training.per_device_train_batch_size if "per_device_train_batch_size" in given else BATCH_SIZE,
         "max_minutes": training.max_minutes,
-        "max_length_seconds": data.max_length_seconds if "max_length_seconds" in given else None,
+        "max_length_seconds": data.max_length_seconds if "max_length_seconds" in given else _trained_length(start),
     }
     choices = choose_recipe(facts, **options)
     if training.max_minutes is None and not given & {"num_train_epochs", "max_steps", "config_overrides"}:
@@ -315,11 +327,16 @@ def _choose_training(
     return choices
 
 
-def choose_head_recipe(facts: Facts) -> dict[str, Choice]:
+def _trained_length(start: str | None) -> float | None:
+    """Seconds of the clips that a network of the user's was trained on: another training keeps to them."""
+    return None if start in (None, *model_names()) else read_window_seconds(start)
+
+
+def choose_head_recipe(facts: Facts, start: str) -> dict[str, Choice]:
     """Choose the options of a training of the head alone, as [`choose_recipe`] those of a network."""
-    stretch = choose_stretch(facts)
+    stretch = _trained_length(start) or choose_stretch(facts)
     return {
-        "model_name_or_path": Choice(DEFAULT, "the network that comes with sanet-hf; it stays as it is"),
+        "model_name_or_path": Choice(start, "the network, which stays as it is"),
         "max_length_seconds": Choice(
             stretch, f"windows: half of the recordings are up to {np.median(facts.seconds):.3g} s long"
         ),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sanet_hf import SANetConfig
 from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
+from sanet_hf.pretrained import DEFAULT, find_model
 from sanet_hf.training.config_files import find_config
 from sanet_hf.training.recipe import (
     FEW_RECORDINGS,
@@ -29,6 +30,8 @@ from sanet_hf.training.recipe import (
     write_recipe,
 )
 from sanet_hf.training.run_folder import OPTIONS_FILE, read_options
+
+from .tiny_models import save_checkpoint
 
 
 def facts(count: int = 240, seconds: float = 5.0, num_validation: int = 80, rate: int = 16000) -> Facts:
@@ -144,7 +147,6 @@ def test_a_run_without_a_recipe_goes_on_without_one(tmp_path):
     "flags",
     [
         ["--model_type", "ast"],
-        ["--model_name_or_path", "somewhere"],
         ["--streaming", "true", "--max_steps", "5", "--dataset_name", "x"],
     ],
 )
@@ -154,3 +156,40 @@ def test_runs_without_a_recipe(flags, tmp_path):
     assert training.mixup_alpha == 0
     assert not (tmp_path / "run").exists()
     assert dataclasses.is_dataclass(training)
+
+
+def test_other_checkpoints_have_no_recipe(tmp_path):
+    save_checkpoint(tmp_path / "ast", "audio-spectrogram-transformer", ["x", "y"])
+    command = ["--model_name_or_path", str(tmp_path / "ast"), "--data_dir", "x", "--output_dir", str(tmp_path / "run")]
+    parse_train_arguments(command, find_recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path, capsys):
+    command = ["train", "--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "run")]
+    assert main([*command, "--model_name_or_path", "some/where"]) == 2
+    assert "neither a folder with a model nor one on the Hub" in capsys.readouterr().err
+
+
+def test_a_network_of_the_user_is_trained_on(tones, tmp_path):
+    """Without a configuration file: with the length of clips and the padding that it has."""
+    model, extractor = save_checkpoint(tmp_path / "checkpoint", "sanet", ["x", "y"])
+    extractor.max_length = 4096
+    extractor.save_pretrained(tmp_path / "checkpoint")
+    output_dir = tmp_path / "run"
+    command = ["train", "--data_dir", str(tones), "--output_dir", str(output_dir), "--refit", "false"]
+    command += ["--model_name_or_path", str(tmp_path / "checkpoint"), "--max_steps", "2", "--precision", "fp32"]
+    assert main([*command, "--false_alarm_minutes", "0"]) == 0
+    recipe, options = yaml.safe_load((output_dir / RECIPE_FILE).read_text()), read_options(output_dir)
+    assert not {"config_overrides", "model_type", "padding"} & recipe.keys()
+    assert options["mixup_alpha"] == 1.0 and options["max_length_seconds"] == 4096 / 16000
+    trained = SANetConfig.from_pretrained(output_dir)
+    assert trained.conv_dim == model.config.conv_dim and set(trained.label2id) == {"high", "low"}
+
+
+def test_the_shipped_network_is_trained_on():
+    choices = choose_recipe(facts(seconds=0.6), start=DEFAULT)
+    assert choices["model_name_or_path"].value == DEFAULT and "config_overrides" not in choices
+    assert choices["padding"].value == "max_length" and choices["max_length_seconds"].value == pytest.approx(0.64)
+    shipped = SANetConfig.from_pretrained(find_model(DEFAULT))
+    assert list(shipped.spectrogram_dim) == choose_recipe(facts())["config_overrides"].value["spectrogram_dim"]
