@@ -34,8 +34,8 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint to start from: a folder or a Hub id of any audio classifier or encoder. Without it or "
-            'with an empty one (--model_name_or_path ""), training starts from scratch.'
+            "help": "Checkpoint to start from: a folder or Hub id of any audio classifier or encoder, or sanet-tiny, "
+            "which comes with sanet-hf. Without it or with an empty one, training starts from scratch."
         },
     )
     model_type: str = field(

@@ -14,6 +14,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from sanet_hf.audio.denoise import DENOISED
 from sanet_hf.inference.windows import THRESHOLD
+from sanet_hf.pretrained import model_names
 from sanet_hf.training.evaluation.alarm_counts import FalseAlarms
 from sanet_hf.training.evaluation.metric_names import METRIC_TYPES, METRICS
 from sanet_hf.training.evaluation.results import (
@@ -227,8 +228,8 @@ def _cross_validation_results(result: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Return whether a name is an id on the Hub, and not a folder."""
-    if Path(name).exists():
+    """Return whether a name is an id on the Hub, and not a folder or a network that comes with sanet-hf."""
+    if Path(name).exists() or name in model_names():
         return False
     try:
         validate_repo_id(name)
