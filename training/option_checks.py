@@ -31,10 +31,13 @@ DEFAULTS = {
 }
 # Options of steps, which a head that is fitted by regression does not take.
 NEED_TRAINING = (
-    *("augmentations", "augmentations_after_normalization", "averaged_epochs", "averaged_fraction", "freeze"),
-    *("head_learning_rate", "learning_rate", "max_minutes", "max_steps", "mixup_alpha", "num_train_epochs"),
-    *("label_smoothing_factor", "per_device_train_batch_size", "refit_from", "sampler", "train_sampling_strategy"),
-    *("warmup_steps", "weight_decay"),
+    *("augmentations", "augmentations_after_normalization", "averaged_epochs", "averaged_fraction", "cache_audio"),
+    *("early_stopping_patience", "eval_steps", "eval_strategy", "freeze", "gradient_accumulation_steps"),
+    *("gradient_checkpointing", "head_learning_rate", "label_smoothing_factor", "learning_rate"),
+    *("load_best_model_at_end", "logging_steps", "logging_strategy", "lr_scheduler_type", "max_evaluations"),
+    *("max_grad_norm", "max_minutes", "max_steps", "metric_for_best_model", "mixup_alpha", "num_train_epochs"),
+    *("optim", "per_device_train_batch_size", "refit_from", "resume_from_checkpoint", "sampler", "save_steps"),
+    *("save_strategy", "torch_compile", "train_sampling_strategy", "warmup_steps", "weight_decay"),
 )
 # When an option has no effect, and why.
 WITHOUT_EFFECT: Mapping[str, tuple[Callable[[Values], bool], str]] = {

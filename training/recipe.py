@@ -27,6 +27,7 @@ from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, 
 from sanet_hf.training.data.labels import label_names
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.models import read_model_type, read_sampling_rate, read_window_seconds
+from sanet_hf.training.regression_heads import check_head_only
 from sanet_hf.training.run_folder import OPTIONS_FILE, check_output, is_cross_validation
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
@@ -114,8 +115,7 @@ def choose_recipe(
     choices |= {
         "max_length_seconds": Choice(
             stretch,
-            f"random stretches this long in training, and windows in evaluation: half of the recordings are up to "
-            f"{np.median(facts.seconds):.3g} s long",
+            f"random stretches this long in training, and windows in evaluation: {_explain_length(facts, start)}",
         ),
         **({} if is_own else {"padding": _choose_padding(facts, stretch)}),
         "per_device_train_batch_size": Choice(batch_size, "more steps of few clips"),
@@ -280,7 +280,12 @@ def find_recipe(
         DataError: There is nothing to train on.
         UsageError: The folder of the run cannot be used.
     """
-    if read_model_type(model) != SANetConfig.model_type:
+    model_type = read_model_type(model)
+    if training.head_only:
+        check_head_only(
+            dataclasses.replace(model, model_name_or_path=model.model_name_or_path or DEFAULT), data, training
+        )
+    if model_type != SANetConfig.model_type:
         return None
     if data.streaming or data.samples_per_class is not None or not 0 < data.max_length_seconds < math.inf:
         return None
@@ -293,7 +298,7 @@ def find_recipe(
         return None
     is_main = training.process_index == 0
     with training.main_process_first(local=False, desc="choosing a recipe"):
-        if not is_main or (path.is_file() and not training.overwrite_output_dir):
+        if not is_main or not is_new:
             return path
         check_output(path.parent, data)
         start = model.model_name_or_path or (DEFAULT if training.head_only else None)
@@ -302,7 +307,8 @@ def find_recipe(
             choices = choose_head_recipe(facts, start)
         else:
             choices = _choose_training(facts, data, training, given, start)
-        write_recipe(choices, given, path)
+        # What says that the head alone is fitted is part of the recipe.
+        write_recipe(choices, set(given) - {"head_only"}, path)
         print(f"Chosen for {len(facts.seconds)} training recordings ({path}):", file=sys.stderr)
         print(summarize(choices, given), file=sys.stderr)
     return path
@@ -327,6 +333,12 @@ def _choose_training(
     return choices
 
 
+def _explain_length(facts: Facts, start: str | None) -> str:
+    if start in (None, *model_names()):
+        return f"half of the recordings are up to {np.median(facts.seconds):.3g} s long"
+    return f"the length that {start} was trained on; --max_length_seconds changes it"
+
+
 def _trained_length(start: str | None) -> float | None:
     """Seconds of the clips that a network of the user's was trained on: another training keeps to them."""
     return None if start in (None, *model_names()) else read_window_seconds(start)
@@ -336,10 +348,9 @@ def choose_head_recipe(facts: Facts, start: str) -> dict[str, Choice]:
     """Choose the options of a training of the head alone, as [`choose_recipe`] those of a network."""
     stretch = _trained_length(start) or choose_stretch(facts)
     return {
-        "model_name_or_path": Choice(start, "the network, which stays as it is"),
-        "max_length_seconds": Choice(
-            stretch, f"windows: half of the recordings are up to {np.median(facts.seconds):.3g} s long"
-        ),
+        "head_only": Choice(True, "the network stays as it is"),
+        "model_name_or_path": Choice(start, "the network whose embeddings the head is given"),
+        "max_length_seconds": Choice(stretch, f"windows: {_explain_length(facts, start)}"),
         "refit": _choose_refit(facts),
     }
 

@@ -28,6 +28,7 @@ from sanet_hf.training.data.clips import EvaluationClips
 from sanet_hf.training.data.folds import group_recordings
 from sanet_hf.training.evaluation.calibration import Calibration, WindowLogits, log_loss
 from sanet_hf.training.evaluation.calibration import fit as fit_calibration
+from sanet_hf.training.models import read_model_type
 from sanet_hf.utils.formatting import format_duration, shorten
 
 
@@ -250,6 +251,15 @@ def check_head_only(model: ModelArguments, data: DataArguments, training: AudioT
             raise UsageError(f"--head_only {reason}, so that {option} does not go with it. Leave one of them out.")
     if not model.model_name_or_path:
         raise UsageError("--head_only needs --model_name_or_path: a network from scratch has learnt nothing yet.")
+    if model.config_overrides:
+        raise UsageError("--config_overrides is for a model from scratch, which has learnt nothing for --head_only.")
+    if model.model_type != ModelArguments.model_type:
+        raise UsageError(f"--head_only is for SANet. Leave out --model_type {model.model_type}.")
+    if (model_type := read_model_type(model)) != ModelArguments.model_type:
+        raise UsageError(
+            f"--head_only is for SANet, but {model.model_name_or_path} is of type {model_type}: --freeze backbone "
+            "instead of --head_only trains its head."
+        )
 
 
 def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data: DataArguments) -> RegressionHead:
@@ -266,13 +276,8 @@ def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data:
 
     Raises:
         DataError: A class has no recording that is not silent.
-        UsageError: The model is no SANet.
     """
     started, model = time.monotonic(), trainer.model
-    if model.config.model_type != "sanet":
-        raise UsageError(
-            f"--head_only is for SANet, not {model.config.model_type}. --freeze backbone trains its head."
-        )
     num_validation = 0 if validation is None else len(validation)
     _make_linear(model)
     with_bands = (
@@ -317,11 +322,11 @@ def _make_linear(model: nn.Module) -> None:
 
 def _check_classes(windows: WindowFeatures, id2label: dict[int, str]) -> None:
     counts = windows.targets.sum(axis=0)
-    if missing := [id2label[index] for index, count in enumerate(counts) if count == 0]:
+    if missing := [repr(id2label[index]) for index, count in enumerate(counts) if count == 0]:
         raise DataError(f"No training recording of {shorten(missing)} has a sound. Add some, or remove the class.")
     if windows.logits.is_multi_label and (counts == len(windows.targets)).any():
-        everywhere = [id2label[index] for index in np.flatnonzero(counts == len(windows.targets)).tolist()]
-        raise DataError(f"All training recordings have {shorten(everywhere)}: add some without.")
+        everywhere = [repr(id2label[index]) for index in np.flatnonzero(counts == len(windows.targets)).tolist()]
+        raise DataError(f"All training recordings have the label {shorten(everywhere)}. Add some without it.")
 
 
 @torch.no_grad()

@@ -98,9 +98,9 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
         return None
     changes = find_changes(read_file(options_file), options, FREE_OPTIONS)
     if changes:
+        resuming = "" if checkpoint is None else " To resume it all the same: --resume_from_checkpoint true."
         raise UsageError(
-            f"{output_dir} holds a run with other options: {list_changes(changes)}. {START_ANEW} To resume it all the "
-            "same: --resume_from_checkpoint true."
+            f"{output_dir} holds a run with other options: {list_changes(changes)}. {START_ANEW}{resuming}"
         )
     return None if is_finished(output_dir) else checkpoint
 

@@ -272,6 +272,8 @@ def _train(
         if regression:
             again = refit_head(trainer, regression, join_splits(recordings), data_arguments)
             refitted = Refit(again.num_recordings, 0.0, again.seconds, starts_from="head")
+            if trainer.is_world_process_zero():
+                print(f"Refit: {refitted}", file=sys.stderr)
         else:
             remove_band_head(model)
             model.load_state_dict(weights)
@@ -298,7 +300,7 @@ def _train(
         metrics.update({f"{METRIC_PREFIXES[split]}_{name}": value for name, value in evaluation.metrics.items()})
     baselines, comparison = {}, None
     if baseline is not None:
-        comparison, own_metrics = compare_run(baseline, evaluations, model, training_arguments.mixup_alpha)
+        comparison, own_metrics = compare_run(baseline, evaluations, model, training_arguments)
         baselines = baseline.evaluations
         metrics.update(own_metrics)
     source = _source_name(data_arguments)

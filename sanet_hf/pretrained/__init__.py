@@ -24,7 +24,8 @@ def model_names() -> list[str]:
 
 def find_model(name: str) -> str:
     """
-    Return the folder of a network that comes with sanet-hf. Any other name, and that of a folder that is there, is
-    returned as it is.
+    Return the folder of a network that comes with sanet-hf. Any other name, and that of a model in the working
+    directory, is returned as it is.
     """
-    return str(FOLDER / name) if name in model_names() and not Path(name).is_dir() else name
+    is_here = (Path(name) / "config.json").is_file()
+    return str(FOLDER / name) if name in model_names() and not is_here else name

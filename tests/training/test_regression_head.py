@@ -19,6 +19,7 @@ from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.evaluation.saved_models import _make_trainer
+from sanet_hf.training.recipe import RECIPE_FILE
 from sanet_hf.training.regression_heads import fit_head, refit_head
 
 from .test_band_head import NETWORK
@@ -132,10 +133,27 @@ def test_shipped_networks_are_found(tmp_path, monkeypatch):
     for name in model_names():
         assert SANetModel.from_pretrained(find_model(name)).config.name_or_path == find_model(name)
     assert find_model("someone/model") == "someone/model"
-    # A folder of the same name is meant.
+    # A model of the same name is meant, but no other folder.
     monkeypatch.chdir(tmp_path)
     (tmp_path / DEFAULT).mkdir()
+    assert find_model(DEFAULT) != DEFAULT
+    (tmp_path / DEFAULT / "config.json").write_text("{}")
     assert find_model(DEFAULT) == DEFAULT
+
+
+def test_a_recipe_repeats_the_run(few_tones, tmp_path):
+    """It says itself that the head alone is fitted; and one that a command left which failed is not used."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    second.mkdir()
+    (second / RECIPE_FILE).write_text("num_train_epochs: 7\n")
+    command = ["train", "--data_dir", str(few_tones), "--baseline", "false", "--false_alarm_minutes", "0"]
+    assert main([*command, "--output_dir", str(first), "--head_only", "true"]) == 0
+    assert main([*command, "--output_dir", str(second), "--head_only", "true"]) == 0
+    third = tmp_path / "third"
+    assert main(["train", str(first / RECIPE_FILE), *command[1:], "--output_dir", str(third)]) == 0
+    results = [json.loads((path / "all_results.json").read_text()) for path in (first, second, third)]
+    for result in results:
+        assert result["test_loss"] == pytest.approx(results[0]["test_loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +164,11 @@ def test_shipped_networks_are_found(tmp_path, monkeypatch):
         (["--model_name_or_path", "CHECKPOINT", "--teacher", "CHECKPOINT"], "--teacher"),
         (["--model_name_or_path", "CHECKPOINT", "--learning_rate", "0.1"], "--learning_rate has no effect"),
         (["--model_name_or_path", "CHECKPOINT", "--mixup_alpha", "1"], "--mixup_alpha has no effect"),
+        (["--early_stopping_patience", "3"], "--early_stopping_patience has no effect"),
+        (["--resume_from_checkpoint", "true"], "--resume_from_checkpoint has no effect"),
+        (["--model_type", "ast"], "Leave out --model_type ast"),
+        (["--config_overrides", "pool_hidden_size=8"], "--config_overrides is for a model from scratch"),
+        (["--sampling_rate", "8000"], "--sampling_rate 8000"),
     ],
 )
 def test_options_that_do_not_go_with_it(tones, checkpoint, tmp_path, capsys, options, reason):
@@ -153,7 +176,7 @@ def test_options_that_do_not_go_with_it(tones, checkpoint, tmp_path, capsys, opt
     command = ["train", *options, "--data_dir", str(tones), "--output_dir", str(tmp_path / "run")]
     assert main([*command, "--head_only", "true"]) == 2
     assert reason in capsys.readouterr().err
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run" / "config.json").exists() and not (tmp_path / "run" / RECIPE_FILE).exists()
 
 
 def test_other_architectures(tones, tmp_path, capsys):

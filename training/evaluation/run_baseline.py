@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import AudioError
-from sanet_hf.training.arguments import DataArguments
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments
 from sanet_hf.training.baseline import Baseline, fit
 from sanet_hf.training.data.background_labels import background_name
 from sanet_hf.training.data.folds import group_recordings
@@ -201,7 +201,7 @@ def refit_to_validation(run: RunBaseline) -> RunBaseline:
 
 
 def compare_run(
-    run: RunBaseline, evaluations: Mapping[str, Evaluation], model: PreTrainedModel, mixup_alpha: float
+    run: RunBaseline, evaluations: Mapping[str, Evaluation], model: PreTrainedModel, arguments: AudioTrainingArguments
 ) -> tuple[dict[str, Any] | None, dict[str, float]]:
     """
     Compare the network of a run with its baseline, and print the result.
@@ -210,7 +210,7 @@ def compare_run(
         run: Of [`prepare_baseline`].
         evaluations: What the network says of each split.
         model: The network.
-        mixup_alpha: Option of that name.
+        arguments: Of its training.
 
     Returns:
         What [`compare_with_baseline`] returns; and metrics for `all_results.json`: accuracy, macro F1 and, where
@@ -222,7 +222,7 @@ def compare_run(
         for metric in ("accuracy", "macro_f1", "mAP")
         if metric in evaluation.metrics
     }
-    advice = advise(model.config, mixup_alpha)
+    advice = advise(model.config, arguments.mixup_alpha, arguments.head_only)
     comparison = compare_with_baseline(evaluations, run.evaluations, advice)
     if comparison is not None:
         print_comparison(comparison)
@@ -231,8 +231,10 @@ def compare_run(
     return comparison, {**metrics, "baseline_C": run.baseline.C}
 
 
-def advise(config: PreTrainedConfig, mixup_alpha: float) -> str:
+def advise(config: PreTrainedConfig, mixup_alpha: float, head_only: bool = False) -> str:
     """Return what to try where a network is not better than the baseline."""
+    if head_only:
+        return "Try more recordings, or train the whole network: leave out --head_only."
     steps = ["more recordings", "longer training (--num_train_epochs or --max_minutes)"]
     if config.model_type != "sanet":
         steps.append("a pretrained model (--model_name_or_path)")

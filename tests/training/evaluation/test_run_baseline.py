@@ -187,3 +187,4 @@ def test_advice_does_not_name_what_is_done():
     config = SANetConfig(spectrogram_dim=[8], spectrogram_pool=[[1, 1]])
     assert "spectrogram" not in advise(config, 1.0) and "mixup" not in advise(config, 1.0)
     assert "pretrained" in advise(Wav2Vec2Config(), 0.0)
+    assert "leave out --head_only" in advise(SANetConfig(), 0.0, head_only=True)
