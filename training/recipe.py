@@ -40,7 +40,7 @@ WIDTHS = {"narrow": ([16, 32, 64, 128], 0), "wide": ([32, 64, 128, 256], 3000)}
 # Of a spectrogram at 16 kHz; at other rates, the power of two that lasts about as long.
 WINDOW_SECONDS = 1024 / 16000
 LONGEST_SECONDS, SHORTEST_SECONDS = 2.048, 0.512
-BATCH_SIZE, LEARNING_RATE = 16, 1e-3
+BATCH_SIZE = 16
 # Steps after which more gained nothing on a few hundred recordings, and bounds of the epochs that they are.
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 3000, 30, 150
 # Of some dozen recordings, many more epochs are still few steps.
@@ -119,7 +119,7 @@ def choose_recipe(
         ),
         **({} if is_own else {"padding": _choose_padding(facts, stretch)}),
         "per_device_train_batch_size": Choice(batch_size, "more steps of few clips"),
-        "learning_rate": Choice(LEARNING_RATE, "of AdamW, for networks of this size"),
+        "learning_rate": Choice(1e-3, "of AdamW, for networks of this size"),
         "lr_scheduler_type": Choice("cosine", "falls to zero"),
         "warmup_steps": Choice(0.05, "part of all steps"),
         "weight_decay": Choice(0.05, "of weights with more than one dimension"),

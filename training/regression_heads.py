@@ -165,9 +165,9 @@ def add_band_head(
 
 def refit_band_head(trainer: Trainer, head: BandHead, joined: Dataset, data: DataArguments) -> None:
     """Fit the regression to the training and validation split together, for a network that was trained on both."""
-    attach_band_head(trainer.model)
+    _attach_band_head(trainer.model)
     windows = measure_windows(trainer, joined, data)
-    write_band_head(trainer.model, head.baseline.refit(drop_flat(windows.statistics), windows.targets), head.factor)
+    _write(trainer.model.band_head, head.baseline.refit(drop_flat(windows.statistics), windows.targets), head.factor)
 
 
 def drop_flat(features: np.ndarray) -> np.ndarray:
@@ -183,7 +183,7 @@ def _fit_bands(
         found = f"the validation split has {num_recordings} recordings" if num_recordings else "no validation split"
         return None, f"left out: {found}; it takes {MIN_RECORDINGS}"
     model = trainer.model
-    attach_band_head(model)
+    _attach_band_head(model)
     learnt, held_out = measure_windows(trainer, train, data), measure_windows(trainer, validation, data)
     if not len(learnt.targets) or not len(held_out.targets):
         return None, "left out: all recordings of a split are silent"
@@ -207,7 +207,7 @@ def _fit_bands(
     if share == 0 or loss > (1 - MIN_GAIN) * before:
         reason = f"logistic regression on them brings the log loss on validation from {before:.3f} to {loss:.3f} alone"
         return None, f"left out: {reason}"
-    write_band_head(model, baseline, factor)
+    _write(model.band_head, baseline, factor)
     head = BandHead(baseline, factor, share, (before, loss))
     return head, str(head)
 
@@ -216,7 +216,7 @@ def _loss(windows: WindowLogits, calibration: Calibration) -> float:
     return log_loss(windows.probabilities(calibration.apply(windows.logits)), windows.recording_references)
 
 
-def attach_band_head(model: PreTrainedModel) -> None:
+def _attach_band_head(model: PreTrainedModel) -> None:
     """Add a head that gives zeros."""
     config = model.config
     config.use_band_statistics = True
@@ -226,12 +226,11 @@ def attach_band_head(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def write_band_head(model: PreTrainedModel, baseline: Baseline, factor: np.ndarray) -> None:
-    """Give the head the weights of a regression on standardised features."""
+def _write(layer: nn.Linear, baseline: Baseline, factor: np.ndarray | float) -> None:
+    """Give a linear layer the weights of a regression on standardised features."""
     weights = (baseline.weights / baseline.scale[:, None] * factor).T
-    bias = baseline.bias * factor - weights @ baseline.mean
-    model.band_head.weight.copy_(torch.from_numpy(weights))
-    model.band_head.bias.copy_(torch.from_numpy(bias))
+    layer.weight.copy_(torch.from_numpy(weights))
+    layer.bias.copy_(torch.from_numpy(baseline.bias * factor - weights @ baseline.mean))
 
 
 def check_head_only(model: ModelArguments, data: DataArguments, training: AudioTrainingArguments) -> None:
@@ -284,7 +283,7 @@ def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data:
         bool(model.config.spectrogram_dim) and num_validation < MIN_FOR_SHARE and trainer.args.band_head != "false"
     )
     if with_bands:
-        attach_band_head(model)
+        _attach_band_head(model)
     learnt = measure_windows(trainer, train, data)
     held_out = measure_windows(trainer, validation, data) if num_validation else None
     _check_classes(learnt, model.config.id2label)
@@ -329,16 +328,12 @@ def _check_classes(windows: WindowFeatures, id2label: dict[int, str]) -> None:
         raise DataError(f"All training recordings have the label {shorten(everywhere)}. Add some without it.")
 
 
-@torch.no_grad()
 def _write_heads(model: nn.Module, classifier: Baseline, bands: Baseline | None) -> None:
-    """Weights of regressions on standardised features; of two, the mean of their scores."""
+    """Put a regression into the classifier or, of two, the mean of their scores into both heads."""
     factor = 1.0 if bands is None else 0.5
-    weights = (classifier.weights / classifier.scale[:, None] * factor).T
-    layer = model.classifier[-1]
-    layer.weight.copy_(torch.from_numpy(weights))
-    layer.bias.copy_(torch.from_numpy(classifier.bias * factor - weights @ classifier.mean))
+    _write(model.classifier[-1], classifier, factor)
     if bands is not None:
-        write_band_head(model, bands, np.full(1, factor))
+        _write(model.band_head, bands, factor)
 
 
 @torch.no_grad()

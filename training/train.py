@@ -212,8 +212,7 @@ def _train(
     if checkpoint is not None:
         check_data(checkpoint, model.config.id2label, fingerprint, training_arguments)
     described = {output_dir / OPTIONS_FILE: options, output_dir / DATA_FILE: fingerprint}
-    files = RunFiles(described, outdated=output_dir / RESULTS_FILE)
-    trainer.add_callback(files)
+    trainer.add_callback(files := RunFiles(described, outdated=output_dir / RESULTS_FILE))
     teaching = None
     if trainer.is_world_process_zero():
         before = (model_arguments.model_name_or_path, teachers.sampling_rates if teachers else {}, checkpoint)
@@ -232,7 +231,8 @@ def _train(
     gibibytes = 0 if data_arguments.streaming else data_arguments.cache_audio
     regression = None
     if training_arguments.head_only:
-        files.write()
+        if trainer.is_world_process_zero():
+            files.write()
         regression = fit_head(trainer, recordings["train"], own.get("validation"), data_arguments)
         metrics = {"train_runtime": regression.seconds}
     else:

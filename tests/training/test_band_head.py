@@ -124,7 +124,7 @@ def test_recordings_that_cannot_be_read_any_more_are_left_out(trainer, recording
             raise AudioError("x.wav is damaged.")
         return read(clips, index)
 
-    regression_heads.attach_band_head(trainer.model)
+    regression_heads._attach_band_head(trainer.model)
     whole = regression_heads.measure_windows(trainer, recordings["validation"], data)
     monkeypatch.setattr(regression_heads.EvaluationClips, "__getitem__", fail)
     rest = regression_heads.measure_windows(trainer, recordings["validation"], data)

@@ -5,6 +5,7 @@ The corpus as the pretraining takes it: stretches of 2 s, each with its log-mel 
 its tags.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -27,7 +28,7 @@ from sanet_hf.utils.files import write_atomically
 
 
 STRETCH_SECONDS = 2.048
-FOLDER, PROGRESS_FILE = "stretches", "progress.json"
+MANIFEST_FILE, FOLDER, PROGRESS_FILE = "manifest.csv", "stretches", "progress.json"
 PARTS = ("notes", "sounds", "speech")
 BATCH_SIZE = 32
 # Batches after which the arrays are written out, so that an interrupted command goes on from there.
@@ -65,7 +66,7 @@ def read_manifest(corpus: Path) -> pd.DataFrame:
     Raises:
         DataError: There is none.
     """
-    path = corpus / "manifest.csv"
+    path = corpus / MANIFEST_FILE
     if not path.is_file():
         raise DataError(f"{path} is missing: make the corpus first, by sanet_hf.training.pretraining.corpus.")
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
@@ -82,14 +83,9 @@ def measure_corpus(corpus: Path, config: SANetConfig) -> None:
     manifest, folder = read_manifest(corpus), corpus / FOLDER
     folder.mkdir(exist_ok=True)
     samples = round(STRETCH_SECONDS * config.spectrogram_sampling_rate)
-    rows, starts, lengths = _cut(corpus, manifest["file"], samples)
-    shapes = {
-        "bands": (len(rows), samples // config.spectrogram_stride, config.num_mel_bins),
-        "sounds": (len(rows), SoundExpert.num_features),
-        "voices": (len(rows), VoiceExpert.num_features),
-    }
     state = {
-        "stretches": len(rows),
+        # Another one with as many stretches is measured anew.
+        "manifest": hashlib.sha256((corpus / MANIFEST_FILE).read_bytes()).hexdigest(),
         "spectrogram": [
             samples,
             config.spectrogram_window,
@@ -99,13 +95,18 @@ def measure_corpus(corpus: Path, config: SANetConfig) -> None:
         ],
     }
     known = json.loads((folder / PROGRESS_FILE).read_text("utf-8")) if (folder / PROGRESS_FILE).is_file() else {}
-    is_begun = {name: known.get(name) for name in state} == state and all(
-        (folder / f"{name}.npy").is_file() for name in shapes
-    )
+    is_same = {name: known.get(name) for name in state} == state
+    if is_same and known["done"] == known["stretches"]:
+        return
+    rows, starts, lengths = _cut(corpus, manifest["file"], samples)
+    shapes = {
+        "bands": (len(rows), samples // config.spectrogram_stride, config.num_mel_bins),
+        "sounds": (len(rows), SoundExpert.num_features),
+        "voices": (len(rows), VoiceExpert.num_features),
+    }
+    is_begun = is_same and all((folder / f"{name}.npy").is_file() for name in shapes)
     done = known["done"] if is_begun else 0
     np.savez(folder / "index.npz", rows=rows, frames=-(-lengths // config.spectrogram_stride))
-    if done == len(rows):
-        return
     arrays = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r+")
         if is_begun
@@ -131,7 +132,7 @@ def measure_corpus(corpus: Path, config: SANetConfig) -> None:
                 for array in arrays.values():
                     array.flush()
                 with write_atomically(folder / PROGRESS_FILE) as file:
-                    file.write(json.dumps({**state, "done": chosen.stop}).encode())
+                    file.write(json.dumps({**state, "stretches": len(rows), "done": chosen.stop}).encode())
 
 
 def read_stretches(corpus: Path) -> Stretches:

@@ -108,6 +108,14 @@ def test_an_interrupted_measurement_goes_on(corpus, monkeypatch):
     # Nothing is left to do: the experts are not asked.
     monkeypatch.setattr(stretches, "load_sound_expert", lambda: pytest.fail("asked"))
     measure_corpus(corpus, config)
+    # Other sounds under as many lines are measured anew.
+    path = corpus / stretches.MANIFEST_FILE
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    monkeypatch.setattr(stretches, "load_sound_expert", lambda: FakeExpert(512))
+    measure_corpus(corpus, config)
+    assert read_stretches(corpus).frames.tolist() == [94, 128, 19, 128, 128, 63]
+    assert not np.array_equal(np.load(folder / "bands.npy"), whole["bands"])
 
 
 def test_batches(corpus, monkeypatch):
