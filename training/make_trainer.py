@@ -10,9 +10,11 @@ import torch
 from accelerate import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
 from packaging import version
+from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, ProgressCallback
 
 from sanet_hf.errors import UsageError
+from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments
 from sanet_hf.training.callbacks import CheckpointOnSIGTERM, EarlyStoppingCallback, EvaluationTable, TrainingClock
 from sanet_hf.training.data.augmentation import Augmentation
@@ -179,3 +181,14 @@ def let_steps_overlap(arguments: AudioTrainingArguments) -> None:
     arguments.logging_nan_inf_filter = False
     if arguments.device.type != "mps":
         arguments.accelerator_config.non_blocking = arguments.dataloader_pin_memory
+
+
+def number_format(arguments: AudioTrainingArguments) -> torch.dtype:
+    """In which a training computes."""
+    return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
+
+
+def check_layers(model: nn.Module, arguments: AudioTrainingArguments) -> None:
+    """Replace the layers of a SANet that this processor computes wrongly, if it is what the training runs on."""
+    if arguments.device.type == "cpu":
+        replace_wrong_layers(model, number_format(arguments), training=True)

@@ -28,7 +28,6 @@ from sanet_hf.inference.loading import load_classifier
 from sanet_hf.optimization.allocator import keep_freed_memory
 from sanet_hf.optimization.optimize import optimize_for_inference, prepare_classifier
 from sanet_hf.optimization.processor import describe_training
-from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
 from sanet_hf.training.calibrate import calibrate, fold, print_calibration
 from sanet_hf.training.callbacks import RunFiles, TrainingClock
@@ -57,7 +56,7 @@ from sanet_hf.training.evaluation.int8 import calibrate_on_split
 from sanet_hf.training.evaluation.results import Evaluation, in_order, write_all_predictions
 from sanet_hf.training.evaluation.run_baseline import compare_run, prepare_baseline, refit_to_validation
 from sanet_hf.training.evaluation.seen_recordings import record_run
-from sanet_hf.training.make_trainer import make_clips, make_trainer
+from sanet_hf.training.make_trainer import check_layers, make_clips, make_trainer, number_format
 from sanet_hf.training.models import make_model, read_sampling_rate
 from sanet_hf.training.option_checks import check_metric
 from sanet_hf.training.options import changed_options, without_evaluation
@@ -197,7 +196,7 @@ def _train(
         seconds = data_arguments.max_length_seconds
         teachers = Teachers(loaded, model, feature_extractor, training_arguments, seconds)
     store_background(model.config, labels, data_arguments)
-    replace_wrong_layers(model, _number_format(training_arguments), training=True)
+    check_layers(model, training_arguments)
     first_arguments = first_phase(training_arguments) if is_refit else training_arguments
     made_of = (data_arguments, augmentations, training_arguments, teachers, unlabeled)
     clips = make_clips(stream, recordings, model, feature_extractor, *made_of)
@@ -263,7 +262,7 @@ def _train(
             set_seed(arguments.seed)
             names = (data_arguments.max_length_seconds, data_arguments.problem_type)
             model, _ = make_model(model_arguments, labels, *names)
-            replace_wrong_layers(model, _number_format(arguments), training=True)
+            check_layers(model, arguments)
             made_of = (data_arguments, augmentations, arguments, teachers, unlabeled)
             clips = make_clips(None, joined, model, feature_extractor, *made_of)
             return make_trainer(model, feature_extractor, clips, arguments, teachers=teachers)
@@ -325,7 +324,7 @@ def _train(
             base_model=model_arguments.model_name_or_path,
             hyperparameters={name: value for name, value in options.items() if name not in LOCAL_OPTIONS},
             training_seconds=metrics["train_runtime"],
-            trained_on=describe_training(_number_format(training_arguments), training_arguments.device),
+            trained_on=describe_training(number_format(training_arguments), training_arguments.device),
             tested_versions=TESTED_VERSIONS if model.config.model_type == "sanet" else None,
             cross_validation=read_file(output_dir.parent / CROSS_VALIDATION_FILE) if is_final else None,
             int8=calibration and calibration.evaluation,
@@ -354,13 +353,8 @@ def _train(
     return metrics
 
 
-def _number_format(arguments: AudioTrainingArguments) -> torch.dtype:
-    """In which a training computes."""
-    return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
-
-
 def _format_name(arguments: AudioTrainingArguments) -> str:
-    return str(_number_format(arguments)).removeprefix("torch.")
+    return str(number_format(arguments)).removeprefix("torch.")
 
 
 def _check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:

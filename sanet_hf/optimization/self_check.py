@@ -262,12 +262,25 @@ def _tolerance(layer: Layer, dtype: torch.dtype) -> float:
     Sums of n terms are accumulated in float32, whose roundings are independent: sqrt(n) of them (Higham and Mary,
     2019, https://doi.org/10.1137/18M1226312).
     """
-    is_reduced = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     # Where the user allows it, float32 is computed in bfloat16.
+    is_reduced = dtype == torch.float32 and is_float32_reduced()
     roundoff = torch.finfo(torch.bfloat16 if is_reduced else dtype).eps / 2
     num_terms = max(layer.weight[0].numel(), layer.weight.shape[0] * layer.weight[0, 0].numel(), FFT_MIN_FRAMES)
     gain = TRANSFORM_GAIN if isinstance(layer, (DFTConv1d, WinogradConv1d)) else 1
     return NUM_ROUNDINGS * roundoff + (math.sqrt(num_terms) + gain) * torch.finfo(torch.float32).eps / 2
+
+
+def is_float32_reduced() -> bool:
+    """
+    Whether the user allows the processor to compute products of float32 in a shorter format.
+
+    `torch.get_float32_matmul_precision` raises an error after `torch.backends.fp32_precision` was set for one device
+    alone, as `--tf32` and `--torch_compile` do on a GPU.
+    """
+    if not hasattr(torch.backends, "fp32_precision"):  # PyTorch 2.8
+        return torch.get_float32_matmul_precision() != "highest"
+    backends = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+    return any(backend.fp32_precision in ("tf32", "bf16") for backend in backends)
 
 
 def _options(layer: Layer) -> tuple:

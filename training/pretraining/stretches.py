@@ -150,7 +150,8 @@ def read_stretches(corpus: Path) -> Stretches:
     for part, own in zip(parts_of_row, tags_of_row):
         tags_of_part[part, own] = True
     return Stretches(
-        bands=np.load(folder / "bands.npy", mmap_mode="r"),
+        # Changes would not reach the file.
+        bands=np.load(folder / "bands.npy", mmap_mode="c"),
         frames=index["frames"],
         sounds=np.load(folder / "sounds.npy"),
         voices=np.load(folder / "voices.npy"),

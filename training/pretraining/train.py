@@ -139,48 +139,59 @@ class Collator:
     """
 
     # Part of the stretches that another one is mixed into, and its part of the power.
-    mixed, parts = 0.5, (0.1, 0.5)
+    mixed, parts_of_power = 0.5, (0.1, 0.5)
 
-    def __init__(self, stretches: Stretches, seed: int = 0):
-        self.stretches = stretches
-        self.generator = torch.Generator().manual_seed(seed)
-        self.sounds = _standardise(np.sqrt(stretches.sounds.astype(np.float32)))
+    def __init__(self, stretches: Stretches, device: torch.device | str = "cpu", seed: int = 0):
+        self.generator = torch.Generator(device).manual_seed(seed)
         has_voice = stretches.parts == PARTS.index("speech")
-        self.voices = _standardise(stretches.voices.astype(np.float32), has_voice)
-        self.tag_weights = torch.from_numpy(np.where(stretches.tags_of_part, 1.0, OTHER_TAG_WEIGHT)).float()
+        # One more place than tags, for stretches with fewer of them.
+        num_tags, most = len(stretches.tags), max(map(len, stretches.tags_of))
+        tags_of = np.full((len(stretches.tags_of), most), num_tags)
+        for own, tags in zip(tags_of, stretches.tags_of):
+            own[: len(tags)] = tags
+        # On a CPU the bands stay a map of the file; a GPU holds all of them.
+        self.bands, self.frames, self.sounds, self.voices, self.parts, self.is_speech, self.tags_of = (
+            torch.from_numpy(values).to(device)
+            for values in (
+                stretches.bands,
+                stretches.frames,
+                _standardise(np.sqrt(stretches.sounds.astype(np.float32))),
+                _standardise(stretches.voices.astype(np.float32), has_voice),
+                stretches.parts,
+                has_voice.astype(np.float32),
+                tags_of,
+            )
+        )
+        self.tag_weights = torch.from_numpy(np.where(stretches.tags_of_part, 1.0, OTHER_TAG_WEIGHT)).float().to(device)
 
     def __call__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        data, rows, size = self.stretches, np.array(indices), len(indices)
-        power = (torch.from_numpy(data.bands[rows].astype(np.float32)).exp() - FLOOR).clamp(min=0)
-        frames = torch.from_numpy(data.frames[rows])
-        num_frames = power.shape[1]
-        for place, shift in enumerate(torch.randint(num_frames, (size,), generator=self.generator).tolist()):
-            # The experts have heard the same, in another order.
-            if frames[place] >= num_frames:
-                power[place] = power[place].roll(shift, 0)
-        other = torch.randperm(size, generator=self.generator)
-        is_mixed = torch.rand(size, generator=self.generator) < self.mixed
-        low, high = self.parts
-        share = (low + (high - low) * torch.rand(size, generator=self.generator)) * is_mixed
+        rows, size, device = torch.tensor(indices, device=self.bands.device), len(indices), self.bands.device
+        power = (self.bands[rows].float().exp() - FLOOR).clamp(min=0)
+        frames, times = self.frames[rows], torch.arange(power.shape[1], device=device)
+        # The experts have heard the same, in another order. What is padded stays in its place.
+        shifts = torch.randint(len(times), (size,), generator=self.generator, device=device) * (frames >= len(times))
+        power = power.gather(1, ((times - shifts[:, None]) % len(times)).unsqueeze(-1).expand_as(power))
+        other = torch.randperm(size, generator=self.generator, device=device)
+        is_mixed = torch.rand(size, generator=self.generator, device=device) < self.mixed
+        low, high = self.parts_of_power
+        share = (low + (high - low) * torch.rand(size, generator=self.generator, device=device)) * is_mixed
         frames = torch.where(is_mixed, torch.maximum(frames, frames[other]), frames)
-        mask = (torch.arange(num_frames) < frames[:, None]).float()
+        mask = (times < frames[:, None]).float()
         power = torch.lerp(power, power[other], share[:, None, None])
         power = corrupt(power, self.generator) * mask.unsqueeze(-1)
 
-        tags = torch.zeros(size, len(data.tags))
-        for place, row in enumerate(rows):
-            tags[place, data.tags_of[row]] = 1
+        tags = torch.zeros(size, self.tag_weights.shape[1] + 1, device=device)
+        tags = tags.scatter_(1, self.tags_of[rows], 1)[:, :-1]
         present = torch.maximum(tags * (1 - share[:, None] / 2), tags[other] * (1.5 * share[:, None]))
-        sounds = torch.from_numpy(self.sounds[rows].astype(np.float32))
-        is_speech = torch.from_numpy(data.parts[rows] == PARTS.index("speech")).float()
+        sounds = self.sounds[rows].float()
         return {
             "bands": torch.log(power + FLOOR),
             "mask": mask,
             "sounds": torch.lerp(sounds, sounds[other], share[:, None]),
-            "voices": torch.from_numpy(self.voices[rows].astype(np.float32)),
-            "voice_weights": is_speech * (1 - share),
+            "voices": self.voices[rows].float(),
+            "voice_weights": self.is_speech[rows] * (1 - share),
             "tags": present,
-            "tag_weights": self.tag_weights[torch.from_numpy(data.parts[rows])],
+            "tag_weights": self.tag_weights[self.parts[rows]],
         }
 
 
@@ -190,15 +201,17 @@ def corrupt(power: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     60 % of the stretches, and noise with a random slope, at 5 to 40 dB, on half of them. The loudness stays.
     """
     size, _, num_bins = power.shape
+    device = power.device
     total = power.sum((1, 2), keepdim=True)
-    knots = 4 * torch.randn(size, 1, 7, generator=generator)
+    knots = 4 * torch.randn(size, 1, 7, generator=generator, device=device)
     gains = nn.functional.interpolate(knots, size=num_bins, mode="linear", align_corners=True)[:, 0]
-    gains = gains * (torch.rand(size, 1, generator=generator) < 0.6)
+    gains = gains * (torch.rand(size, 1, generator=generator, device=device) < 0.6)
     power = power * (10 ** (gains / 10)).unsqueeze(1)
-    slopes = 3 * torch.randn(size, 1, 1, generator=generator) * torch.linspace(-0.5, 0.5, num_bins)
-    noise = slopes.exp() * torch.empty(power.shape).exponential_(generator=generator)
-    level = 10 ** (-(5 + 35 * torch.rand(size, 1, 1, generator=generator)) / 10)
-    level = level * (torch.rand(size, 1, 1, generator=generator) < 0.5)
+    slopes = 3 * torch.randn(size, 1, 1, generator=generator, device=device)
+    slopes = slopes * torch.linspace(-0.5, 0.5, num_bins, device=device)
+    noise = slopes.exp() * torch.empty_like(power).exponential_(generator=generator)
+    level = 10 ** (-(5 + 35 * torch.rand(size, 1, 1, generator=generator, device=device)) / 10)
+    level = level * (torch.rand(size, 1, 1, generator=generator, device=device) < 0.5)
     power = power + noise / noise.sum((1, 2), keepdim=True) * power.sum((1, 2), keepdim=True) * level
     return power * (total / power.sum((1, 2), keepdim=True).clamp(min=1e-9))
 
@@ -227,7 +240,7 @@ def pretrain(corpus: Path, output_dir: Path, name: str, steps: int, batch_size: 
     measure_corpus(corpus, config)
     stretches = read_stretches(corpus)
     network = PretrainingNetwork(config, len(stretches.tags))
-    on_gpu = torch.cuda.is_available()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=steps,
@@ -237,7 +250,7 @@ def pretrain(corpus: Path, output_dir: Path, name: str, steps: int, batch_size: 
         warmup_steps=min(500, steps // 10),
         weight_decay=0.02,
         max_grad_norm=5.0,
-        use_cpu=not on_gpu,
+        use_cpu=device == "cpu",
         bf16=True,
         logging_steps=200,
         save_steps=500,
@@ -245,11 +258,13 @@ def pretrain(corpus: Path, output_dir: Path, name: str, steps: int, batch_size: 
         remove_unused_columns=False,
         # BatchNorm has nothing to learn from one stretch.
         dataloader_drop_last=True,
-        dataloader_num_workers=4 if on_gpu else 0,
+        # The batches are made where the network is.
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
         report_to="none",
     )
     trainer = Trainer(
-        network, arguments, data_collator=Collator(stretches), train_dataset=Indices(len(stretches.parts))
+        network, arguments, data_collator=Collator(stretches, device), train_dataset=Indices(len(stretches.parts))
     )
     trainer.train(resume_from_checkpoint=find_last_checkpoint(output_dir))
     _save(network.sanet, output_dir / "model")

@@ -125,6 +125,32 @@ def test_wrong_weight_gradients(model, monkeypatch, dtype):
     assert (gradient(dtype) - exact).norm() < tolerance * exact.norm()
 
 
+def test_shorter_products_of_float32_are_allowed_errors():
+    assert not self_check.is_float32_reduced()
+    try:
+        for name in ("high", "medium"):
+            torch.set_float32_matmul_precision(name)
+            assert self_check.is_float32_reduced()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert not self_check.is_float32_reduced()
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="PyTorch 2.8 has one setting")
+def test_settings_of_one_device_raise_no_error():
+    """As --tf32 and --torch_compile make them on a GPU: PyTorch has no single answer any more."""
+    backend = torch.backends.mkldnn.matmul
+    before = backend.fp32_precision
+    try:
+        backend.fp32_precision = "bf16"
+        with pytest.raises(RuntimeError, match="precision"):
+            torch.get_float32_matmul_precision()
+        assert self_check.is_float32_reduced()
+    finally:
+        backend.fp32_precision = before
+    assert not self_check.is_float32_reduced()
+
+
 def test_a_plain_convolution_that_is_wrong_too(monkeypatch):
     """What float32 gets wrong is computed in float64."""
     conv, states = SANetConv1d(16, 16, 5, padding=2).requires_grad_(False), torch.randn(1, 20, 16)
