@@ -35,7 +35,14 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Checkpoint to start from: a folder or Hub id of any audio classifier or encoder, or sanet-tiny, "
-            "which comes with sanet-hf. Without it or with an empty one, training starts from scratch."
+            "which comes with sanet-hf. Without a configuration file, sanet-tiny is chosen where it suits the "
+            "recordings; with one, training starts from scratch."
+        },
+    )
+    from_scratch: bool = field(
+        default=False,
+        metadata={
+            "help": "Without a configuration file: start from random weights also where sanet-tiny would be chosen."
         },
     )
     model_type: str = field(
@@ -356,6 +363,13 @@ class AudioTrainingArguments(TeacherArguments, TrainingArguments):
         metadata={
             "help": "Leave the network of --model_name_or_path (without it, sanet-tiny) as it is and fit its "
             "classification head by logistic regression, which takes seconds: for a few recordings of each class."
+        },
+    )
+    head_first: bool = field(
+        default=False,
+        metadata={
+            "help": "Fit the head of --model_name_or_path as --head_only does, then train all of the network from "
+            "there. If that is clearly worse on validation, keep that head and the network as it was."
         },
     )
     band_head: str = field(

@@ -105,7 +105,7 @@ def fit(
                 own.append(probabilities)
     if not truth:
         return next(candidate for candidate in fitted if candidate.C == DEFAULT_STRENGTH)
-    scores = [_score(np.concatenate(own), np.concatenate(truth), is_multi_label) for own in predicted]
+    scores = [score_probabilities(np.concatenate(own), np.concatenate(truth), is_multi_label) for own in predicted]
     return fitted[max(range(len(fitted)), key=scores.__getitem__)]
 
 
@@ -247,14 +247,18 @@ def predict_out_of_fold(
     return probabilities
 
 
-def _score(probabilities: np.ndarray, targets: np.ndarray, is_multi_label: bool) -> tuple[float, float]:
+def score_probabilities(probabilities: np.ndarray, targets: np.ndarray, is_multi_label: bool) -> tuple[float, float]:
     """Return the accuracy or mAP, and the negative loss."""
     from sklearn.metrics import average_precision_score
 
-    likelihoods = np.where(targets, probabilities, 1 - probabilities if is_multi_label else 1).clip(1e-7)
     if is_multi_label:
         mixed = targets.any(axis=0) & ~targets.all(axis=0)
         score = average_precision_score(targets[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.0
     else:
         score = (probabilities.argmax(axis=1) == targets.argmax(axis=1)).mean()
-    return float(score), float(np.log(likelihoods).mean())
+    return float(score), float(log_likelihoods(probabilities, targets, is_multi_label).mean())
+
+
+def log_likelihoods(probabilities: np.ndarray, targets: np.ndarray, is_multi_label: bool) -> np.ndarray:
+    """Of each clip and class; 0 for the other classes where a clip has one."""
+    return np.log(np.where(targets, probabilities, 1 - probabilities if is_multi_label else 1).clip(1e-7))

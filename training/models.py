@@ -37,7 +37,7 @@ from sanet_hf.architectures import (
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import LOADING_ERRORS, models_below
 from sanet_hf.pretrained import find_model
-from sanet_hf.training.arguments import ModelArguments
+from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
 from sanet_hf.training.config_files import parse_config_overrides
 from sanet_hf.utils.formatting import shorten
 
@@ -94,6 +94,33 @@ def read_model_type(arguments: ModelArguments) -> str:
     if arguments.model_name_or_path:
         return _read_config(arguments.model_name_or_path).model_type
     return MODEL_TYPE_ALIASES.get(arguments.model_type, arguments.model_type)
+
+
+def check_regression(model: ModelArguments, data: DataArguments, training: AudioTrainingArguments) -> None:
+    """
+    Raises:
+        UsageError: `--head_only` or `--head_first` does not go with another option.
+    """
+    name = "--head_only" if training.head_only else "--head_first"
+    others = {
+        "--streaming": (data.streaming, "needs all training recordings at hand"),
+        "--samples_per_class": (data.samples_per_class is not None, "hears each recording once, and joins none"),
+        "--teacher": (training.head_only and bool(training.teacher), "learns from the labels alone"),
+        "--fsdp": (bool(training.fsdp), "needs all weights in one place"),
+        "--deepspeed": (bool(training.deepspeed), "needs all weights in one place"),
+    }
+    for option, (is_given, reason) in others.items():
+        if is_given:
+            raise UsageError(f"{name} {reason}, so that {option} does not go with it. Leave one of them out.")
+    if not model.model_name_or_path:
+        raise UsageError(f"{name} needs --model_name_or_path: a network from scratch has learnt nothing yet.")
+    if model.config_overrides:
+        raise UsageError(f"--config_overrides is for a model from scratch, which has learnt nothing for {name}.")
+    if model.model_type != ModelArguments.model_type:
+        raise UsageError(f"{name} is for SANet. Leave out --model_type {model.model_type}.")
+    if (model_type := read_model_type(model)) != ModelArguments.model_type:
+        instead = f": --freeze backbone instead of {name} trains its head" if training.head_only else ""
+        raise UsageError(f"{name} is for SANet, but {model.model_name_or_path} is of type {model_type}{instead}.")
 
 
 def read_window_seconds(name: str) -> float | None:

@@ -26,8 +26,7 @@ from sanet_hf.pretrained import DEFAULT, find_model, model_names
 from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, DataArguments, ModelArguments
 from sanet_hf.training.data.labels import label_names
 from sanet_hf.training.data.load import load_recordings
-from sanet_hf.training.models import read_model_type, read_sampling_rate, read_window_seconds
-from sanet_hf.training.regression_heads import check_head_only
+from sanet_hf.training.models import check_regression, read_model_type, read_sampling_rate, read_window_seconds
 from sanet_hf.training.run_folder import OPTIONS_FILE, check_output, is_cross_validation
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
@@ -45,6 +44,8 @@ BATCH_SIZE = 16
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 3000, 30, 150
 # Of some dozen recordings, many more epochs are still few steps.
 FEWEST_STEPS, MAX_EPOCHS_OF_FEW = 2000, 500
+# From a network that has learnt before.
+PRETRAINED_STEPS = 1200
 DEFAULT_MINUTES = 30.0
 MEASURED_STEPS, MAX_MEASURING = 8, 3.0  # seconds
 # Part of the time that steps may take by the estimate: the rest is for evaluation and for a processor that is busy.
@@ -83,6 +84,7 @@ def choose_recipe(
     seconds_per_step: float | None = None,
     max_length_seconds: float | None = None,
     start: str | None = None,
+    fits_head: bool = True,
 ) -> dict[str, Choice]:
     """
     Choose the options of `sanet train` for some recordings.
@@ -94,6 +96,7 @@ def choose_recipe(
         seconds_per_step: As [`measure_step`] gives it, if the time of a step is known.
         max_length_seconds: Length of a stretch that was asked for.
         start: Checkpoint of a SANet that the training starts from.
+        fits_head: Whether the head of a network that comes with sanet-hf is fitted before.
 
     Returns:
         Choices by the name of the option, in the order in which they are to be read.
@@ -112,6 +115,8 @@ def choose_recipe(
         }
     else:
         choices = {"model_name_or_path": Choice(start, "a network that has learnt what sounds are like")}
+        if fits_head and not is_own:
+            choices["head_first"] = Choice(True, "shows in seconds what training has to beat, and is its start")
     choices |= {
         "max_length_seconds": Choice(
             stretch,
@@ -136,7 +141,7 @@ def choose_recipe(
         ),
     }
     steps_per_epoch = max(1, -(-num_recordings // batch_size))
-    epochs, reason = choose_epochs(steps_per_epoch, seconds_per_step, will_refit(facts))
+    epochs, reason = choose_epochs(steps_per_epoch, seconds_per_step, will_refit(facts), start is not None)
     if max_minutes is None:
         choices["num_train_epochs"] = Choice(epochs, reason)
     choices |= {
@@ -207,10 +212,13 @@ def _window(sampling_rate: int) -> int:
     return max(256, 2 ** round(np.log2(WINDOW_SECONDS * sampling_rate)))
 
 
-def choose_epochs(steps_per_epoch: int, seconds_per_step: float | None, is_refit: bool) -> tuple[int, str]:
+def choose_epochs(
+    steps_per_epoch: int, seconds_per_step: float | None, is_refit: bool, is_pretrained: bool = False
+) -> tuple[int, str]:
     """Return the number of epochs and why: enough steps, within the time."""
-    epochs = min(max(round(STEPS / steps_per_epoch), MIN_EPOCHS), MAX_EPOCHS)
-    epochs = max(epochs, min(round(FEWEST_STEPS / steps_per_epoch), MAX_EPOCHS_OF_FEW))
+    steps, fewest = (PRETRAINED_STEPS, PRETRAINED_STEPS) if is_pretrained else (STEPS, FEWEST_STEPS)
+    epochs = min(max(round(steps / steps_per_epoch), MIN_EPOCHS), MAX_EPOCHS)
+    epochs = max(epochs, min(round(fewest / steps_per_epoch), MAX_EPOCHS_OF_FEW))
     reason = f"about {epochs * steps_per_epoch:,} steps, after which more gained little"
     if seconds_per_step is None:
         return epochs, reason
@@ -282,7 +290,7 @@ def find_recipe(
     """
     model_type = read_model_type(model)
     if training.head_only:
-        check_head_only(
+        check_regression(
             dataclasses.replace(model, model_name_or_path=model.model_name_or_path or DEFAULT), data, training
         )
     if model_type != SANetConfig.model_type:
@@ -301,8 +309,9 @@ def find_recipe(
         if not is_main or not is_new:
             return path
         check_output(path.parent, data)
-        start = model.model_name_or_path or (DEFAULT if training.head_only else None)
-        facts = find_facts(data, read_sampling_rate(dataclasses.replace(model, model_name_or_path=start)))
+        given_start = model.model_name_or_path or (DEFAULT if training.head_only else None)
+        facts = find_facts(data, read_sampling_rate(dataclasses.replace(model, model_name_or_path=given_start)))
+        start = given_start or _choose_start(facts, model, data, given)
         if training.head_only:
             choices = choose_head_recipe(facts, start)
         else:
@@ -314,6 +323,18 @@ def find_recipe(
     return path
 
 
+def _choose_start(facts: Facts, model: ModelArguments, data: DataArguments, given: Collection[str]) -> str | None:
+    """The network that comes with sanet-hf, where it suits recordings and options; None for one from scratch."""
+    is_large = len(facts.seconds) >= WIDTHS["wide"][1]
+    if model.from_scratch or is_large or {"config_overrides", "model_type"} & set(given):
+        return None
+    config = SANetConfig.from_pretrained(find_model(DEFAULT))
+    is_too_long = "max_length_seconds" in given and (
+        data.max_length_seconds * config.spectrogram_sampling_rate > config.max_input_samples
+    )
+    return None if is_too_long or facts.sampling_rate != config.spectrogram_sampling_rate else DEFAULT
+
+
 def _choose_training(
     facts: Facts,
     data: DataArguments,
@@ -323,6 +344,8 @@ def _choose_training(
 ) -> dict[str, Choice]:
     options = {
         "start": start,
+        # It needs all weights in one place.
+        "fits_head": not (training.fsdp or training.deepspeed),
         "batch_size": training.per_device_train_batch_size if "per_device_train_batch_size" in given else BATCH_SIZE,
         "max_minutes": training.max_minutes,
         "max_length_seconds": data.max_length_seconds if "max_length_seconds" in given else _trained_length(start),

@@ -8,6 +8,9 @@ Logistic regressions that become linear layers of a SANet.
   chosen on validation.
 - On what a network pools, as its classifier, with `--head_only`: it takes seconds, and the network stays as it is.
   From a few recordings of each class, little more can be learnt.
+- The same before a training, with `--head_first`. It shows what the training has to beat, and stays where it is
+  clearly better on validation. The training starts from it, which keeps more of what the network has learnt than a
+  random head does (Kumar et al., 2022, https://arxiv.org/abs/2202.10054).
 """
 
 import sys
@@ -21,14 +24,14 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 
 from sanet_hf.architectures import remove_band_head
-from sanet_hf.errors import AudioError, DataError, UsageError
-from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, DataArguments, ModelArguments
+from sanet_hf.errors import AudioError, DataError
+from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.baseline import Baseline, fit
 from sanet_hf.training.data.clips import EvaluationClips
 from sanet_hf.training.data.folds import group_recordings
 from sanet_hf.training.evaluation.calibration import Calibration, WindowLogits, log_loss
 from sanet_hf.training.evaluation.calibration import fit as fit_calibration
-from sanet_hf.training.models import read_model_type
+from sanet_hf.training.evaluation.scores import Score, score_windows
 from sanet_hf.utils.formatting import format_duration, shorten
 
 
@@ -92,8 +95,23 @@ class RegressionHead(NamedTuple):
         with_bands = ", and half of the scores from one on the log-mel bands" if self.bands else ""
         return (
             f"logistic regression on the embeddings of {self.num_recordings:,} recordings{with_bands} "
-            f"({format_duration(self.seconds)}); the network stays as it was"
+            f"({format_duration(self.seconds)})"
         )
+
+
+class FirstHead(NamedTuple):
+    """
+    What was fitted before the training.
+
+    Attributes:
+        head: Its regressions.
+        weights: Of the whole model with them.
+        score: On the validation split; None where that has fewer than ten recordings.
+    """
+
+    head: RegressionHead
+    weights: dict[str, torch.Tensor]
+    score: Score | None
 
 
 class WindowFeatures(NamedTuple):
@@ -115,29 +133,6 @@ class WindowFeatures(NamedTuple):
     groups: list[str]
     logits: WindowLogits
     all_statistics: np.ndarray
-
-
-def is_band_head_wanted(trainer: Trainer, train: Dataset | None) -> bool:
-    """
-    Return whether options and recordings ask for a band head.
-
-    Args:
-        trainer: `args.band_head` is `auto`, `true` or `false`.
-        train: The training split, or None where it is streamed.
-
-    Raises:
-        UsageError: It is asked for, but the network has no spectrogram, or the recordings are streamed.
-    """
-    wanted, reason = trainer.args.band_head, None
-    if not getattr(trainer.model.config, "spectrogram_dim", ()):
-        reason = "needs a network on a spectrogram, such as that of sanet_spectrogram.yaml"
-    elif train is None:
-        reason = "needs all training recordings at hand, which --streaming does not have"
-    elif trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        reason = "needs all weights in one place, which --fsdp and --deepspeed divide"
-    if wanted == "true" and reason:
-        raise UsageError(f"--band_head true {reason}. Leave one of them out.")
-    return wanted == "true" or (wanted == "auto" and reason is None and len(train) < FEW_RECORDINGS)
 
 
 def add_band_head(
@@ -165,7 +160,7 @@ def add_band_head(
 
 def refit_band_head(trainer: Trainer, head: BandHead, joined: Dataset, data: DataArguments) -> None:
     """Fit the regression to the training and validation split together, for a network that was trained on both."""
-    _attach_band_head(trainer.model)
+    attach_band_head(trainer.model)
     windows = measure_windows(trainer, joined, data)
     _write(trainer.model.band_head, head.baseline.refit(drop_flat(windows.statistics), windows.targets), head.factor)
 
@@ -183,7 +178,7 @@ def _fit_bands(
         found = f"the validation split has {num_recordings} recordings" if num_recordings else "no validation split"
         return None, f"left out: {found}; it takes {MIN_RECORDINGS}"
     model = trainer.model
-    _attach_band_head(model)
+    attach_band_head(model)
     learnt, held_out = measure_windows(trainer, train, data), measure_windows(trainer, validation, data)
     if not len(learnt.targets) or not len(held_out.targets):
         return None, "left out: all recordings of a split are silent"
@@ -216,7 +211,7 @@ def _loss(windows: WindowLogits, calibration: Calibration) -> float:
     return log_loss(windows.probabilities(calibration.apply(windows.logits)), windows.recording_references)
 
 
-def _attach_band_head(model: PreTrainedModel) -> None:
+def attach_band_head(model: PreTrainedModel) -> None:
     """Add a head that gives zeros."""
     config = model.config
     config.use_band_statistics = True
@@ -231,34 +226,6 @@ def _write(layer: nn.Linear, baseline: Baseline, factor: np.ndarray | float) -> 
     weights = (baseline.weights / baseline.scale[:, None] * factor).T
     layer.weight.copy_(torch.from_numpy(weights))
     layer.bias.copy_(torch.from_numpy(baseline.bias * factor - weights @ baseline.mean))
-
-
-def check_head_only(model: ModelArguments, data: DataArguments, training: AudioTrainingArguments) -> None:
-    """
-    Raises:
-        UsageError: `--head_only` does not go with another option.
-    """
-    others = {
-        "--streaming": (data.streaming, "needs all training recordings at hand"),
-        "--samples_per_class": (data.samples_per_class is not None, "hears each recording once, and joins none"),
-        "--teacher": (bool(training.teacher), "learns from the labels alone"),
-        "--fsdp": (bool(training.fsdp), "needs all weights in one place"),
-        "--deepspeed": (bool(training.deepspeed), "needs all weights in one place"),
-    }
-    for option, (is_given, reason) in others.items():
-        if is_given:
-            raise UsageError(f"--head_only {reason}, so that {option} does not go with it. Leave one of them out.")
-    if not model.model_name_or_path:
-        raise UsageError("--head_only needs --model_name_or_path: a network from scratch has learnt nothing yet.")
-    if model.config_overrides:
-        raise UsageError("--config_overrides is for a model from scratch, which has learnt nothing for --head_only.")
-    if model.model_type != ModelArguments.model_type:
-        raise UsageError(f"--head_only is for SANet. Leave out --model_type {model.model_type}.")
-    if (model_type := read_model_type(model)) != ModelArguments.model_type:
-        raise UsageError(
-            f"--head_only is for SANet, but {model.model_name_or_path} is of type {model_type}: --freeze backbone "
-            "instead of --head_only trains its head."
-        )
 
 
 def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data: DataArguments) -> RegressionHead:
@@ -278,12 +245,12 @@ def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data:
     """
     started, model = time.monotonic(), trainer.model
     num_validation = 0 if validation is None else len(validation)
-    _make_linear(model)
+    make_linear(model)
     with_bands = (
         bool(model.config.spectrogram_dim) and num_validation < MIN_FOR_SHARE and trainer.args.band_head != "false"
     )
     if with_bands:
-        _attach_band_head(model)
+        attach_band_head(model)
     learnt = measure_windows(trainer, train, data)
     held_out = measure_windows(trainer, validation, data) if num_validation else None
     _check_classes(learnt, model.config.id2label)
@@ -294,7 +261,7 @@ def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data:
     if with_bands:
         given = None if held_out is None else (held_out.statistics, held_out.targets)
         bands = fit(drop_flat(learnt.statistics), learnt.targets, learnt.groups, given, several, is_balanced)
-    _write_heads(model, classifier, bands)
+    write_heads(model, classifier, bands)
     head = RegressionHead(classifier, bands, len(train), time.monotonic() - started)
     if trainer.is_world_process_zero():
         print(f"Head: {head}.", file=sys.stderr)
@@ -307,11 +274,87 @@ def refit_head(trainer: Trainer, head: RegressionHead, joined: Dataset, data: Da
     windows = measure_windows(trainer, joined, data)
     classifier = head.classifier.refit(windows.embeddings, windows.targets)
     bands = head.bands and head.bands.refit(drop_flat(windows.statistics), windows.targets)
-    _write_heads(model, classifier, bands)
+    write_heads(model, classifier, bands)
     return RegressionHead(classifier, bands, len(joined), time.monotonic() - started)
 
 
-def _make_linear(model: nn.Module) -> None:
+def fit_first_head(
+    trainer: Trainer, train: Dataset, validation: Dataset | None, data: DataArguments
+) -> FirstHead | None:
+    """
+    Fit a head to the training split and leave its regression on embeddings in the trainer's model. Print its score.
+
+    Args:
+        trainer, train, validation, data: As in [`fit_head`].
+
+    Returns:
+        What was fitted; None where a regression cannot learn the classes, such as one of silence.
+    """
+    model = trainer.model
+    try:
+        head = fit_head(trainer, train, validation, data)
+    except DataError as error:
+        remove_band_head(model)
+        if trainer.is_world_process_zero():
+            print(f"Head first: left out. {error}", file=sys.stderr)
+        return None
+    has_enough = validation is not None and len(validation) >= MIN_RECORDINGS
+    score = _score(trainer, validation, data) if has_enough else None
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    remove_band_head(model)
+    write_heads(model, head.classifier, None)
+    if score is not None and trainer.is_world_process_zero():
+        print(f"Before training: {score.value:.1%} on {len(validation):,} validation recordings.", file=sys.stderr)
+    return FirstHead(head, weights, score)
+
+
+def start_from_head(first: FirstHead, trainer: Trainer, joined: Dataset, data: DataArguments) -> None:
+    """Put the head, fitted to the recordings of a second training, into the model that it is about to train."""
+    make_linear(trainer.model)
+    head = refit_head(trainer, first.head._replace(bands=None), joined, data)
+    if trainer.is_world_process_zero():
+        print(f"Head: {head}.", file=sys.stderr)
+
+
+def choose_head(
+    first: FirstHead, trainer: Trainer, validation: Dataset | None, data: DataArguments
+) -> tuple[bool, str]:
+    """
+    Put the first head, with the network as it was, back into the trainer's model if it is clearly better on validation
+    than the trained one. Where the two are close, a few validation recordings do not tell which one is better on
+    others: training is, as measured (docs/pretraining.md).
+
+    Returns:
+        Whether it was put back, and what was found, for people.
+    """
+    if first.score is None:
+        return False, "a head of the pretrained network was the start; too few validation recordings compare them"
+    after = _score(trainer, validation, data)
+    is_kept = first.score.is_clearly_better_than(after)
+    if is_kept:
+        (attach_band_head if first.head.bands else remove_band_head)(trainer.model)
+        trainer.model.load_state_dict(first.weights)
+    text = f"{first.score.value:.1%} on validation before training, {after.value:.1%} after it"
+    if is_kept:
+        text += ": clearly worse, so that the network stays as it was before"
+    elif first.score.value > after.value:
+        text += ": within chance, so that the trained network stays"
+    if trainer.is_world_process_zero():
+        print(f"Head first: {text}.", file=sys.stderr)
+    return is_kept, text
+
+
+def _score(trainer: Trainer, validation: Dataset, data: DataArguments) -> Score:
+    measured = measure_windows(trainer, validation, data)
+    windows, band_head = measured.logits, getattr(trainer.model, "band_head", None)
+    if band_head is not None:
+        weight, bias = (value.detach().double().cpu().numpy() for value in (band_head.weight, band_head.bias))
+        scores = measured.all_statistics @ weight.T + bias
+        windows = windows._replace(logits=(windows.logits + scores).astype(np.float32))
+    return score_windows(windows)
+
+
+def make_linear(model: nn.Module) -> None:
     """Give the model a classifier of one layer."""
     config = model.config
     config.classifier_hidden_sizes = []
@@ -328,7 +371,7 @@ def _check_classes(windows: WindowFeatures, id2label: dict[int, str]) -> None:
         raise DataError(f"All training recordings have the label {shorten(everywhere)}. Add some without it.")
 
 
-def _write_heads(model: nn.Module, classifier: Baseline, bands: Baseline | None) -> None:
+def write_heads(model: nn.Module, classifier: Baseline, bands: Baseline | None) -> None:
     """Put a regression into the classifier or, of two, the mean of their scores into both heads."""
     factor = 1.0 if bands is None else 0.5
     _write(model.classifier[-1], classifier, factor)

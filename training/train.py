@@ -36,7 +36,6 @@ from sanet_hf.training.data.augmentation import make_augmentation
 from sanet_hf.training.data.background import add_background
 from sanet_hf.training.data.background_labels import (
     Background,
-    adds_background,
     store_background,
     without_added,
 )
@@ -57,8 +56,8 @@ from sanet_hf.training.evaluation.results import Evaluation, in_order, write_all
 from sanet_hf.training.evaluation.run_baseline import compare_run, prepare_baseline, refit_to_validation
 from sanet_hf.training.evaluation.seen_recordings import record_run
 from sanet_hf.training.make_trainer import check_layers, make_clips, make_trainer, number_format
-from sanet_hf.training.models import make_model, read_sampling_rate
-from sanet_hf.training.option_checks import check_metric
+from sanet_hf.training.models import check_regression, make_model, read_sampling_rate
+from sanet_hf.training.option_checks import check_metric, check_streaming, is_band_head_wanted
 from sanet_hf.training.options import changed_options, without_evaluation
 from sanet_hf.training.refit import (
     Refit,
@@ -71,11 +70,12 @@ from sanet_hf.training.refit import (
 )
 from sanet_hf.training.regression_heads import (
     add_band_head,
-    check_head_only,
+    choose_head,
+    fit_first_head,
     fit_head,
-    is_band_head_wanted,
     refit_band_head,
     refit_head,
+    start_from_head,
 )
 from sanet_hf.training.reports.model_card import write_model_card
 from sanet_hf.training.reports.run import write_report
@@ -125,8 +125,8 @@ def train(
     """
     output_dir = Path(training_arguments.output_dir)
     check_output(output_dir, data_arguments, training_arguments.unlabeled_dir)
-    if training_arguments.head_only:
-        check_head_only(model_arguments, data_arguments, training_arguments)
+    if training_arguments.head_only or training_arguments.head_first:
+        check_regression(model_arguments, data_arguments, training_arguments)
     if is_cross_validation(output_dir) and not training_arguments.overwrite_output_dir:
         raise UsageError(f"{output_dir} holds a cross-validation. Choose another --output_dir.")
     # One of the processes that a launcher started together is enough, and a finished run is only read.
@@ -164,7 +164,7 @@ def _train(
         for transforms in (data_arguments.augmentations, data_arguments.augmentations_after_normalization)
     ]
     if data_arguments.streaming:
-        _check_streaming(data_arguments, training_arguments)
+        check_streaming(data_arguments, training_arguments)
         stream = stream_training_split(data_arguments)
         recordings = load_recordings(data_arguments, sampling_rate, splits=("validation", "test"))
         if "validation" not in recordings:
@@ -228,13 +228,15 @@ def _train(
         baseline = prepare_baseline(own, model.config.label2id, sampling_rate, data_arguments, is_balanced)
     # Of streamed recordings it is not known how many there are.
     gibibytes = 0 if data_arguments.streaming else data_arguments.cache_audio
-    regression = None
+    regression, first = None, None
     if training_arguments.head_only:
         if trainer.is_world_process_zero():
             files.write()
         regression = fit_head(trainer, recordings["train"], own.get("validation"), data_arguments)
         metrics = {"train_runtime": regression.seconds}
     else:
+        if training_arguments.head_first:
+            first = fit_first_head(trainer, recordings["train"], own.get("validation"), data_arguments)
         with keep_decoded(clips, output_dir, gibibytes, training_arguments):
             result = trainer.train(resume_from_checkpoint=checkpoint)
         check_terminated(trainer, output_dir)
@@ -250,6 +252,12 @@ def _train(
     head = None
     if has_band_head and not (regression and regression.bands):
         head = add_band_head(trainer, recordings["train"], own.get("validation"), data_arguments)
+    if first is not None:
+        is_kept, first_text = choose_head(first, trainer, own.get("validation"), data_arguments)
+        if is_kept:
+            regression, head = first.head, None
+            if has_band_head and not regression.bands:
+                head = add_band_head(trainer, recordings["train"], own.get("validation"), data_arguments)
     fitted, calibration_text = calibrate(
         trainer, own.get("validation"), lambda split: predict_windows(trainer, "validation", split, seconds)
     )
@@ -265,7 +273,10 @@ def _train(
             check_layers(model, arguments)
             made_of = (data_arguments, augmentations, arguments, teachers, unlabeled)
             clips = make_clips(None, joined, model, feature_extractor, *made_of)
-            return make_trainer(model, feature_extractor, clips, arguments, teachers=teachers)
+            second = make_trainer(model, feature_extractor, clips, arguments, teachers=teachers)
+            if first is not None:
+                start_from_head(first, second, joined["train"], data_arguments)
+            return second
 
         cause = {name: value for name, value in options.items() if name not in FREE_OPTIONS} | fingerprint
         if regression:
@@ -343,7 +354,8 @@ def _train(
             "Started from": model_arguments.model_name_or_path or "scratch",
             "Recordings": source,
             **({"Teachers": teaching} if teaching else {}),
-            **({"Head": str(regression)} if regression else {}),
+            **({"Head first": first_text} if first else {}),
+            **({"Head": f"{regression}; the network stays as it was"} if regression else {}),
             **({"Refit": str(refitted)} if refitted else {}),
             **({"Band statistics": str(head)} if head else {}),
             "Calibration": calibration_text,
@@ -355,31 +367,6 @@ def _train(
 
 def _format_name(arguments: AudioTrainingArguments) -> str:
     return str(number_format(arguments)).removeprefix("torch.")
-
-
-def _check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:
-    """Streamed recordings are read in their order, once, and how many there are is not known."""
-    if not data.dataset_name:
-        raise UsageError(
-            "--streaming needs --dataset_name: a data set on the Hub, or a folder of Parquet or tar files."
-        )
-    if training.max_steps <= 0 and not training.max_minutes:
-        raise UsageError(
-            "--streaming needs --max_steps or --max_minutes: how many recordings there are is not known beforehand."
-        )
-    others = {
-        "--sampler balanced": training.sampler != "shuffle",
-        "--class_weights balanced": training.class_weights != "none",
-        "--samples_per_class": data.samples_per_class is not None,
-        "--averaged_epochs": training.averaged_epochs != 1,
-        "--averaged_fraction": training.averaged_fraction != 0,
-        "--background auto (or --background_dir)": adds_background(data),
-        "--unlabeled_dir": training.unlabeled_dir is not None,
-    }
-    for option, is_given in others.items():
-        if is_given:
-            raise UsageError(f"{option} needs all training recordings at hand, which --streaming does not have.")
-    training.train_sampling_strategy = "random"
 
 
 def _source_name(arguments: DataArguments) -> str:

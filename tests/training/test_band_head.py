@@ -27,8 +27,9 @@ from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.evaluation.evaluate import predict_windows
 from sanet_hf.training.evaluation.saved_models import _make_trainer
 from sanet_hf.training.models import make_model
+from sanet_hf.training.option_checks import is_band_head_wanted
 from sanet_hf.training.refit import REFIT_FOLDER
-from sanet_hf.training.regression_heads import add_band_head, is_band_head_wanted, refit_band_head
+from sanet_hf.training.regression_heads import add_band_head, refit_band_head
 from sanet_hf.training.train import train
 
 from .tiny_models import save_checkpoint
@@ -124,7 +125,7 @@ def test_recordings_that_cannot_be_read_any_more_are_left_out(trainer, recording
             raise AudioError("x.wav is damaged.")
         return read(clips, index)
 
-    regression_heads._attach_band_head(trainer.model)
+    regression_heads.attach_band_head(trainer.model)
     whole = regression_heads.measure_windows(trainer, recordings["validation"], data)
     monkeypatch.setattr(regression_heads.EvaluationClips, "__getitem__", fail)
     rest = regression_heads.measure_windows(trainer, recordings["validation"], data)

@@ -14,6 +14,7 @@ from sanet_hf import SANetConfig
 from sanet_hf.cli.main import main
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.pretrained import DEFAULT, find_model
+from sanet_hf.training import recipe
 from sanet_hf.training.config_files import find_config
 from sanet_hf.training.recipe import (
     FEW_RECORDINGS,
@@ -22,6 +23,7 @@ from sanet_hf.training.recipe import (
     MAX_EPOCHS,
     MAX_EPOCHS_OF_FEW,
     MIN_EPOCHS,
+    PRETRAINED_STEPS,
     RECIPE_FILE,
     Facts,
     choose_epochs,
@@ -191,5 +193,44 @@ def test_the_shipped_network_is_trained_on():
     choices = choose_recipe(facts(seconds=0.6), start=DEFAULT)
     assert choices["model_name_or_path"].value == DEFAULT and "config_overrides" not in choices
     assert choices["padding"].value == "max_length" and choices["max_length_seconds"].value == pytest.approx(0.64)
+    assert choices["head_first"].value and not choose_recipe(facts(), start="runs/x").get("head_first")
+    assert "head_first" not in choose_recipe(facts(), start=DEFAULT, fits_head=False)
+    # It takes fewer steps than a network from scratch.
+    assert choices["num_train_epochs"].value * 15 == pytest.approx(PRETRAINED_STEPS, abs=15)
     shipped = SANetConfig.from_pretrained(find_model(DEFAULT))
     assert list(shipped.spectrogram_dim) == choose_recipe(facts())["config_overrides"].value["spectrogram_dim"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_pretrained"),
+    [
+        ([], True),
+        (["--padding", "longest", "--sampling_rate", "16000"], True),
+        (["--max_length_seconds", "8"], True),
+        (["--max_length_seconds", "9"], False),
+        (["--from_scratch", "true"], False),
+        (["--model_type", "sanet"], False),
+        (["--sampling_rate", "32000"], False),
+        (["--config_overrides", "pool_hidden_size=32"], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_when_the_shipped_network_is_the_start(tones, tmp_path, flags, is_pretrained):
+    command = ["--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1", *flags]
+    model, _, training = parse_train_arguments(command, find_recipe)
+    assert model.model_name_or_path == (DEFAULT if is_pretrained else None)
+    assert training.head_first == is_pretrained
+    assert bool(model.config_overrides) != is_pretrained
+
+
+def test_many_recordings_are_trained_on_from_scratch(tones, tmp_path, monkeypatch):
+    monkeypatch.setitem(recipe.WIDTHS, "wide", ([32, 64], 32))
+    command = ["--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1"]
+    assert parse_train_arguments(command, find_recipe)[0].model_name_or_path is None
+
+
+def test_from_scratch_beside_a_checkpoint(tones, tmp_path, capsys):
+    command = ["train", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), "--from_scratch", "true"]
+    assert main([*command, "--model_name_or_path", DEFAULT]) == 2
+    assert "--from_scratch" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

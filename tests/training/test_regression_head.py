@@ -1,8 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`--head_only`: logistic regression on a network that stays as it is."""
+"""`--head_only` and `--head_first`: logistic regression on a pretrained network, instead of or before a training."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.evaluation.saved_models import _make_trainer
+from sanet_hf.training.evaluation.scores import Score
 from sanet_hf.training.recipe import RECIPE_FILE
-from sanet_hf.training.regression_heads import fit_head, refit_head
+from sanet_hf.training.regression_heads import choose_head, fit_first_head, fit_head, refit_head, start_from_head
 
 from .test_band_head import NETWORK
 from .tiny_models import save_checkpoint
@@ -92,7 +94,7 @@ def test_a_run(tones, checkpoint, tmp_path, capsys):
     command += ["--false_alarm_minutes", "0"]
     assert main(command) == 0
     text = capsys.readouterr().err
-    assert "logistic regression on the embeddings of 32 recordings" in text and "stays as it was" in text
+    assert "logistic regression on the embeddings of 32 recordings" in text
     results = json.loads((output_dir / "all_results.json").read_text())
     assert results["test_accuracy"] == 1.0 and results["refit_samples"] == 40
     assert "the head alone" in (output_dir / "report.html").read_text()
@@ -190,3 +192,103 @@ def test_a_class_without_sound(trainer, recordings, data, monkeypatch):
     monkeypatch.setattr("sanet_hf.training.data.clips.is_silent", lambda waveform: True)
     with pytest.raises(DataError, match="has a sound"):
         fit_head(trainer, recordings["train"], None, data)
+
+
+def test_what_is_clearly_better():
+    losses = np.random.default_rng(0).random(40)
+    score = Score(0.8, losses)
+    assert Score(0.9, losses - 0.1).is_clearly_better_than(score)
+    assert not score.is_clearly_better_than(Score(0.9, losses - 0.1))
+    assert not score.is_clearly_better_than(score) and not Score(0.8, losses - 0.1).is_clearly_better_than(score)
+    # One recording of forty.
+    one = losses.copy()
+    one[0] -= 0.5
+    assert not Score(0.825, one).is_clearly_better_than(score)
+
+
+@pytest.mark.parametrize("is_worse", [True, False])
+def test_the_first_head_stays_where_training_is_clearly_worse(trainer, recordings, data, capsys, is_worse):
+    train, model = recordings["train"], trainer.model
+    first = fit_first_head(trainer, train, train, data)
+    assert "Before training: 100.0% on 32 validation recordings" in capsys.readouterr().err
+    assert not hasattr(model, "band_head") and first.head.bands is not None
+    # The training starts from the whole regression, not from its half of the scores.
+    whole, half = model.classifier[-1].weight, first.weights["classifier.0.weight"]
+    torch.testing.assert_close(whole, 2 * half)
+    if is_worse:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.neg_()
+    is_kept, text = choose_head(first, trainer, train, data)
+    assert is_kept == is_worse and text.startswith("100.0% on validation before training")
+    state = model.state_dict()
+    if is_worse:
+        assert "clearly worse" in text and state.keys() == first.weights.keys()
+        assert all(torch.equal(value, first.weights[name]) for name, value in state.items())
+    else:
+        assert "band_head.weight" not in state
+
+
+def test_few_validation_recordings_compare_nothing(trainer, recordings, data):
+    first = fit_first_head(trainer, recordings["train"], recordings["validation"], data)
+    assert first.score is None
+    is_kept, text = choose_head(first, trainer, recordings["validation"], data)
+    assert not is_kept and "too few" in text
+
+
+def test_a_class_of_silence_is_trained_without_a_first_head(trainer, recordings, data, capsys, monkeypatch):
+    def refuse(*arguments):
+        raise DataError("No training recording of 'silence' has a sound.")
+
+    monkeypatch.setattr(regression_heads, "_check_classes", refuse)
+    assert fit_first_head(trainer, recordings["train"], None, data) is None
+    assert "Head first: left out. No training recording of 'silence'" in capsys.readouterr().err
+    assert not hasattr(trainer.model, "band_head")
+
+
+def test_head_first(tones, checkpoint, tmp_path, capsys):
+    """Both trainings start from the head."""
+    output_dir = tmp_path / "run"
+    command = ["train", "--data_dir", str(tones), "--output_dir", str(output_dir), "--precision", "fp32"]
+    command += ["--model_name_or_path", str(checkpoint), "--head_first", "true", "--false_alarm_minutes", "0"]
+    assert main([*command, "--num_train_epochs", "1"]) == 0
+    text = capsys.readouterr().err
+    assert "on the embeddings of 32 recordings" in text and "on the embeddings of 40 recordings" in text
+    report = (output_dir / "report.html").read_text()
+    assert "Head first" in report and "too few validation recordings" in report
+    assert load_classifier(output_dir)[0].config.id2label == {0: "high", 1: "low"}
+
+
+def test_a_second_training_starts_from_the_head(trainer, recordings, data):
+    first = fit_first_head(trainer, recordings["train"], None, data)
+    whole = trainer.model.classifier[-1].weight.detach().clone()
+    labels = recordings["train"].features["label"].names
+    fresh, _ = save_checkpoint(
+        Path(trainer.args.output_dir), "sanet", labels, **{**NETWORK, "classifier_hidden_sizes": [8]}
+    )
+    fresh.load_state_dict(
+        {**fresh.state_dict(), **{f"sanet.{k}": v for k, v in backbone(trainer.model).state_dict().items()}}
+    )
+    trainer.model = fresh
+    start_from_head(first, trainer, recordings["train"], data)
+    # Fitted to the same recordings again: the search starts elsewhere.
+    torch.testing.assert_close(
+        fresh.classifier[-1].weight.detach(), whole, atol=0.02 * whole.abs().max().item(), rtol=0
+    )
+    assert not hasattr(fresh, "band_head")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--head_first", "true"], "--head_first needs --model_name_or_path"),
+        (["--head_first", "true", "--model_name_or_path", "{}", "--fsdp", "true"], "--head_first needs all weights"),
+        (["--head_first", "true", "--head_only", "true"], "--head_first"),
+    ],
+)
+def test_options_that_do_not_go_with_a_first_head(tones, checkpoint, tmp_path, capsys, options, message):
+    options = [option.format(checkpoint) for option in options]
+    command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *options]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,39 @@
+# Copyright 2026 The sanet-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How right probabilities are, and whether one model is clearly better than another on the same recordings."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from sanet_hf.training.baseline import log_likelihoods, score_probabilities
+from sanet_hf.training.evaluation.calibration import WindowLogits
+from sanet_hf.training.evaluation.calibration import fit as fit_calibration
+
+
+class Score(NamedTuple):
+    """
+    Of a validation split.
+
+    Attributes:
+        value: Accuracy, or mAP where recordings have several classes.
+        losses: Log loss of each recording, after a calibration on the same recordings.
+    """
+
+    value: float
+    losses: np.ndarray
+
+    def is_clearly_better_than(self, other: "Score") -> bool:
+        """Whether the value is higher, and the mean loss lower by more than two standard errors of the difference."""
+        gains = other.losses - self.losses
+        return bool(self.value > other.value and gains.mean() > 2 * gains.std(ddof=1) / math.sqrt(len(gains)))
+
+
+def score_windows(windows: WindowLogits) -> Score:
+    """Calibrate logits on the recordings that they are of, and score them."""
+    probabilities = windows.probabilities(fit_calibration(windows).apply(windows.logits))
+    targets, several = windows.recording_references, windows.is_multi_label
+    targets = targets if several else np.eye(probabilities.shape[1], dtype=int)[targets]
+    value, _ = score_probabilities(probabilities, targets, several)
+    return Score(value, -log_likelihoods(probabilities, targets, several).sum(axis=1))
