@@ -34,9 +34,9 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint to start from: a folder or Hub id of any audio classifier or encoder, or sanet-tiny, "
-            "which comes with sanet-hf. Without a configuration file, sanet-tiny is chosen where it suits the "
-            "recordings; with one, training starts from scratch."
+            "help": "Checkpoint to start from: a folder or Hub id of any audio classifier or encoder, or sanet-tiny "
+            "or sanet-small, which come with sanet-hf. Without a configuration file, sanet-tiny is chosen where it "
+            "suits the recordings; with one, training starts from scratch."
         },
     )
     from_scratch: bool = field(

@@ -3,7 +3,9 @@
 """Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from logging import LogRecord
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -302,12 +304,19 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     if getattr(config, "thresholds", None) is not None:
         config.thresholds = None
     feature_extractor = _read_feature_extractor(name)
+    options = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": not keeps_head}
     try:
-        model = AutoModelForAudioClassification.from_pretrained(
-            find_model(name), config=config, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head
-        )
+        with nullcontext() if keeps_head else _without_loading_report():
+            model, found = AutoModelForAudioClassification.from_pretrained(
+                find_model(name), **options, output_loading_info=True
+            )
     except (*LOADING_ERRORS, UnpicklingError) as error:
         raise _loading_error(name, error) from error
+    if not keeps_head:
+        # A mismatch comes with its two shapes.
+        unknown = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
+        if own := sorted(key for key in unknown if key.startswith(f"{model.base_model_prefix}.")):
+            logger.warning(f"{name} has no fitting weights for {shorten(own, 5)}: these start at random.")
     # Loaded with the others, since transformers warns of weights that are left over. Its own is fitted in the end.
     remove_band_head(model)
     if not keeps_head:
@@ -319,6 +328,21 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
         for weights, parameter in fresh.named_parameters(recurse=False):
             setattr(model, weights, parameter)
     return model, feature_extractor
+
+
+@contextmanager
+def _without_loading_report() -> Iterator[None]:
+    """Leave out transformers' table of weights that a new head does not find in a checkpoint."""
+    logger = logging.get_logger("transformers.modeling_utils")
+
+    def is_other(record: LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _freeze(model: PreTrainedModel, part: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     ASTModel,
@@ -583,3 +584,21 @@ def test_positions_are_kept_where_they_could_change():
 def test_model_type_of_another_checkpoint_is_named(checkpoints, caplog):
     load(checkpoints["wav2vec2"][0], model_type="ast")
     assert "model_type ast has no effect" in caplog.text
+
+
+def test_weights_of_a_new_head_are_not_reported(tmp_path, caplog):
+    save_checkpoint(tmp_path / "checkpoint", "sanet", ["x", "y", "z"])
+    make_model(ModelArguments(model_name_or_path=str(tmp_path / "checkpoint")), ["a", "b"], 0.3)
+    assert "it gets a new classification head for a, b" in caplog.text
+    assert "LOAD REPORT" not in caplog.text and "start at random" not in caplog.text
+
+
+def test_missing_weights_of_the_network_are_named(tmp_path, caplog):
+    folder = tmp_path / "checkpoint"
+    save_checkpoint(folder, "sanet", ["x", "y", "z"])
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if name.startswith("sanet.") and name.endswith("conv1.weight"))
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    make_model(ModelArguments(model_name_or_path=str(folder)), ["a", "b"], 0.3)
+    assert f"has no fitting weights for {lost!r}" in caplog.text or f"has no fitting weights for {lost}" in caplog.text
