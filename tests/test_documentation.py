@@ -266,6 +266,7 @@ def test_site_builds_without_warnings(tmp_path):
     built = {path.stem for path in (tmp_path / "site").glob("*.html")}
     assert {Path(page).stem for page in PAGES} - {"README"} <= built
     html = [path.read_text(encoding="utf-8") for path in (tmp_path / "site").glob("*.html")]
+    assert not [text for text in html if "[<code>" in text]  # names in docstrings are links
     loaded = r'<(?:script|img|iframe)[^>]*src="?(?:https?:)?//|<link[^>]*rel="?(?:stylesheet|preconnect)[^>]*https?://'
     assert not [text for text in html if re.search(loaded, text)]
 
