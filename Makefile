@@ -51,7 +51,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 docs: setup  ## Build the documentation as a site in build/docs; a dead link fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 benchmark: setup  ## Measure speed and memory beside the original, AST and wav2vec2 (an hour)
 	$(BIN)/python -m benchmarks.inference --output build/benchmarks/inference.json

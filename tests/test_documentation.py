@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -257,11 +258,16 @@ def test_readme_is_short_and_links_the_documentation():
     assert len(set(linked)) >= 10
 
 
+def _build(root: Path, site: Path) -> subprocess.CompletedProcess:
+    # Not --quiet, with which mkdocs counts no warnings.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
 def test_site_builds_without_warnings(tmp_path):
     """mkdocs finds dead links and anchors, and pages that are not in its table of contents."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = _build(ROOT, tmp_path / "site")
     assert result.returncode == 0, result.stderr
     built = {path.stem for path in (tmp_path / "site").glob("*.html")}
     assert {Path(page).stem for page in PAGES} - {"README"} <= built
@@ -269,6 +275,18 @@ def test_site_builds_without_warnings(tmp_path):
     assert not [text for text in html if "[<code>" in text]  # names in docstrings are links
     loaded = r'<(?:script|img|iframe)[^>]*src="?(?:https?:)?//|<link[^>]*rel="?(?:stylesheet|preconnect)[^>]*https?://'
     assert not [text for text in html if re.search(loaded, text)]
+
+
+def test_dead_links_fail_the_build(tmp_path):
+    targets = ["no_page.md", "data.md#no-heading", "#no-heading-here", "no_picture.png"]
+    for name in ("mkdocs.yml", "sanet_hf"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    with open(tmp_path / "docs/index.md", "a", encoding="utf-8") as file:
+        file.writelines(f"\n[a]({target})\n" for target in targets)
+    result = _build(tmp_path, tmp_path / "site")
+    assert result.returncode != 0 and f"Aborted with {len(targets)} warnings" in result.stdout + result.stderr
+    assert all(f"'{target}'" in result.stderr for target in targets), result.stderr
 
 
 def test_reference_has_every_public_name():
