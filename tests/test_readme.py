@@ -4,20 +4,20 @@
 
 import importlib.util
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from sanet_hf import SANetConfig
 from sanet_hf.cli.main import make_parser
-from sanet_hf.cli.train_options import parse_train_arguments
+
+from .sanet_commands import find_commands, parse_command
 
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [README, *((ROOT / f"docs/{name}.md").read_text() for name in ("cross_validation", "teachers"))]
-COMMANDS = re.findall(r"^sanet .*$", "\n".join(PAGES), re.MULTILINE)
+COMMANDS = find_commands("\n".join(PAGES))
 
 
 def test_example_prints_what_it_says(capsys):
@@ -30,11 +30,7 @@ def test_example_prints_what_it_says(capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
-    subcommand, *argv = shlex.split(command)[1:]
-    if subcommand == "train":
-        parse_train_arguments(argv)
-    else:
-        make_parser().parse_args([subcommand, *argv])
+    parse_command(command)
 
 
 def test_every_command_is_shown():
