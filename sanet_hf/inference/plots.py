@@ -69,7 +69,10 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
         wave_axes.set_ylabel("amplitude")
         is_background = prediction.scores is not None and prediction.is_background(prediction.scores)
         title = f"{Path(prediction.path).name}: {'background' if is_background else 'no class'}"
-        if prediction.label is not None:
+        if any(segment.labels for segment in segments) and not prediction.label:
+            # Something is heard in a part, though not in the mean of all.
+            title = Path(prediction.path).name
+        elif prediction.label is not None:
             title = f"{Path(prediction.path).name}: {prediction.label} ({prediction.score:.2f})"
         wave_axes.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
         for segment in segments:

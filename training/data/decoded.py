@@ -20,6 +20,7 @@ from transformers.utils import logging
 from sanet_hf.errors import AudioError
 from sanet_hf.training.data.check_cache import find_state
 from sanet_hf.training.data.rows import is_url, load_recording, open_row
+from sanet_hf.utils.formatting import format_duration
 
 
 logger = logging.get_logger(__name__)
@@ -190,12 +191,12 @@ def _choose(clips: Mapping[str, Clips], folder: Path, gibibytes: float, num_epoc
         recordings = DecodedRecordings(folder, name, kept[name], some.are_whole, num_epochs * some.max_length)
         some.read_kept = recordings.read
     seconds = SAMPLE.itemsize * clips["train"].feature_extractor.sampling_rate
-    total = f"{sizes.sum() / seconds / 3600:.1f} h of recordings"
+    total = f"{format_duration(sizes.sum() / seconds)} of recordings"
     if len(order) == len(parts):
         return f"Decoded once, all {total} are kept in {folder} ({sizes.sum() / 2**20:,.0f} MiB)."
     reason = "a tenth of the free disk space" if room < gibibytes * GIBIBYTE else f"--cache_audio {gibibytes:g}"
     fitting = sizes[order].sum()
     return (
-        f"Decoded once, the shortest {fitting / seconds / 3600:.1f} of {total} are kept in {folder} "
+        f"Decoded once, the shortest {format_duration(fitting / seconds)} of {total} are kept in {folder} "
         f"({fitting / 2**20:,.0f} MiB: {reason})."
     )

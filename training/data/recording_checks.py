@@ -98,7 +98,8 @@ def _check_new(places: Sequence[Place], apply: Callable[[Callable, Sequence[Plac
         )
         found = {}
         try:
-            for place, (check, state) in zip(new, bar):
+            # The bar ends by itself where it comes first.
+            for (check, state), place in zip(bar, new):
                 checks[place] = check
                 # Not of what is damaged, or has changed since.
                 if check.error is None and state is not None and state == before[place]:

@@ -108,6 +108,8 @@ def recommend(result: Mapping[str, Any]) -> str:
     if choice is best:
         return advice
     possible = 100 * choice["behind_best"]["high"]
+    if possible < 0.05:
+        return advice
     return f"{advice} Still, {best['name']} could be up to {possible:.1f} points {better}."
 
 

@@ -207,3 +207,9 @@ def test_parts_of_a_file_are_told_apart(folder):
 
 def test_tests_do_not_use_the_users_cache():
     assert os.environ["HF_ASSETS_CACHE"] in str(cached_assets_path("sanet_hf", "recordings"))
+
+
+def test_the_bar_of_new_recordings_ends(folder, capsys):
+    load_recordings(DataArguments(data_dir=str(folder)))
+    bar = capsys.readouterr().err.rpartition("Checking recordings: ")[2]
+    assert bar.startswith("100%") and "6/6" in bar

@@ -267,12 +267,16 @@ def test_the_shortest_are_kept(recordings, tmp_path, capsys, monkeypatch):
     assert choose(clips, tmp_path / "run", 2, capsys, max_steps=2)[1]["train"] is None
     line, kept = choose(clips, tmp_path / "run", 2, capsys, max_steps=4)
     assert kept == {"train": everything, "validation": everything}
-    assert line.startswith("Decoded once, all 0.0 h of recordings are kept in ") and line.endswith("(1 MiB).\n")
+    whole = sum(map(sum, lengths.values())) / clips["train"].feature_extractor.sampling_rate
+    assert line.startswith(f"Decoded once, all {whole:.1f} s of recordings are kept in ") and line.endswith(
+        "(1 MiB).\n"
+    )
     # The first four of one split, and all of the other, whose windows are as long as they.
     room = sum(lengths["train"][:4]) + sum(lengths["validation"])
     line, kept = choose(clips, tmp_path / "run", (4 * room + 3) / 2**30, capsys)
     assert kept == {"train": everything[:4], "validation": everything}
-    assert "the shortest 0.0 of 0.0 h" in line and "MiB: --cache_audio" in line
+    fitting = room / clips["train"].feature_extractor.sampling_rate
+    assert f"the shortest {fitting:.1f} s of {whole:.1f} s of recordings" in line and "MiB: --cache_audio" in line
     # Checkpoints need the disk, too.
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * 4 * room + 10))
     line, kept = choose(clips, tmp_path / "run", 2, capsys)

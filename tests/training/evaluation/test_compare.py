@@ -401,3 +401,7 @@ def test_recommendation():
         "be up to 5.7 points more accurate."
     )
     assert "sanet is faster, but less accurate" in advise(fast_and_worse, as_good, slow_and_best)
+    # Of two that are always right, nothing is left to gain.
+    equal = make_row("middle", 0.93, 0.5, False)
+    equal["behind_best"] |= {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert advise(equal, slow_and_best).endswith("by more than chance can explain.")
