@@ -34,16 +34,14 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint to start from: a folder or Hub id of any audio classifier or encoder, or sanet-tiny "
-            "or sanet-small, which come with sanet-hf. Without a configuration file, sanet-tiny is chosen where it "
-            "suits the recordings; with one, training starts from scratch."
+            "help": "Checkpoint to start from: a folder or Hub id of any audio classifier or encoder, or one of the "
+            "networks that sanet-hf ships (sanet-tiny, sanet-small). Default without a configuration file: sanet-tiny "
+            "where it suits the recordings. Default with one: training from scratch."
         },
     )
     from_scratch: bool = field(
         default=False,
-        metadata={
-            "help": "Without a configuration file: start from random weights also where sanet-tiny would be chosen."
-        },
+        metadata={"help": "Without a configuration file: never start from sanet-tiny, but from random weights."},
     )
     model_type: str = field(
         default="sanet",
@@ -52,43 +50,41 @@ class ModelArguments:
     config_overrides: str | None = field(
         default=None,
         metadata={
-            "help": "Values of the architecture's configuration for a model from scratch, for instance "
-            '"conv_dim=[16,32,64,128,256],classifier_dropout=0.2"; in YAML, a mapping. Those of all YAML files and of '
-            "the flag are merged.",
+            "help": "Configuration values of a model from scratch, such as "
+            '"conv_dim=[16,32,64,128,256],classifier_dropout=0.2"; in YAML, a mapping. Values of all YAML files and '
+            "of the flag are merged.",
         },
     )
     sampling_rate: int | None = field(
         default=None,
         metadata={
-            "help": "Sampling rate in Hz that a SANet from scratch is made for, from 8000 to 96000, such as 8000 for "
-            "telephone calls or 48000 for birds; default: 16000. Recordings of other rates are resampled; sounds "
-            "above half the rate are not heard. Training takes time in proportion. Other architectures and "
-            "checkpoints keep the rate that they were made for."
+            "help": "Sampling rate in Hz of a SANet from scratch, from 8000 to 96000, such as 8000 for telephone "
+            "calls or 48000 for birds (default: 16000). Recordings are resampled to it; sounds above half of it are "
+            "lost. Training time grows in proportion. Other architectures and checkpoints keep their own rate."
         },
     )
     freeze: str = field(
         default="none",
         metadata={
-            "help": "Weights that are not trained: of the convolutions that read the waveform (feature_encoder) or of "
-            "all but the classification head (backbone).",
+            "help": "Weights that are not trained: feature_encoder (convolutions on the waveform) or backbone (all "
+            "except the classification head).",
             "choices": ["none", "feature_encoder", "backbone"],
         },
     )
     padding: str | None = field(
         default=None,
         metadata={
-            "help": "What a SANet hears of a clip shorter than max_length_seconds: with longest the clip alone; with "
-            "max_length the silence after it counts too, so that the model hears how soon a sound is over, in the "
-            "time that a full clip takes. Default: as the checkpoint was trained, or longest from scratch.",
+            "help": "How to treat clips that are shorter than max_length_seconds (SANet only). longest: ignore "
+            "padding. max_length: pad with silence that the model sees, so that duration becomes a feature; slower. "
+            "Default: as the checkpoint was trained, or longest from scratch.",
             "choices": ["longest", "max_length"],
         },
     )
     position_embeddings: str = field(
         default="interpolate",
         metadata={
-            "help": "What becomes of a pretrained AST's position embeddings: interpolate fits them to "
-            "max_length_seconds, so that clips are padded to no more than that; keep pads every clip to the length "
-            "that the checkpoint was trained with (10.24 s).",
+            "help": "Position embeddings of a pretrained AST. interpolate: adapt them to max_length_seconds, which "
+            "needs less padding. keep: pad every clip to the length of the checkpoint (10.24 s).",
             "choices": ["interpolate", "keep"],
         },
     )
@@ -101,21 +97,21 @@ class DataArguments:
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of recordings: <class>/*.wav, split about 80/10/10 by a hash of each file's name, so that "
-            "a recording keeps its split when others are added; or train/<class>/*.wav, with validation/ and test/ "
-            "beside train/. Where the hash gives a class of three or more recordings none for test or validation, one "
-            "of its training recordings goes there. Classes of two train and validate, classes of one train."
+            "help": "Folder of recordings: either <class>/*.wav, or train/<class>/*.wav with validation/ and test/. "
+            "In the first form, a hash of the file name assigns about 80/10/10 percent to train, validation and test, "
+            "so that a recording stays in its split when others are added. Each class of three or more recordings has "
+            "at least one in each split."
         },
     )
     manifest: str | None = field(
         default=None,
         metadata={
-            "help": "CSV or JSON Lines file with the columns file, label and, if it brings its own splits, split; "
-            "with start and end, a row is that part of its file, in seconds. Files are relative to its folder."
+            "help": "CSV or JSON Lines file with the columns file, label and optionally split. With start and end "
+            "(seconds), a row is a part of its file. Paths are relative to the folder of the manifest."
         },
     )
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Data set on the Hub, or a local folder that datasets.load_dataset takes."}
+        default=None, metadata={"help": "Dataset on the Hub, or a local folder that datasets.load_dataset supports."}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of dataset_name."})
     audio_column_name: str = field(default="audio", metadata={"help": "Column of dataset_name with the audio."})
@@ -136,115 +132,115 @@ class DataArguments:
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the training split of dataset_name while it is trained on, such as Parquet files or tar "
-            "archives (WebDataset) on the Hub, instead of downloading it first; needs max_steps or "
-            "max_minutes."
+            "help": "Read the training split of dataset_name during training instead of downloading it first, such as "
+            "Parquet files or tar archives (WebDataset) on the Hub. Needs max_steps or max_minutes."
         },
     )
     shuffle_buffer_size: int = field(
-        default=1000, metadata={"help": "Streamed recordings that are held in memory and drawn from at random."}
+        default=1000,
+        metadata={"help": "Number of streamed recordings in memory, from which batches are drawn at random."},
     )
     group_pattern: str | None = field(
         default=None,
         metadata={
-            "help": "Regular expression that finds, in CLASS/FILE, what no two splits may share, such as the speaker: "
-            r'"(spk\d+)_". Its first group counts, or all that it matches. Groups with over a tenth of the '
-            "recordings train; fewer than 30 groups are divided by size, the largest train. For recordings without "
-            "splits of their own."
+            "help": "Regular expression for CLASS/FILE that finds the group of a recording, such as its speaker: "
+            '"(spk\\d+)_". No group is in two splits. The first parenthesised group counts, or else the whole match. '
+            "Groups with more than a tenth of the recordings are in train. If there are fewer than 30 groups, they "
+            "are assigned by size, the largest to train."
         },
     )
     folds: int | None = field(
         default=None,
         metadata={
-            "help": "Cross-validation: divide the recordings into this many folds and train one model per fold, which "
-            "is tested on that fold. Folds have equal shares of each class, and no group of group_pattern is in two."
+            "help": "Cross-validation: number of folds. One model per fold is trained and tested on that fold. Folds "
+            "have equal shares of each class, and no group of group_pattern is in two folds."
         },
     )
     fold_pattern: str | None = field(
         default=None,
         metadata={
-            "help": "Cross-validation with published folds: regular expression that finds the fold in CLASS/FILE, for "
-            r'instance "(\d)-" in dog/1-100032-A-0.wav. Its first group counts, or all that it matches.'
+            "help": "Cross-validation with published folds: regular expression for CLASS/FILE that finds the fold, "
+            'such as "(\\d)-" for dog/1-100032-A-0.wav. The first parenthesised group counts, or else the whole '
+            "match."
         },
     )
     fold: str | None = field(
         default=None,
         metadata={
-            "help": "Train only the model of this fold, to output_dir: its number from 1, or what fold_pattern finds; "
-            "final: the model of all recordings, which is not evaluated."
+            "help": "Train only the model of one fold, in output_dir: its number from 1, or its name with "
+            "fold_pattern. final: train a model on all recordings, which is not evaluated."
         },
     )
     problem_type: str = field(
         default="single_label_classification",
         metadata={
-            "help": "Whether a recording has one class or any number of them, separated by ; in labels.",
+            "help": "One class per recording (single label) or any number of classes, separated by ; (multi-label).",
             "choices": ["single_label_classification", "multi_label_classification"],
         },
     )
     max_length_seconds: float = field(
         default=4.0,
         metadata={
-            "help": "Length of clips. Of a longer recording, training takes a random stretch; evaluation its middle "
-            "after each epoch, and in the end all of it."
+            "help": "Length of clips. Training uses a random part of a longer recording. Evaluation uses its middle "
+            "after each epoch, and the whole recording at the end."
         },
     )
     max_bad_fraction: float = field(
         default=0.05,
         metadata={
-            "help": "Training stops where a larger part of the recordings than this cannot be read or has no label."
+            "help": "Largest fraction of recordings that may be unreadable or unlabelled. Above it, training stops."
         },
     )
     check_recordings: bool = field(
         default=True,
         metadata={
-            "help": "Read every recording before training, to leave out those that are damaged and to name silent and "
-            "doubled ones; only new and changed files are read again. Without it, a damaged file ends the training, "
-            "and nothing says whether a test recording was trained on."
+            "help": "Read every recording before training: skip damaged ones, and report silent and duplicated ones. "
+            "Only new and changed files are read again. Without it, a damaged file stops the training, and duplicates "
+            "across splits are not detected."
         },
     )
     augmentations: str | None = field(
         default=None,
         metadata={
-            "help": "Transforms of audiomentations for training clips, in YAML a list of Name: {parameter: value}; as "
-            "a flag the same as JSON, or none. ApplyImpulseResponse without ir_path applies simulated rooms."
+            "help": "Audiomentations transforms for training clips: in YAML a list of Name: {parameter: value}, as a "
+            "flag the same as JSON, or none. ApplyImpulseResponse without ir_path simulates rooms."
         },
     )
     augmentations_after_normalization: str | None = field(
         default=None,
-        metadata={
-            "help": "The same, for what the feature extractor has set the loudness of: where Gain belongs, which it "
-            "would undo."
-        },
+        metadata={"help": "Like augmentations, but after loudness normalisation, which would undo Gain."},
     )
     samples_per_class: int | None = field(
         default=None,
         metadata={
-            "help": "Train on clips of max_length_seconds joined from recordings of one class, such as stretches of "
-            "speech, this many a class and epoch, and validate on a quarter as many; default: on the recordings."
+            "help": "Train on clips of max_length_seconds that are joined from several recordings of one class, such "
+            "as speech segments: this number per class and epoch. Validation uses a quarter as many. Default: train "
+            "on the recordings."
         },
     )
-    max_segments: int = field(default=4, metadata={"help": "Most recordings in a joined clip."})
+    max_segments: int = field(default=4, metadata={"help": "Largest number of recordings in a joined clip."})
     background: str | None = field(
         default=None,
         metadata={
-            "help": "Class that is trained like others but is no detection: nothing reports it; default: one called "
-            "background, if there is one. In multi-label data, its recordings have no class. auto: add generated "
-            "noise and quiet parts of the recordings, as many as the median class has; none: there is no such class."
+            "help": "Class of background sounds: trained like the others, but never reported as a detection. Default: "
+            "the class called background, if there is one. In multi-label data, its recordings have no class. auto: "
+            "add generated noise and quiet parts of the recordings, as many as the median class has. none: no such "
+            "class."
         },
     )
     background_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder with recordings of the background where the model will be used: added to the class, and "
-            "the part that is held out for testing to the count of false alarms."
+            "help": "Folder of background recordings from the place where the model will be used. They are added to "
+            "the background class. A part is held out to count false alarms."
         },
     )
     cache_audio: float = field(
         default=2.0,
         metadata={
-            "help": "GiB of decoded recordings to keep on disk, in output_dir, while a model is trained, so that only "
-            "the first epoch decodes and resamples them; at most a tenth of the free space. An hour takes "
-            "0.21 GiB at 16 kHz. Where not all fit, the shortest are kept. The trained model is the same. 0: none."
+            "help": "GiB of decoded recordings to keep in output_dir during training, so that only the first epoch "
+            "decodes and resamples. At most a tenth of the free space is used. An hour takes 0.21 GiB at 16 kHz. The "
+            "shortest are kept if not all fit. 0: none."
         },
     )
 
@@ -257,33 +253,33 @@ class AudioTrainingArguments(TeacherArguments, TrainingArguments):
     train_sampling_strategy: str = field(
         default="random",
         metadata={
-            "help": "Order of the training clips: random, sequential (the same in each epoch), or group_by_length "
-            "(random batches of clips of similar length, which need less padding).",
+            "help": "Order of training clips: random, sequential (the same order in each epoch), or group_by_length "
+            "(random batches of clips of similar length, with less padding).",
             "choices": ["random", "sequential", "group_by_length"],
         },
     )
     save_total_limit: int | None = field(
         default=None,
         metadata={
-            "help": "Checkpoints that are kept in output_dir, the best one among them; default: all. With 1, the last "
-            "one is kept beside the best until training ends, so that it can resume."
+            "help": "Largest number of checkpoints in output_dir, including the best one (default: all). With 1, the "
+            "last checkpoint is also kept until training ends, so that training can resume."
         },
     )
     greater_is_better: bool | None = field(
         default=None,
-        metadata={"help": "Whether a higher metric_for_best_model is better; default: unless it is a loss or ece."},
+        metadata={"help": "Whether a higher metric_for_best_model is better (default: yes, but for losses and ece)."},
     )
     metric_for_best_model: str | None = field(
         default=None,
-        metadata={"help": "Metric that chooses the best epoch; default: macro_f1, or mAP where multi-label."},
+        metadata={"help": "Metric that selects the best epoch (default: macro_f1, or mAP for multi-label)."},
     )
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Whether early stopping goes on counting where it was, on resuming."}
+        default=True, metadata={"help": "Restore the count of early stopping when training resumes."}
     )
     precision: str = field(
         default="auto",
         metadata={
-            "help": "Precision of training: auto is bf16 where the device computes it in hardware, else fp32.",
+            "help": "Number format of training. auto: bf16 if the device computes it in hardware, else fp32.",
             "choices": ["auto", "bf16", "fp32"],
         },
     )
@@ -293,128 +289,129 @@ class AudioTrainingArguments(TeacherArguments, TrainingArguments):
     class_weights: str = field(
         default="none",
         metadata={
-            "help": "Weights of the classes in the loss; balanced gives rare classes as much weight as frequent ones.",
+            "help": "Weights of the classes in the loss. balanced: every class has the same total weight.",
             "choices": ["none", "balanced"],
         },
     )
     sampler: str = field(
         default="shuffle",
         metadata={
-            "help": "Clips of an epoch: every clip once, or, balanced, every class equally often. "
-            "train_sampling_strategy says in which order.",
+            "help": "Clips of an epoch. shuffle: every clip once. balanced: every class equally often. "
+            "train_sampling_strategy sets the order.",
             "choices": ["shuffle", "balanced"],
         },
     )
     mixup_alpha: float = field(
         default=0.0,
-        metadata={"help": "Clips are mixed in pairs, by a Beta(alpha, alpha) part, and their labels too; 0: never."},
+        metadata={"help": "Mix pairs of clips and their labels with a weight from Beta(alpha, alpha). 0: no mixup."},
     )
     averaged_epochs: int = field(
         default=1,
         metadata={
-            "help": "In this many epochs at the end, evaluate and keep the mean of the weights after each of them, "
-            "which is steadier where there are few recordings. For networks with BatchNorm, each evaluation then "
-            "reads up to 64 batches of training clips more. 1: no mean."
+            "help": "Average the weights over this number of last epochs, and evaluate the average after each of "
+            "them. This is more stable. With BatchNorm, each evaluation then reads up to 64 more batches of training "
+            "clips. 1: no averaging."
         },
     )
     averaged_fraction: float = field(
         default=0.0,
         metadata={
-            "help": "The same for this last part of the training, such as 0.3, instead of a number of epochs: the "
-            "mean of the weights after each hundredth of the training. 0: no mean."
+            "help": "Average the weights over this last fraction of the training, such as 0.3, sampled after each "
+            "hundredth of the training. Use instead of averaged_epochs. 0: no averaging."
         },
     )
     max_minutes: float | None = field(
         default=None,
         metadata={
-            "help": "Train for this time, steps, evaluations and checkpoints included; reading the recordings before "
-            "and the evaluation after the training come on top. The learning rate follows the elapsed time. "
-            "num_train_epochs and max_steps end the training earlier where you give them. What eval_strategy, "
-            "save_strategy and logging_strategy do in each epoch is spread over the time. An interrupted training "
-            "resumes with the time that is left. In cross-validation, the time of each fold."
+            "help": "Train for this time, including evaluations and checkpoints, but not the reading of recordings "
+            "before and the evaluation after the training. The learning rate follows the elapsed time. "
+            "num_train_epochs and max_steps, if given, end the training earlier. Evaluations, checkpoints and logs "
+            "are spread over the time. An interrupted training resumes with the remaining time. In cross-validation, "
+            "the time is per fold."
         },
     )
     max_evaluations: int = field(
         default=20,
         metadata={
-            "help": "Evaluations, evenly spread over the time of max_minutes, instead of one after each epoch; fewer "
-            "where they take more than a sixth of the time. Checkpoints are saved with them, and every 3 minutes."
+            "help": "Number of evaluations, evenly spread over max_minutes, instead of one per epoch; fewer if they "
+            "take more than a sixth of the time. Checkpoints are saved with them and every 3 minutes."
         },
     )
     refit: str = field(
         default="false",
         metadata={
-            "help": "After epochs and calibration are chosen on validation, train again on training and validation "
-            "recordings together, as many epochs as up to the best one; with max_minutes, in the time that is left. "
-            "Results on validation are those before. auto: where there are fewer than 2,000 training recordings.",
+            "help": "After the epochs and the calibration are chosen on validation, train again on training and "
+            "validation recordings together, for the number of epochs of the best model; with max_minutes, for the "
+            "remaining time. Reported validation results are those before. auto: below 2,000 training recordings.",
             "choices": ["true", "false", "auto"],
         },
     )
     refit_from: str = field(
         default="scratch",
         metadata={
-            "help": "Weights that refit starts from: the initial ones, or those of the first training, which takes a "
-            "quarter of the epochs with a quarter of the learning rate.",
+            "help": "Start of refit. scratch: the initial weights. trained: the weights of the first training, with a "
+            "quarter of its epochs and of its learning rate.",
             "choices": ["scratch", "trained"],
         },
     )
     head_only: bool = field(
         default=False,
         metadata={
-            "help": "Leave the network of --model_name_or_path (without it, sanet-tiny) as it is and fit its "
-            "classification head by logistic regression, which takes seconds: for a few recordings of each class."
+            "help": "Only fit the classification head of --model_name_or_path (default: sanet-tiny), by logistic "
+            "regression, in seconds. For few recordings per class."
         },
     )
     head_first: bool = field(
         default=False,
         metadata={
-            "help": "Fit the head of --model_name_or_path as --head_only does, then train all of the network from "
-            "there. If that is clearly worse on validation, keep that head and the network as it was."
+            "help": "Fit the head of --model_name_or_path as --head_only does, then train the whole network from "
+            "there. Restore that head and the original network if training makes the model clearly worse on "
+            "validation."
         },
     )
     band_head: str = field(
         default="auto",
         metadata={
-            "help": "Fit logistic regression to statistics of a network's log-mel spectrogram after the training, and "
-            "add its scores to the network's, where that lowers the log loss on validation. auto: where there are "
-            "fewer than 2,000 training recordings.",
+            "help": "After training, fit logistic regression to statistics of the log-mel spectrogram and add its "
+            "scores to those of the network if this lowers the log loss on validation. auto: below 2,000 training "
+            "recordings.",
             "choices": ["true", "false", "auto"],
         },
     )
     calibrate: bool = field(
         default=True,
         metadata={
-            "help": "After training, fit a temperature (one class per recording) or a scale and an offset per class "
-            "(several) on the validation split, of at least 20 recordings, and put it into the last linear layer, so "
-            "that probabilities are as often right as they say."
+            "help": "After training, calibrate the probabilities on at least 20 validation recordings: a temperature "
+            "(single label), or a scale and an offset per class (multi-label). The result becomes part of the last "
+            "linear layer."
         },
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without a better metric after which training stops."}
+        default=None, metadata={"help": "Stop training after this number of evaluations without a better metric."}
     )
     baseline: bool = field(
         default=True,
         metadata={
-            "help": "Fit a baseline to the same split before training: logistic regression on statistics of the "
-            "log-mel spectrogram. It takes seconds; console, report and model card compare the network with it."
+            "help": "Before training, fit a baseline to the same split: logistic regression on statistics of the "
+            "log-mel spectrogram. Console, report and model card compare the network with it."
         },
     )
     false_alarm_minutes: int | None = field(
         default=None,
         metadata={
-            "help": "Minutes of generated noise that the trained model hears to count its false alarms; default: 60, "
-            "or fewer after a short training, of whose time it takes a tenth or so. 0: none."
+            "help": "Minutes of generated noise on which false alarms are counted after training (default: 60, or "
+            "fewer after a short training, to take about a tenth of its time). 0: none."
         },
     )
     final_model: bool = field(
         default=False,
         metadata={
-            "help": "After cross-validation, train a model on all recordings, in output_dir/final: num_train_epochs, "
-            "without evaluation, early stopping or choice of the best epoch."
+            "help": "After cross-validation, train a model on all recordings, in output_dir/final, for "
+            "num_train_epochs, without evaluation, early stopping or selection of the best epoch."
         },
     )
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Delete the training run in output_dir and start anew."}
+        default=False, metadata={"help": "Delete the run in output_dir and start again."}
     )
 
     def __post_init__(self):

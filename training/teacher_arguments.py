@@ -12,27 +12,28 @@ class TeacherArguments:
     teacher: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Trained classifiers, folders or Hub ids, with the same classes: the model also learns their "
-            "probabilities, of several the mean, of the clips that it is trained on. With folds, also a finished "
-            "cross-validation with the same folds: each model learns from that of its fold."
+            "help": "Trained classifiers (folders or Hub ids) with the same classes. The model also learns the mean "
+            "of their probabilities on its training clips. With folds, a finished cross-validation with the same "
+            "folds can be a teacher: each model learns from the teacher of its fold."
         },
     )
     teacher_weight: float = field(
         default=0.7,
-        metadata={"help": "Part of the teachers in the loss, above 0 and up to 1; the labels have the rest."},
+        metadata={
+            "help": "Weight of the teachers in the loss, above 0 and up to 1. The labels have the remaining weight."
+        },
     )
     teacher_temperature: float = field(
         default=2.0,
         metadata={
-            "help": "Temperature at which the teachers' probabilities are learned: above 1, those of unlikely classes "
-            "count more."
+            "help": "Temperature of the teachers' probabilities. Above 1, unlikely classes have more influence."
         },
     )
     unlabeled_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of recordings without labels, in folders of any depth, from which the model learns the "
-            "teachers' probabilities alone; each is drawn once per epoch. Needs teacher."
+            "help": "Folder of recordings without labels, with any subfolders. On these, the model learns only the "
+            "teachers' probabilities. Each recording is used once per epoch. Needs teacher."
         },
     )
 
