@@ -5,20 +5,16 @@
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 
-from datasets import Dataset
-from transformers import Trainer
 from transformers.utils import logging
 
 from sanet_hf.errors import UsageError
 from sanet_hf.training.arguments import (
-    FEW_RECORDINGS,
     AudioTrainingArguments,
     DataArguments,
     ModelArguments,
     greater_is_better,
     is_resumption,
 )
-from sanet_hf.training.data.background_labels import adds_background
 from sanet_hf.training.evaluation.metric_names import CHOOSING_METRICS, TOP_K
 from sanet_hf.training.options import DATASET_OPTIONS
 from sanet_hf.training.teacher_arguments import NEED_TEACHER
@@ -209,51 +205,3 @@ def check_metric(name: str, is_multi_label: bool, num_classes: int) -> None:
         raise UsageError(
             f"--metric_for_best_model {name}: no metric where there is {kind}. Choose one of: {', '.join(metrics)}."
         )
-
-
-def check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:
-    """Streamed recordings are read in their order, once, and how many there are is not known."""
-    if not data.dataset_name:
-        raise UsageError(
-            "--streaming needs --dataset_name: a data set on the Hub, or a folder of Parquet or tar files."
-        )
-    if training.max_steps <= 0 and not training.max_minutes:
-        raise UsageError(
-            "--streaming needs --max_steps or --max_minutes: how many recordings there are is not known beforehand."
-        )
-    others = {
-        "--sampler balanced": training.sampler != "shuffle",
-        "--class_weights balanced": training.class_weights != "none",
-        "--samples_per_class": data.samples_per_class is not None,
-        "--averaged_epochs": training.averaged_epochs != 1,
-        "--averaged_fraction": training.averaged_fraction != 0,
-        "--background auto (or --background_dir)": adds_background(data),
-        "--unlabeled_dir": training.unlabeled_dir is not None,
-    }
-    for option, is_given in others.items():
-        if is_given:
-            raise UsageError(f"{option} needs all training recordings at hand, which --streaming does not have.")
-    training.train_sampling_strategy = "random"
-
-
-def is_band_head_wanted(trainer: Trainer, train: Dataset | None) -> bool:
-    """
-    Return whether options and recordings ask for a band head.
-
-    Args:
-        trainer: `args.band_head` is `auto`, `true` or `false`.
-        train: The training split, or None where it is streamed.
-
-    Raises:
-        UsageError: It is asked for, but the network has no spectrogram, or the recordings are streamed.
-    """
-    wanted, reason = trainer.args.band_head, None
-    if not getattr(trainer.model.config, "spectrogram_dim", ()):
-        reason = "needs a network on a spectrogram, such as that of sanet_spectrogram.yaml"
-    elif train is None:
-        reason = "needs all training recordings at hand, which --streaming does not have"
-    elif trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        reason = "needs all weights in one place, which --fsdp and --deepspeed divide"
-    if wanted == "true" and reason:
-        raise UsageError(f"--band_head true {reason}. Leave one of them out.")
-    return wanted == "true" or (wanted == "auto" and reason is None and len(train) < FEW_RECORDINGS)

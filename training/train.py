@@ -55,9 +55,16 @@ from sanet_hf.training.evaluation.int8 import calibrate_on_split
 from sanet_hf.training.evaluation.results import Evaluation, in_order, write_all_predictions
 from sanet_hf.training.evaluation.run_baseline import compare_run, prepare_baseline, refit_to_validation
 from sanet_hf.training.evaluation.seen_recordings import record_run
-from sanet_hf.training.make_trainer import check_layers, make_clips, make_trainer, number_format
+from sanet_hf.training.make_trainer import (
+    check_layers,
+    check_streaming,
+    is_band_head_wanted,
+    make_clips,
+    make_trainer,
+    number_format,
+)
 from sanet_hf.training.models import check_regression, make_model, read_sampling_rate
-from sanet_hf.training.option_checks import check_metric, check_streaming, is_band_head_wanted
+from sanet_hf.training.option_checks import check_metric
 from sanet_hf.training.options import changed_options, without_evaluation
 from sanet_hf.training.refit import (
     Refit,

@@ -49,10 +49,10 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "predict",
         help="classify audio files of any number and length",
         usage="sanet predict MODEL INPUT [INPUT ...] [--output FILE] [--OPTION VALUE ...]",
-        description="Classify audio files. A file longer than the model takes is classified in windows: a row for "
-        "each, and one for the file with the mean of their scores. A file that cannot be read gets a row with the "
-        "error and makes the exit code 1; the rest are classified all the same. Rows come in the order of the inputs, "
-        "as they are made.",
+        description="Classify audio files. Files that are longer than the model's maximum are classified in windows: "
+        "one row per window, and one row for the file with the mean of the window scores. A file that cannot be read "
+        "gets a row with the error and makes the exit code 1; the others are still classified. Rows are written "
+        "immediately, in input order.",
         epilog="Examples: sanet predict runs/mine clip.wav calls/ @list.txt --output predictions.csv; "
         "sanet predict runs/mine day.flac --window 4 --hop 2 --segments --output timeline.csv --plot timeline.png",
     )
@@ -61,23 +61,23 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="audio file; folder, with all audio files in it; pattern such as 'calls/**/*.mp3'; @list.txt, a file "
-        "with one of those a line; - for such lines from standard input",
+        help="audio file; folder, including subfolders; pattern such as 'calls/**/*.mp3'; @list.txt: file with one of "
+        "these per line; -: read such lines from standard input",
     )
-    predict.add_argument("--output", type=Path, help=".csv, .jsonl or .parquet file; without it a table is printed")
+    predict.add_argument("--output", type=Path, help=".csv, .jsonl or .parquet file (default: print a table)")
     predict.add_argument(
         "--top_k",
         type=positive,
-        help="classes in a row, the best first (default: 1, or 5 where a clip can have several)",
+        help="number of classes per row, best first (default: 1, or 5 for multi-label models)",
     )
     add_min_score_option(predict)
-    predict.add_argument("--window", type=float, help="seconds of a window (default: the longest the model takes)")
-    predict.add_argument("--hop", type=float, help="seconds from a window to the next (default: those of a window)")
+    predict.add_argument("--window", type=float, help="window length in seconds (default: the model's maximum)")
+    predict.add_argument("--hop", type=float, help="seconds between window starts (default: window length)")
     predict.add_argument(
         "--aggregate",
         choices=["loud", "mean", "max"],
-        help="how window scores become a file's: loud, the mean of windows at most 20 dB quieter than the loudest "
-        "(the default where a file has one class), mean of all (the default otherwise), or max for rare events",
+        help="how to combine window scores into a file score. loud: mean over windows at most 20 dB below the loudest "
+        "(single-label default). mean: over all windows (multi-label default). max: for rare events",
     )
     parts = predict.add_mutually_exclusive_group()
     parts.add_argument(
@@ -86,17 +86,21 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         action="store_const",
         const="segments",
         default="windows",
-        help="neighbouring windows with one label as one row",
+        help="merge neighbouring windows with the same label into one row",
     )
     parts.add_argument(
-        "--files_only", dest="parts", action="store_const", const="none", help="no rows but those of files"
+        "--files_only",
+        dest="parts",
+        action="store_const",
+        const="none",
+        help="write rows of files only, not of windows",
     )
-    predict.add_argument("--plot", type=Path, help="picture of one file over time: .png, .jpg, .svg or .pdf")
+    predict.add_argument("--plot", type=Path, help="plot the scores of one file over time: .png, .jpg, .svg or .pdf")
     existing = predict.add_mutually_exclusive_group()
     existing.add_argument(
-        "--resume", action="store_true", help="keep the rows that OUTPUT has, and add what is missing or had an error"
+        "--resume", action="store_true", help="keep the rows of OUTPUT; classify missing and failed files"
     )
-    existing.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    existing.add_argument("--overwrite", action="store_true", help="overwrite OUTPUT")
     predict.add_argument("--strict", action="store_true", help="stop at the first file that cannot be classified")
     add_reading_options(predict)
     add_model_options(predict)
@@ -105,19 +109,19 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
 def _add_embed(commands: argparse._SubParsersAction) -> None:
     embed = commands.add_parser(
         "embed",
-        help="vectors of audio files, for search and clustering",
+        help="compute embeddings, for search and clustering",
         usage="sanet embed MODEL INPUT [INPUT ...] --output FILE [--plot PICTURE] [--OPTION VALUE ...]",
-        description="Write an embedding of each audio file: what SANet pools over time, or, of other architectures, "
-        "the mean of the last hidden states; of a file longer than the model takes, the mean over its windows. The "
-        "file has the columns path, label (the folder that the file lies in), prediction, score and embedding.",
+        description="Write one embedding per audio file: the pooled output of SANet, or the mean of the last hidden "
+        "states of other architectures. Files that are longer than the model's maximum get the mean over their "
+        "windows. The columns are path, label (name of the parent folder), prediction, score and embedding.",
         epilog="Example: sanet embed runs/mine recordings/test --output embeddings.parquet --plot map.png",
     )
     embed.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    embed.add_argument("inputs", nargs="+", metavar="INPUT", help="as sanet predict takes them")
+    embed.add_argument("inputs", nargs="+", metavar="INPUT", help="like the inputs of sanet predict")
     embed.add_argument("--output", type=Path, required=True, help=".parquet or .npz file")
-    embed.add_argument("--normalize", action="store_true", help="bring each embedding to an L2 norm of 1")
-    embed.add_argument("--plot", type=Path, help="picture of a map in two dimensions: .png, .jpg, .svg or .pdf")
-    embed.add_argument("--method", choices=["pca", "tsne"], default="pca", help="of the map (default: pca)")
+    embed.add_argument("--normalize", action="store_true", help="scale each embedding to an L2 norm of 1")
+    embed.add_argument("--plot", type=Path, help="plot a 2-D map: .png, .jpg, .svg or .pdf")
+    embed.add_argument("--method", choices=["pca", "tsne"], default="pca", help="projection (default: pca)")
     embed.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read")
     add_reading_options(embed)
     add_model_options(embed)
@@ -126,11 +130,11 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
 def _add_explain(commands: argparse._SubParsersAction) -> None:
     explain = commands.add_parser(
         "explain",
-        help="see what in an audio file its score comes from",
-        description="Draw what in an audio file the score of a class comes from: how much the score loses where a "
-        "part is silenced (occlusion, for any architecture) and, for SANet, how much each frame counted in the "
-        "pooling and what the attention blocks looked at, under waveform and spectrogram. Of a file longer than the "
-        "model takes, the middle is explained, or the stretch from --start on, as predict classifies a window.",
+        help="explain a prediction",
+        description="Plot which parts of an audio file support the score of a class, below waveform and spectrogram: "
+        "the loss of score when a part is silenced (occlusion, any architecture) and, for SANet, pooling weights and "
+        "attention. If the file is longer than the model's maximum, its middle is explained, or the window that "
+        "begins at --start.",
         epilog="Example: sanet explain runs/mine clip.wav --output explained.png",
     )
     explain.add_argument("model", help=MODEL_HELP)
@@ -139,14 +143,14 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
         "--output",
         type=Path,
         required=True,
-        help="picture (.png, .jpg, .svg, .pdf) or numbers (.json) to write; an existing one is replaced",
+        help="plot (.png, .jpg, .svg, .pdf) or numbers (.json); an existing file is overwritten",
     )
     explain.add_argument("--label", help="class to explain (default: the one with the highest score)")
     explain.add_argument(
         "--start",
         type=float,
         metavar="SECONDS",
-        help="explain the stretch of the model's length from there on",
+        help="start in seconds of the explained window",
     )
     explain.add_argument(
         "--occlusion_seconds",
@@ -166,26 +170,25 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
 def _add_export(commands: argparse._SubParsersAction) -> None:
     export = commands.add_parser(
         "export",
-        help="write a classifier as ONNX or torch.export, to run elsewhere",
-        description="Write an audio classifier as a file that runs without sanet-hf: ONNX, for onnxruntime, with an "
-        "example, or a program of torch.export. It takes batches of any size and, as far as the architecture allows, "
-        "length, and is compared with PyTorch on clips of random lengths: a logit that differs by more than 1e-4 is "
-        "an error. With --quantize int8 an ONNX file in 8-bit integers is written too, and what that costs is "
-        "measured on recordings.",
+        help="export a classifier as ONNX or torch.export",
+        description="Export an audio classifier to a file that runs without sanet-hf: ONNX for onnxruntime, with an "
+        "example, or a torch.export program. It supports any batch size and, if the architecture allows it, any "
+        "length. Logits must agree with PyTorch to 1e-4 on clips of random lengths. --quantize int8 also writes an "
+        "8-bit ONNX file and measures its loss of accuracy.",
         epilog="Example: sanet export runs/mine exported --format onnx --quantize int8 --calibration_dir recordings",
     )
     export.add_argument("model", help=MODEL_HELP)
-    export.add_argument("output", type=Path, help="new folder for model.onnx or model.pt2, and the settings")
+    export.add_argument("output", type=Path, help="new folder for model.onnx or model.pt2 and its settings")
     export.add_argument(
-        "--format", choices=["onnx", "torch_export"], default="onnx", help="kind of file (default: onnx)"
+        "--format", choices=["onnx", "torch_export"], default="onnx", help="file format (default: onnx)"
     )
-    export.add_argument("--quantize", choices=["int8"], help="write model_int8.onnx, too")
+    export.add_argument("--quantize", choices=["int8"], help="also write model_int8.onnx")
     export.add_argument(
         "--calibration_dir",
         type=Path,
         metavar="FOLDER",
-        help="recordings to quantize with, in class folders, or in train, validation and test folders of them "
-        "(default: those of the training run); ranges of values are measured on the validation split, if there is one",
+        help="recordings for quantization, in class folders, with or without split folders (default: those of the "
+        "training run). Value ranges are measured on the validation split if there is one",
     )
     add_evaluation_options(export)
 
@@ -194,15 +197,15 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
     app = commands.add_parser(
         "app",
         help="classify recordings in the browser",
-        description="Serve a page for the browser that classifies what one uploads or records: scores, the waveform "
-        "with SANet's pooling weights and, of a recording longer than the model takes, its segments, played where one "
-        "clicks. Recordings stay on this machine and are deleted within about an hour. Ctrl+C ends it.",
+        description="Serve a page that classifies uploaded or recorded audio in the browser: scores, waveform with "
+        "SANet's pooling weights and, for long recordings, playable segments. Recordings stay on this machine and are "
+        "deleted within about an hour. Stop it with Ctrl+C.",
         epilog="Example: sanet app runs/mine --examples recordings/test",
     )
     app.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    app.add_argument("--examples", type=Path, metavar="FOLDER", help="audio files to choose from, up to 10 of all")
-    app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: %(default)s, nobody else)")
-    app.add_argument("--port", type=positive, help="default: the first that is free from 7860 on")
+    app.add_argument("--examples", type=Path, metavar="FOLDER", help="example audio files on the page, at most 10")
+    app.add_argument("--host", default="127.0.0.1", help="0.0.0.0: allow other machines (default: %(default)s)")
+    app.add_argument("--port", type=positive, help="default: first free port from 7860")
     app.add_argument("--max_seconds", type=float, default=1800.0, help="longest recording (default: %(default)g)")
     app.add_argument("--max_megabytes", type=float, default=100.0, help="largest file (default: %(default)g)")
     add_min_score_option(app)
@@ -215,13 +218,13 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     convert = commands.add_parser(
         "convert",
         help="convert a checkpoint of the original SqueezeAttendNet",
-        description="Convert a checkpoint of the original SqueezeAttendNet to a folder that from_pretrained and "
-        "pipeline take. The checkpoint is read as tensors alone; code in it is not run.",
+        description="Convert a checkpoint of the original SqueezeAttendNet to a folder for from_pretrained and "
+        "pipeline. Only tensors are read from the checkpoint; its code is not run.",
         epilog="Example: sanet convert original.pt runs/converted --labels labels.txt",
     )
     convert.add_argument("checkpoint", type=Path, help="file written by torch.save")
     convert.add_argument("output_dir", type=Path, help="new folder for the model")
-    convert.add_argument("--labels", type=Path, help="text file with one class name a line, in the model's order")
+    convert.add_argument("--labels", type=Path, help="text file with one class name per line, in output order")
 
 
 def _predict(arguments: argparse.Namespace) -> int:

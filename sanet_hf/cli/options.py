@@ -34,7 +34,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size",
         type=lambda text: None if text == "auto" else positive(text),
-        help="clips classified at once; auto (the default): 32 on a GPU, else 8, and fewer where memory is short",
+        help="clips per batch. auto (default): 32 on a GPU, else 8, and fewer if memory is short",
     )
 
 
@@ -43,8 +43,8 @@ def add_dtype_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16", "int8"],
-        help="of the model (default: as it was saved). int8 is for CPUs; it uses the ranges of activations that sanet "
-        "train measured, or measures them once on the inputs",
+        help="number format of the model (default: as saved). int8 is for CPUs; it uses activation ranges measured by "
+        "sanet train, or measures them on the inputs",
     )
 
 
@@ -59,11 +59,13 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         type=_level,
         default=-80.0,
         metavar="DBFS",
-        help="a window without a sample of this level, in dB of full scale, is silent: it gets no class and does not "
-        "count in the file's scores; none classifies all (default: %(default)g, digital silence)",
+        help="windows whose peak is below this level (dB full scale) are silent: they get no class and do not count "
+        "in the file score. none: classify all windows (default: %(default)g, digital silence)",
     )
     parser.add_argument(
-        "--num_workers", type=positive, help="files decoded at once (default: half of the cores, from 2 to 8)"
+        "--num_workers",
+        type=positive,
+        help="number of files decoded in parallel (default: half of the cores, from 2 to 8)",
     )
 
 
@@ -75,8 +77,8 @@ def add_min_score_option(parser: argparse.ArgumentParser) -> None:
         dest="min_score",
         metavar="SCORE",
         type=float,
-        help="score from which a class is predicted; below it, a clip that has one class is unknown (default: any; "
-        "where a clip can have several, the thresholds of the model, or else 0.5)",
+        help="minimum score of a predicted class. Below it, the label of a single-label model is unknown (default: "
+        "none; for multi-label models the model's thresholds, or else 0.5)",
     )
 
 
@@ -86,8 +88,8 @@ def add_threshold_option(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         metavar="SCORE",
         type=float,
-        help="score from which every class is predicted where a clip can have several (default: the thresholds of "
-        "the model, or else 0.5)",
+        help="minimum score of a predicted class, for multi-label models (default: the model's thresholds, or else "
+        "0.5)",
     )
 
 
@@ -102,7 +104,7 @@ def add_evaluation_options(parser: argparse.ArgumentParser, with_default: bool =
         help=f"split to evaluate on (default: {default}); all takes every recording of a source without splits"
         f"{unseen}",
     )
-    parser.add_argument("--batch_size", type=positive, default=8, help="clips classified at once (default: 8)")
+    parser.add_argument("--batch_size", type=positive, default=8, help="clips per batch (default: 8)")
 
 
 def positive(text: str) -> int:

@@ -157,8 +157,9 @@ def make_train_parser(all_options: bool = False) -> HfArgumentParser:
         hidden=() if all_options else RARE_OPTIONS,
         prog="sanet train",
         usage="sanet train [CONFIG ...] --data_dir FOLDER --output_dir FOLDER [--OPTION VALUE ...]",
-        description="Train an audio classifier on a folder of recordings. Without CONFIG, network, stretches and "
-        "epochs are chosen by the recordings and the time; recipe.yaml in the output folder gives the reasons.",
+        description="Train an audio classifier on a folder of recordings. Without CONFIG, network, clip length and "
+        "epochs are chosen for the recordings and the available time; recipe.yaml in the output folder explains the "
+        "choices.",
         epilog="Every option can stand in CONFIG under its own name; a later CONFIG overrides an earlier one, and a "
         "flag both; config_overrides are merged, name by name. CONFIG is a YAML file or the name of one that comes "
         f"with sanet-hf: {', '.join(path.name for path in shipped_configs())}. --help_all lists all options of "

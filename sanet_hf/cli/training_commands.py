@@ -256,68 +256,68 @@ def _augment(arguments: argparse.Namespace) -> int:
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
     prepare = commands.add_parser(
         "prepare",
-        help="cut recordings into clips to train on",
+        help="cut recordings into training clips",
         usage="sanet prepare RECORDINGS OUTPUT [--OPTION VALUE ...]",
-        description="Decode recordings of any format and length to 16 kHz mono and cut them: all of each recording to "
-        "OUTPUT/clips (with --denoise, to OUTPUT/denoised_clips), its stretches of speech to OUTPUT/speech_segments, "
-        "in folders of splits. OUTPUT/manifest.parquet and report.html list every clip, and what was skipped and why. "
-        "The recordings are only read. Run the same command again to resume after an interruption.",
+        description="Convert recordings of any format and length to 16 kHz mono and cut them into clips. OUTPUT/clips "
+        "(with --denoise, OUTPUT/denoised_clips) contains each whole recording in parts; OUTPUT/speech_segments "
+        "contains the detected speech. Both have split folders. OUTPUT/manifest.parquet and report.html list every "
+        "clip, and what was skipped and why. The recordings are not changed. Run the same command again to resume "
+        "after an interruption.",
         epilog="Example: sanet prepare recordings data && sanet train sanet.yaml --data_dir data/clips",
     )
     prepare.add_argument(
         "recordings",
         type=Path,
         metavar="RECORDINGS",
-        help="folder of class folders, or of split folders that hold them",
+        help="folder with class folders, or with split folders that contain class folders",
     )
-    prepare.add_argument(
-        "output", type=Path, metavar="OUTPUT", help="folder for the clips; not inside of the recordings"
-    )
+    prepare.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the clips, outside RECORDINGS")
     prepare.add_argument(
         "--max_seconds",
         type=float,
         default=4.0,
-        help="longest clip: longer recordings are cut into equal parts (default: 4, what SANet takes)",
+        help="maximum length of a clip in seconds; longer recordings are cut into equal parts (default: 4, as for "
+        "SANet)",
     )
     prepare.add_argument(
-        "--min_seconds", type=float, default=0.5, help="shortest stretch of speech that is kept (default: 0.5)"
+        "--min_seconds", type=float, default=0.5, help="minimum length of a speech segment in seconds (default: 0.5)"
     )
     noise = prepare.add_mutually_exclusive_group()
     noise.add_argument(
         "--denoise",
         action="store_true",
-        help="reduce noise, which also removes sounds that are like noise: rain, engines, breath. A model that is "
-        "trained on such clips needs sanet predict --denoise, which reduces noise in the same way",
+        help="reduce noise. This also removes noise-like sounds such as rain, engines and breath. Models trained on "
+        "such clips need sanet predict --denoise",
     )
-    noise.add_argument("--no_denoise", dest="denoise", action="store_false", help="leave noise in (the default)")
+    noise.add_argument("--no_denoise", dest="denoise", action="store_false", help="do not reduce noise (default)")
     prepare.add_argument(
         "--no_segments",
         dest="segments",
         action="store_false",
-        help="look for no stretches of speech, as in recordings of other sounds",
+        help="skip the detection of speech, for recordings of other sounds",
     )
     prepare.add_argument(
         "--sampling_rate",
         type=positive,
         default=16000,
-        help="of the clips in Hz, from 8000 to 96000; give sanet train the same (default: 16000)",
+        help="sampling rate of the clips in Hz, from 8000 to 96000; use the same for sanet train (default: 16000)",
     )
     prepare.add_argument(
         "--group_pattern",
-        help="regular expression on CLASS/FILE: recordings for which it finds the same, such as a speaker, come into "
-        "one split",
+        help="regular expression for CLASS/FILE that finds the group of a recording, such as its speaker; each group "
+        "is in one split",
     )
-    prepare.add_argument("--num_workers", type=positive, help="processes (default: one a core)")
-    prepare.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote to OUTPUT")
+    prepare.add_argument("--num_workers", type=positive, help="number of processes (default: one per core)")
+    prepare.add_argument("--overwrite", action="store_true", help="delete the results of an earlier run in OUTPUT")
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:
     check = commands.add_parser(
         "check",
-        help="find faults in a folder of recordings, or in this machine's fast paths",
+        help="check a folder of recordings, or the fast code paths of this machine",
         usage="sanet check [FOLDER] [--machine] [--OPTION VALUE ...]",
-        description="Check a folder that sanet train supports, or the output of sanet prepare: files that cannot be "
-        "read, duplicates, silence, clipping, offsets, sampling rates that differ, small classes. A simple classifier "
+        description="Check a folder for sanet train, or the output of sanet prepare, for unreadable files, "
+        "duplicates, silence, clipping, DC offsets, different sampling rates and small classes. A simple classifier "
         "shows the accuracy to beat. Nothing is written.",
         epilog="Examples: sanet check recordings; sanet check --machine",
     )
@@ -325,27 +325,27 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     check.add_argument(
         "--machine",
         action="store_true",
-        help="print processor, instruction sets, threads and PyTorch, and whether each fast path computes the right "
-        "numbers here, for bug reports",
+        help="for bug reports: print processor, instruction sets, threads and PyTorch version, and test whether each "
+        "fast path computes correct results",
     )
     check.add_argument(
         "--group_pattern",
-        help="regular expression on CLASS/FILE: files for which it finds the same stay together in cross-validation "
-        "(default: the clips that sanet prepare cut from one recording)",
+        help="regular expression for CLASS/FILE that finds the group of a file; a group stays together in "
+        "cross-validation (default: the clips that sanet prepare cut from one recording)",
     )
     check.add_argument(
         "--sampling_rate",
         type=positive,
-        help="of the model to train, in Hz (default: that of the clips of sanet prepare, else 16000)",
+        help="sampling rate in Hz of the model to train (default: that of the clips of sanet prepare, else 16000)",
     )
-    check.add_argument("--num_workers", type=positive, help="processes (default: one per core)")
+    check.add_argument("--num_workers", type=positive, help="number of processes (default: one per core)")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction, data_parsers: list[argparse.ArgumentParser]) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         parents=data_parsers,
-        help="metrics of a trained classifier on a split",
+        help="compute metrics of a trained classifier on a split",
         usage="sanet evaluate MODEL [--data_dir FOLDER] [--split SPLIT] [--output FOLDER] [--OPTION VALUE ...]",
         description="Evaluate an audio classifier on a split of recordings and print its metrics. " + DATA_HELP,
         epilog="Example: sanet evaluate runs/mine --data_dir recordings --split test --output evaluation",
@@ -362,27 +362,27 @@ def _add_compare(commands: argparse._SubParsersAction, data_parsers: list[argpar
     compare = commands.add_parser(
         "compare",
         parents=data_parsers,
-        help="compare trained classifiers: accuracy and cost",
+        help="compare accuracy and cost of trained classifiers",
         usage="sanet compare MODEL [MODEL ...] --output FOLDER [--data_dir FOLDER] [--split SPLIT] [--OPTION VALUE]",
-        description="Evaluate audio classifiers on the same split, measure what they cost on this machine, and write "
+        description="Evaluate audio classifiers on the same split, measure their cost on this machine, and write "
         "comparison.md, .json, .html and .png: accuracy and macro-F1 with 95 % intervals, McNemar's test against the "
-        "first, parameters, FLOPs, clips per second, latency, memory, disk, training time. Let nothing else run "
-        "meanwhile. " + DATA_HELP,
+        "first, parameters, FLOPs, clips per second, latency, memory, disk, training time. Run nothing else at the "
+        "same time. " + DATA_HELP,
         epilog="Example: sanet compare runs/sanet runs/wav2vec2 runs/ast --data_dir recordings --output comparison",
     )
     compare.add_argument("models", nargs="+", metavar="model", help="folder of a trained audio classifier")
     add_evaluation_options(compare, with_default=False)
     add_threshold_option(compare)
     compare.add_argument("--output", type=Path, required=True, help="folder for the comparison")
-    compare.add_argument("--num_rounds", type=positive, default=10, help="rounds of timing (default: 10)")
+    compare.add_argument("--num_rounds", type=positive, default=10, help="number of timing rounds (default: 10)")
 
 
 def _add_augment(commands: argparse._SubParsersAction) -> None:
     augment = commands.add_parser(
         "augment",
-        help="hear what an augmentation does",
-        description="Write examples of a recording augmented as in training, at the loudness that SANet hears, and a "
-        "picture of them that says what was done to each.",
+        help="listen to augmentations",
+        description="Write augmented examples of a recording, as used in training and at the same loudness, and a "
+        "plot that names the transforms of each.",
         epilog="Example: sanet augment clip.wav examples --config sanet_dynamic.yaml -n 8",
     )
     augment.add_argument("file", type=Path, help="audio file")
@@ -390,14 +390,17 @@ def _add_augment(commands: argparse._SubParsersAction) -> None:
     augment.add_argument(
         "--config",
         default="sanet_dynamic.yaml",
-        help="YAML file with augmentations and augmentations_after_normalization, or the name of one that comes with "
-        "sanet-hf (default: %(default)s)",
+        help="YAML file with augmentations and augmentations_after_normalization, or the name of a shipped one "
+        "(default: %(default)s)",
     )
-    augment.add_argument("-n", "--num_examples", type=positive, default=8, help="examples (default: 8)")
+    augment.add_argument("-n", "--num_examples", type=positive, default=8, help="number of examples (default: 8)")
     augment.add_argument(
-        "--sampling_rate", type=positive, default=16000, help="of the model to train, in Hz (default: 16000)"
+        "--sampling_rate",
+        type=positive,
+        default=16000,
+        help="sampling rate in Hz of the model to train (default: 16000)",
     )
-    augment.add_argument("--seed", type=natural, default=0, help="other examples (default: 0)")
+    augment.add_argument("--seed", type=natural, default=0, help="random seed (default: 0)")
 
 
 COMMANDS = {

@@ -26,8 +26,8 @@ from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.evaluation.evaluate import predict_windows
 from sanet_hf.training.evaluation.saved_models import _make_trainer
+from sanet_hf.training.make_trainer import is_band_head_wanted
 from sanet_hf.training.models import make_model
-from sanet_hf.training.option_checks import is_band_head_wanted
 from sanet_hf.training.refit import REFIT_FOLDER
 from sanet_hf.training.regression_heads import add_band_head, refit_band_head
 from sanet_hf.training.train import train
