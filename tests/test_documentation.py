@@ -156,13 +156,18 @@ def test_examples_are_found():
     assert {README, "docs/quickstart.md", "docs/model.md", "docs/inference.md", "docs/accuracy.md"} <= pages
 
 
+def parse_command(subcommand: str, argv: list[str]) -> None:
+    """Parse the arguments of `sanet`; a wrong option ends the process, as in a shell."""
+    if subcommand == "train":
+        parse_train_arguments(argv)
+    else:
+        make_parser().parse_args([subcommand, *argv])
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
     subcommand, *argv = shlex.split(command, comments=True)
-    if subcommand == "train":
-        parse_train_arguments(_complete(argv))
-    else:
-        make_parser().parse_args([subcommand, *argv])
+    parse_command(subcommand, _complete(argv) if subcommand == "train" else argv)
 
 
 def _complete(argv: list[str]) -> list[str]:

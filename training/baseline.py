@@ -251,14 +251,10 @@ def score_probabilities(probabilities: np.ndarray, targets: np.ndarray, is_multi
     """Return the accuracy or mAP, and the negative loss."""
     from sklearn.metrics import average_precision_score
 
+    likelihoods = np.where(targets, probabilities, 1 - probabilities if is_multi_label else 1).clip(1e-7)
     if is_multi_label:
         mixed = targets.any(axis=0) & ~targets.all(axis=0)
         score = average_precision_score(targets[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.0
     else:
         score = (probabilities.argmax(axis=1) == targets.argmax(axis=1)).mean()
-    return float(score), float(log_likelihoods(probabilities, targets, is_multi_label).mean())
-
-
-def log_likelihoods(probabilities: np.ndarray, targets: np.ndarray, is_multi_label: bool) -> np.ndarray:
-    """Of each clip and class; 0 for the other classes where a clip has one."""
-    return np.log(np.where(targets, probabilities, 1 - probabilities if is_multi_label else 1).clip(1e-7))
+    return float(score), float(np.log(likelihoods).mean())

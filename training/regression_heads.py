@@ -91,12 +91,17 @@ class RegressionHead(NamedTuple):
     num_recordings: int
     seconds: float
 
-    def __str__(self) -> str:
+    @property
+    def description(self) -> str:
+        """What was fitted to what, for people."""
         with_bands = ", and half of the scores from one on the log-mel bands" if self.bands else ""
         return (
             f"logistic regression on the embeddings of {self.num_recordings:,} recordings{with_bands} "
             f"({format_duration(self.seconds)})"
         )
+
+    def __str__(self) -> str:
+        return f"{self.description}; the network stays as it was"
 
 
 class FirstHead(NamedTuple):
@@ -194,7 +199,7 @@ def _fit_bands(
     for share in SHARES:
         # The network's logits keep their scale: that of the calibration, which comes next, is theirs.
         factor = share / ((1 - share) * alone.scale)
-        mixed = held_out.logits._replace(logits=(held_out.logits.logits + factor * scores).astype(np.float32))
+        mixed = _add_scores(held_out.logits, factor * scores)
         candidates.append((_loss(mixed, fit_calibration(mixed)), share, factor))
     before = candidates[0][0]
     loss, share, factor = min(candidates, key=lambda candidate: candidate[0])
@@ -205,6 +210,10 @@ def _fit_bands(
     _write(model.band_head, baseline, factor)
     head = BandHead(baseline, factor, share, (before, loss))
     return head, str(head)
+
+
+def _add_scores(windows: WindowLogits, scores: np.ndarray) -> WindowLogits:
+    return windows._replace(logits=(windows.logits + scores).astype(np.float32))
 
 
 def _loss(windows: WindowLogits, calibration: Calibration) -> float:
@@ -262,10 +271,7 @@ def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data:
         given = None if held_out is None else (held_out.statistics, held_out.targets)
         bands = fit(drop_flat(learnt.statistics), learnt.targets, learnt.groups, given, several, is_balanced)
     write_heads(model, classifier, bands)
-    head = RegressionHead(classifier, bands, len(train), time.monotonic() - started)
-    if trainer.is_world_process_zero():
-        print(f"Head: {head}.", file=sys.stderr)
-    return head
+    return RegressionHead(classifier, bands, len(train), time.monotonic() - started)
 
 
 def refit_head(trainer: Trainer, head: RegressionHead, joined: Dataset, data: DataArguments) -> RegressionHead:
@@ -303,8 +309,10 @@ def fit_first_head(
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     remove_band_head(model)
     write_heads(model, head.classifier, None)
-    if score is not None and trainer.is_world_process_zero():
-        print(f"Before training: {score.value:.1%} on {len(validation):,} validation recordings.", file=sys.stderr)
+    if trainer.is_world_process_zero():
+        print(f"Head: {head.description}.", file=sys.stderr)
+        if score is not None:
+            print(f"Before training: {score.value:.1%} on {len(validation):,} validation recordings.", file=sys.stderr)
     return FirstHead(head, weights, score)
 
 
@@ -313,7 +321,7 @@ def start_from_head(first: FirstHead, trainer: Trainer, joined: Dataset, data: D
     make_linear(trainer.model)
     head = refit_head(trainer, first.head._replace(bands=None), joined, data)
     if trainer.is_world_process_zero():
-        print(f"Head: {head}.", file=sys.stderr)
+        print(f"Head: {head.description}.", file=sys.stderr)
 
 
 def choose_head(
@@ -349,8 +357,7 @@ def _score(trainer: Trainer, validation: Dataset, data: DataArguments) -> Score:
     windows, band_head = measured.logits, getattr(trainer.model, "band_head", None)
     if band_head is not None:
         weight, bias = (value.detach().double().cpu().numpy() for value in (band_head.weight, band_head.bias))
-        scores = measured.all_statistics @ weight.T + bias
-        windows = windows._replace(logits=(windows.logits + scores).astype(np.float32))
+        windows = _add_scores(windows, measured.all_statistics @ weight.T + bias)
     return score_windows(windows)
 
 

@@ -34,11 +34,7 @@ from sanet_hf.training.callbacks import RunFiles, TrainingClock
 from sanet_hf.training.config_files import parse_augmentations
 from sanet_hf.training.data.augmentation import make_augmentation
 from sanet_hf.training.data.background import add_background
-from sanet_hf.training.data.background_labels import (
-    Background,
-    store_background,
-    without_added,
-)
+from sanet_hf.training.data.background_labels import Background, store_background, without_added
 from sanet_hf.training.data.decoded import keep_decoded
 from sanet_hf.training.data.folds import FINAL
 from sanet_hf.training.data.labels import label_names, stream_label_names
@@ -76,6 +72,7 @@ from sanet_hf.training.refit import (
     refit,
 )
 from sanet_hf.training.regression_heads import (
+    BandHead,
     add_band_head,
     choose_head,
     fit_first_head,
@@ -240,6 +237,8 @@ def _train(
         if trainer.is_world_process_zero():
             files.write()
         regression = fit_head(trainer, recordings["train"], own.get("validation"), data_arguments)
+        if trainer.is_world_process_zero():
+            print(f"Head: {regression}.", file=sys.stderr)
         metrics = {"train_runtime": regression.seconds}
     else:
         if training_arguments.head_first:
@@ -256,15 +255,18 @@ def _train(
     if not is_refit:
         # An evaluation that fails does not lose it.
         trainer.save_model()
-    head = None
-    if has_band_head and not (regression and regression.bands):
-        head = add_band_head(trainer, recordings["train"], own.get("validation"), data_arguments)
+
+    def add_bands() -> BandHead | None:
+        if not has_band_head or (regression and regression.bands):
+            return None
+        return add_band_head(trainer, recordings["train"], own.get("validation"), data_arguments)
+
+    head = add_bands()
     if first is not None:
         is_kept, first_text = choose_head(first, trainer, own.get("validation"), data_arguments)
         if is_kept:
-            regression, head = first.head, None
-            if has_band_head and not regression.bands:
-                head = add_band_head(trainer, recordings["train"], own.get("validation"), data_arguments)
+            regression = first.head
+            head = add_bands()
     fitted, calibration_text = calibrate(
         trainer, own.get("validation"), lambda split: predict_windows(trainer, "validation", split, seconds)
     )
@@ -362,7 +364,7 @@ def _train(
             "Recordings": source,
             **({"Teachers": teaching} if teaching else {}),
             **({"Head first": first_text} if first else {}),
-            **({"Head": f"{regression}; the network stays as it was"} if regression else {}),
+            **({"Head": str(regression)} if regression else {}),
             **({"Refit": str(refitted)} if refitted else {}),
             **({"Band statistics": str(head)} if head else {}),
             "Calibration": calibration_text,

@@ -94,7 +94,7 @@ def test_a_run(tones, checkpoint, tmp_path, capsys):
     command += ["--false_alarm_minutes", "0"]
     assert main(command) == 0
     text = capsys.readouterr().err
-    assert "logistic regression on the embeddings of 32 recordings" in text
+    assert "logistic regression on the embeddings of 32 recordings" in text and "stays as it was" in text
     results = json.loads((output_dir / "all_results.json").read_text())
     assert results["test_accuracy"] == 1.0 and results["refit_samples"] == 40
     assert "the head alone" in (output_dir / "report.html").read_text()

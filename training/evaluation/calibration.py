@@ -118,6 +118,16 @@ def log_loss(probabilities: np.ndarray, references: np.ndarray) -> float:
     several.
 
     Args:
+        probabilities, references: As in [`log_losses`].
+    """
+    return float(log_losses(probabilities, references).mean())
+
+
+def log_losses(probabilities: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """
+    Return negative log-likelihoods in nats, of the shape of the references.
+
+    Args:
         probabilities: Shape (clips, classes).
         references: Indices of shape (clips,), or 0/1 of shape (clips, classes).
     """
@@ -126,7 +136,7 @@ def log_loss(probabilities: np.ndarray, references: np.ndarray) -> float:
         probabilities = np.where(references == 1, probabilities, 1 - probabilities)
     else:
         probabilities = probabilities[np.arange(len(references)), references]
-    return float(-np.log(probabilities.clip(SMALLEST_PROBABILITY)).mean())
+    return -np.log(probabilities.clip(SMALLEST_PROBABILITY))
 
 
 def fit(windows: WindowLogits) -> Calibration:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sanet_hf.training.baseline import log_likelihoods, score_probabilities
-from sanet_hf.training.evaluation.calibration import WindowLogits
+from sanet_hf.training.baseline import score_probabilities
+from sanet_hf.training.evaluation.calibration import WindowLogits, log_losses
 from sanet_hf.training.evaluation.calibration import fit as fit_calibration
 
 
@@ -33,7 +33,8 @@ class Score(NamedTuple):
 def score_windows(windows: WindowLogits) -> Score:
     """Calibrate logits on the recordings that they are of, and score them."""
     probabilities = windows.probabilities(fit_calibration(windows).apply(windows.logits))
-    targets, several = windows.recording_references, windows.is_multi_label
-    targets = targets if several else np.eye(probabilities.shape[1], dtype=int)[targets]
+    references, several = windows.recording_references, windows.is_multi_label
+    targets = references if several else np.eye(probabilities.shape[1], dtype=int)[references]
     value, _ = score_probabilities(probabilities, targets, several)
-    return Score(value, -log_likelihoods(probabilities, targets, several).sum(axis=1))
+    losses = log_losses(probabilities, references)
+    return Score(value, losses.reshape(len(losses), -1).sum(axis=1))

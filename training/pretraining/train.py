@@ -150,7 +150,7 @@ class Collator:
         for own, tags in zip(tags_of, stretches.tags_of):
             own[: len(tags)] = tags
         # On a CPU the bands stay a map of the file; a GPU holds all of them.
-        self.bands, self.frames, self.sounds, self.voices, self.parts, self.is_speech, self.tags_of = (
+        self.bands, self.frames, self.sounds, self.voices, self.parts, self.tags_of = (
             torch.from_numpy(values).to(device)
             for values in (
                 stretches.bands,
@@ -158,7 +158,6 @@ class Collator:
                 _standardise(np.sqrt(stretches.sounds.astype(np.float32))),
                 _standardise(stretches.voices.astype(np.float32), has_voice),
                 stretches.parts,
-                has_voice.astype(np.float32),
                 tags_of,
             )
         )
@@ -189,7 +188,7 @@ class Collator:
             "mask": mask,
             "sounds": torch.lerp(sounds, sounds[other], share[:, None]),
             "voices": self.voices[rows].float(),
-            "voice_weights": self.is_speech[rows] * (1 - share),
+            "voice_weights": (self.parts[rows] == PARTS.index("speech")) * (1 - share),
             "tags": present,
             "tag_weights": self.tag_weights[self.parts[rows]],
         }

@@ -33,6 +33,23 @@ def test_picture(tmp_path, num_classes, suffix):
     assert plt.imread(path).std() > 0 if suffix == "png" else "</svg>" in path.read_text()
 
 
+@pytest.mark.parametrize(("scores", "title"), [([0.9, 0.1, 0.1, 0.1], "a.wav"), ([0.1] * 4, "a.wav: no class")])
+def test_title_of_a_recording_without_a_class(tmp_path, monkeypatch, scores, title):
+    """A detection in one window is none of the whole recording, but the picture shows it."""
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(16000 * 8), 16000)
+    windows = [
+        Window(2.0 * index, 2.0 * index + 2, np.array([score], np.float32)) for index, score in enumerate(scores)
+    ]
+    mean = np.array([np.mean(scores)], np.float32)
+    prediction = Prediction(
+        str(tmp_path / "a.wav"), ("bell",), mean, windows, duration=8.0, min_score=0.5, several=True
+    )
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, text, **options: titles.append(text))
+    plot_timeline(prediction, tmp_path / "timeline.png")
+    assert titles == [title]
+
+
 def test_what_cannot_be_drawn(tmp_path):
     with pytest.raises(ValueError, match="a picture must end in"):
         plot_timeline(Prediction("a.wav"), tmp_path / "a.txt")
