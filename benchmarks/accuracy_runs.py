@@ -103,7 +103,12 @@ class Run:
     def arguments(self) -> list[str]:
         """Arguments of `sanet train`."""
         where = [*self.source, "--output_dir", str(self.folder), "--seed", str(self.seed)]
-        return [*self.recipe.configs, *where, *self.recipe.flags]
+        return [*self.recipe.configs, *where, *map(self._fill_in, self.recipe.flags)]
+
+    def _fill_in(self, flag: str) -> str:
+        """Replace `{recipe}` by the folder of that recipe's run on the same recordings and seed."""
+        runs = self.folder.parent.parent
+        return re.sub(rf"{{({NAME})}}", lambda match: str(runs / match[1] / self.folder.name), flag)
 
     @property
     def record_file(self) -> Path:

@@ -95,6 +95,16 @@ def test_dry_run(folders, capsys):
     assert not Path("out").exists()
 
 
+def test_a_recipe_can_name_the_run_of_another(folders, capsys):
+    recipes = ["default", "taught=--teacher={default},--class_weights=balanced"]
+    data = ["--data", "folds=folds", "--fold_pattern", r"folds=(\d)-", "--seeds", "3", "--output", "out"]
+    assert accuracy.main([*data, "--recipes", *recipes, "--dry_run"]) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if "--teacher" in line]
+    assert len(commands) == 3
+    for fold, command in zip((1, 2, 3), commands):
+        assert f"--teacher=out/folds/default/fold_{fold}-3 " in command
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
