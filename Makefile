@@ -1,4 +1,4 @@
-# make demo and make test set everything up on a fresh machine: a virtual environment, pinned dependencies, FFmpeg.
+# On a new machine, make demo and make test first create a virtual environment and install pinned dependencies and FFmpeg.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,14 +11,14 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-setup: $(VENV)/.installed ffmpeg  ## Make the virtual environment; install FFmpeg where it is missing
+setup: $(VENV)/.installed ffmpeg  ## Create the virtual environment; install FFmpeg if it is missing
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# torchcodec, which datasets reads audio with, needs FFmpeg's shared libraries, and pipeline("file.wav") its program.
+# torchcodec (used by datasets) needs FFmpeg's shared libraries. pipeline("file.wav") needs the ffmpeg program.
 ffmpeg:
 	@command -v ffmpeg >/dev/null || { \
 		echo "Installing FFmpeg"; \
@@ -28,19 +28,19 @@ ffmpeg:
 		elif command -v brew >/dev/null; then brew install --quiet ffmpeg; \
 		else echo "Install FFmpeg with its shared libraries, then run make again." >&2; exit 1; fi; }
 
-demo: setup  ## Make a small speech data set, train SANet on it, test it and classify clips
+demo: setup  ## Generate a small speech dataset, train on it, evaluate and classify clips
 	$(BIN)/python -m sanet_hf.training.demo
 
 test: setup lint  ## Check the style and run the tests that take less than 20 s each
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
 
-test-slow: setup  ## Run the others
+test-slow: setup  ## Run the tests that take longer
 	$(BIN)/python -m pytest -m slow
 
-test-versions: ffmpeg  ## Run the core tests with the oldest and the newest versions allowed (15 GB, an hour)
+test-versions: ffmpeg  ## Run the core tests with the oldest and the newest supported versions (15 GB, an hour)
 	$(PYTHON) tests/versions/check.py
 
-fuzz: setup  ## Fuzz the reading of audio and the feature extractor for FUZZ_SECONDS; finds are kept in build/fuzz
+fuzz: setup  ## Fuzz audio decoding and the feature extractor for FUZZ_SECONDS; failing inputs are in build/fuzz
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[fuzz]"
 	mkdir -p build/fuzz
 	$(BIN)/python tests/fuzz/fuzz_audio.py -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=4096 \
@@ -50,10 +50,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-docs: setup  ## Build the documentation as a site in build/docs; a dead link fails
+docs: setup  ## Build the documentation as a site in build/docs; dead links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-benchmark: setup  ## Measure speed and memory beside the original, AST and wav2vec2 (an hour)
+benchmark: setup  ## Measure speed and memory of SANet, the original, AST and wav2vec2 (an hour)
 	$(BIN)/python -m benchmarks.inference --output build/benchmarks/inference.json
 	$(BIN)/python -m benchmarks.training --output build/benchmarks/training.json
 	$(BIN)/python -m benchmarks.features --output build/benchmarks/features.json
@@ -65,5 +65,5 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## Remove what the demo and the build made
+clean:  ## Remove the files of the demo and the build
 	rm -rf build dist *.egg-info demo
