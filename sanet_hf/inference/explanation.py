@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What in a clip a classifier's score comes from: occlusion, pooling weights and attention over time."""
+"""Explanation of a score by parts of the clip: occlusion, pooling weights and attention over time."""
 
 import difflib
 import math
@@ -24,24 +24,25 @@ DECIMALS = 9
 @dataclass
 class Explanation:
     """
-    Where in a clip the score of a class comes from. Times are seconds since the beginning of the recording.
+    Explanation of the score of a class by parts of a clip. Times are seconds since the beginning of the recording.
 
     Args:
-        label: The class that is explained.
+        label: The explained class.
         scores: Score of every class: a probability, or the value of a regression.
-        waveform: The stretch that the model hears, as it is in the recording, of shape (samples,).
-        sampling_rate: Of the waveform, in Hz.
-        start: When the stretch begins.
-        occlusion_starts, occlusion_ends: When each silenced part begins and ends, of shape (parts,).
-        score_drops: Score of the class minus the score without that part, of shape (parts,): positive where the part
-            spoke for the class, negative where it spoke against.
-        pooling_weights: How much each frame counted in SANet's pooling, of shape (frames,), sum 1; `None` for other
-            architectures. A model that [`expects_fixed_length`] has frames of the silence after the clip
-            too, as do its attentions.
-        pooling_edges: When each of these frames begins, and the last one ends, of shape (frames + 1,).
-        attentions: How much each frame (rows) attends to each (columns) in every attention block of SANet, as the mean
-            of the heads, each of shape (frames, frames) with frames of its own; rows sum to 1.
-        attention_edges: As `pooling_edges`, for every attention block.
+        waveform: The explained part of the recording, before normalisation, of shape (samples,).
+        sampling_rate: Sampling rate of the waveform in Hz.
+        start: Start of the explained part.
+        occlusion_starts, occlusion_ends: Start and end of each silenced part, of shape (parts,).
+        score_drops: Score of the class minus its score without that part, of shape (parts,). Positive: the part counts
+            for the class. Negative: it counts against the class.
+        pooling_weights: Weight of each frame in SANet's pooling, of shape (frames,), sum 1; `None` for other
+            architectures. For a model that [`expects_fixed_length`], these weights and the attentions include
+            frames of the silence after the clip.
+        pooling_edges: Start of each of these frames, and end of the last one, of shape (frames + 1,).
+        attentions: Attention of each frame (rows) to each frame (columns) for every attention block of SANet, as the
+            mean of the heads. The shape of each is (frames, frames); the number of frames differs between blocks. Rows
+            sum to 1.
+        attention_edges: Like `pooling_edges`, for every attention block.
     """
 
     label: str
@@ -59,7 +60,7 @@ class Explanation:
 
     @property
     def end(self) -> float:
-        """When the stretch ends."""
+        """End of the explained part in seconds."""
         return self.start + len(self.waveform) / self.sampling_rate
 
 
@@ -75,22 +76,23 @@ def explain(
     batch_size: int | None = None,
 ) -> Explanation:
     """
-    Explain the score of a clip: what it loses where a part of the clip is silenced (occlusion: Zeiler and Fergus,
-    2014, https://arxiv.org/abs/1311.2901), and for SANet also which frames its pooling and its attention weigh.
+    Explain the score of a clip and return an [`Explanation`]: the drop of the score if a part of the clip is silenced
+    (occlusion: Zeiler and Fergus, 2014, https://arxiv.org/abs/1311.2901), and for SANet also the weights of its pooling
+    and its attention.
 
-    A part is silenced in what the model hears: after the feature extractor has set the loudness, so that the rest of
-    the clip stays the same. Models that take spectrograms get that of the waveform with silence.
+    Parts are silenced after loudness normalisation, so that the rest of the clip stays the same. For a model with
+    spectrogram input, the spectrogram is computed from the waveform with the silenced part.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them, of any architecture.
-        waveform: Clip of shape (samples,) at the feature extractor's sampling rate. Of one longer than
-            [`find_window_seconds`], the middle is explained, as a clip of its own.
-        label: Class to explain; by default the one with the highest score.
+        model, feature_extractor: Result of [`~sanet_hf.inference.load_classifier`], of any architecture.
+        waveform: Clip of shape (samples,) at the feature extractor's sampling rate. If it is longer than
+            [`find_window_seconds`], only its middle is explained.
+        label: Class to explain; by default the class with the highest score.
         occlusion_seconds: Duration of each silenced part; by default 0.25 s, but at least 1/64 and at most 1/8 of the
             clip.
-        hop_seconds: Longest time from one silenced part to the next; by default half of their duration.
-        offset: Where the waveform begins in the recording it is cut from, in seconds: added to all times.
-        batch_size: Clips that are classified at once; by default [`default_batch_size`].
+        hop_seconds: Maximum time from one silenced part to the next; by default half of their duration.
+        offset: Start of the waveform in its recording in seconds, added to all times.
+        batch_size: Number of clips per batch; by default [`default_batch_size`].
 
     Raises:
         UsageError: The model has no such class, or a duration is not positive.
@@ -155,11 +157,11 @@ def weigh_frames(
     model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, waveform: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """
-    The pooling weights and edges of an [`Explanation`] alone, at a single pass; `None` for architectures other than
-    SANet.
+    Return only the pooling weights and edges of an [`Explanation`], from a single forward pass; `None` for
+    architectures other than SANet.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
+        model, feature_extractor: Result of [`~sanet_hf.inference.load_classifier`].
         waveform: Clip of shape (samples,) at the feature extractor's sampling rate, no longer than
             [`find_window_seconds`].
     """
@@ -174,12 +176,12 @@ def weigh_frames(
 def _unknown_label(label: str, labels: list[str]) -> str:
     nearest = difflib.get_close_matches(label, labels, n=1)
     guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"label={label!r} is no class of the model.{guess} It knows {shorten(labels)}."
+    return f"label={label!r} is not a class of the model.{guess} Its classes are {shorten(labels)}."
 
 
 @contextmanager
 def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """The one attention that returns its probabilities."""
+    """Use eager attention, the only implementation that returns its probabilities."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -190,9 +192,9 @@ def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
 
 def _weights_over_time(model: PreTrainedModel, outputs, num_samples: int, start: float, rate: int) -> dict:
     """
-    Fields of the explanation that only a SANet has, without the frames that hold padding alone.
+    Return the fields of the explanation that only a SANet has, without frames that contain only padding.
 
-    A frame stands for the samples that it strides over, in the middle of those that its convolutions see:
+    A frame covers the samples of its stride, in the middle of the receptive field of its convolutions:
 
         samples        |. . . .|. . . .|. . . .|. .     the last frame ends with the clip
         frames             0       1       2     3
@@ -219,7 +221,7 @@ def _weights_over_time(model: PreTrainedModel, outputs, num_samples: int, start:
 def _parts(
     num_samples: int, rate: int, occlusion_seconds: float | None, hop_seconds: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First samples of the parts to silence, and those after their last: from the clip's beginning to its end."""
+    """Return the first sample of each part to silence, and the sample after its last, over the whole clip."""
     if occlusion_seconds is None:
         occlusion_seconds = np.clip(0.25, num_samples / rate / 64, num_samples / rate / 8)
     part = min(max(1, round(occlusion_seconds * rate)), num_samples)
@@ -231,13 +233,13 @@ def _parts(
 
 def as_dict(explanation: Explanation) -> dict:
     """
-    An explanation as JSON has it, without the waveform. Times are in seconds; frame i of `pooling` and `attention`
-    lasts from `edges[i]` to `edges[i + 1]`:
+    Return an explanation as it is written to JSON, without the waveform. Times are in seconds. Frame i of `pooling`
+    and `attention` is from `edges[i]` to `edges[i + 1]`:
 
         {"label": ..., "scores": {label: score}, "start": ..., "end": ...,
          "occlusion": {"start": [...], "end": [...], "score_drop": [...]},
          "pooling": {"edges": [...], "weights": [...]},                     (SANet)
-         "attention": [{"edges": [...], "weights": [[...], ...]}, ...]}     (SANet, one entry a block)
+         "attention": [{"edges": [...], "weights": [[...], ...]}, ...]}     (SANet, one entry per block)
     """
     result = {
         "label": explanation.label,

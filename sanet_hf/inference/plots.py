@@ -27,18 +27,19 @@ MAX_CLASSES = 10
 
 def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int = DEFAULT_SAMPLING_RATE) -> None:
     """
-    Draw the waveform's envelope, the segments of one label, and the score of each class over time; of many classes,
-    the ten with the highest scores. Stretches without a predicted class, and scores of silence, stay blank.
+    Draw over time the envelope of the waveform, the predicted labels, and the score of each class. A segment with
+    several labels has a stripe for each. Of many classes, the ten with the highest scores are drawn. Segments without
+    a predicted class, and scores of silence, stay blank.
 
     Args:
-        prediction: Of a file that can still be read, as [`predict`] gives it.
-        path: Picture to write, of a format of [`PICTURES`].
-        sampling_rate: Of the waveform that is drawn, in Hz: the one that the model hears.
+        prediction: Result of [`predict`] for a file that can still be read.
+        path: Picture to write, in a format of [`PICTURES`].
+        sampling_rate: Sampling rate of the model in Hz, used to read the waveform.
 
     Raises:
-        SanetError: The file could not be classified, or `path` is not that of a picture.
+        SanetError: The file could not be classified, or `path` has no picture format.
     """
-    # Imported late, since other commands do not draw.
+    # Imported here, because other commands do not draw.
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
@@ -60,7 +61,7 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
     ]
     with matplotlib.rc_context(style()):
         figure = Figure(figsize=(10, 2.4 + 0.28 * len(shown)), layout="constrained")
-        heights = [1.5, 0.3, 0.28 * len(shown) + 0.3]
+        heights = [1.5, 0.45 if prediction.several else 0.3, 0.28 * len(shown) + 0.3]
         wave_axes, label_axes, score_axes = figure.subplots(3, sharex=True, height_ratios=heights)
         length = max(1, round(prediction.duration * sampling_rate / NUM_PIXELS))
         low, high = envelope(stream_audio(prediction.path, sampling_rate), length)
@@ -70,17 +71,26 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
         is_background = prediction.scores is not None and prediction.is_background(prediction.scores)
         title = f"{Path(prediction.path).name}: {'background' if is_background else 'no class'}"
         if any(segment.labels for segment in segments) and not prediction.label:
-            # Something is heard in a part, though not in the mean of all.
+            # A part has a class, although the mean of all parts has none.
             title = Path(prediction.path).name
         elif prediction.label is not None:
-            title = f"{Path(prediction.path).name}: {prediction.label} ({prediction.score:.2f})"
+            title = f"{Path(prediction.path).name}: {prediction.label} (score {prediction.score:.2f})"
         wave_axes.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
+        order = {prediction.labels[index]: place for place, index in enumerate(shown)}
         for segment in segments:
-            if not segment.labels:
-                continue
-            color = colors.get(segment.label, OTHER_COLOR)
-            label_axes.axvspan(segment.start, segment.end, facecolor=color, edgecolor="white", linewidth=0.5)
-        label_axes.set_yticks([0.5], ["label"])
+            # Stripes in the order of the scores below, from top to bottom.
+            stripes = sorted(segment.labels, key=lambda label: -order.get(label, len(order)))
+            for number, label in enumerate(stripes):
+                label_axes.axvspan(
+                    segment.start,
+                    segment.end,
+                    number / len(stripes),
+                    (number + 1) / len(stripes),
+                    facecolor=colors.get(label, OTHER_COLOR),
+                    edgecolor="white",
+                    linewidth=0.5,
+                )
+        label_axes.set_yticks([0.5], ["labels" if prediction.several else "label"])
         label_axes.set_ylim(0, 1)
         image = score_axes.pcolormesh(
             edges, np.arange(len(shown) + 1), scores[:, shown].T, cmap="Greys", vmin=0, vmax=1
@@ -113,18 +123,18 @@ MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 
 def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pca", seed: int = 0) -> None:
     """
-    Draw a map of the embeddings in two dimensions, coloured by `label`, with a ring where the model says otherwise.
+    Draw a two-dimensional map of the embeddings, coloured by `label`. A ring marks a different prediction.
 
     Args:
-        table: As [`make_embedding_table`] gives it.
-        path: Picture to write, of a format of [`PICTURES`].
-        method: `pca`, or `tsne`, which shows clusters but no distances between them.
-        seed: Of t-SNE.
+        table: Result of [`make_embedding_table`].
+        path: Picture to write, in a format of [`PICTURES`].
+        method: `pca`, or `tsne`, which shows clusters but not the distances between them.
+        seed: Seed of t-SNE.
 
     Raises:
-        SanetError: There are fewer than three embeddings, or `path` is not that of a picture.
+        SanetError: There are fewer than three embeddings, or `path` has no picture format.
     """
-    # Imported late, since other commands do not draw.
+    # Imported here, because other commands do not draw.
     import matplotlib
     from matplotlib.figure import Figure
     from sklearn.decomposition import PCA
@@ -132,7 +142,7 @@ def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pc
 
     check_picture(path)
     if len(table) < 3:
-        raise DataError(f"A map of {len(table)} files would show nothing: it takes three or more.")
+        raise DataError(f"A map needs at least three files, but there are {len(table)}. Add files.")
     embeddings = np.stack(table["embedding"].tolist())
     if method == "pca":
         pca = PCA(2, random_state=seed)
@@ -158,7 +168,7 @@ def plot_embeddings(table: pandas.DataFrame, path: str | Path, method: str = "pc
         if is_mistake.any():
             ring = {"facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
             axes.scatter(
-                *points[is_mistake.to_numpy()].T, s=40, label=f"predicted otherwise ({is_mistake.sum()})", **ring
+                *points[is_mistake.to_numpy()].T, s=40, label=f"different prediction ({is_mistake.sum()})", **ring
             )
         axes.set_xlabel(names[0])
         axes.set_ylabel(names[1])
@@ -173,13 +183,13 @@ SUFFIXES = (*PICTURES, ".json")
 
 def write_explanation(explanation: Explanation, path: str | Path, name: str = "") -> None:
     """
-    Write an explanation as a picture (.png, .jpg, .svg or .pdf), or as numbers (.json, what [`as_dict`] gives). A file
-    that is there is replaced.
+    Write an explanation as a picture (.png, .jpg, .svg or .pdf), or as numbers (.json, result of [`as_dict`]). An
+    existing file is overwritten.
 
     Args:
-        explanation: As [`explain`] gives it.
+        explanation: Result of [`explain`].
         path: The file to write.
-        name: What the recording is called in the picture's title.
+        name: Name of the recording in the title of the picture.
 
     Raises:
         SanetError: The suffix is none of these.
@@ -194,9 +204,11 @@ def write_explanation(explanation: Explanation, path: str | Path, name: str = ""
 
 
 def check_suffix(path: Path) -> None:
-    """Raise a UsageError for a file that [`write_explanation`] does not write."""
+    """Raise a UsageError for a suffix that [`write_explanation`] does not support."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: an explanation is written as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+        raise UsageError(
+            f"{path}: the name of an explanation must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}."
+        )
 
 
 def plot_explanation(explanation: Explanation, path: str | Path, name: str = "") -> None:
@@ -205,11 +217,11 @@ def plot_explanation(explanation: Explanation, path: str | Path, name: str = "")
     attention.
 
     Args:
-        explanation: As [`explain`] gives it.
+        explanation: Result of [`explain`].
         path: The picture to write, in any format of matplotlib.
-        name: What the recording is called in the title.
+        name: Name of the recording in the title.
     """
-    # Imported late, since other commands do not draw.
+    # Imported here, because other commands do not draw.
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -217,7 +229,7 @@ def plot_explanation(explanation: Explanation, path: str | Path, name: str = "")
     has_pooling = explanation.pooling_weights is not None
     heights = [0.7, 1.3, 1.1] + [1.1] * has_pooling + [1.6] * len(explanation.attentions)
     heard = explanation.pooling_edges[-1] if has_pooling else explanation.end
-    # Of the silence that a model hears after a clip, enough to see what it makes of it.
+    # Only a part of the padding is drawn, so that the clip remains wide enough.
     end = min(heard, explanation.end + 0.25 * (explanation.end - explanation.start))
     with matplotlib.rc_context(style()):
         figure = Figure(figsize=(9, 1.0 + 1.25 * sum(heights)), layout="constrained")
@@ -235,7 +247,7 @@ def plot_explanation(explanation: Explanation, path: str | Path, name: str = "")
                 axes.axvline(explanation.end, color=OTHER_COLOR, linewidth=1, linestyle=(0, (4, 3)))
         panels[0].set_yticks([])
         panels[0].set_xlim(explanation.start, end)
-        panels[-1].set_xlabel("seconds")
+        panels[-1].set_xlabel("time (s)")
         figure.suptitle(_title(explanation, name, heard), fontsize=11, parse_math=False)
         figure.savefig(path)
 
@@ -247,7 +259,7 @@ def _title(explanation: Explanation, name: str, heard: float) -> str:
         title += f" ({best}: {explanation.scores[best]:.2f})"
     stretch = f"{explanation.start:.2f}–{explanation.end:.2f} s"
     if heard > explanation.end:
-        stretch += f" and silence up to {heard:.2f} s"
+        stretch += f", padded with silence to {heard:.2f} s"
     return textwrap.fill("   ".join(text for text in (name, stretch, title) if text), 110)
 
 
@@ -264,12 +276,12 @@ def _draw_spectrogram(axes, explanation: Explanation, end: float) -> None:
 
     rate = explanation.sampling_rate
     hop = max(1, rate // 125)
-    # mlab warns of a single column.
+    # mlab warns about a single column.
     num_columns = max(2, math.ceil((end - explanation.start) * rate / hop))
     silence = round((end - explanation.end) * rate)
     padded = np.pad(explanation.waveform.astype(np.float64), (0, silence))
-    # Windows of four hops, each in the middle of a column of one. Mirrored ends: where the stretch was cut out of a
-    # recording, silence would draw clicks.
+    # Each window has four hops and is centred on a column of one hop. The ends are mirrored: where a clip was cut out
+    # of a recording, zeros would look like clicks.
     front = 3 * hop // 2
     padded = np.pad(padded, (front, (num_columns + 3) * hop - front - len(padded)), mode="symmetric")
     power, frequencies, _ = specgram(padded, NFFT=4 * hop, noverlap=3 * hop, Fs=rate)
@@ -285,7 +297,7 @@ def _draw_spectrogram(axes, explanation: Explanation, end: float) -> None:
         vmax=loudest,
     )
     axes.set_title("spectrogram")
-    axes.set_ylabel("kHz")
+    axes.set_ylabel("frequency (kHz)")
 
 
 def _draw_occlusion(axes, explanation: Explanation) -> None:
@@ -295,9 +307,9 @@ def _draw_occlusion(axes, explanation: Explanation) -> None:
     axes.fill_between(centers, drops, 0, where=drops >= 0, interpolate=True, color=BLUE, alpha=0.35, linewidth=0)
     axes.fill_between(centers, drops, 0, where=drops <= 0, interpolate=True, color=VERMILION, alpha=0.35, linewidth=0)
     axes.plot(centers, drops, color="black", linewidth=1, marker="o", markersize=2.5)
-    title = f"occlusion: what the score of {explanation.label} loses when {seconds:.2g} s around a moment are silenced"
+    title = f"occlusion: drop of the score of {explanation.label} if {seconds:.2g} s are silenced"
     axes.set_title(title, parse_math=False)
-    axes.set_ylabel("score lost")
+    axes.set_ylabel("score drop")
 
 
 def _draw_pooling(axes, explanation: Explanation) -> None:
@@ -308,7 +320,7 @@ def _draw_pooling(axes, explanation: Explanation) -> None:
     title = "pooling: weight of each frame; 1 is the mean"
     if edges[-1] > explanation.end:
         share = weights[edges[:-1] >= explanation.end].sum()
-        title += f"; {100 * share:.0f} % of all weight is on the silence after the recording"
+        title += f"; {100 * share:.0f} % of the weight is on the silence after the recording"
     axes.set_title(title)
     axes.set_ylabel("weight")
 
@@ -322,9 +334,9 @@ def _draw_attention(axes, explanation: Explanation, block: int, end: float) -> N
         aspect="auto",
         cmap="viridis",
         vmin=0,
-        # Without the few frames that draw so much attention that all else would be dark.
+        # The few frames with the most attention would make all others dark.
         vmax=np.percentile(attention[visible][:, visible], 99),
     )
     axes.set_ylim(end, edges[0])
-    axes.set_title(f"attention, block {block + 1}: how much each moment (down) looks at each other (across)")
-    axes.set_ylabel("seconds")
+    axes.set_title(f"attention, block {block + 1}: weight of each frame (horizontal) for each frame (vertical)")
+    axes.set_ylabel("time (s)")

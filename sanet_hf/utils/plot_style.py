@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Colours and style of all plots and pages, and the formats of pictures."""
+"""Colours and style of all plots and pages, and picture formats."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +10,11 @@ from sanet_hf.errors import UsageError
 
 PICTURES = (".png", ".jpg", ".svg", ".pdf")
 
-# The palette of Okabe and Ito, whose colours people with colour blindness can tell apart
-# (https://jfly.uni-koeln.de/color/).
+# The colour-blind-safe palette of Okabe and Ito. Source: https://jfly.uni-koeln.de/color/
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 BLUE, ORANGE, GREEN, PINK, SKY_BLUE, VERMILION, YELLOW = COLORS
 GRAY, OTHER_COLOR = "#555555", "#999999"
-# Colours by their role, on light and on dark pages: background, panels, text, secondary text, lines, series.
+# Colours by role for light and dark pages: background, panels, text, secondary text, lines, series.
 LIGHT = {
     **{"page": "#ffffff", "panel": "#f6f7f9", "text": "#1b1f24", "muted": "#5c6570", "line": "#dfe3e8"},
     **{"first": BLUE, "second": VERMILION, "third": GREEN},
@@ -28,12 +27,12 @@ DARK = {
 
 def style(colors: Mapping[str, str] = LIGHT) -> dict[str, object]:
     """
-    Parameters for `matplotlib.rc_context`.
+    Return parameters for `matplotlib.rc_context`.
 
     Args:
-        colors: Values of the roles in [`LIGHT`]: hexadecimal colours.
+        colors: Hexadecimal colours for the roles in [`LIGHT`].
     """
-    # Imported late, since most commands do not draw.
+    # Imported here, because most commands do not draw.
     from matplotlib import cycler
 
     return {
@@ -64,6 +63,6 @@ def style(colors: Mapping[str, str] = LIGHT) -> dict[str, object]:
 
 
 def check_picture(path: str | Path) -> None:
-    """Raise a UsageError for a file whose suffix is not that of a picture."""
+    """Raise a UsageError for a file name without the suffix of a picture."""
     if Path(path).suffix.lower() not in PICTURES:
-        raise UsageError(f"{path}: a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}.")
+        raise UsageError(f"{path}: the name of a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}.")

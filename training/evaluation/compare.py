@@ -24,7 +24,13 @@ from sanet_hf.training.evaluation.costs import (
     measure_speed,
 )
 from sanet_hf.training.evaluation.results import Evaluation
-from sanet_hf.training.evaluation.statistics import NUM_RESAMPLES, bootstrap, difference, interval, pair_up
+from sanet_hf.training.evaluation.statistics import (
+    NUM_RESAMPLES,
+    bootstrap,
+    difference,
+    metric_interval,
+    pair_up,
+)
 from sanet_hf.training.reports.comparison import describe, write_comparison
 
 
@@ -103,7 +109,7 @@ def compare(
                 "dtype": str(candidate.model.dtype).removeprefix("torch."),
                 "num_right": int(evaluations[index].is_right.sum()),
                 "metrics": {
-                    title: {"value": float(evaluations[index].metrics[title]), **interval(values[index])}
+                    title: _with_interval(evaluations[index], title, values[index])
                     for title, values in resamples.items()
                 },
                 "difference": difference(evaluations, resamples[metric], 0, index) if index > 0 else None,
@@ -143,11 +149,16 @@ def compare_baseline(candidate: Candidate, metric: str, seed: int) -> dict[str, 
     both = [pair[1], pair[0]]
     resamples = bootstrap(both, seed)[metric]
     return {
-        "value": float(both[0].metrics[metric]),
-        **interval(resamples[0]),
+        **_with_interval(both[0], metric, resamples[0]),
         "num_clips": len(both[0].files),
         "difference": difference(both, resamples, 0, 1),
     }
+
+
+def _with_interval(evaluation: Evaluation, metric: str, resampled: np.ndarray) -> dict[str, float]:
+    """Return `value`, `low` and `high` of a metric: the interval that reports show, see [`metric_interval`]."""
+    low, high = metric_interval(evaluation, metric, resampled)
+    return {"value": float(evaluation.metrics[metric]), "low": low, "high": high}
 
 
 def check_candidates(candidates: Sequence[Candidate]) -> None:

@@ -108,8 +108,8 @@ def evaluate_models(
     evaluated = []
     for name, (model, feature_extractor) in models.items():
         warn_of_other_preparation(feature_extractor, arguments)
-        # Each model hears as much of a recording as in its training.
-        seconds = runs[name].get("max_length_seconds")
+        # Each model gets windows of the length of its own training, whose options name only what is not the default.
+        seconds = runs[name].get("max_length_seconds", DataArguments().max_length_seconds) if runs[name] else None
         if seconds is not None and data_options.get("max_length_seconds", seconds) != seconds:
             raise UsageError(f"--max_length_seconds has no effect: {name} was trained on {seconds:g} s. Leave it out.")
         if seconds is None:

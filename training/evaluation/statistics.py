@@ -251,10 +251,16 @@ def compare_with_baseline(
 
 
 def _as_text(row: Mapping[str, Any]) -> list[str]:
-    network, baseline = ("{value:.3f} ({low:.3f}–{high:.3f})".format(**row[name]) for name in ("network", "baseline"))
+    network, baseline = (_with_interval(row[name]) for name in ("network", "baseline"))
     value, low, high = (_points(row["difference"][name]) for name in ("value", "low", "high"))
     title = METRICS[row["metric"]][0]
     return [row["split"], f"{row['num_clips']:,}", title, network, baseline, f"{value} points ({low} to {high})"]
+
+
+def _with_interval(metric: Mapping[str, float]) -> str:
+    # Where all clips are correct, all resamples are equal: the bootstrap gives no interval.
+    interval = "–" if metric["low"] == metric["high"] else "{low:.3f}–{high:.3f}".format(**metric)
+    return f"{metric['value']:.3f} ({interval})"
 
 
 def _say(row: Mapping[str, Any], verdict: str) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Examples of an augmentation, as audio files and as spectrograms."""
+"""Examples of an augmentation: audio files and spectrograms."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,20 +26,20 @@ def write_examples(
     sampling_rate: int = DEFAULT_SAMPLING_RATE,
 ) -> None:
     """
-    Write `original.wav`, `1.wav`, `2.wav`, ... at the loudness that SANet's feature extractor sets, and
-    `examples.png` with their spectrograms and the transforms that were applied.
+    Write `original.wav`, `1.wav`, `2.wav`, ... after loudness normalisation, and `examples.png` with their
+    spectrograms and the applied transforms.
 
     Args:
-        file: A recording.
-        output_dir: Folder to write into.
-        config: YAML file, or the name of a file in the package, with `augmentations` and
+        file: Recording to augment.
+        output_dir: Output folder.
+        config: YAML file, or the name of a file of the package, with `augmentations` and
             `augmentations_after_normalization`.
-        num_examples: Number of examples besides the original.
+        num_examples: Number of examples in addition to the original.
         seed: Seed of the random parameters.
-        sampling_rate: Of the model to train, in Hz.
+        sampling_rate: Sampling rate of the model to train in Hz.
 
     Raises:
-        UsageError: The YAML file cannot be read, or has no augmentation.
+        UsageError: The YAML file cannot be read or contains no augmentation.
         AudioError: The recording cannot be read.
     """
     path = find_config(config)
@@ -52,7 +52,7 @@ def write_examples(
         for name in ("augmentations", "augmentations_after_normalization")
     ]
     if not any(lists):
-        raise UsageError(f"{path} has neither augmentations nor augmentations_after_normalization.")
+        raise UsageError(f"{path} has neither augmentations nor augmentations_after_normalization. Add one of them.")
     feature_extractor = SANetFeatureExtractor(sampling_rate=sampling_rate, max_length=None)
     augment, augment_normalized = (make_augmentation(transforms, sampling_rate) for transforms in lists)
     waveform = load_audio(file, sampling_rate)
@@ -66,7 +66,7 @@ def write_examples(
         done = [text for step in (augment, augment_normalized) if step is not None for text in _applied(step)]
         examples[str(number)] = changed, ", ".join(done) or "unchanged"
     for name, (changed, _) in examples.items():
-        # Floating point, because gain can lift samples above full scale.
+        # Floating point, because gain can move samples above full scale.
         soundfile.write(output_dir / f"{name}.wav", changed, sampling_rate, subtype="FLOAT")
     _plot(examples, sampling_rate, output_dir / "examples.png")
 
@@ -88,7 +88,7 @@ def _applied(augment: Augmentation) -> list[str]:
 
 
 def _plot(examples: Mapping[str, tuple[np.ndarray, str]], sampling_rate: int, path: Path) -> None:
-    # Imported late, since other commands do not draw.
+    # Imported here, because other commands do not draw.
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -102,8 +102,9 @@ def _plot(examples: Mapping[str, tuple[np.ndarray, str]], sampling_rate: int, pa
         for axis, (name, (waveform, text)) in zip(axes.flat, examples.items()):
             waveform = np.pad(waveform, (0, max(0, 512 - len(waveform))))
             axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=sampling_rate, vmin=-130, vmax=-30, cmap="magma")
+            axis.yaxis.set_major_formatter(lambda hertz, _: f"{hertz / 1000:g}")
             axis.set_title(f"{name}: {text}", wrap=True)
             axis.set_xlim(0, seconds)
-        figure.supxlabel("seconds")
-        figure.supylabel("Hz")
+        figure.supxlabel("time (s)")
+        figure.supylabel("frequency (kHz)")
         figure.savefig(path)

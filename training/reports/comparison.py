@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison says in words, in a table and in a plot."""
+"""The words, the table and the plot of a comparison."""
 
 import io
 import itertools
@@ -17,7 +17,6 @@ from matplotlib.path import Path as Line
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
-from scipy.stats import binomtest
 
 from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.reports.html import COLORS, SVG_OPTIONS, embed_svg, render_page
@@ -26,16 +25,16 @@ from sanet_hf.utils.formatting import escape_markdown, format_duration, format_m
 from sanet_hf.utils.plot_style import LIGHT, style
 
 
-# In square points: of the model with the most parameters, and the smallest that can be seen.
+# Marker areas in square points: of the model with the most parameters, and the smallest visible one.
 MARKER_AREA, MIN_MARKER_AREA = 900, 20
-# Where texts may stand: so many points off the edge of their point, in these directions.
+# Candidate positions of texts: distances in points from the edge of their marker, and directions.
 DISTANCES = (5, 20, 40, 65, 95, 130)
 DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1))
 UNKNOWN = "–"
 
 
 def write_comparison(result: Mapping[str, Any], output_dir: str | Path) -> None:
-    """Write what [`compare.compare`] returns as `comparison.json`, `.md`, `.html` and `.png`."""
+    """Write the result of [`compare.compare`] as `comparison.json`, `.md`, `.html` and `.png`."""
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_directory(output_dir) as folder:
         (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
@@ -45,21 +44,21 @@ def write_comparison(result: Mapping[str, Any], output_dir: str | Path) -> None:
 
 
 def describe(result: Mapping[str, Any]) -> dict[str, list[str]]:
-    """`summary`, what the numbers mean, and `notes`, how they came about: lists of sentences."""
+    """Return two lists of sentences: `summary` interprets the numbers, `notes` describes the measurements."""
     first, *others = result["candidates"]
     if others:
         summary = [describe_difference(result["metric"], first, other) for other in others] + [recommend(result)]
     else:
         summary = [
             f"{first['name']} has {'an accuracy' if result['metric'] == 'accuracy' else 'a mAP'} of "
-            f"{_percent(first['metrics'][result['metric']])} and takes {_number(1e3 * first['latency_median'])} ms "
+            f"{_interval(first['metrics'][result['metric']])} and takes {_number(1e3 * first['latency_median'])} ms "
             "per clip."
         ]
     return {"summary": summary, "notes": _notes(result)}
 
 
 def describe_difference(metric: str, first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """How the other compares with the first in accuracy (or mAP) and in time."""
+    """Return a sentence that compares the other model with the first in accuracy (or mAP) and in time."""
     difference = other["difference"]
     low, points, high = (100 * difference[name] for name in ("low", "value", "high"))
     is_less = points < 0
@@ -67,7 +66,7 @@ def describe_difference(metric: str, first: Mapping[str, Any], other: Mapping[st
         low, points, high = -high, -points, -low
     is_same = f"{points:.1f}" == "0.0"
     if is_same:
-        claim = f"{other['name']} has the same {metric} as {first['name']} to 0.1 points"
+        claim = f"{other['name']} has the same {metric} as {first['name']} within 0.1 points"
     elif metric == "accuracy":
         claim = f"{other['name']} is {points:.1f} points {'less' if is_less else 'more'} accurate than {first['name']}"
     else:
@@ -79,30 +78,32 @@ def describe_difference(metric: str, first: Mapping[str, Any], other: Mapping[st
     test = f"; {format_p(difference['p'], 'p')}" if metric == "accuracy" else ""
     ratio = other["latency_median"] / first["latency_median"]
     if ratio >= 1.1:
-        time = f"takes {_ratio(ratio)} times the time per clip"
+        time = f"takes {_ratio(ratio)} times as long per clip"
     elif ratio <= 1 / 1.1:
-        time = f"is {_ratio(1 / ratio)} times as fast on a clip"
+        time = f"is {_ratio(1 / ratio)} times as fast per clip"
     else:
         time = "takes about the same time per clip"
     return f"{claim} (95 % interval {_signed(low, '')} to {_signed(high, '')}{test}), and {time}."
 
 
 def recommend(result: Mapping[str, Any]) -> str:
-    """Which model to use: the fastest of those that could be as good as the best one."""
+    """Return which model to use: the fastest of those that are not significantly worse than the best one."""
     rows = result["candidates"]
-    better, worse = ("more accurate", "less accurate") if result["metric"] == "accuracy" else ("better", "worse")
+    better, worse, top = "better", "worse", "best"
+    if result["metric"] == "accuracy":
+        better, worse, top = "more accurate", "less accurate", "most accurate"
     as_good = [row for row in rows if not row["behind_best"]["is_significant"]]
     best = max(rows, key=lambda row: row["metrics"][result["metric"]]["value"])
     fastest, choice = (min(group, key=lambda row: row["latency_median"]) for group in (rows, as_good))
     if len(as_good) == 1:
         if choice is fastest:
-            return f"Use {choice['name']}: it is {better} than the others, and the fastest."
-        return f"Use {choice['name']} where being right matters most, {fastest['name']} where time does."
+            return f"Use {choice['name']}: it is the {top} and the fastest."
+        return f"Use {choice['name']} if accuracy matters most, {fastest['name']} if speed does."
     if choice is fastest:
-        advice = f"Use {choice['name']}: it is the fastest, and none is {better} by more than chance can explain."
+        advice = f"Use {choice['name']}: it is the fastest, and no other model is significantly {better}."
     else:
         advice = (
-            f"Use {choice['name']}: it is the fastest of those that none surpasses by more than chance can explain; "
+            f"Use {choice['name']}: it is the fastest of the models that are not significantly {worse} than the best. "
             f"{fastest['name']} is faster, but {worse}."
         )
     if choice is best:
@@ -110,15 +111,15 @@ def recommend(result: Mapping[str, Any]) -> str:
     possible = 100 * choice["behind_best"]["high"]
     if possible < 0.05:
         return advice
-    return f"{advice} Still, {best['name']} could be up to {possible:.1f} points {better}."
+    return f"{advice} {best['name']} could still be up to {possible:.1f} points {better}."
 
 
 def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Rows of the table: a title, and a cell for each candidate."""
+    """Return the rows of the table: a title, and a cell for each candidate."""
     rows = result["candidates"]
     first, differences = rows[0]["name"], [row["difference"] for row in rows[1:]]
     table = [
-        (f"{METRICS[metric][0]} (95 % interval)", [_percent(row["metrics"][metric]) for row in rows])
+        (f"{METRICS[metric][0]} (95 % interval)", [_interval(row["metrics"][metric]) for row in rows])
         for metric in rows[0]["metrics"]
     ]
     if differences:
@@ -127,14 +128,17 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
                 f"{METRICS[result['metric']][0]} minus that of {first}, points",
                 ["", *map(_gap, differences)],
             ),
-            (f"Clips that only {first} / only this has right", ["", *(f"{d['b']} / {d['c']}" for d in differences)]),
+            (
+                f"Clips that are correct only with {first} / only with this",
+                ["", *(f"{d['b']} / {d['c']}" for d in differences)],
+            ),
             ("p, McNemar's exact test", ["", *(format_p(d["p"]) for d in differences)]),
         ]
     if any(row.get("baseline") for row in rows):
         baselines = [row.get("baseline") for row in rows]
         title = METRICS[result["metric"]][0]
         table += [
-            (f"Log-mel baseline: {title} (95 % interval)", [_percent(own) if own else UNKNOWN for own in baselines]),
+            (f"Log-mel baseline: {title} (95 % interval)", [_interval(own) if own else UNKNOWN for own in baselines]),
             (
                 f"{title} minus that of the baseline, points",
                 [_gap(own["difference"]) if own else UNKNOWN for own in baselines],
@@ -148,30 +152,33 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             "Time per clip, median / 95th percentile",
             [f"{_number(1e3 * row['latency_median'])} / {_number(1e3 * row['latency_p95'])} ms" for row in rows],
         ),
-        ("Time per clip of the model alone", [f"{_number(1e3 * row['model_latency_median'])} ms" for row in rows]),
-        (f"Clips per second, {result['batch_size']} at once", [_number(row["clips_per_second"]) for row in rows]),
+        (
+            "Time per clip, without feature extraction",
+            [f"{_number(1e3 * row['model_latency_median'])} ms" for row in rows],
+        ),
+        (f"Clips per second, batches of {result['batch_size']}", [_number(row["clips_per_second"]) for row in rows]),
         ("Peak memory", [_with_unit(row["memory_bytes"], "B") for row in rows]),
         ("Size on disk", [_with_unit(row["disk_bytes"], "B") for row in rows]),
         ("Training time", [UNKNOWN if seconds is None else format_duration(seconds) for seconds in training_times]),
-        ("Numbers per clip that the model takes", [" × ".join(map(str, row["input_shape"])) for row in rows]),
+        ("Input of the model per clip", [" × ".join(f"{size:,}" for size in row["input_shape"]) for row in rows]),
         ("Number format", [row["dtype"] for row in rows]),
     ]
     return table
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
-    """The table, what it means, the plot, and how it came about."""
+    """Return the comparison as Markdown: table, summary, link to the plot, and notes."""
     names = [row["name"] for row in result["candidates"]]
     rows = [[title, *cells] for title, cells in make_table(result)]
     table = format_markdown_table(["", *names], rows, [":--", *("--:" for _ in names)])
     summary = escape_markdown(" ".join(result["summary"]))
     notes = [f"- {escape_markdown(note)}" for note in result["notes"]]
     image = f"![{METRICS[result['metric']][0]} and time per clip](comparison.png)"
-    return "\n".join([table, "", summary, "", image, "", "How this was measured:", "", *notes, ""])
+    return "\n".join([table, "", summary, "", image, "", "How it was measured:", "", *notes, ""])
 
 
 def to_html(result: Mapping[str, Any]) -> str:
-    """The same as one page that needs no other file and no network."""
+    """Return the comparison as an HTML page that needs no other file and no network."""
     buffer = io.StringIO()
     plot(result, COLORS, buffer, **SVG_OPTIONS)
     metric = METRICS[result["metric"]][0]
@@ -186,29 +193,29 @@ def to_html(result: Mapping[str, Any]) -> str:
 
 def plot(result: Mapping[str, Any], colors: Mapping[str, str], file, **options) -> None:
     """
-    Draw accuracy (or mAP) with its interval over the time per clip; the area of a point is its model's parameters.
+    Draw accuracy (or mAP) with its interval over the time per clip. The area of a point shows the parameters.
 
     Args:
-        result: What [`compare.compare`] returns.
-        colors: As [`style`] takes them.
-        file, options: As `Figure.savefig` takes them.
+        result: Result of [`compare.compare`].
+        colors: Colours for [`style`].
+        file, options: Arguments of `Figure.savefig`.
     """
     rows, metric = result["candidates"], result["metric"]
     times = [1e3 * row["latency_median"] for row in rows]
-    lows, values, highs = ([100 * row["metrics"][metric][name] for row in rows] for name in ("low", "value", "high"))
+    lows, values, highs = ([row["metrics"][metric][name] for row in rows] for name in ("low", "value", "high"))
     largest = max(row["parameters"] for row in rows)
     areas = [max(MIN_MARKER_AREA, MARKER_AREA * row["parameters"] / largest) for row in rows]
-    # Room for the texts beside the outermost points.
+    # Space for the texts beside the outermost points.
     factor = max(2.2, (max(times) / min(times)) ** (1 / 3))
-    margin = max(1.0, 0.15 * (max(highs) - min(lows)))
+    margin = max(0.01, 0.15 * (max(highs) - min(lows)))
     bottom, top = min(lows) - margin, max(highs) + margin
-    ticks = [tick for tick in MaxNLocator("auto", steps=[1, 2, 5, 10]).tick_values(bottom, top) if 0 <= tick <= 100]
+    ticks = [tick for tick in MaxNLocator("auto", steps=[1, 2, 5, 10]).tick_values(bottom, top) if 0 <= tick <= 1]
     with matplotlib.rc_context({**style(colors), "font.size": 11}):
         figure = Figure(figsize=(9, 5.2), layout="constrained")
         axes = figure.subplots()
         axes.set(xscale="log", xlim=(min(times) / factor, factor * max(times)), yticks=ticks, ylim=(bottom, top))
-        axes.set_xlabel("time per clip, from waveform to scores (ms, logarithmic)")
-        axes.set_ylabel(f"{metric if metric == 'mAP' else 'accuracy'} on {result['num_clips']} clips (%)")
+        axes.set_xlabel("time per clip, from waveform to scores (ms, log)")
+        axes.set_ylabel(f"{metric if metric == 'mAP' else 'accuracy'} on {result['num_clips']} clips")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -235,7 +242,7 @@ def plot(result: Mapping[str, Any], colors: Mapping[str, str], file, **options) 
 def _place(
     axes: Axes, texts: Sequence[Annotation], intervals: Sequence[tuple[float, float, float]], radii: Sequence[float]
 ) -> None:
-    """Move each text to the nearest place about its point where it covers no point, no interval and no other text."""
+    """Move each text to the nearest position that overlaps no point, no interval and no other text."""
     axes.figure.draw_without_rendering()
     frame = axes.get_window_extent()
     taken, lines = [], []
@@ -266,7 +273,7 @@ def _place(
 
 
 def _move(text: Annotation, x: float, y: float, has_line: bool) -> None:
-    """Put a text so many points off its point."""
+    """Place a text at an offset from its point, in points."""
     text.set_position((x, y))
     text.set_horizontalalignment("left" if x > 0 else "right" if x < 0 else "center")
     text.set_verticalalignment("bottom" if y > 0 else "top" if y < 0 else "center")
@@ -276,39 +283,36 @@ def _move(text: Annotation, x: float, y: float, has_line: bool) -> None:
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
     rows, machine, num_clips = result["candidates"], result["machine"], result["num_clips"]
+    wilson = "Wilson's interval for the accuracy. For other metrics and for differences, p"
     notes = [
-        f"95 % intervals: percentiles over {result['num_resamples']:,} bootstrap resamples of the {num_clips} clips "
-        f"of the {result['split']} split, the same for all models. They tell how much depends on the choice of clips, "
-        "if these are independent of each other; not what another training with another seed would give."
+        f"95 % intervals: {wilson if result['metric'] == 'accuracy' else 'p'}ercentiles over "
+        f"{result['num_resamples']:,} bootstrap resamples of the {num_clips} clips of the {result['split']} split, "
+        "the same for all models. They show the influence of the choice of clips, if the clips are independent of "
+        "each other. They do not show the influence of the training seed."
     ]
-    for row in rows:
-        if result["metric"] == "accuracy" and row["num_right"] == num_clips:
-            low = binomtest(num_clips, num_clips).proportion_ci().low
-            notes.append(
-                f"{row['name']} has all clips right, so that all resamples agree; the exact 95 % interval of its "
-                f"accuracy is {100 * low:.1f}–100 %."
-            )
+    if any(_is_degenerate(metric) for row in rows for metric in row["metrics"].values()):
+        notes.append(f"({UNKNOWN}): all resamples are equal, so the bootstrap gives no interval.")
     if len(rows) > 1:
         notes.append(
-            f"p: McNemar's exact test against {rows[0]['name']} on the clips that only one of both has entirely right"
-            f"{', not corrected for the number of tests' if len(rows) > 2 else ''}. A difference that could be chance "
-            "can still be there: more clips would tell."
+            f"p: McNemar's exact test against {rows[0]['name']} on the clips that only one of the two models "
+            f"classifies correctly{', not corrected for the number of tests' if len(rows) > 2 else ''}. A difference "
+            "that could be chance can still be real. More clips would show it."
         )
     if any(row.get("baseline") for row in rows):
         notes.append(
             "Log-mel baseline: logistic regression on log-mel statistics, fitted to the training recordings of the "
-            "same run. A model that is not better is not worth its cost."
+            "same run. Do not use a model that is not better."
         )
-    memory = "a fresh process that loads the model and classifies one batch, Python and PyTorch included"
+    memory = "a new process that loads the model and classifies one batch, including Python and PyTorch"
     if machine["is_gpu"]:
-        memory = "the weights and what one batch allocates beside them on the GPU"
+        memory = "the weights and the allocations of one batch on the GPU"
     notes += [
-        f"Time: from waveform to scores, feature extraction included, on {result['clip_seconds']:g} s of noise, all "
-        f"models by turns in one process; {result['num_rounds']} rounds after one to warm up, each with "
-        f"{result['batch_size']} clips at once and one by one.",
-        "Operations per clip: matrix products, convolutions and attention of the model, a multiply-add as two; "
-        "feature extraction is not counted.",
-        f"Peak memory: of {memory}. Size on disk: of what from_pretrained needs, without checkpoints.",
+        f"Time: from waveform to scores, including feature extraction, on {result['clip_seconds']:g} s of noise. The "
+        f"models are interleaved in one process: {result['num_rounds']} rounds after one warm-up round, each with "
+        f"batches of {result['batch_size']} clips and with single clips.",
+        "Operations per clip: matrix products, convolutions and attention of the model. A multiply-add counts as two. "
+        "Feature extraction is not counted.",
+        f"Peak memory: {memory}. Size on disk: the files that from_pretrained needs, without checkpoints.",
         f"Machine: {machine['device']}, CPU threads: {machine['threads']}, Python {machine['python']}, "
         f"PyTorch {machine['torch']}, transformers {machine['transformers']}.",
     ]
@@ -318,9 +322,14 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _percent(metric: Mapping[str, float]) -> str:
-    low, value, high = (f"{100 * metric[name]:.1f}" for name in ("low", "value", "high"))
-    return f"{value} % ({low}–{high})"
+def _is_degenerate(metric: Mapping[str, float]) -> bool:
+    """Return whether all resamples agree, as where all clips are correct."""
+    return metric["low"] == metric["high"]
+
+
+def _interval(metric: Mapping[str, float]) -> str:
+    low, value, high = (f"{metric[name]:.3f}" for name in ("low", "value", "high"))
+    return f"{value} ({UNKNOWN})" if _is_degenerate(metric) else f"{value} ({low}–{high})"
 
 
 def _gap(difference: Mapping[str, float]) -> str:
@@ -334,8 +343,8 @@ def _signed(value: float, plus: str) -> str:
 
 
 def _number(value: float) -> str:
-    """As `0.12`, `1.2`, `12.3` and `1,234`."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
+    """Return a number with two or three digits: `0.12`, `1.2`, `12.3`, `1,234`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _ratio(value: float) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What HTML reports share: page, style, plots and audio."""
+"""Parts that all HTML reports use: page, style, plots and audio."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ from sanet_hf.utils.plot_style import DARK, LIGHT, style
 
 MAX_AUDIO_SECONDS = 10
 
-# Stand-ins for variables of the page's style sheet, which change between light and dark.
+# Placeholders for the CSS variables of the page, whose values differ between light and dark.
 COLORS = {name: f"#0{i}0{i}0{i}" for i, name in enumerate(LIGHT, 1)}
 STYLE = {
     **style(COLORS),
@@ -33,7 +33,7 @@ STYLE = {
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
 }
-# What the file would say of itself holds addresses and the time.
+# Without metadata, which contain URLs and the time, equal plots are equal files.
 SVG_OPTIONS = {
     "format": "svg",
     "transparent": True,
@@ -48,7 +48,7 @@ class Plot(NamedTuple):
 
 
 def render_page(template: str, **values) -> str:
-    """A page from a template of this package; values are escaped unless they are `Markup`."""
+    """Return a page from a template of this package. Values are escaped unless they are `Markup`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__),
         autoescape=True,
@@ -56,7 +56,7 @@ def render_page(template: str, **values) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["duration"] = format_duration
+    environment.filters.update(duration=format_duration, shorten_middle=shorten_middle)
     environment.filters["rgb"] = lambda color: " ".join(str(value) for value in bytes.fromhex(color[1:]))
     environment.globals.update(light=LIGHT, dark=DARK)
     return environment.get_template(template).render(**values)
@@ -64,15 +64,17 @@ def render_page(template: str, **values) -> str:
 
 @matplotlib.rc_context(STYLE)
 def plot_durations(durations: Mapping[str, np.ndarray]) -> Plot:
-    """Histogram of the clips' durations in seconds, split by split on top of each other."""
+    """Return a histogram of the durations of the clips in seconds, with the splits stacked."""
     everything = np.concatenate(list(durations.values()))
-    shortest, median, usual, longest = np.percentile(everything, [0, 50, 99, 100])
+    shortest, median, percentile_99, longest = np.percentile(everything, [0, 50, 99, 100])
     caption = f"From {format_duration(shortest)} to {format_duration(longest)}, median {format_duration(median)}."
-    # A few very long recordings would press all others into one bar.
+    if format_duration(shortest) == format_duration(longest):
+        caption = f"All clips: {format_duration(median)}."
+    # Otherwise a few very long recordings would compress all others into one bar.
     limit = longest
-    if longest > 2 * usual:
-        limit = usual
-        caption += f" The last bar holds all clips from {format_duration(limit)}."
+    if longest > 2 * percentile_99:
+        limit = percentile_99
+        caption += f" The last bar contains all clips from {format_duration(limit)} on."
     axes = make_axes("duration (s)", "clips")
     axes.hist(
         [np.minimum(seconds, limit) for seconds in durations.values()],
@@ -81,13 +83,27 @@ def plot_durations(durations: Mapping[str, np.ndarray]) -> Plot:
         rwidth=0.9,
         stacked=True,
         label=list(durations),
+        color=[split_color(split) for split in durations],
     )
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     return make_plot("Durations of the clips", axes, caption)
 
 
+def split_color(split: str) -> str:
+    """Return the colour of a split, the same in all plots."""
+    return COLORS[{"validation": "second", "test": "third"}.get(split, "first")]
+
+
+def shorten_middle(text: str, limit: int = 20) -> str:
+    """Return the beginning and the end of a long text, since long class names often differ at the end only."""
+    if len(text) <= limit:
+        return text
+    start = limit // 2
+    return f"{text[:start].rstrip()}…{text[start + 1 - limit :].lstrip()}"
+
+
 def encode_audio(waveform: np.ndarray, sampling_rate: int) -> str:
-    """Data URI of a waveform of shape (samples,) as 16-bit WAV; the middle of one that is longer than 10 s."""
+    """Return the data URI of a waveform of shape (samples,) as 16-bit WAV, at most its middle 10 s."""
     length = MAX_AUDIO_SECONDS * sampling_rate
     start = max(0, (len(waveform) - length) // 2)
     buffer = io.BytesIO()
@@ -96,14 +112,14 @@ def encode_audio(waveform: np.ndarray, sampling_rate: int) -> str:
 
 
 def make_axes(xlabel: str, ylabel: str) -> Axes:
-    """Axes of a new figure for [`make_plot`]."""
+    """Return the axes of a new figure for [`make_plot`]."""
     axes = Figure(figsize=(4.4, 2.7), layout="constrained").subplots()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return axes
 
 
 def make_plot(title: str, axes: Axes, caption: str) -> Plot:
-    """The figure as SVG to stand in HTML: as wide as its place, in the page's colours, with a legend above."""
+    """Return the figure as SVG for an HTML page, in the page's colours, with a legend if there are several series."""
     labels = axes.get_legend_handles_labels()[1]
     if len(labels) > 1:
         axes.figure.legend(loc="outside upper left", ncols=len(labels), handlelength=1.2)
@@ -113,10 +129,10 @@ def make_plot(title: str, axes: Axes, caption: str) -> Plot:
 
 
 def embed_svg(svg: str, title: str) -> Markup:
-    """SVG of matplotlib, drawn with [`STYLE`], as a part of a page in the page's colours."""
+    """Return an SVG of matplotlib, drawn with [`STYLE`], as part of a page in the page's colours."""
     opening = rf'<svg role="img" aria-label="{title}" \1>'
     svg = re.sub(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', opening, svg[svg.index("<svg") :])
-    # Names of parts are the same in each plot; those that are referred to are hashes, without "_".
+    # Ids of parts repeat in each plot, and ids must be unique. Ids that are referenced are hashes, without "_".
     svg = re.sub(r' id="[^"]*_\d+"', "", svg)
     for name, color in COLORS.items():
         svg = svg.replace(color, f"var(--{name})")

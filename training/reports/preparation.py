@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `sanet prepare` made of recordings: as one HTML page, and as lines for the terminal."""
+"""The result of `sanet prepare`: an HTML page, and lines for the terminal."""
 
 import base64
 import io
@@ -22,12 +22,12 @@ from sanet_hf.utils.formatting import format_table, shorten_lines
 
 KIND_TITLES = {"clip": "Clips", "segment": "Stretches of speech"}
 NUM_SPECTROGRAMS = 6
-# Skipped files that the page lists; the manifest lists all.
+# Maximum number of skipped files in the page. The manifest lists all.
 MAX_SKIPPED = 500
 
 
 class Spectrogram(NamedTuple):
-    """A picture of a clip, and the clip, as data URIs."""
+    """A spectrogram of a clip, and its audio, as data URIs."""
 
     label: str
     file: str
@@ -39,14 +39,14 @@ def to_html(
     manifest: pandas.DataFrame, output_dir: Path, title: str, facts: Mapping[str, str], sampling_rate: int
 ) -> str:
     """
-    The report as HTML: clips by class and split, durations, spectrograms, what was skipped and why.
+    Return the report as HTML: clips by class and split, durations, spectrograms, skipped files with reasons.
 
     Args:
-        manifest: As [`prepare.make_manifest`] gives it.
-        output_dir: Folder in which the clips are.
+        manifest: Result of [`prepare.make_manifest`].
+        output_dir: Folder of the clips.
         title: Heading of the page.
         facts: Names and values for the table at the top.
-        sampling_rate: Of the clips, in Hz.
+        sampling_rate: Sampling rate of the clips in Hz.
     """
     skipped = manifest[manifest["skipped"].notna()]
     parts = {kind: manifest[manifest["file"].notna() & (manifest["kind"] == kind)] for kind in KIND_TITLES}
@@ -67,7 +67,7 @@ def to_html(
             for row in skipped[:MAX_SKIPPED].itertuples()
         ],
         num_skipped=len(skipped),
-        warnings=[(label, "no recording of this class can be used") for label in list_empty_classes(manifest)]
+        warnings=[(label, "no usable recording") for label in list_empty_classes(manifest)]
         + [(row.source, row.warning) for row in warned[:MAX_SKIPPED].itertuples()],
     )
 
@@ -85,7 +85,7 @@ def _describe_part(kind: str, rows: pandas.DataFrame) -> dict:
 
 
 def to_array(column: pandas.Series) -> np.ndarray:
-    """Numbers of a column as float64; missing ones are NaN."""
+    """Return the numbers of a column as float64; missing ones are NaN."""
     return column.to_numpy(np.float64, na_value=np.nan)
 
 
@@ -94,7 +94,7 @@ def _by_split(rows: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
 
 
 def list_classes(rows: pandas.DataFrame) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Each class with its clips and their seconds in each split."""
+    """Return each class with the number and the total seconds of its clips in each split."""
     splits = in_order(_by_split(rows)).values()
     by_class = [
         {label: (len(part), float(part["duration"].sum())) for label, part in s.groupby("class")} for s in splits
@@ -103,13 +103,13 @@ def list_classes(rows: pandas.DataFrame) -> list[tuple[str, list[tuple[int, floa
 
 
 def list_empty_classes(manifest: pandas.DataFrame) -> list[str]:
-    """Classes of which there is no clip."""
+    """Return the classes without a clip."""
     used = set(manifest.loc[manifest["file"].notna(), "class"])
     return sorted(set(manifest["class"]) - used - {""})
 
 
 def list_quality(rows: pandas.DataFrame) -> list[tuple[str, list[float | None]]]:
-    """Each class with the medians of RMS in dB of full scale and of SNR in dB, and its part of clipped samples."""
+    """Return each class with its median RMS in dBFS, its median SNR in dB, and its mean share of clipped samples."""
     table = []
     for label, part in rows.groupby("class"):
         snr = to_array(part["snr"])
@@ -120,20 +120,20 @@ def list_quality(rows: pandas.DataFrame) -> list[tuple[str, list[float | None]]]
 
 
 def list_rates(manifest: pandas.DataFrame) -> list[tuple[int, int, str, int]]:
-    """Sampling rates, channels and resampling methods, and how many recordings have them."""
+    """Return sampling rates, channels and resampling methods with their number of recordings."""
     recordings = manifest[manifest["original_rate"].notna()].drop_duplicates("source")
     counts = recordings.groupby(["original_rate", "channels", "resampling"]).size()
     return [(*map(int, key[:2]), key[2], int(count)) for key, count in counts.items()]
 
 
 def count_reasons(skipped: pandas.DataFrame) -> list[tuple[str, str, int]]:
-    """Kind, reason and count of what was skipped, the most frequent first."""
+    """Return kind, reason and count of the skipped items, the most frequent first."""
     counts = skipped.groupby(["kind", "skipped"]).size().sort_values(ascending=False, kind="stable")
     return [(*key, int(count)) for key, count in counts.items()]
 
 
 def draw_spectrograms(clips: pandas.DataFrame, output_dir: Path) -> list[Spectrogram]:
-    """Of the longest clip of each of the first classes, log-mel spectrograms."""
+    """Return log-mel spectrograms of the longest clip of each of the first classes."""
     drawn = []
     for label, rows in clips.groupby("class"):
         if len(drawn) == NUM_SPECTROGRAMS:
@@ -159,13 +159,13 @@ def _draw(waveform: np.ndarray, sampling_rate: int) -> str:
 
 
 def summarize(manifest: pandas.DataFrame) -> str:
-    """Clips by class and split and what was skipped, as lines for the terminal."""
+    """Return the clips by class and split, and the skipped items, as lines for the terminal."""
     lines = []
     for kind, title in KIND_TITLES.items():
         rows = manifest[manifest["file"].notna() & (manifest["kind"] == kind)]
         if len(rows):
             lines += ["", *format_table(title, list(_by_split(rows)), list_classes(rows))]
-    lines += [f"\nNo recording of {label} can be used." for label in list_empty_classes(manifest)]
+    lines += [f"\nNo usable recording of {label}." for label in list_empty_classes(manifest)]
     reasons = count_reasons(manifest[manifest["skipped"].notna()])
     if reasons:
         skipped = [f"{count:6} {kind:10} {reason}" for kind, reason, count in reasons]
@@ -173,5 +173,5 @@ def summarize(manifest: pandas.DataFrame) -> str:
     warned = manifest[manifest["warning"].notna()].drop_duplicates("source")
     if len(warned):
         warnings = [f"{row.source}: {row.warning}" for row in warned.itertuples()]
-        lines += ["", f"Warnings of {len(warned)} recordings:{shorten_lines(warnings)}"]
+        lines += ["", f"Recordings with warnings ({len(warned)}):{shorten_lines(warnings)}"]
     return "\n".join(lines)

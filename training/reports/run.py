@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a training run: one HTML file with its plots and recordings inside, which needs no network."""
+"""The report of a training run: one HTML file that contains its plots and recordings and needs no network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,18 +36,19 @@ from sanet_hf.training.reports.html import (
     make_plot,
     plot_durations,
     render_page,
+    split_color,
 )
 
 
 logger = logging.get_logger(__name__)
 
 
-# Up to so many classes a confusion matrix has numbers in its cells, and is drawn at all.
+# Above these numbers of classes, the cells of a confusion matrix have no numbers, and there is no matrix.
 MAX_NUMBERED_CLASSES = 25
 MAX_MATRIX_CLASSES = 60
 NUM_CONFUSIONS = 30
 
-# Wrong classes that are shown of a clip which can have several.
+# Wrong classes shown per multi-label clip.
 MAX_WRONG_CLASSES = 4
 
 
@@ -66,27 +67,27 @@ def write_report(
     false_alarms: FalseAlarms | None = None,
 ) -> None:
     """
-    Write a report as one HTML file. Confusions, calibration and mistakes are those of the test split, or else of the
-    validation split.
+    Write a report as one HTML file. Confusions, calibration and mistakes are from the test split, or from the
+    validation split if there is no test split.
 
     Args:
         path: The file to write.
         title: Heading of the report.
         facts: Names and values for the table at the top.
         evaluations: By split, such as `train`, `validation` and `test`; at least one.
-        durations: Seconds of every clip of each split, in the order of the evaluation's files; empty where they are
-            not known.
+        durations: Duration of every clip of each split in seconds, in the order of the evaluation's files; empty if
+            unknown.
         log_history: `Trainer.state.log_history`; may be empty.
-        load_clip: Takes split and index of a clip in the evaluation and gives its mono waveform, floats of shape
-            (samples,). Without it, or where it raises, mistakes are shown without audio.
-        sampling_rate: Of these waveforms, in Hz.
-        num_mistakes: Mistakes that are shown at most.
-        cross_validation: Results of each fold, as in `cross_validation.json`, if the evaluation is of all folds.
-        baseline: As [`~evaluation.statistics.compare_with_baseline`] returns it.
-        false_alarms: What the model detects on background.
+        load_clip: Takes split and index of a clip in the evaluation and returns its mono waveform, floats of shape
+            (samples,). Without it, or if it raises, mistakes are shown without audio.
+        sampling_rate: Sampling rate of these waveforms in Hz.
+        num_mistakes: Maximum number of mistakes to show.
+        cross_validation: Results of each fold, as in `cross_validation.json`, if the evaluation covers all folds.
+        baseline: Result of [`~evaluation.statistics.compare_with_baseline`].
+        false_alarms: Detections of the model on background.
 
     Raises:
-        ValueError: There is no evaluation.
+        ValueError: `evaluations` is empty.
     """
     if not evaluations:
         raise ValueError("A report needs the evaluation of at least one split.")
@@ -138,7 +139,7 @@ def write_report(
 def list_data(
     evaluations: Mapping[str, Evaluation], durations: Mapping[str, np.ndarray]
 ) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Each class with its clips and their seconds in each split."""
+    """Return each class with the number and the total seconds of its clips in each split."""
     counts = [evaluation.true_matrix.sum(axis=0).tolist() for evaluation in evaluations.values()]
     seconds = [(durations[split] @ evaluation.true_matrix).tolist() for split, evaluation in evaluations.items()]
     labels = next(iter(evaluations.values())).labels
@@ -147,7 +148,7 @@ def list_data(
 
 @matplotlib.rc_context(STYLE)
 def plot_history(log_history: Sequence[Mapping[str, float]]) -> list[Plot]:
-    """Losses and metrics over epochs; what was not logged is left out."""
+    """Return plots of the logged losses and metrics over the epochs."""
     losses = {"loss": "training loss", "eval_loss": "validation loss"}
     metrics = {f"eval_{name}": METRICS[name][0] for name in ("mAP", "macro_f1", "accuracy")}
     plots = []
@@ -161,7 +162,7 @@ def plot_history(log_history: Sequence[Mapping[str, float]]) -> list[Plot]:
         last_epoch, highest = np.max([point for curve in curves.values() for point in curve], axis=0)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set(xlim=(0, 1.03 * last_epoch or 1), ylim=(0, 1.05 * highest or 1) if names is losses else (0, 1.02))
-        # Of the losses that of the validation split, of the metrics the most telling.
+        # The caption names the validation loss, and the metric that comes first in `metrics`.
         label = list(curves)[-1 if names is losses else 0]
         epoch, value = (min if names is losses else max)(curves[label], key=lambda point: point[1])
         extreme = "Lowest" if names is losses else "Highest"
@@ -170,17 +171,17 @@ def plot_history(log_history: Sequence[Mapping[str, float]]) -> list[Plot]:
 
 
 def _curve(log_history: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
-    """Epochs and values of what was logged under a name."""
-    # Of two values at one epoch the later is of the model that was chosen in the end.
+    """Return the epochs and values logged under a name."""
+    # If an epoch has two values, the later one belongs to the final evaluation of the best model, not to the epoch.
     values = {entry["epoch"]: entry[name] for entry in reversed(log_history) if {name, "epoch"} <= entry.keys()}
     return sorted((epoch, value) for epoch, value in values.items() if np.isfinite(value))
 
 
 @matplotlib.rc_context(STYLE)
 def plot_calibration(evaluation: Evaluation) -> Plot:
-    """How often predictions of a probability are right."""
+    """Return a plot of the share of correct predictions over their probability."""
     confidences, fractions_right, counts = calibration(evaluation.probabilities, evaluation.references)
-    axes = make_axes("probability that the model gives", "fraction that is right")
+    axes = make_axes("predicted probability", "share of correct predictions")
     axes.plot([0, 1], [0, 1], color=COLORS["muted"], linewidth=1, linestyle=(0, (4, 3)), label="perfect")
     axes.plot(confidences, fractions_right, color=COLORS["first"], linewidth=1)
     sizes = 6 + 60 * counts / counts.max()
@@ -189,23 +190,23 @@ def plot_calibration(evaluation: Evaluation) -> Plot:
     )
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     error = expected_calibration_error(evaluation.probabilities, evaluation.references)
-    caption = f"Expected calibration error (ECE): {error:.3f}. A larger point stands for "
-    caption += "more predictions; below the dashed line the model is more certain than it should be, above it less."
+    caption = f"Expected calibration error (ECE): {error:.3f}. The size of a point is its number of predictions. "
+    caption += "Below the dashed line the model is overconfident, above it is underconfident."
     return make_plot("Reliability", axes, caption)
 
 
 @matplotlib.rc_context(STYLE)
 def plot_confidences(evaluation: Evaluation) -> Plot:
-    """Histogram of the probabilities that the calibration is of."""
+    """Return a histogram of the predicted probabilities."""
     if evaluation.is_multi_label:
         confidences, right = evaluation.probabilities.ravel(), evaluation.true_matrix.ravel() == 1
-        labels, ylabel = ("class is present", "class is absent"), "pairs of clip and class"
-        caption = "Every class of every clip counts once. The scale is logarithmic."
+        labels, ylabel = ("class is present", "class is absent"), "pairs of clip and class (log)"
+        caption = "Every class of every clip counts once. The vertical axis is logarithmic."
     else:
         confidences, right = evaluation.probabilities.max(axis=1), evaluation.is_right
-        labels, ylabel = ("right", "wrong"), "clips"
-        caption = "Each clip counts with its most probable class."
-    axes = make_axes("probability that the model gives", ylabel)
+        labels, ylabel = ("correct", "wrong"), "clips"
+        caption = "Probability of the predicted class of each clip."
+    axes = make_axes("predicted probability", ylabel)
     axes.hist(
         [confidences[right], confidences[~right]],
         bins=NUM_CALIBRATION_BINS,
@@ -223,40 +224,42 @@ def plot_confidences(evaluation: Evaluation) -> Plot:
 
 @matplotlib.rc_context(STYLE)
 def plot_coverage(evaluations: Mapping[str, Evaluation]) -> Plot:
-    """Accuracy of the clips of which the model is most certain, over their share of all clips."""
-    axes = make_axes("share of the clips that is answered", "accuracy of the answers")
+    """Return a plot of the accuracy on the clips with the highest confidence over their share of all clips."""
+    axes = make_axes("coverage (share of the clips)", "accuracy on these clips")
     lowest = 1.0
     for split, evaluation in _unseen(evaluations).items():
         confidences = evaluation.probabilities.max(axis=1)
         order = np.argsort(-confidences, kind="stable")
         counts = np.arange(1, len(order) + 1)
         accuracies = evaluation.is_right[order].cumsum() / counts
-        # Clips of one confidence are answered together.
+        # A threshold cannot separate clips of equal confidence.
         is_last = np.append(np.diff(confidences[order]) != 0, True)
-        axes.plot(counts[is_last] / len(order), accuracies[is_last], label=split)
+        axes.plot(counts[is_last] / len(order), accuracies[is_last], label=split, color=split_color(split))
         lowest = min(lowest, accuracies[is_last].min())
-    axes.set(xlim=(0, 1.02), ylim=(max(0, lowest - 0.05), 1.02))
-    return make_plot("Accuracy and coverage", axes, "From left to right, less certain clips are answered, too.")
+    bottom = max(0, lowest - 0.05)
+    ticks = [tick for tick in MaxNLocator(5).tick_values(bottom, 1) if bottom <= tick <= 1]
+    axes.set(xlim=(0, 1.02), yticks=ticks, ylim=(bottom, 1 + 0.05 * (1 - bottom)))
+    return make_plot("Accuracy and coverage", axes, "From left to right, less confident clips are included.")
 
 
 def list_coverage(evaluations: Mapping[str, Evaluation]) -> dict[str, list[tuple[float, int, int]]]:
-    """Rows of [`coverage`] for the validation and test splits, or whatever other split there is."""
+    """Return the rows of [`coverage`] for the validation and test splits, or for the only other split."""
     return {split: coverage(e.probabilities, e.is_right) for split, e in _unseen(evaluations).items()}
 
 
 def _unseen(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
-    """Leave out the training split, if there is another one."""
+    """Return the evaluations without the training split, unless it is the only one."""
     return {split: e for split, e in evaluations.items() if split != "train"} or dict(evaluations)
 
 
 def count_confusions(evaluation: Evaluation) -> np.ndarray:
-    """Clips by true (rows) and predicted class (columns), shape (classes, classes)."""
+    """Return the number of clips by true (rows) and predicted class (columns), shape (classes, classes)."""
     classes = np.arange(len(evaluation.labels))
     return confusion_matrix(evaluation.references, evaluation.probabilities.argmax(axis=1), labels=classes)
 
 
 def list_confusions(evaluation: Evaluation) -> list[dict]:
-    """The most frequent confusions: `true` and `predicted` class, `count` and the `support` of the true class."""
+    """Return the most frequent confusions: `true`, `predicted`, `count`, and `support` of the true class."""
     matrix = count_confusions(evaluation)
     wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
     most = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
@@ -278,11 +281,11 @@ def list_mistakes(
     load_clip: Callable[[str, int], np.ndarray] | None,
     sampling_rate: int,
 ) -> list[dict]:
-    """The clips of which the model is most certain and wrong: `file`, `true` classes, `wrong` ones, `audio`."""
+    """Return the wrong clips with the highest confidence: `file`, `true` classes, `wrong` classes, `audio`."""
     probabilities, predicted = evaluation.probabilities, evaluation.predicted_matrix
     wrong = predicted != evaluation.true_matrix
     certainty = np.where(predicted == 1, probabilities, 1 - probabilities)
-    # A clip of one class is wrong in two, the predicted and the true one: what counts is how certain the first was.
+    # A single-label clip is wrong in two classes, the predicted and the true one. The predicted one decides the rank.
     ranked = np.where(wrong if evaluation.is_multi_label else wrong & (predicted == 1), certainty, 0).max(axis=1)
     mistakes = []
     for index in sorted(np.flatnonzero(~evaluation.is_right), key=lambda index: -ranked[index])[:num_mistakes]:
@@ -305,6 +308,6 @@ def list_mistakes(
 def _load_audio(load_clip: Callable, evaluation: Evaluation, index: int, sampling_rate: int) -> str | None:
     try:
         return encode_audio(load_clip(evaluation.split, index), sampling_rate)
-    except Exception as error:  # Whatever is the matter with one clip, the report is worth having.
-        logger.warning(f"{evaluation.files[index]} is shown without audio: {error}")
+    except Exception as error:  # One unreadable clip must not prevent the report.
+        logger.warning(f"The report contains no audio of {evaluation.files[index]}: {error}")
         return None

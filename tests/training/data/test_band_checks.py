@@ -126,4 +126,4 @@ def test_train_check_and_prepare_say_so(tmp_path, caplog, capsys):
     assert main(["prepare", command[0], str(tmp_path / "data"), *command[1:], "--no_segments"]) == 0
     assert "100 % of the energy is above 8000 Hz" in (tmp_path / "data/report.html").read_text()
     # What was prepared has lost them: it is said before.
-    assert "Warnings of 20 recordings:" in capsys.readouterr().out
+    assert "Recordings with warnings (20):" in capsys.readouterr().out

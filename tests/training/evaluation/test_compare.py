@@ -284,11 +284,9 @@ def test_files(make_candidate, without_process, tmp_path, is_multi_label, capsys
     table = lines[: lines.index("")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
     values = first["metrics"][metric]
-    assert f"{100 * values['value']:.1f} % ({100 * values['low']:.1f}–{100 * values['high']:.1f})" in table[2]
+    assert "{value:.3f} ({low:.3f}–{high:.3f})".format(**values) in table[2]
     (row,) = [line for line in table if line.startswith("| Log-mel baseline")]
-    assert row.endswith(
-        f"| – | – | {100 * simple['value']:.1f} % ({100 * simple['low']:.1f}–{100 * simple['high']:.1f}) |"
-    )
+    assert row.endswith("| – | – | {value:.3f} ({low:.3f}–{high:.3f}) |".format(**simple))
     assert "| Training time | 1.2 min | 1.2 min | – |" in table
     assert "| Peak memory | 987.7 MB | 987.7 MB | 987.7 MB |" in table
 
@@ -296,18 +294,21 @@ def test_files(make_candidate, without_process, tmp_path, is_multi_label, capsys
     assert "http" not in html.replace("http-equiv", "") and "url(" not in html.replace("url(#", "")
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html) and "<script" not in html
     assert "<i>" not in html and "a|b &lt;i&gt;$x$&lt;/i&gt;" in html
-    for text in (f"{100 * values['value']:.1f} %", "987.7 MB", "1.2 min"):
+    for text in (f"{values['value']:.3f}", "987.7 MB", "1.2 min"):
         assert text in html
     assert (tmp_path / "new/comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_one_candidate(make_candidate, without_process, tmp_path):
-    """All of whose clips are right, of which the bootstrap knows no uncertainty: 1 - 0.025 ** (1 / 60) is 6 %."""
+    """If all 60 clips are correct, the bootstrap gives no interval, but Wilson's is 0.940 to 1."""
     candidate = make_candidate(evaluation=make_evaluation(noise=0))
     result = compare([candidate], tmp_path, clip_seconds=0.25, batch_size=1, num_rounds=1)
     assert result["candidates"][0]["difference"] is None
-    assert result["candidates"][0]["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert "the exact 95 % interval of its accuracy is 94.0–100 %" in (tmp_path / "comparison.md").read_text()
+    accuracy = result["candidates"][0]["metrics"]["accuracy"]
+    assert (accuracy["value"], accuracy["low"], accuracy["high"]) == (1.0, pytest.approx(0.9398, abs=1e-4), 1.0)
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "| Accuracy (95 % interval) | 1.000 (0.940–1.000) |" in markdown
+    assert "| Macro F1 (95 % interval) | 1.000 (–) |" in markdown and "the bootstrap gives no interval" in markdown
     assert "McNemar" not in to_markdown(result)
 
 
@@ -376,8 +377,8 @@ def make_row(name: str, accuracy: float, seconds: float, is_significant: bool, p
 def test_words_about_a_difference():
     sanet = make_row("sanet", 0.9, 0.1, True)
     assert describe_difference("accuracy", sanet, make_row("ast", 0.931, 0.9, True)) == (
-        "ast is 3.1 points more accurate than sanet (95 % interval 0.5 to 5.7; p = 0.02), and takes 9.0 times the "
-        "time per clip."
+        "ast is 3.1 points more accurate than sanet (95 % interval 0.5 to 5.7; p = 0.02), and takes 9.0 times as "
+        "long per clip."
     )
     worse = make_row("ast", 0.869, 0.1, False, p=0.2)
     worse["difference"] |= {"value": -0.031, "low": -0.07, "high": 0.01}
@@ -392,16 +393,16 @@ def test_recommendation():
         return recommend({"metric": "accuracy", "candidates": rows})
 
     fast_and_worse, slow_and_best = make_row("sanet", 0.9, 0.1, True), make_row("ast", 0.93, 0.9, False)
-    assert advise(fast_and_worse, slow_and_best) == "Use ast where being right matters most, sanet where time does."
+    assert advise(fast_and_worse, slow_and_best) == "Use ast if accuracy matters most, sanet if speed does."
     fast_and_best = make_row("sanet", 0.95, 0.1, False)
     assert advise(fast_and_best, make_row("ast", 0.9, 0.9, True)).endswith("and the fastest.")
     as_good = make_row("middle", 0.92, 0.5, False)
     assert advise(as_good, slow_and_best) == (
-        "Use middle: it is the fastest, and none is more accurate by more than chance can explain. Still, ast could "
-        "be up to 5.7 points more accurate."
+        "Use middle: it is the fastest, and no other model is significantly more accurate. ast could still be up to "
+        "5.7 points more accurate."
     )
     assert "sanet is faster, but less accurate" in advise(fast_and_worse, as_good, slow_and_best)
     # Of two that are always right, nothing is left to gain.
     equal = make_row("middle", 0.93, 0.5, False)
     equal["behind_best"] |= {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert advise(equal, slow_and_best).endswith("by more than chance can explain.")
+    assert advise(equal, slow_and_best).endswith("no other model is significantly more accurate.")

@@ -227,7 +227,7 @@ def test_numbers_of_every_split(report):
         ]
         for e in reversed(splits)
     ]
-    assert f"On the test split: {splits[0].is_right.sum()} of 30 clips are right." in page.words
+    assert f"Test split: {splits[0].is_right.sum()} of 30 clips are correct." in page.words
     assert page.rows["data"][-1] == ["All clips", "50", "1.9 min", "30", "1.1 min"]
 
 
@@ -247,7 +247,7 @@ def test_data_of_each_class(tmp_path):
 )
 def test_split_that_is_looked_into(report, splits, shown):
     page = report(*(make_evaluation(split=split) for split in splits))
-    assert f"On the {shown} split:" in page.words
+    assert f"{shown.capitalize()} split:" in page.words
     assert f"{shown}/clip_" in page.words
 
 
@@ -260,13 +260,13 @@ def test_multi_label(report):
 @pytest.mark.parametrize("is_multi_label", [False, True])
 def test_one_clip(report, is_multi_label):
     evaluation = make_evaluation(2, num_clips=1, is_multi_label=is_multi_label)
-    assert "of 1 clips are right" in report(evaluation, log_history=[]).words
+    assert "of 1 clips are correct" in report(evaluation, log_history=[]).words
 
 
 def test_without_mistakes(report):
     page = report(make_evaluation(30, num_clips=60, strength=50.0), load_clip=ramp)
-    assert "Every clip of the test split is right." in page.words
-    assert "No class of the test split was taken for another." in page.words
+    assert "All clips of the test split are correct." in page.words
+    assert "The test split has no confusions." in page.words
     assert not page.find("audio")
 
 
@@ -358,5 +358,5 @@ def test_training_curves_of_what_was_logged(report):
 def test_durations_with_one_very_long_clip():
     durations = {"train": np.full(500, 2.0), "test": np.array([1.0, 7200.0])}
     caption = plot_durations(durations).caption
-    assert caption == "From 1.0 s to 2.0 h, median 2.0 s. The last bar holds all clips from 2.0 s."
+    assert caption == "From 1.0 s to 2.0 h, median 2.0 s. The last bar contains all clips from 2.0 s on."
     assert "last bar" not in plot_durations({"test": np.array([1.0, 1.5])}).caption
