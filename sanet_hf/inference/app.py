@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A page in the browser that classifies what one uploads or records: `sanet app`, or a Hugging Face Space."""
+"""A web page that classifies an uploaded or recorded sound: `sanet app`, or a Hugging Face Space."""
 
 import os
 import socket
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 MAX_MEGABYTES = 100.0
 MAX_SECONDS = 1800.0
 MAX_BARS = 8
-# How often old uploads are looked for, and how old they may become, in seconds.
+# Interval between deletions of old uploads, and their maximum age, in seconds.
 DELETE_UPLOADS = (60, 3600)
-MEGABYTE = 2**20  # as gradio counts in its message
+MEGABYTE = 2**20  # the unit of gradio's message
 SILENT = f"below {MIN_LEVEL:g} dB of full scale"
-WIDTH, HEIGHT = 1000, 200  # of the picture, in its own units; it is stretched to the page
+WIDTH, HEIGHT = 1000, 200  # of the picture, in SVG units; it is stretched to the page
 
 CSS = """
 .picture { cursor: pointer; position: relative; }
@@ -58,7 +58,7 @@ CSS = """
 .segments i { flex: none; width: 0.9em; height: 0.9em; }
 .error { padding: 0.8em; border: 2px solid VERMILION; border-radius: 4px; overflow-wrap: anywhere; }
 """.replace("BLUE", BLUE).replace("VERMILION", VERMILION)
-# The player is gradio's. Its events do not bubble, but are seen on the way down.
+# The player belongs to gradio. Media events do not bubble, so that the listener uses the capture phase.
 JAVASCRIPT = """
 const player = () => document.querySelector('#recording audio');
 const duration = (picture) => Number(picture.dataset.seconds);
@@ -91,28 +91,28 @@ def make_app(
     min_score: float | None = None,
 ) -> "gradio.Blocks":
     """
-    A page that classifies a recording: its classes as bars, its waveform with SANet's pooling weights, and of one
-    longer than the model takes the segments of one label, played where one clicks. Serve it with [`launch_app`]. The
-    model is optimised as by `sanet predict`.
+    Return a page that classifies a recording. It shows the scores as bars, and the waveform with SANet's pooling
+    weights. For a recording longer than one window, it shows the segments; a click plays from there. Serve it with
+    [`launch_app`]. The model is optimised as in `sanet predict`.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
+        model, feature_extractor: Result of [`~sanet_hf.inference.load_classifier`].
         examples: Audio files to choose from.
-        max_megabytes, max_seconds: Of a recording; what is more gets a message that says so.
-        denoise, min_score: As [`predict`] has them.
+        max_megabytes, max_seconds: Limits of a recording. A larger one gets an error message.
+        denoise, min_score: As in [`predict`].
 
     Raises:
         UsageError: gradio is not installed, a limit is not positive, or the model is a regression, without classes.
     """
-    # Read when gradio is imported; Blocks is told too.
+    # gradio reads this when it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     require("gradio", "app")
     import gradio
 
     check_denoising(feature_extractor, denoise)
     if model.config.problem_type == "regression":
-        raise UsageError("The app shows scores of classes; this model is a regression.")
-    decision_threshold(model.config, min_score)  # a mistake is found before the page is served
+        raise UsageError("The app shows scores of classes, but this model is a regression. Use sanet predict.")
+    decision_threshold(model.config, min_score)  # raises before the page is served
     for name, limit in (("max_megabytes", max_megabytes), ("max_seconds", max_seconds)):
         if not limit > 0:
             raise UsageError(f"{name}={limit:g} must be positive.")
@@ -139,7 +139,7 @@ def make_app(
                     scores = dict(zip(names, prediction.scores.tolist()))
                 html = draw_recording(prediction, waveform, _weights(model, feature_extractor, prediction, waveform))
             except AudioError as error:
-                html = f'<div class="error" role="alert"><b>This cannot be classified.</b> {escape(str(error))}</div>'
+                html = f'<div class="error" role="alert"><b>Cannot classify this file.</b> {escape(str(error))}</div>'
         label = gradio.Label(scores, visible=scores is not None)
         return label, html
 
@@ -156,11 +156,11 @@ def make_app(
                     elem_id="recording",
                     editable=False,
                     buttons=[],
-                    # The browser's own player, which JAVASCRIPT can move; the waveform is drawn below.
+                    # The player of the browser, which JAVASCRIPT can control. The waveform is drawn below.
                     waveform_options=gradio.WaveformOptions(show_recording_waveform=False),
                 )
                 if examples:
-                    # Served from where they lie: a copy would be deleted like an upload.
+                    # Served from their folder, because a copy would be deleted like an upload.
                     paths = [str(Path(path).resolve()) for path in examples]
                     gradio.set_static_paths(paths)
                     gradio.Examples(paths, recording, cache_examples=False)
@@ -168,35 +168,45 @@ def make_app(
                 scores = gradio.Label(num_top_classes=MAX_BARS, label="Scores", visible=False)
         picture = gradio.HTML(css_template=CSS, js_on_load=JAVASCRIPT, elem_id="picture")
         recording.change(show, recording, [scores, picture], api_visibility="private")
-    # What gradio refuses before it is stored; see launch_app.
+    # launch_app passes it to gradio, which refuses larger uploads before storing them.
     app.max_megabytes = max_megabytes
     return app
 
 
 def check_address(host: str, port: int) -> None:
     """
+    Check that the app can be served, because gradio would try a hundred ports, for 5 s each.
+
     Raises:
-        UsageError: The app cannot be served there; gradio would try a hundred ports, for 5 s each.
+        UsageError: The host or the port is not available.
     """
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except (OSError, OverflowError) as error:
-        raise UsageError(f"The app cannot be served on {host}, port {port or 'any'}: {error}") from error
+        raise UsageError(
+            f"The app cannot be served on {host}, port {port or 'any'}: {error}. Use another --host or --port."
+        ) from error
 
 
 def launch_app(app: "gradio.Blocks", **options) -> tuple:
     """
-    Serve what [`make_app`] made: without a public link, and with nothing kept in the browser or sent to others.
+    Serve the result of [`make_app`], without a public link, history in the browser or telemetry.
 
     Args:
-        app: As [`make_app`] gives it.
-        options: As gradio's `launch` has them; by default only this machine can open the page.
+        app: Result of [`make_app`].
+        options: Options of gradio's `launch`. By default, only this machine can open the page.
 
     Returns:
-        What `launch` returns: the FastAPI app, its address here, and None.
+        The result of `launch`: the FastAPI app, its local address, and None.
     """
+    import gradio
+
+    # Bars in the colour of the plots, and a dark player on a dark page.
+    looks = {"theme": gradio.themes.Default(primary_hue="blue"), "css": ".dark audio { color-scheme: dark; }"}
     private = {"share": False, "run_history": False, "ssr_mode": False, "mcp_server": False, "footer_links": []}
-    return app.launch(max_file_size=round(app.max_megabytes * MEGABYTE), **private | {"show_error": True} | options)
+    return app.launch(
+        max_file_size=round(app.max_megabytes * MEGABYTE), **private | looks | {"show_error": True} | options
+    )
 
 
 def classify_recording(
@@ -210,19 +220,19 @@ def classify_recording(
     min_score: float | None = None,
 ) -> tuple[Prediction, np.ndarray]:
     """
-    Classify a file within limits.
+    Classify a file that is within the limits.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
+        model, feature_extractor: Result of [`~sanet_hf.inference.load_classifier`].
         path: Audio file.
-        max_megabytes, max_seconds, denoise, min_score: As [`make_app`] has them.
+        max_megabytes, max_seconds, denoise, min_score: As in [`make_app`].
 
     Returns:
         The prediction, without scores if the recording is silent, and the waveform of shape (samples,) at the feature
         extractor's sampling rate.
 
     Raises:
-        AudioError: The file is too large or too long, or cannot be read; the message does not name its folder.
+        AudioError: The file is too large, too long or unreadable. The message does not contain its folder.
     """
     path = Path(path)
     try:
@@ -242,18 +252,18 @@ def _read_within_limits(path: Path, sampling_rate: int, max_megabytes: float, ma
     megabytes = path.stat().st_size / MEGABYTE
     if megabytes > max_megabytes:
         raise AudioError(
-            f"{path}: the file has {megabytes:.3g} MB; the limit is {max_megabytes:g} MB. Cut it, or save it as FLAC "
-            "or MP3."
+            f"{path}: the file has {megabytes:.3g} MB, but the limit is {max_megabytes:g} MB. Cut it, or save it as "
+            "FLAC or MP3."
         )
-    # Stopped at the limit, since a header may say anything and a small file hold days.
+    # The samples are counted, because the duration in a header may be wrong and a small file may contain days.
     blocks, count = [], 0
     for block in stream_audio(path, sampling_rate):
         blocks.append(block)
         count += len(block)
         if count > max_seconds * sampling_rate:
             raise AudioError(
-                f"{path}: the recording is longer than the limit of {format_time(max_seconds)} (min:s). Cut it into "
-                "shorter ones, or classify it with the command sanet predict, which takes any length."
+                f"{path}: the recording is longer than the limit of {format_time(max_seconds)} (min:s). Cut it, or "
+                "use the command sanet predict, which has no limit."
             )
     return np.concatenate(blocks)
 
@@ -269,13 +279,13 @@ def draw_recording(
     prediction: Prediction, waveform: np.ndarray, weights: tuple[np.ndarray, np.ndarray] | None = None
 ) -> str:
     """
-    HTML of a recording: the waveform, before colours for the labels where it was classified in several windows, and
-    those as a list; or behind pooling weights.
+    Return HTML of a recording: the waveform, coloured by label and with a list of the segments if there are several
+    windows, or with pooling weights if there is one.
 
     Args:
-        prediction: Of one recording, without an error.
-        waveform: Of shape (samples,).
-        weights: As [`~sanet_hf.inference.explanation.weigh_frames`] gives them.
+        prediction: Prediction of one recording, without an error.
+        waveform: Array of shape (samples,).
+        weights: Result of [`~sanet_hf.inference.explanation.weigh_frames`].
     """
     duration = prediction.duration
     shapes, notes, rows = [_draw_waveform(waveform)], [], ""
@@ -283,29 +293,29 @@ def draw_recording(
         segments = merge_windows(prediction)
         colors = _colors(segments)
         drawn = [segment for segment in segments if segment.labels]
-        shapes = [_draw_segment(segment, duration, colors[segment.label]) for segment in drawn] + shapes
-        rows = "".join(_draw_row(segment, colors[segment.label]) for segment in segments)
+        shapes = [_draw_segment(segment, duration, colors) for segment in drawn] + shapes
+        rows = "".join(_draw_row(segment, colors) for segment in segments)
         rows = f'<div class="segments">{rows}</div>'
-        notes = [f"Classified in {len(prediction.windows)} windows; the scores are their mean."]
+        notes = [f"Classified in {len(prediction.windows)} windows. The scores are their mean."]
         num_silent = sum(window.scores is None for window in prediction.windows)
         if num_silent:
-            notes.append(f"{num_silent} of them are silent ({SILENT}): they have no class and do not count.")
+            notes.append(f"{num_silent} of them are silent ({SILENT}). They have no class and are not in the mean.")
     elif weights is not None:
         shapes.append(_draw_weights(*weights, duration))
         highest = weights[0].max() * len(weights[0])
         notes = [
-            "Blue: how much each moment counted in SANet’s pooling, on average 1 and at most "
-            f"{highest:.3g}; what the network weighed, not yet what decided."
+            f"Blue: weight of each frame in SANet’s pooling (mean 1, maximum {highest:.3g}). A high weight is not "
+            "proof of importance."
         ]
-        # Of models that hear padding.
+        # Models with a fixed input length also see padding.
         silent = weights[0][weights[1][:-1] >= duration].sum()
         if silent:
-            notes.append(f"{100 * silent:.0f} % of all weight is on the silence after the recording.")
+            notes.append(f"{100 * silent:.0f} % of the weight is on the silence after the recording.")
     elif prediction.is_silent:
-        notes = [f"The recording is silent ({SILENT}): it gets no class."]
+        notes = [f"The recording is silent ({SILENT}). It has no class."]
     if not prediction.is_silent:
         notes = [*_name_classes(prediction), *notes]
-    notes.append("Click to play from there.")
+    notes.append(f"Click {'the waveform or a segment' if rows else 'the waveform'} to play from there.")
     return (
         f'<div class="picture" data-seconds="{duration:.6f}"><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'preserveAspectRatio="none" role="img" aria-label="Waveform">{"".join(shapes)}</svg>'
@@ -315,7 +325,7 @@ def draw_recording(
 
 
 def _name_classes(prediction: Prediction) -> list[str]:
-    """Which classes reach their threshold, where not simply the best one is predicted."""
+    """Return a sentence with the predicted classes, unless the prediction is simply the best class."""
     if prediction.is_background(prediction.scores):
         return [f"Background ({escape(prediction.background)}): nothing was detected."]
     names = [escape(prediction.labels[index]) for index in prediction.rank_classes(prediction.scores)]
@@ -327,7 +337,7 @@ def _name_classes(prediction: Prediction) -> list[str]:
 def _draw_waveform(waveform: np.ndarray) -> str:
     length = -(-len(waveform) // WIDTH)
     low, high = envelope([waveform], length)
-    # Quiet recordings are to be seen too.
+    # Scaled to the peak, so that quiet recordings are visible.
     scale = 0.48 * HEIGHT / max(largest_amplitude(waveform), 1e-3)
     x = np.arange(len(low)) * (length * WIDTH / len(waveform))
     upper = zip(x, HEIGHT / 2 - scale * high - 0.5)
@@ -346,30 +356,37 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
 
 
 def _colors(segments: Sequence[Segment]) -> dict[str | None, str]:
-    """A colour for each of the labels that last longest; grey for the rest; none for no class."""
+    """Return a colour for each of the labels with the longest duration, grey for the others, none for no class."""
     seconds: dict[str, float] = {}
     for segment in segments:
-        if segment.labels:
-            seconds[segment.label] = seconds.get(segment.label, 0) + segment.end - segment.start
+        for label in segment.labels:
+            seconds[label] = seconds.get(label, 0) + segment.end - segment.start
     labels = sorted(seconds, key=lambda label: -seconds[label])
     colors = {**dict.fromkeys(labels, OTHER_COLOR), **dict(zip(labels, COLORS))}
     return {None: "transparent", UNKNOWN: "transparent", **colors}
 
 
-def _draw_segment(segment: Segment, duration: float, color: str) -> str:
+def _draw_segment(segment: Segment, duration: float, colors: dict[str | None, str]) -> str:
+    """Return a rectangle over the duration of a segment, with a stripe for each of its labels."""
     start, end = (WIDTH * seconds / duration for seconds in (segment.start, segment.end))
-    return (
-        f'<rect x="{start:.2f}" width="{end - start:.2f}" height="{HEIGHT}" fill="{color}" fill-opacity="0.4">'
-        f"<title>{escape(segment.label)}</title></rect>"
+    height = HEIGHT / len(segment.labels)
+    stripes = "".join(
+        f'<rect x="{start:.2f}" y="{number * height:.2f}" width="{end - start:.2f}" height="{height:.2f}" '
+        f'fill="{colors[label]}" fill-opacity="0.4"/>'
+        for number, label in enumerate(segment.labels)
     )
+    return f"<g>{stripes}<title>{escape(', '.join(segment.labels))}</title></g>"
 
 
-def _draw_row(segment: Segment, color: str) -> str:
-    start, end = (format_time(round(seconds, 1)) for seconds in (segment.start, segment.end))
-    label = "no class" if segment.label is None else segment.label
+def _draw_row(segment: Segment, colors: dict[str | None, str]) -> str:
+    # With one decimal in all rows.
+    times = [format_time(round(seconds, 1)) for seconds in (segment.start, segment.end)]
+    start, end = (time if "." in time else f"{time}.0" for time in times)
+    label = ", ".join(segment.labels) or segment.label or "no class"
     score = "" if segment.score is None else f"{100 * segment.score:.0f} %"
+    swatches = "".join(f'<i style="background: {colors[name]}"></i>' for name in segment.labels or (segment.label,))
     return (
-        f'<button type="button" data-start="{segment.start:.3f}"><i style="background: {color}"></i>'
+        f'<button type="button" data-start="{segment.start:.3f}">{swatches}'
         f'<span class="time">{start} – {end}</span><span class="label">{escape(label)}</span>'
         f"<span>{score}</span></button>"
     )
@@ -377,7 +394,7 @@ def _draw_row(segment: Segment, color: str) -> str:
 
 def _draw_times(duration: float) -> str:
     times = [duration * part / 4 for part in range(5)]
-    texts = [f"{time:.3g} s" if duration < 10 else format_time(round(time)) for time in times]
+    texts = [f"{time:.2f} s" if duration < 10 else format_time(round(time)) for time in times]
     return "".join(f"<span>{text}</span>" for text in texts)
 
 
@@ -396,7 +413,7 @@ def _introduction(
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     return (
         f"<h1>{escape(title)}</h1><p>{len(labels)} classes: {escape(shorten(labels))}.</p>"
-        f"<p>Recordings of up to {format_time(max_seconds)} (min:s) and {max_megabytes:g} MB, in windows of "
-        f"{find_window_seconds(model, feature_extractor):g} s. They are classified on the machine that serves this "
-        "page, go nowhere else, and are deleted within about an hour.</p>"
+        f"<p>Limits: {format_time(max_seconds)} (min:s) and {max_megabytes:g} MB. Recordings are classified in "
+        f"windows of {find_window_seconds(model, feature_extractor):g} s. They stay on the machine that serves this "
+        "page and are deleted within about an hour.</p>"
     )

@@ -76,9 +76,9 @@ def explain(
     batch_size: int | None = None,
 ) -> Explanation:
     """
-    Explain the score of a clip and return an [`Explanation`]: the drop of the score if a part of the clip is silenced
-    (occlusion: Zeiler and Fergus, 2014, https://arxiv.org/abs/1311.2901), and for SANet also the weights of its pooling
-    and its attention.
+    Explain the score of a clip and return an [`Explanation`]: the drop of the score if a part is silenced
+    (occlusion: Zeiler and Fergus, 2014, https://arxiv.org/abs/1311.2901), and for SANet also the weights of pooling
+    and attention.
 
     Parts are silenced after loudness normalisation, so that the rest of the clip stays the same. For a model with
     spectrogram input, the spectrogram is computed from the waveform with the silenced part.

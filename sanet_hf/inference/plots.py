@@ -206,9 +206,7 @@ def write_explanation(explanation: Explanation, path: str | Path, name: str = ""
 def check_suffix(path: Path) -> None:
     """Raise a UsageError for a suffix that [`write_explanation`] does not support."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"{path}: the name of an explanation must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}."
-        )
+        raise UsageError(f"{path}: an explanation must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
 
 
 def plot_explanation(explanation: Explanation, path: str | Path, name: str = "") -> None:
@@ -248,6 +246,7 @@ def plot_explanation(explanation: Explanation, path: str | Path, name: str = "")
         panels[0].set_yticks([])
         panels[0].set_xlim(explanation.start, end)
         panels[-1].set_xlabel("time (s)")
+        figure.align_ylabels()
         figure.suptitle(_title(explanation, name, heard), fontsize=11, parse_math=False)
         figure.savefig(path)
 
@@ -338,5 +337,5 @@ def _draw_attention(axes, explanation: Explanation, block: int, end: float) -> N
         vmax=np.percentile(attention[visible][:, visible], 99),
     )
     axes.set_ylim(end, edges[0])
-    axes.set_title(f"attention, block {block + 1}: weight of each frame (horizontal) for each frame (vertical)")
+    axes.set_title(f"attention, block {block + 1}: from each frame (vertical) to each frame (horizontal)")
     axes.set_ylabel("time (s)")

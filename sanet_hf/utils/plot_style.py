@@ -65,4 +65,4 @@ def style(colors: Mapping[str, str] = LIGHT) -> dict[str, object]:
 def check_picture(path: str | Path) -> None:
     """Raise a UsageError for a file name without the suffix of a picture."""
     if Path(path).suffix.lower() not in PICTURES:
-        raise UsageError(f"{path}: the name of a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}.")
+        raise UsageError(f"{path}: a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}.")

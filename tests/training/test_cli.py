@@ -242,9 +242,9 @@ def test_explain(trained, tones, make_tone, tmp_path, capsys):
         (["TEXT"], "text.wav: "),
         (
             ["CLIP", "--label", "hihg"],
-            "label='hihg' is no class of the model. Did you mean 'high'? It knows",
+            "label='hihg' is not a class of the model. Did you mean 'high'? Its classes are",
         ),
-        (["CLIP", "--output", "out.mp4"], "out.mp4: an explanation is written as .png, .jpg, .svg, .pdf or .json."),
+        (["CLIP", "--output", "out.mp4"], "out.mp4: an explanation must end in .png, .jpg, .svg, .pdf or .json."),
         (["CLIP", "--start", "-1"], "--start -1 must be 0 or more seconds"),
         (["CLIP", "--start", "inf"], "--start inf must be 0 or more seconds"),
         (["CLIP", "--start", "99"], "the file holds no samples from 99 s on"),

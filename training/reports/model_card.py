@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a trained classifier: metadata for the Hub, and values for the text in `model_card.md`."""
+"""The model card of a trained classifier: metadata for the Hub, and values for the template `model_card.md`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -59,36 +59,36 @@ def write_model_card(
     limitations.
 
     Args:
-        output_dir: Folder of the model. The model has the folder's name.
-        model, feature_extractor: As they are saved there.
-        evaluations: By split, any of `train`, `validation` and `test`.
+        output_dir: Folder of the model. Its name is the name of the model.
+        model, feature_extractor: The saved model and feature extractor.
+        evaluations: Results by split: any of `train`, `validation` and `test`.
         dataset_name: Name of the training data.
-        dataset_id: Their id on the Hub, if they are there.
+        dataset_id: Id of the training data on the Hub, if any.
         base_model: Hub id or folder of the model that was fine-tuned; `None` if it was trained from scratch.
         hyperparameters: Names and values of the training options.
-        training_seconds: Duration of the training.
+        training_seconds: Duration of the training in seconds.
         trained_on: Processor or GPU, number format and libraries of the training.
         tested_versions: By library, the oldest and the newest version that the saved code was tested with.
-        cross_validation: Of the same training on parts of the recordings, as in `cross_validation.json`, if the model
-            was trained on all of them after it.
+        cross_validation: Results of a cross-validation with the same options, as in `cross_validation.json`, if this
+            model was then trained on all recordings.
         int8: Results in 8-bit integers, as in [`~sanet_hf.optimization.Int8Calibration`].
-        refit: How the model was trained on the validation split as well, if it was.
-        baseline: As [`~evaluation.statistics.compare_with_baseline`] returns it.
-        false_alarms: What the model detects on background.
-        calibration: What the scores were calibrated by, or why not.
-        band_head: What part of the scores comes from logistic regression on the log-mel bands, if any does.
-        teachers: As [`~training.teachers.describe_teachers`] returns it, if there were some.
+        refit: Description of the second training with the validation split, if any.
+        baseline: Result of [`~evaluation.statistics.compare_with_baseline`].
+        false_alarms: Detections of the model on background.
+        calibration: Method of the calibration, or the reason for its absence.
+        band_head: Share of logistic regression on the log-mel bands in the scores, if any.
+        teachers: Result of [`~training.teachers.describe_teachers`], if there were teachers.
     """
     output_dir = Path(output_dir)
     baseline = baseline or (cross_validation or {}).get("baseline")
     evaluations = in_order(evaluations)
     name = output_dir.resolve().name
-    # The Hub refuses a folder in the metadata.
+    # The Hub rejects a folder in the metadata.
     dataset_id = dataset_id if dataset_id and _is_hub_id(dataset_id) else None
     base_id = base_model if base_model and _is_hub_id(base_model) else None
     is_sanet = model.config.model_type == "sanet"
     max_seconds = None
-    # The meaning of `max_length` differs between other feature extractors.
+    # `max_length` has other meanings in other feature extractors.
     if is_sanet and feature_extractor.max_length is not None:
         max_seconds = f"{feature_extractor.max_length / feature_extractor.sampling_rate:.4g} s"
     card = ModelCard.from_template(
@@ -143,7 +143,7 @@ def make_card_data(
     dataset_id: str | None,
     base_id: str | None,
 ) -> ModelCardData:
-    """Return the metadata, with the results of the test split or, if there is none, of the validation split."""
+    """Return the metadata, with the results of the test split or, without one, of the validation split."""
     evaluation = evaluations.get("test", evaluations.get("validation"))
     results = None
     if evaluation is not None:
@@ -214,7 +214,7 @@ def _interval(accuracy: float, num_clips: int) -> str:
 
 
 def _cross_validation_results(result: Mapping[str, Any]) -> dict[str, object]:
-    """Return what the template shows of a cross-validation."""
+    """Return the values of the template that describe a cross-validation."""
     shown = {METRICS[name]: values for name, values in result["metrics"].items() if name in METRICS}
     return {
         "num_folds": len(result["folds"]),
@@ -228,7 +228,7 @@ def _cross_validation_results(result: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Return whether a name is an id on the Hub, and not a folder or a network that comes with sanet-hf."""
+    """Return whether a name is an id on the Hub, and not a folder or a pretrained network of sanet-hf."""
     if Path(name).exists() or name in model_names():
         return False
     try:
@@ -239,5 +239,5 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _enumerate(names: Sequence[str]) -> str:
-    """Return up to `MAX_CLASSES` names, and the number of the others."""
+    """Return up to `MAX_CLASSES` names and the number of the others."""
     return shorten([escape_markdown(name) for name in names], MAX_CLASSES)

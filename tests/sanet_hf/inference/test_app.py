@@ -71,7 +71,7 @@ def test_weights_are_drawn_where_they_are(classifier, files):
     assert points == [(0, 200), (0, 200), (266.7, 200), (266.7, 0), (1000, 0), (1000, 200)]
     assert "silence" not in html
     html = draw_recording(prediction, waveform, (np.array([0.75, 0.25]), np.array([0, 0.375, 0.5])))
-    assert "25 % of all weight is on the silence after the recording" in html
+    assert "25 % of the weight is on the silence after the recording" in html
 
 
 def test_long_recordings_are_drawn_as_segments(classifier, files):
@@ -116,7 +116,11 @@ def test_other_architectures_have_no_weights():
     ("name", "limits", "message"),
     [
         ("text", {}, "^text.wav: neither soundfile nor FFmpeg can read it"),
-        ("long", {"max_seconds": 2}, r"longer than the limit of 0:02 \(min:s\). Cut it .* sanet predict"),
+        (
+            "long",
+            {"max_seconds": 2},
+            r"longer than the limit of 0:02 \(min:s\). Cut it, or use the command sanet predict",
+        ),
         ("long", {"max_megabytes": 0.01}, r"the limit is 0.01 MB. Cut it"),
     ],
 )
@@ -225,7 +229,7 @@ def test_silence_has_no_class(classifier, tmp_path):
     noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
     soundfile.write(tmp_path / "half.wav", np.concatenate([noise, np.zeros(16000)]), 16000)
     html = draw_recording(*classify_recording(*classifier, tmp_path / "half.wav"))
-    assert "2 of them are silent (below -80 dB of full scale): they have no class and do not count." in html
+    assert "2 of them are silent (below -80 dB of full scale). They have no class and are not in the mean." in html
     assert html.count("no class</span>") == 1 and 'fill="transparent"' not in html
     for seconds in (0.2, 2):
         soundfile.write(tmp_path / "silence.wav", np.zeros(round(16000 * seconds)), 16000)

@@ -66,7 +66,7 @@ def test_map(predictions, tmp_path, method):
 
 
 def test_map_of_nothing(predictions, tmp_path):
-    with pytest.raises(ValueError, match="A map of 2 files would show nothing"):
+    with pytest.raises(ValueError, match="A map needs at least three files, but there are 2"):
         plot_embeddings(make_embedding_table(predictions[:2]), tmp_path / "map.png")
     with pytest.raises(ValueError, match="a picture must end in"):
         plot_embeddings(make_embedding_table(predictions), tmp_path / "map.txt")

@@ -179,8 +179,11 @@ def test_several_classes_a_clip(make_model, extractor):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label": "LABEL_11"}, r"label='LABEL_11' is no class.*Did you mean 'LABEL_1'\? It knows LABEL_0, LABEL_1"),
-        ({"label": "xyz"}, "'xyz' is no class of the model. It knows"),
+        (
+            {"label": "LABEL_11"},
+            r"label='LABEL_11' is not a class.*Did you mean 'LABEL_1'\? Its classes are LABEL_0, LABEL_1",
+        ),
+        ({"label": "xyz"}, "'xyz' is not a class of the model. Its classes are"),
         ({"occlusion_seconds": 0.0}, "occlusion_seconds=0 must be positive"),
         ({"hop_seconds": float("inf")}, "hop_seconds=inf must be positive and finite"),
     ],
@@ -285,7 +288,7 @@ def test_pictures(tiny_model, extractor, tmp_path, suffix):
     if suffix == ".svg":
         best = max(explanation.scores, key=explanation.scores.get)
         title = f"LABEL_1: {explanation.scores['LABEL_1']:.2f} ({best}: {explanation.scores[best]:.2f})"
-        texts = ["$a$ clip.wav   0.00–0.19 s", title, "occlusion: what the score of LABEL_1", "pooling", "block 1"]
+        texts = ["$a$ clip.wav   0.00–0.19 s", title, "occlusion: drop of the score of LABEL_1", "pooling", "block 1"]
         assert all(text in content.decode() for text in texts) and "block 2" not in content.decode()
     elif suffix == ".pdf":
         assert content.startswith(b"%PDF")
@@ -303,8 +306,8 @@ def test_pictures_of_what_has_less_or_more_to_show(tiny_model, tmp_path):
     explanation = explain(tiny_model, extractor, noise(3000))
     write_explanation(explanation, path, "clip.wav")
     share = 100 * explanation.pooling_weights[375:].sum()
-    assert f"{share:.0f} % of all weight is on the silence after the recording" in path.read_text()
-    assert "0.00–0.19 s and silence up to 0.50 s" in path.read_text()
+    assert f"{share:.0f} % of the weight is on the silence after the recording" in path.read_text()
+    assert "0.00–0.19 s, padded with silence to 0.50 s" in path.read_text()
 
 
 @pytest.mark.parametrize("waveform", [noise(1), np.zeros(4000, np.float32)], ids=["one sample", "silence"])
@@ -318,5 +321,5 @@ def test_extreme_clips_are_drawn(tiny_model, extractor, tmp_path, waveform):
 
 def test_other_suffixes_are_refused(tiny_model, extractor, tmp_path):
     explanation = explain(tiny_model, extractor, noise(100))
-    with pytest.raises(ValueError, match=r"out\.gif: an explanation is written as \.png, .* or \.json"):
+    with pytest.raises(ValueError, match=r"out\.gif: an explanation must end in \.png, .* or \.json"):
         write_explanation(explanation, tmp_path / "out.gif")
