@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Take the pictures of README and documentation from two trained runs and a comparison. It needs playwright's Chromium, or
-another one in the variable CHROMIUM:
+Take the pictures of README and documentation from two trained runs and a comparison. It uses playwright's Chromium, or
+the one in the variable CHROMIUM:
 
     python docs/take_screenshots.py RUN CLIP SPEAKERS RECORDING COMPARISON
 
