@@ -24,15 +24,13 @@ from sanet_hf.inference.loading import load_classifier
 
 
 DOCS = Path(__file__).parent
-SECTIONS = ("results", "confusions", "calibration")
-# Keeps the sections of these ids, without tables in the last one.
+SECTIONS = ("results", "confusions")
 KEEP_SECTIONS = """(ids) => {
   document.querySelectorAll('nav, dl, footer').forEach((element) => element.remove());
-  let kept = false, last = '';
+  let kept = false;
   for (const element of [...document.querySelector('main').children]) {
-    if (element.tagName === 'H2') { kept = ids.includes(element.id); last = element.id; }
-    const isExtra = last === 'calibration' && !element.matches('h2, .figures');
-    if (!kept || isExtra) element.remove();
+    if (element.tagName === 'H2') kept = ids.includes(element.id);
+    if (!kept) element.remove();
   }
   document.body.style.padding = '1rem 1.25rem';
 }"""

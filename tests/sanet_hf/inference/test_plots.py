@@ -10,6 +10,7 @@ import soundfile
 from sanet_hf.inference.plots import plot_timeline
 from sanet_hf.inference.windows import Prediction, Window
 from sanet_hf.utils.formatting import format_time
+from sanet_hf.utils.plot_style import BLUE, ORANGE
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,22 @@ def test_title_of_a_recording_without_a_class(tmp_path, monkeypatch, scores, tit
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, text, **options: titles.append(text))
     plot_timeline(prediction, tmp_path / "timeline.png")
     assert titles == [title]
+
+
+def test_simultaneous_labels_are_stripes(tmp_path, monkeypatch):
+    """From top to bottom in the order of the scores; where there is one label, it has the whole height."""
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(16000 * 3), 16000)
+    scores = np.array([[0.9, 0.1], [0.9, 0.8], [0.1, 0.8]], np.float32)
+    windows = [Window(float(index), index + 1.0, row) for index, row in enumerate(scores)]
+    prediction = Prediction(
+        str(tmp_path / "a.wav"), ("rain", "dog"), scores.mean(axis=0), windows, 3.0, min_score=0.5, several=True
+    )
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.axvspan", lambda axes, *place, facecolor, **style: drawn.append((*place, facecolor))
+    )
+    plot_timeline(prediction, tmp_path / "timeline.png")
+    assert drawn == [(0, 1, 0, 1, BLUE), (1, 2, 0, 0.5, ORANGE), (1, 2, 0.5, 1, BLUE), (2, 3, 0, 1, ORANGE)]
 
 
 def test_what_cannot_be_drawn(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import yaml
 
 from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import DataError
@@ -16,6 +17,7 @@ from sanet_hf.training.arguments import DataArguments
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.data.record import EARLIER, RECORD_FILE, find_record, read_record, write_record
 from sanet_hf.training.evaluation.saved_models import evaluate_models
+from sanet_hf.training.run_folder import OPTIONS_FILE
 from sanet_hf.training.train import train
 
 
@@ -145,6 +147,18 @@ def test_comparison_leaves_out_what_any_model_was_trained_on(run, grown, tmp_pat
     for result in results:
         assert {Path(file).name for file in result.evaluation.files} == expected
     assert f"{50 - len(expected)} of 50 recordings are left out, since {run} or {other}" in caplog.text
+
+
+def test_each_model_gets_windows_of_its_own_length(run, tmp_path):
+    """Also where that is the default, which the options of a run do not name: not that of the first model."""
+    folders = [shutil.copytree(run, tmp_path / name) for name in ("short", "default")]
+    for folder, own in zip(folders, ({"max_length_seconds": 0.05}, {})):
+        path = folder / OPTIONS_FILE
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options.pop("max_length_seconds", None)
+        path.write_text(yaml.safe_dump(options | own), encoding="utf-8")
+    results = evaluate_models([str(folder) for folder in folders], {}, "test", 4)
+    assert [result.max_length_seconds for result in results] == [0.05, DataArguments().max_length_seconds]
 
 
 def test_fine_tuning_remembers_what_was_trained_on_before(run, grown, tmp_path, tiny_options, caplog):

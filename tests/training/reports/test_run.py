@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval
-from sanet_hf.training.reports.html import encode_audio, plot_durations
+from sanet_hf.training.reports.html import encode_audio, plot_durations, shorten_middle
 from sanet_hf.training.reports.run import count_confusions, list_confusions, list_mistakes, plot_history, write_report
 
 
@@ -360,3 +360,9 @@ def test_durations_with_one_very_long_clip():
     caption = plot_durations(durations).caption
     assert caption == "From 1.0 s to 2.0 h, median 2.0 s. The last bar contains all clips from 2.0 s on."
     assert "last bar" not in plot_durations({"test": np.array([1.0, 1.5])}).caption
+    assert plot_durations({"test": np.full(3, 2.5)}).caption == "All clips: 2.5 s."
+
+
+def test_long_names_keep_both_ends():
+    assert shorten_middle("Turdus merula number 1") == "Turdus mer…number 1"
+    assert shorten_middle("Turdus merula") == "Turdus merula"
