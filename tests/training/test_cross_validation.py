@@ -159,7 +159,7 @@ def test_final_model(done, recordings, capsys):
     result = json.loads((done / "cross_validation.json").read_text())
     accuracy = result["metrics"]["accuracy"]
     assert (
-        "trained on all recordings. None were held out to test it. Its quality was estimated by 2-fold cross" in card
+        "trained on all recordings. None were held out for testing. Its quality was estimated by 2-fold cross" in card
     )
     assert (
         f"| Accuracy | {accuracy['mean']:.3f} | {accuracy['standard_deviation']:.3f} | {accuracy['low']:.3f} " in card

@@ -77,8 +77,8 @@ def test_added_background(tones, tiny_options, tmp_path, monkeypatch, caplog):
     assert sum(kind.num_windows for kind in alarms.counts) == 4 * 60
     assert sum(kind.num_detected for kind in alarms.counts) <= 4 * 60 / 2
     report = (tmp_path / "run/report.html").read_text(encoding="utf-8")
-    assert "Generated rain does not count: it sounds like low" in report and "<th>hum</th>" in report
-    assert "The class background stands for" in (tmp_path / "run/README.md").read_text(encoding="utf-8")
+    assert "Generated rain is not counted, because it sounds like low" in report and "<th>hum</th>" in report
+    assert "background is the background class" in (tmp_path / "run/README.md").read_text(encoding="utf-8")
     noises = sorted((tmp_path / "run/_background/train").iterdir())
     predictions = list(predict(model, feature_extractor, noises))
     assert len(noises) == 16 and sum(prediction.label is None for prediction in predictions) >= 4

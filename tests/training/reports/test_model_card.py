@@ -117,7 +117,7 @@ def test_metadata_where_a_clip_can_have_several_classes(write_card):
     card = write_card(evaluation, model=make_sanet(problem_type="multi_label_classification"))
     assert [r.metric_type for r in card.data.eval_results] == card.data.metrics == ["mAP", "f1"]
     assert card.data.eval_results[0].metric_value == evaluation.metrics["mAP"]
-    assert "several of which can apply to a clip" in words(card) and "assigns every clip to one" not in words(card)
+    assert "A multi-label audio classifier" in words(card) and "Every clip gets one" not in words(card)
 
 
 def test_without_evaluations(write_card):
@@ -200,7 +200,7 @@ def test_class_without_clips(write_card):
     references, probabilities = np.array([0, 0, 1]), np.eye(3, dtype=np.float32)[[0, 2, 1]]
     card = write_card(Evaluation("test", list("xyz"), LABELS, references, probabilities))
     assert rows(card, "owl") == [["owl", "0.000", "–", "–", "0"]]
-    assert "say little: cat (2), dog (1), owl (0)." in words(card)
+    assert "their results are uncertain: cat (2), dog (1), owl (0)." in words(card)
 
 
 def test_names_cannot_break_the_card(write_card):
@@ -284,10 +284,10 @@ def test_model_that_was_trained_on_all_recordings_shows_its_cross_validation(wri
     }
     card = write_card(cross_validation=result)
     assert (
-        "estimated by 5-fold cross-validation: 5 models" in card.content
-        and "(1,234 recordings in all)" in card.content
+        "estimated by 5-fold cross-validation. 5 models" in card.content
+        and "(1,234 recordings in total)" in card.content
     )
-    assert "None were held out to test it" in card.content and "not evaluated" not in card.content
+    assert "None were held out for testing" in card.content and "not evaluated" not in card.content
     assert "| Accuracy | 0.812 | 0.050 | 0.750 to 0.875 |" in card.content and "loss" not in card.content
     assert card.data.eval_results is None
     # The source's own test split is shown besides.
