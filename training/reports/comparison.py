@@ -307,7 +307,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if machine["is_gpu"]:
         memory = "the weights and the allocations of one batch on the GPU"
     notes += [
-        f"Time: from waveform to scores, including feature extraction, on {result['clip_seconds']:g} s of noise. The "
+        f"Time: from waveform to scores, including feature extraction, on {result['clip_seconds']:g} s of noise. A "
+        "model with a shorter maximum length takes only that part of the clip: see the input of the model. The "
         f"models are interleaved in one process: {result['num_rounds']} rounds after one warm-up round, each with "
         f"batches of {result['batch_size']} clips and with single clips.",
         "Operations per clip: matrix products, convolutions and attention of the model. A multiply-add counts as two. "
