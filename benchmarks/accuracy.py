@@ -13,9 +13,10 @@ The same command resumes after an interruption: finished runs are kept, and the 
 Test clips choose nothing. With `--fold_pattern`, one fold tests, and epochs, calibration and the like are chosen on
 the next fold (`--validation fold`) or on a tenth of the others (`--validation tenth`); `--refit true` in a recipe then
 trains on all of them. `{default}` in a recipe is the output folder of the recipe `default` on the same recordings and
-seed: `'taught=sanet.yaml,--teacher={default}'`. A folder with splits is used as it is. With `--clips_per_class`, clips of the training split are
-drawn by the seed, a fifth of them for validation; all of the test split tests. Recipes are compared by the column of
-validation; the row "chosen by validation" tests what it chooses. `accuracy_table.py` says how intervals are computed.
+seed: `'taught=sanet.yaml,--teacher={default}'`. A folder with splits is used as it is. With `--clips_per_class`, clips
+of the training split are drawn by the seed, a fifth of them for validation; all of the test split tests. Recipes are
+compared by the column of validation; the row "chosen by validation" tests what it chooses. `accuracy_table.py` says
+how intervals are computed.
 """
 
 import argparse
