@@ -74,7 +74,7 @@ class Int8Calibration:
             if not all(math.isfinite(number) for number in numbers) or not isinstance(calibration.evaluation, dict):
                 raise ValueError("a number is not finite")
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"it is no calibration for int8 ({error})") from error
+            raise ValueError(f"it is not a calibration for int8 ({error})") from error
         return calibration
 
 

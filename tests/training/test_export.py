@@ -67,7 +67,7 @@ def test_export(exported, trained):
     error = re.fullmatch(r"Ranges of values from 8 clips, on which int8's logits are off by (\d+\.\d)%\.", ranges)
     assert 0 < float(error[1]) < 20
     assert last == f"The files are in {output_dir}."
-    assert "measured on 8 clips only" in result.stderr and "predicts other classes" not in result.stderr
+    assert "measured on only 8 clips" in result.stderr and "predicts other classes" not in result.stderr
     # What the exporters tell their developers is kept from the user.
     assert "Warning" not in result.stderr and "onnxscript" not in result.stderr
 
@@ -107,7 +107,7 @@ def test_calibration_on_another_folder(exported, trained, tones, tmp_path, monke
     assert f"Metrics of 33 recordings of {folder}; 1 cannot be read." in output
     assert "Ranges of values from 33 clips, on which int8's logits are off by 1.0%." in output
     assert len(used) == 33 and all(batch["input_values"].shape[0] == 1 for batch in used)
-    assert "damaged.wav" in caplog.text and "clips only" not in caplog.text
+    assert "damaged.wav" in caplog.text and "on only" not in caplog.text
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
@@ -145,9 +145,9 @@ def test_torch_export(trained, tmp_path, capsys):
     ("argv", "message"),
     [
         (["nowhere", "OUT"], "nowhere: it is neither a folder here nor a model on the Hub"),
-        (["MODEL", "MODEL"], "is not empty: choose a new folder"),
-        (["MODEL", "OUT", "--format", "torch_export", "--quantize", "int8"], "--quantize int8 is for --format onnx"),
-        (["MODEL", "OUT", "--calibration_dir", "TONES"], "--calibration_dir is for --quantize int8"),
+        (["MODEL", "MODEL"], "is not empty. Choose a new folder"),
+        (["MODEL", "OUT", "--format", "torch_export", "--quantize", "int8"], "--quantize int8 needs --format onnx"),
+        (["MODEL", "OUT", "--calibration_dir", "TONES"], "--calibration_dir needs --quantize int8"),
         (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "nowhere"], "nowhere: there is no such folder"),
         (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "OTHER"], "does not know bass, treble"),
         (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "PART"], "There is no test split"),

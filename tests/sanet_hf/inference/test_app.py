@@ -194,7 +194,7 @@ def test_page_shows_label_and_error(page, classifier, files):
     page.wait_for_selector("#picture .picture", state="detached")
     upload(page, files["text"])
     error = page.wait_for_selector("#picture [role=alert]").inner_text()
-    assert "text.wav: neither soundfile nor FFmpeg can read it as audio" in error
+    assert "text.wav: neither soundfile nor FFmpeg can read the file" in error
     assert page.locator("[data-testid=label-output-value]").count() == 0
     page.locator("button", has_text="clip.wav").click()
     page.wait_for_selector("#picture .weights", state="attached")

@@ -93,7 +93,7 @@ def test_pickles_run_nothing(tiny_checkpoint, tmp_path, save):
     weights = load_file(tiny_checkpoint / "model.safetensors")
     (tiny_checkpoint / "model.safetensors").unlink()
     save({**weights, "more": Malicious(trace)}, tiny_checkpoint / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="a pickle that holds something else than tensors"):
+    with pytest.raises(ValueError, match="a pickle with objects other than tensors"):
         load_classifier(tiny_checkpoint)
     with pytest.raises(ValueError, match="cannot be read as a PyTorch checkpoint of tensors alone"):
         convert_original_checkpoint(tiny_checkpoint / "pytorch_model.bin")
