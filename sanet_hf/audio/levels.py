@@ -57,9 +57,9 @@ def envelope(blocks: Iterable[np.ndarray], length: int) -> tuple[np.ndarray, np.
     for block in blocks:
         block = np.concatenate([rest, block])
         whole = len(block) // length * length
-        stretches, rest = block[:whole].reshape(-1, length), block[whole:]
-        low.append(stretches.min(axis=1))
-        high.append(stretches.max(axis=1))
+        parts, rest = block[:whole].reshape(-1, length), block[whole:]
+        low.append(parts.min(axis=1))
+        high.append(parts.max(axis=1))
     if len(rest):
         low.append(rest.min(keepdims=True))
         high.append(rest.max(keepdims=True))

@@ -46,9 +46,9 @@ def load_calibration_clips(
     for path in random.Random(0).sample(list(recordings), len(recordings)):
         blocks = stream_audio(path, rate)
         windows = cut_windows(reduce_noise(blocks, rate) if denoise else blocks, length, length)
-        heard = (clip for _, clip in windows if not is_silent(clip))
+        with_sound = (clip for _, clip in windows if not is_silent(clip))
         try:
-            clips += islice(heard, math.ceil(MAX_CALIBRATION_CLIPS / len(recordings)))
+            clips += islice(with_sound, math.ceil(MAX_CALIBRATION_CLIPS / len(recordings)))
         except AudioError as error:
             logger.warning(f"Skipping {error}")
         if len(clips) >= MAX_CALIBRATION_CLIPS:

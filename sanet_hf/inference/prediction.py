@@ -181,19 +181,19 @@ def _predict(
     def finish() -> Iterator[Prediction]:
         classify_waiting()
         for prediction in done:
-            heard = [window for window in prediction.windows if window.scores is not None]
-            if heard and options.aggregate == "loud":
-                loud = is_loud(np.array([window.power for window in heard]))
-                heard = [window for window, counts in zip(heard, loud) if counts]
-            if heard:
-                scores = np.stack([window.scores for window in heard])
+            counted = [window for window in prediction.windows if window.scores is not None]
+            if counted and options.aggregate == "loud":
+                loud = is_loud(np.array([window.power for window in counted]))
+                counted = [window for window, counts in zip(counted, loud) if counts]
+            if counted:
+                scores = np.stack([window.scores for window in counted])
                 prediction.scores = scores.max(axis=0) if options.aggregate == "max" else scores.mean(axis=0)
                 if options.aggregate == "max" and prediction.background in prediction.labels:
                     # In a file with a rare event, all windows but one may be background.
                     index = prediction.labels.index(prediction.background)
                     prediction.scores[index] = scores[:, index].min()
-                if heard[0].embedding is not None:
-                    prediction.embedding = np.mean([window.embedding for window in heard], axis=0)
+                if counted[0].embedding is not None:
+                    prediction.embedding = np.mean([window.embedding for window in counted], axis=0)
             yield prediction
         done.clear()
 

@@ -114,7 +114,7 @@ def test_predict_a_long_file(trained, make_tone, tmp_path, capsys):
     for argv, message in (
         ([f"@{tmp_path / 'two.txt'}", "--plot", "a.png"], "--plot needs exactly one audio file"),
         ([str(tmp_path / "long.wav"), "--plot", "a.txt"], "a picture must end in .png"),
-        ([str(tmp_path / "long.wav"), "--window", "7"], "takes up to 1 s"),
+        ([str(tmp_path / "long.wav"), "--window", "7"], "at most 1 s, the maximum of this model"),
         ([str(tmp_path / "long.wav"), *options[:2]], "Use --resume to add missing rows"),
     ):
         assert main(["predict", str(trained), *argv]) == 2
@@ -157,7 +157,7 @@ def test_predict_from_a_pipe(trained, tones, tmp_path):
         guard.cancel()
     assert process.returncode == 1 and not output
     assert "missing.wav: file not found." in errors and "nothing/*.wav: file not found." in errors
-    assert "folder.wav: this is not a file." in errors and "3 of 6 files could not be classified." in errors
+    assert "folder.wav: not a file." in errors and "3 of 6 files could not be classified." in errors
 
 
 def test_predict_with_mistakes_beside_a_pipe(trained, monkeypatch, capsys):
@@ -556,7 +556,7 @@ def test_convert(original_checkpoint, tones, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("labels", "id2label names 2 classes, but the checkpoint's last layer has 3"),
+        ("labels", "id2label names 2 classes, but the last layer of the checkpoint has 3"),
         ("no_labels_file", "labels.txt"),
         ("missing", "file not found"),
         ("another", "not a checkpoint of the original SqueezeAttendNet"),
@@ -706,13 +706,13 @@ def test_a_bug_is_shown_with_its_traceback(
         (["predict", "MODEL", "nothing/*.wav"], "nothing/*.wav: no file matches"),
         (["predict", "MODEL", "@nothing"], "@nothing: the list cannot be read"),
         (["predict", "MODEL", "EMPTY"], "contains no audio files"),
-        (["embed", "MODEL", "CLIP", "--output", "rows.csv"], "ends in .parquet or .npz"),
+        (["embed", "MODEL", "CLIP", "--output", "rows.csv"], "the output must end in .parquet or .npz"),
         (["embed", "MODEL", "CLIP", "--output", "one.npz", "--plot", "one.png"], "A map of 1 files"),
         (["explain", "MODEL", "CLIP", "--output", "e.json", "--start", "1e300"], "contains no samples after"),
         (["app", "MODEL", "--host", "192.0.2.1"], "The app cannot be served on 192.0.2.1, port any: "),
         (["app", "MODEL", "--port", "70000"], "The app cannot be served on 127.0.0.1, port 70000: "),
         (["export", "MODEL", "new", "--calibration_dir", "EMPTY"], "--calibration_dir needs --quantize int8"),
-        (["export", "nowhere", "new"], "nowhere: it is neither a folder"),
+        (["export", "nowhere", "new"], "nowhere: model not found, neither as a folder"),
         (["augment", "CLIP", "new", "--config", "DATE.yaml"], "DATE.yaml cannot be read as YAML"),
         (["augment", "CLIP", "new", "--config", "LIST.yaml"], "augmentations: Gain: [1] is not of the form"),
         (["augment", "CLIP", "new", "--config", "GAIN.yaml"], "augmentations: Gain: "),

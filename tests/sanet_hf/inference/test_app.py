@@ -115,7 +115,7 @@ def test_other_architectures_have_no_weights():
 @pytest.mark.parametrize(
     ("name", "limits", "message"),
     [
-        ("text", {}, "^text.wav: neither soundfile nor FFmpeg can read it"),
+        ("text", {}, "^text.wav: neither soundfile nor FFmpeg can read the file"),
         ("long", {"max_seconds": 2}, r"longer than the limit of 0:02 \(min:s\). Cut it .* sanet predict"),
         ("long", {"max_megabytes": 0.01}, r"the limit is 0.01 MB. Cut it"),
     ],
@@ -262,7 +262,7 @@ def test_space_shows_the_model_that_is_set(classifier, monkeypatch):
     runpy.run_path(str(SPACE / "app.py"))
     assert launched[0].title == "animals"
     monkeypatch.delenv("SANET_MODEL")
-    with pytest.raises(SystemExit, match="Set the variable SANET_MODEL"):
+    with pytest.raises(SystemExit, match="SANET_MODEL is not set"):
         runpy.run_path(str(SPACE / "app.py"))
 
 
