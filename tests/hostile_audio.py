@@ -279,8 +279,8 @@ def _cases() -> Iterator[Case]:
     yield refused("session.m4a", session, "list of other files")
     manifest = b'<?xml version="1.0"?>\n<MPD profiles="urn:mpeg:dash:profile:isoff-live:2011"></MPD>'
     yield refused("manifest.mp4", manifest, "list of other files")
-    yield refused("game_music.m4a", game_music(), "without an end")
-    yield refused("tag_before_game_music.m4a", id3(10, bytes(10)) + game_music(), "without an end")
+    yield refused("game_music.m4a", game_music(), "chiptune files")
+    yield refused("tag_before_game_music.m4a", id3(10, bytes(10)) + game_music(), "chiptune files")
     # Samples.
     one = np.full(RATE, 0.1)
     for value in (np.nan, np.inf, -np.inf):
