@@ -1,14 +1,14 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Bulk prediction with Ray Data, where one machine is too small: the rows of `sanet predict`, as a folder of Parquet.
+Bulk prediction with Ray Data on several machines. Writes the rows of `sanet predict` to a folder of Parquet files.
 
     python examples/ray_predict.py runs/sanet calls/ --output predictions
     python examples/ray_predict.py runs/sanet @list.txt --output predictions --num_actors 16 --gpus_per_actor 1
     python examples/ray_predict.py runs/sanet clips/*.parquet --output predictions --audio_column audio
 
-It runs on the cores of this machine, or on the cluster that `RAY_ADDRESS` names: all machines must have sanet_hf
-installed and see the same files. The same command goes on after an interruption. Needs `pip install "sanet-hf[ray]"`.
+It runs on the cores of this machine, or on the cluster at `RAY_ADDRESS`. All machines of a cluster need sanet_hf and
+access to the same files. Run the same command again to resume. It needs `pip install "sanet-hf[ray]"`.
 """
 
 import argparse
@@ -31,23 +31,23 @@ from sanet_hf.utils.files import to_text
 from sanet_hf.utils.openmp import find_short_wait
 
 
-# Before Ray is imported, which reads it once: nobody is told that this runs.
+# Disable Ray's usage statistics. Ray reads this variable once, when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 class Predictor:
     """
-    A model in a process of its own, to which Ray gives batches of files.
+    A model in its own process, which classifies batches of files from Ray.
 
     Args:
-        model: Folder, or name of a model on the Hub.
-        top_k: As [`default_top_k`] has it.
-        parts: As [`to_rows`] has it.
-        batch_size: Windows that are classified at once.
-        audio_column: Of tables with the content of files; by default a batch has their paths.
-        finished: Names of an earlier run, which are left out.
-        denoise: As [`predict`] has it.
-        dtype, calibration_inputs: As [`load_classifier`] has them.
+        model: Folder or Hub id of a model.
+        top_k: As in [`default_top_k`].
+        parts: As in [`to_rows`].
+        batch_size: Windows per batch.
+        audio_column: Column with the content of files, or None: batches contain paths.
+        finished: Names of files of an earlier run, which are skipped.
+        denoise: As in [`predict`].
+        dtype, calibration_inputs: As in [`load_classifier`].
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Predictor:
         self.audio_column, self.finished, self.denoise = audio_column, finished, denoise
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
-        """Rows of a batch's files, which has the column `path`, of bytes, or the audio column."""
+        """Return the rows of a batch, which has a column `path` of bytes or the audio column."""
         if self.audio_column is None:
             paths = [os.fsdecode(path) for path in batch["path"].to_pylist()]
             return self._predict(paths)
@@ -84,7 +84,7 @@ class Predictor:
         for prediction in predict(self.model, self.feature_extractor, sources, **options):
             rows += to_rows(prediction, self.top_k, self.parts)
         table = to_table(rows, self.columns)
-        # An empty column would have no type of its own.
+        # Explicit types, since the type of an empty column is unknown.
         kinds = {"string": pyarrow.string(), "Float64": pyarrow.float64()}
         types = {name: kinds[str(kind)] for name, kind in table.dtypes.items()}
         return pyarrow.Table.from_pandas(table, pyarrow.schema(types), preserve_index=False)
@@ -107,39 +107,39 @@ def predict_with_ray(
     dtype: str | None = None,
 ) -> tuple[int, int]:
     """
-    Classify files on a Ray cluster. A task whose process dies is done again by another; its rows are written once.
+    Classify files on a Ray cluster. If a process dies, another one repeats its task. Rows are written once.
 
     Args:
-        model: Folder, or name of a model on the Hub.
-        inputs: As [`find_audio_files`] takes them, or, with `audio_column`, Parquet files.
-        output: Folder for Parquet files; files that it has rows of, be it with an error, are left out.
-        audio_column: Column of the Parquet files with structs of `bytes` and `path`, as `datasets` writes them.
-        top_k: As [`default_top_k`] has it.
-        parts: As [`to_rows`] has it.
-        batch_size: Windows that are classified at once.
-        files_per_task: Files that a process is given at once.
-        num_actors, cpus_per_actor, gpus_per_actor: Processes, and what each has; a GPU can be shared.
-        denoise: As [`predict`] has it.
-        dtype: As [`load_classifier`] has it; `int8` calibrates a model without calibration on the files first, unless
-            they are in tables. The cluster's machines must see the model's folder then.
+        model: Folder or Hub id of a model.
+        inputs: As in [`find_audio_files`], or with `audio_column` Parquet files.
+        output: Folder for Parquet files. Files that already have rows in it, also with an error, are skipped.
+        audio_column: Column of the Parquet files with structs of `bytes` and `path`, as written by `datasets`.
+        top_k: As in [`default_top_k`].
+        parts: As in [`to_rows`].
+        batch_size: Windows per batch.
+        files_per_task: Files per task of a process.
+        num_actors, cpus_per_actor, gpus_per_actor: Number of processes, and resources of each. A GPU can be shared.
+        denoise: As in [`predict`].
+        dtype: As in [`load_classifier`]. With `int8`, a model without calibration is calibrated on the files first,
+            unless they are in tables. The machines of the cluster then need access to the folder of the model.
 
     Returns:
-        Files that there are rows of, and those among them that could not be classified.
+        Number of files with rows, and number of those that could not be classified.
 
     Raises:
-        ValueError: Inputs or the model do not fit.
-        OSError: There is no such Parquet file.
+        ValueError: The inputs or the model are invalid.
+        OSError: A Parquet file does not exist.
     """
     import ray
 
-    # A mistake is found here, and not by every process.
+    # Errors are found here instead of in every process.
     inputs = list(inputs)
-    # The ranges of few files are not kept, so that the processes measure them again.
+    # Ranges measured on few files are not saved, so that the processes measure them again.
     calibration_inputs = inputs if audio_column is None else ()
     load_classifier(model, "cpu", dtype, calibration_inputs, denoise)
     finished, paths = read_finished(output), []
     if audio_column is None:
-        # Bytes, since not all names are text.
+        # Bytes, since some names are not valid text.
         paths = [os.fsencode(path) for path in find_audio_files(inputs) if to_text(path) not in finished]
     if paths or audio_column is not None:
         with _ray_running():
@@ -148,7 +148,7 @@ def predict_with_ray(
                 dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=num_blocks)
             else:
                 dataset = ray.data.read_parquet(inputs, columns=[audio_column])
-                # For several processes, whatever the row groups are.
+                # Several processes need several blocks, independent of the row groups.
                 dataset = dataset.repartition(target_num_rows_per_block=files_per_task)
             left_out = finished if audio_column else set()
             dataset.map_batches(
@@ -184,7 +184,7 @@ def _ray_running() -> Iterator[None]:
 
 
 def read_finished(output: Path) -> set[str]:
-    """Names of the files that an earlier run wrote; what it was killed amid writing is removed."""
+    """Return the names of files that an earlier run classified, and delete incomplete Parquet files."""
     for path in output.glob("*.parquet"):
         try:
             parquet.read_metadata(path)
@@ -194,7 +194,7 @@ def read_finished(output: Path) -> set[str]:
 
 
 def read_files(output: Path) -> pandas.DataFrame:
-    """`path` and `error` of each file, without the rows of its parts."""
+    """Return `path` and `error` of each file, without the rows of its parts."""
     paths = sorted(output.glob("*.parquet"))
     tables = [pandas.read_parquet(path, columns=["path", "start", "error"]) for path in paths]
     table = pandas.concat(tables) if tables else pandas.DataFrame(columns=["path", "start", "error"])
@@ -202,32 +202,32 @@ def read_files(output: Path) -> pandas.DataFrame:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 is success, 1 says that a file could not be classified, 2 misuse."""
+    """Run the command line. Return 0 for success, 1 if a file could not be classified, 2 for wrong options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder, or name of a model on the Hub")
+    parser.add_argument("model", help="folder or Hub id of a model")
     parser.add_argument("inputs", nargs="+", help="files, folders, patterns, @list.txt; or Parquet files")
     parser.add_argument("--output", type=Path, required=True, help="folder for Parquet files")
     parser.add_argument("--audio_column", help="column of Parquet files with structs of bytes and path")
-    parser.add_argument("--top_k", type=int, help="classes in a row (default: 1, or 5 where clips have several)")
+    parser.add_argument("--top_k", type=int, help="classes per row (default: 1, or 5 for multi-label models)")
     parts = ["windows", "segments", "none"]
     parser.add_argument("--parts", choices=parts, default="windows", help="rows of long files (default: windows)")
-    parser.add_argument("--batch_size", type=int, help="windows classified at once (default: 32 on a GPU, else 8)")
-    parser.add_argument("--files_per_task", type=int, default=64, help="files a process is given (default: 64)")
-    actors = "processes with a model (default: 1); leave a core free for what reads and writes"
+    parser.add_argument("--batch_size", type=int, help="windows per batch (default: 32 on a GPU, else 8)")
+    parser.add_argument("--files_per_task", type=int, default=64, help="files per task of a process (default: 64)")
+    actors = "processes with a model (default: 1); leave a core free for reading and writing"
     parser.add_argument("--num_actors", type=int, default=1, help=actors)
-    parser.add_argument("--cpus_per_actor", type=float, default=1, help="cores of each (default: 1)")
-    parser.add_argument("--gpus_per_actor", type=float, default=0, help="GPUs of each, such as 0.5 (default: 0)")
+    parser.add_argument("--cpus_per_actor", type=float, default=1, help="cores per process (default: 1)")
+    parser.add_argument("--gpus_per_actor", type=float, default=0, help="GPUs per process, such as 0.5 (default: 0)")
     denoise = "reduce noise first, for a model that was trained on clips of sanet prepare --denoise"
     parser.add_argument("--denoise", action="store_true", help=denoise)
     dtypes = ["float32", "bfloat16", "float16", "int8"]
-    parser.add_argument("--dtype", choices=dtypes, help="of the model (default: as it was saved); int8 is for CPUs")
+    parser.add_argument("--dtype", choices=dtypes, help="number format (default: as saved); int8 is for CPUs")
     arguments = vars(parser.parse_args(argv))
     try:
         num_files, num_errors = predict_with_ray(**arguments)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{arguments['output']} has rows of {num_files} files, {num_errors} of which could not be classified.")
+    print(f"{arguments['output']} contains rows of {num_files} files. {num_errors} could not be classified.")
     return 1 if num_errors else 0
 
 

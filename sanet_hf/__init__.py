@@ -3,7 +3,7 @@
 """
 SANet in transformers. Importing this package registers its classes with transformers' Auto classes.
 
-Functions for inference, such as [`predict`], are imported when they are first used.
+Functions for inference, such as [`predict`], are imported on first use.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import importlib
 from sanet_hf.utils import openmp
 
 
-# Before PyTorch is imported, which loads OpenMP. Other programs that import this package choose for themselves.
+# This must run before PyTorch is imported, which loads OpenMP. Other programs keep their own OpenMP settings.
 if openmp.is_sanet():
     openmp.shorten_wait()
 
@@ -28,7 +28,7 @@ AutoFeatureExtractor.register(SANetConfig, SANetFeatureExtractor, exist_ok=True)
 AutoModel.register(SANetConfig, SANetModel, exist_ok=True)
 AutoModelForAudioClassification.register(SANetConfig, SANetForAudioClassification, exist_ok=True)
 
-# Checkpoints carry the code, so that they load with trust_remote_code=True where this package is not installed.
+# Checkpoints include the code, so that they load with trust_remote_code=True if this package is not installed.
 SANetConfig.register_for_auto_class()
 SANetFeatureExtractor.register_for_auto_class()
 SANetModel.register_for_auto_class("AutoModel")

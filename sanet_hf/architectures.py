@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What SANet, wav2vec2, AST, Whisper and similar models need of length, padding, features and heads.
+Differences between SANet, wav2vec2, AST, Whisper and similar models: lengths, padding, features and heads.
 
-Each architecture has a class; [`Architecture`] itself is that of wav2vec2 and similar models. To support another one,
-write a subclass and add it to `ARCHITECTURES`. The functions below the classes work with any of them.
+Each architecture has a class. [`Architecture`] is for wav2vec2 and similar models. To support another architecture,
+write a subclass and add it to `ARCHITECTURES`. The functions below the classes support all architectures.
 """
 
 import math
@@ -30,15 +30,15 @@ from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
 
 logger = logging.get_logger(__name__)
 
-# In Hz, that a SANet from scratch can be made for: from telephones to the highest rate of common recorders.
+# Supported sampling rates in Hz of a SANet from scratch: from telephones to the highest rate of common recorders.
 SAMPLING_RATES = (8000, 96_000)
-# Windows of models that take clips of any length, whose memory grows with the square of it.
+# Window length for models without a limit, whose memory grows with the square of the length.
 MAX_WINDOW_SECONDS = 30.0
-AST_FRAME, AST_HOP = 0.025, 0.010  # seconds, of AST's filter bank
-WHISPER_POSITIONS = 50  # a second
+AST_FRAME, AST_HOP = 0.025, 0.010  # seconds; AST's filter bank
+WHISPER_POSITIONS = 50  # per second
 WHISPER_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "return_attention_mask")
 MODEL_TYPE_ALIASES = {"ast": "audio-spectrogram-transformer"}
-# Names in configurations: size of the hidden states, and the attention heads that must divide it.
+# Names in configurations: size of the hidden states, and number of attention heads, which must divide it.
 HEADS_OF_SIZE = {"hidden_size": "num_attention_heads", "d_model": "encoder_attention_heads"}
 
 
@@ -47,40 +47,40 @@ class Architecture:
 
     model_type: str | None = None
     feature_extractor_class: type[FeatureExtractionMixin] | None = None
-    # Shorter clips are padded with zeros: wav2vec2's masking in training covers 10 frames of 20 ms, AST's filter bank
-    # 25 ms.
+    # Shorter clips are padded with zeros. wav2vec2 masks 10 frames of 20 ms in training; AST's filter bank needs 25
+    # ms.
     min_seconds = 0.25
     has_pooling_weights = False
-    # Where a model from scratch can be made for any sampling rate. Those of others are part of what they are: of the
-    # kernels and strides in wav2vec2, of the filter banks in AST and Whisper.
+    # Whether a model from scratch supports any sampling rate. Other architectures are designed for one rate: kernels
+    # and strides of wav2vec2, filter banks of AST and Whisper.
     takes_any_sampling_rate = False
 
     def max_seconds(self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> float | None:
-        """The longest clip that the model takes, whatever it was trained on; `None` for any length."""
+        """Return the longest clip that the architecture supports, in seconds; `None` for any length."""
         return None
 
     def padding_strategy(self, feature_extractor: FeatureExtractionMixin, padding: bool) -> str | bool:
-        """The argument `padding` of the feature extractor."""
+        """Return the argument `padding` of the feature extractor."""
         return "longest" if padding else False
 
     def expects_fixed_length(self, feature_extractor: FeatureExtractionMixin) -> bool:
-        """Whether clips must be padded to the length of training, without a mask."""
+        """Return whether clips must be padded to the length of training clips, without a mask."""
         return False
 
     def pads_to_one_length(self, feature_extractor: FeatureExtractionMixin) -> bool:
-        """Whether all clips come to the length of the longest."""
+        """Return whether all clips are padded to one length."""
         return self.expects_fixed_length(feature_extractor)
 
     def is_padding_invariant(self, feature_extractor: FeatureExtractionMixin) -> bool:
-        """Whether a clip has the same scores in a batch with longer ones."""
+        """Return whether a clip has the same scores in a batch with longer clips."""
         return bool(feature_extractor.return_attention_mask)
 
     def backbone(self, model: PreTrainedModel) -> nn.Module:
-        """The part of a classifier that computes features."""
+        """Return the part of a classifier that computes features."""
         return model.base_model
 
     def pool(self, model: PreTrainedModel, output: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """The embedding of each clip, (batch, features), from the backbone's output: the mean over valid frames."""
+        """Return the embedding of each clip, (batch, features): the mean of the backbone output over valid frames."""
         hidden_states = output[0]
         if attention_mask is None or not hasattr(model, "_get_feature_vector_attention_mask"):
             return hidden_states.mean(dim=1)
@@ -89,20 +89,22 @@ class Architecture:
         return torch.einsum("btc,bt->bc", hidden_states, mask) / mask.sum(dim=1, keepdim=True)
 
     def feature_extractor_options(self, config: PreTrainedConfig) -> dict[str, object]:
-        """Options of a new feature extractor that follow from the configuration of the model."""
+        """Return options of a new feature extractor that depend on the configuration of the model."""
         return {}
 
     def sizes_for_length(self, config: PreTrainedConfig, seconds: float, sampling_rate: int) -> dict[str, int]:
-        """Values for the configuration of a model from scratch, if it is to take longer clips than it does."""
+        """Return configuration values with which a model from scratch supports longer clips, if it does not."""
         return {}
 
     def set_padding(self, feature_extractor: FeatureExtractionMixin, padding: str) -> None:
-        """Set how a model that is trained from scratch treats short clips: `longest` or `max_length`."""
+        """Set the padding of short clips for a model from scratch: `longest` or `max_length`."""
         if padding != "longest":
-            raise UsageError(f"--padding {padding} is for SANet; {self.model_type or 'this model'} pads as it must.")
+            raise UsageError(
+                f"--padding {padding} needs SANet. {self.model_type or 'This model'} supports only --padding longest."
+            )
 
     def fit_positions(self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float) -> None:
-        """Shorten position embeddings to clips of `seconds`, where the architecture takes one length only."""
+        """Shorten position embeddings to clips of `seconds`, if the architecture supports only one length."""
 
     def set_max_length(
         self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, seconds: float
@@ -111,27 +113,26 @@ class Architecture:
         Store the length of training clips in the feature extractor, for [`find_window_seconds`].
 
         Raises:
-            UsageError: The model does not take clips of this length.
+            UsageError: The model does not support clips of this length.
         """
         if seconds <= 0:
             raise UsageError(f"--max_length_seconds {seconds:g} must be positive.")
         longest = self.max_seconds(model, feature_extractor)
         if longest is not None and seconds > longest:
             raise UsageError(
-                f"--max_length_seconds {seconds:g}: this {model.config.model_type} takes clips of up to {longest:g} "
-                "s. Choose at most that. A model from scratch is made for the length, unless --config_overrides sets "
-                "it."
+                f"--max_length_seconds {seconds:g}: this {model.config.model_type} model supports clips of at most "
+                f"{longest:g} s. Use at most that, or train from scratch without a length in --config_overrides."
             )
-        # Not an attribute of transformers: it is saved and loaded with the others.
+        # transformers does not have this attribute, but saves and loads it with the others.
         feature_extractor.max_length_seconds = seconds
 
     def freeze_backbone(self, model: PreTrainedModel) -> None:
-        """Train the classification head alone."""
+        """Freeze all parameters except those of the classification head."""
         self.backbone(model).requires_grad_(False)
 
 
 class SANetArchitecture(Architecture):
-    """SANet: waveforms up to the limit of its position embeddings; the feature extractor crops longer ones."""
+    """SANet: waveforms up to the limit of its position embeddings. The feature extractor crops longer ones."""
 
     model_type = "sanet"
     feature_extractor_class = SANetFeatureExtractor
@@ -161,7 +162,7 @@ class SANetArchitecture(Architecture):
         feature_extractor.return_attention_mask = padding == "longest"
 
     def sizes_for_length(self, config, seconds, sampling_rate):
-        # Without attention blocks there is no limit.
+        # There is no limit without attention blocks.
         limit, num_samples = config.max_input_samples, round(seconds * sampling_rate)
         if limit is None or num_samples <= limit:
             return {}
@@ -174,24 +175,24 @@ class SANetArchitecture(Architecture):
             raise UsageError(f"--max_length_seconds {seconds:g} must be at least one sample, {1 / rate:.2g} s.")
         if limit is not None and samples > limit:
             raise UsageError(
-                f"--max_length_seconds {seconds:g}: this model has positions for clips of up to {limit} samples "
-                f"({limit / rate:g} s at {rate} Hz). Choose at most that. A model from scratch is made for the "
-                "length, unless --config_overrides sets max_position_embeddings."
+                f"--max_length_seconds {seconds:g}: this model supports clips of at most {limit} samples "
+                f"({limit / rate:g} s at {rate} Hz). Use at most that, or train from scratch without "
+                "max_position_embeddings in --config_overrides."
             )
         feature_extractor.max_length = samples
 
     def freeze_backbone(self, model):
-        model.freeze_base_model()  # with the statistics of BatchNorm
+        model.freeze_base_model()  # including the statistics of BatchNorm
 
 
 class ASTArchitecture(Architecture):
-    """AST: spectrograms of one length, which the feature extractor pads or cuts."""
+    """AST: spectrograms of one length. The feature extractor pads or crops clips to it."""
 
     model_type = "audio-spectrogram-transformer"
     feature_extractor_class = ASTFeatureExtractor
 
     def max_seconds(self, model, feature_extractor):
-        # A sample more would be another frame.
+        # One more sample would add a frame.
         return feature_extractor.max_length * AST_HOP + AST_FRAME - 1 / feature_extractor.sampling_rate
 
     def pads_to_one_length(self, feature_extractor):
@@ -221,7 +222,7 @@ class ASTArchitecture(Architecture):
 
 
 class WhisperArchitecture(Architecture):
-    """Whisper's encoder: spectrograms of one length, which the feature extractor pads or cuts."""
+    """Encoder of Whisper: spectrograms of one length. The feature extractor pads or crops clips to it."""
 
     model_type = "whisper"
     feature_extractor_class = WhisperFeatureExtractor
@@ -242,7 +243,7 @@ class WhisperArchitecture(Architecture):
         return model.encoder  # transformers has no base model in this class
 
     def feature_extractor_options(self, config):
-        # Of its own it is for 30 s.
+        # The default of the feature extractor is 30 s.
         longer = math.ceil(config.max_source_positions / WHISPER_POSITIONS)
         return {"feature_size": config.num_mel_bins, **({"chunk_length": longer} if longer > 30 else {})}
 
@@ -251,7 +252,7 @@ class WhisperArchitecture(Architecture):
         return {"max_source_positions": positions} if positions > config.max_source_positions else {}
 
     def fit_positions(self, model, feature_extractor, seconds):
-        # Its sinusoidal positions do not depend on how many there are.
+        # Sinusoidal position embeddings do not depend on their number.
         chunk_length = math.ceil(seconds)
         if chunk_length >= feature_extractor.chunk_length:
             return
@@ -264,7 +265,7 @@ class WhisperArchitecture(Architecture):
 
 
 def _ast_frames(seconds: float) -> int:
-    # A quotient that should be whole may come out a little lower.
+    # The tolerance is for quotients that should be whole but are rounded down.
     return 1 + math.floor((seconds - AST_FRAME) / AST_HOP + 1e-6)
 
 
@@ -273,7 +274,7 @@ OTHERS = Architecture()
 
 
 def architecture_of(model: PreTrainedModel | PreTrainedConfig) -> Architecture:
-    """The architecture of a model or configuration."""
+    """Return the architecture of a model or configuration."""
     config = model if isinstance(model, PreTrainedConfig) else model.config
     return next((known for known in ARCHITECTURES if known.model_type == config.model_type), OTHERS)
 
@@ -284,16 +285,18 @@ def _architecture_for(feature_extractor: FeatureExtractionMixin) -> Architecture
 
 
 def check_sampling_rate(feature_extractor: FeatureExtractionMixin, name: str) -> None:
-    """Raise a [`UsageError`] for a damaged `preprocessor_config.json` of the model `name`."""
+    """Raise a [`UsageError`] if the `preprocessor_config.json` of the model `name` is damaged."""
     rate = getattr(feature_extractor, "sampling_rate", None)
     if not isinstance(rate, int) or rate < 1:
-        raise UsageError(f"{name}: preprocessor_config.json has the sampling rate {rate!r}, which is no number of Hz.")
+        raise UsageError(
+            f"{name}: sampling_rate in preprocessor_config.json must be a positive whole number of Hz, not {rate!r}."
+        )
 
 
 def find_window_seconds(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> float:
     """
-    The longest clip to give a model, in seconds: no longer than it takes, and no longer than in training, which
-    `sanet train` stores in the feature extractor as `max_length_seconds`. Where there is no limit, 30 s.
+    Return the maximum clip length of a model in seconds: the limit of its architecture, and at most the length in
+    training, which `sanet train` stores in the feature extractor as `max_length_seconds`. Without a limit, it is 30 s.
     """
     limits = [
         getattr(feature_extractor, "max_length_seconds", None),
@@ -303,7 +306,7 @@ def find_window_seconds(model: PreTrainedModel, feature_extractor: FeatureExtrac
 
 
 def min_samples(feature_extractor: FeatureExtractionMixin) -> int:
-    """The fewest samples of a clip; shorter ones are padded by [`extract_features`]."""
+    """Return the minimum number of samples of a clip. [`extract_features`] pads shorter clips."""
     return max(1, round(_architecture_for(feature_extractor).min_seconds * feature_extractor.sampling_rate))
 
 
@@ -314,14 +317,14 @@ def extract_features(
     return_tensors: str | None = "pt",
 ) -> BatchFeature:
     """
-    Features of clips for a model of any architecture.
+    Return features of clips for a model of any architecture.
 
     Args:
-        feature_extractor: The model's own.
-        waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
-        padding: Whether to pad them to one length: the longest clip's, or, with [`expects_fixed_length`], the
-            feature extractor's. Those of Whisper and AST always pad to the one length that their models take.
-        return_tensors: As feature extractors have it.
+        feature_extractor: Feature extractor of the model.
+        waveforms: Clips of shape (samples,) at the sampling rate of the feature extractor.
+        padding: Whether to pad clips to one length: that of the longest clip, or with [`expects_fixed_length`] that of
+            the feature extractor. Clips for Whisper and AST are always padded to the length that the model needs.
+        return_tensors: As for feature extractors.
     """
     architecture, shortest = _architecture_for(feature_extractor), min_samples(feature_extractor)
     if architecture.min_seconds:
@@ -336,12 +339,12 @@ def extract_features(
 
 def drop_full_mask(features: BatchFeature, waveforms: Sequence[np.ndarray]) -> None:
     """
-    Delete a mask over samples that leaves nothing out. It only costs time: on a GPU another copy, as large as the
+    Delete a mask over samples if it is all ones. Such a mask only costs time: on a GPU a copy as large as the
     waveforms, and a wait for its values.
 
     Args:
-        features: What [`extract_features`] returns.
-        waveforms: What it was given.
+        features: Result of [`extract_features`].
+        waveforms: Inputs of [`extract_features`].
     """
     mask = features.get("attention_mask")
     is_over_samples = mask is not None and "input_values" in features and mask.shape == features["input_values"].shape
@@ -350,38 +353,38 @@ def drop_full_mask(features: BatchFeature, waveforms: Sequence[np.ndarray]) -> N
 
 
 def expects_fixed_length(feature_extractor: FeatureExtractionMixin) -> bool:
-    """Whether a SANet was trained on clips padded to one length without a mask, and must be given such clips."""
+    """Return whether a SANet was trained on clips padded to one length without a mask, and needs such clips."""
     return _architecture_for(feature_extractor).expects_fixed_length(feature_extractor)
 
 
 def pads_to_one_length(feature_extractor: FeatureExtractionMixin) -> bool:
-    """Whether all clips come to one length in training, so that batches by length save nothing."""
+    """Return whether all clips are padded to one length in training, so that batches by length save nothing."""
     return _architecture_for(feature_extractor).pads_to_one_length(feature_extractor)
 
 
 def is_padding_invariant(feature_extractor: FeatureExtractionMixin) -> bool:
-    """Whether a clip's scores are the same in a batch with longer ones: all are padded to one length, or masked."""
+    """Return whether a clip has the same scores in a batch with longer clips, by masks or padding to one length."""
     return _architecture_for(feature_extractor).is_padding_invariant(feature_extractor)
 
 
 def takes_waveforms(feature_extractor: FeatureExtractionMixin) -> bool:
-    """Whether features are a waveform, not a spectrogram; AST's are called input_values all the same."""
+    """Return whether features are waveforms, not spectrograms. Spectrograms of AST are also called input_values."""
     return feature_extractor.model_input_names[0] == "input_values" and not hasattr(feature_extractor, "num_mel_bins")
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
-    """The part of a classifier that computes features."""
+    """Return the part of a classifier that computes features."""
     return architecture_of(model).backbone(model)
 
 
 def head_parameter_names(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters that are not the backbone's."""
+    """Return the names of the parameters outside the backbone."""
     inner = {id(parameter) for parameter in backbone(model).parameters()}
     return {name for name, parameter in model.named_parameters() if id(parameter) not in inner}
 
 
 def remove_band_head(model: PreTrainedModel) -> None:
-    """Take the head on bands off a SANet, in place, if it has one."""
+    """Remove the linear layer on band statistics from a SANet, in place, if it has one."""
     if getattr(model.config, "use_band_statistics", False):
         model.config.use_band_statistics = False
         del model.band_head
@@ -389,7 +392,7 @@ def remove_band_head(model: PreTrainedModel) -> None:
 
 @contextmanager
 def backbone_outputs(model: PreTrainedModel) -> Iterator[list[ModelOutput]]:
-    """A list to which each forward pass appends the output of the backbone; not all classifiers return it."""
+    """Yield a list to which each forward pass appends the backbone output, which not all classifiers return."""
     outputs: list[ModelOutput] = []
     hook = backbone(model).register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
@@ -399,12 +402,12 @@ def backbone_outputs(model: PreTrainedModel) -> Iterator[list[ModelOutput]]:
 
 
 def pool(model: PreTrainedModel, output: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The embedding of each clip, (batch, features), from the backbone's output."""
+    """Return the embedding of each clip, (batch, features), from the backbone output."""
     return architecture_of(model).pool(model, output, attention_mask)
 
 
 def class_scores(model: PreTrainedModel, logits: torch.Tensor) -> np.ndarray:
-    """Scores of a model's logits (clips, classes), float32: probabilities, or of a regression the logits."""
+    """Return scores for logits (clips, classes), float32: probabilities, or the logits of a regression."""
     logits = logits.float()
     if model.config.problem_type == "multi_label_classification":
         logits = logits.sigmoid()
@@ -414,24 +417,26 @@ def class_scores(model: PreTrainedModel, logits: torch.Tensor) -> np.ndarray:
 
 
 def fitting_heads(default: PreTrainedConfig, overrides: dict) -> dict[str, int]:
-    """The most attention heads, up to the default, that divide a size that was given without them."""
+    """Return the largest numbers of heads, up to the defaults, that divide sizes that are overridden without heads."""
     fitting = {}
     for size, name in HEADS_OF_SIZE.items():
         heads = getattr(default, name, None)
         if isinstance(overrides.get(size), int) and name not in overrides and isinstance(heads, int):
             fitting[name] = max(n for n in range(1, heads + 1) if overrides[size] % n == 0)
             if fitting[name] != heads:
-                logger.warning(f"{name}={fitting[name]} instead of {heads}, which does not divide {size}.")
+                logger.warning(
+                    f"Using {name}={fitting[name]}, since {heads} does not divide {size}={overrides[size]}."
+                )
     return fitting
 
 
 def interpolate_positions(positions: torch.Tensor, old_shape: tuple[int, int], shape: tuple[int, int]) -> torch.Tensor:
     """
-    Position embeddings of AST for another number of patches, interpolated bilinearly as in Gong et al., AST: Audio
+    Interpolate position embeddings of AST bilinearly to another number of patches, as in Gong et al., AST: Audio
     Spectrogram Transformer, Interspeech 2021.
 
     Args:
-        positions: Shape (1, 2 + patches, channels): those of two extra tokens, then of the patches, time innermost.
+        positions: Shape (1, 2 + patches, channels): two extra tokens, then the patches, with time as innermost axis.
         old_shape, shape: Patches along frequency and time.
 
     Returns:

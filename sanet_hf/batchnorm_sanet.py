@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""BatchNorm of SANet, which leaves out padded frames and can share statistics between processes."""
+"""BatchNorm that ignores padded frames and can share statistics between processes."""
 
 import torch
 from torch import nn
@@ -10,12 +10,12 @@ class SANetBatchNorm(nn.BatchNorm1d):
     """
     `nn.BatchNorm1d` over (batch, frames, channels) or (batch, channels) with these differences in training:
 
-    - padded frames are left out of the statistics,
-    - a single value per channel is normalised by the running statistics, where PyTorch raises an error,
-    - with frozen weights the running statistics are used and kept,
-    - gradient checkpointing's second forward pass does not update the running statistics again,
-    - with `synchronize` set, processes that train together share the statistics of their batches, on CPUs too, which
-      `nn.SyncBatchNorm` does not.
+    - Padded frames do not count in the statistics.
+    - A single value per channel is normalised by the running statistics. PyTorch raises an error.
+    - With frozen weights, the running statistics are used and not updated.
+    - The second forward pass of gradient checkpointing does not update the running statistics again.
+    - With `synchronize`, processes that train together share the statistics of their batches. Unlike
+      `nn.SyncBatchNorm`, this also works on CPUs.
     """
 
     synchronize: bool = False
@@ -27,7 +27,8 @@ class SANetBatchNorm(nn.BatchNorm1d):
         if not training or (mask is None and not self.synchronize):
             normalized = self._normalize(flat, training)
         elif self.synchronize or torch.compiler.is_compiling() or flat.device.type != "cpu":
-            # The number of valid frames depends on the data: a graph would break, a GPU would be waited for.
+            # Weights instead of an index: the number of valid frames depends on the data, which would break a compiled
+            # graph or wait for a GPU.
             normalized = self._normalize_weighted(flat, mask)
         else:
             index = mask.flatten().nonzero().squeeze(1)
@@ -36,7 +37,7 @@ class SANetBatchNorm(nn.BatchNorm1d):
         return normalized.view_as(hidden_states)
 
     def _normalize(self, values: torch.Tensor, training: bool) -> torch.Tensor:
-        """(values, channels) by the statistics of these values, or in evaluation by the running ones."""
+        """Normalise (values, channels) by their statistics, or in evaluation by the running statistics."""
         if values.shape[0] == 1:
             training = False
         update = training and not _is_recomputing()
@@ -55,8 +56,8 @@ class SANetBatchNorm(nn.BatchNorm1d):
 
     def _normalize_weighted(self, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """
-        (values, channels) by the statistics of the values that the (values, 1) mask keeps, of all processes with
-        `synchronize`.
+        Normalise (values, channels) by the statistics of values for which the (values, 1) mask is 1, over all
+        processes with `synchronize`.
         """
         values, dtype = values.to(torch.promote_types(values.dtype, torch.float32)), values.dtype
         valid, count = (values, values.new_full((), len(values))) if mask is None else (values * mask, mask.sum())
@@ -68,7 +69,7 @@ class SANetBatchNorm(nn.BatchNorm1d):
         var = squares / count
         if not _is_recomputing():
             with torch.no_grad():
-                # One value has no variance: it leaves the running statistics as they are.
+                # A single value has no variance, so that it does not change the running statistics.
                 momentum = self.momentum * (count > 1)
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
                 self.running_var.lerp_((squares / (count - 1).clamp(min=1)).to(self.running_var.dtype), momentum)
@@ -83,15 +84,15 @@ def _combine_over_processes(
     count: torch.Tensor, mean: torch.Tensor, squares: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Number of values, mean and sum of squared differences from it, over all processes, from those of this one, in one
-    message forward and one backward.
+    Combine the number of values, their mean and their sum of squared differences over all processes, with one message
+    forward and one backward.
 
     Source: Chan et al., 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
     """
     from torch import distributed
 
     own = torch.cat([count.reshape(1), mean, squares])
-    # A row for each process, which a sum gathers: its gradient is a sum, too, with every backend.
+    # One row per process; a sum gathers them. The gradient of a sum is a sum, which every backend supports.
     rows = own.new_zeros(distributed.get_world_size(), len(own))
     rows[distributed.get_rank()] = own
     rows = _add_up_over_processes(rows)
@@ -101,15 +102,15 @@ def _combine_over_processes(
     return count, mean, (squares + counts * (means - mean).square()).sum(0)
 
 
-# Compiled by PyTorch 2.11, gradients would not be added up.
+# If this is compiled by PyTorch 2.11, gradients are not summed.
 @torch.compiler.disable
 def _add_up_over_processes(values: torch.Tensor) -> torch.Tensor:
-    # Not every build of PyTorch has it.
+    # Imported late, since some builds of PyTorch lack it.
     from torch.distributed.nn.functional import all_reduce
 
     return all_reduce(values)
 
 
 def _is_recomputing() -> bool:
-    """Whether this runs inside a backward pass, as gradient checkpointing's second forward pass does."""
+    """Return whether this runs inside a backward pass, like the second forward pass of gradient checkpointing."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

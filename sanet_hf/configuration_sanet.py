@@ -13,17 +13,17 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 
-# Of a checkpoint that somebody else made: enough for 300 of the default network, 8 GB in float32.
+# Limits for untrusted checkpoints. The weights suffice for 300 default networks, 8 GB in float32.
 MAX_WEIGHTS = 2_000_000_000
 MAX_LAYERS = 64
 MAX_LABELS = 1_000_000
 
 
 def _strict_dataclass(cls: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
-    """Make a configuration check the types of its fields. transformers makes it a dataclass from version 5.4 on."""
+    """Make a configuration check the types of its fields. From 5.4 on, transformers makes it a dataclass."""
     if is_dataclass(PreTrainedConfig):
         return strict(cls)
-    # SANet has no rotary embeddings. The method of transformers before 5.4 has an argument, which @strict refuses.
+    # SANet has no rotary embeddings. Before transformers 5.4 the method has an argument, which @strict rejects.
     cls.validate_rope = lambda self: None
     return strict(dataclass(cls, repr=False, eq=False), accept_kwargs=True)
 
@@ -38,35 +38,34 @@ class SANetConfig(PreTrainedConfig):
         num_channels (`int`, defaults to 1):
             Channels of the waveform.
         spectrogram_dim (`tuple[int]`, defaults to `()`):
-            Channels of the two-dimensional residual blocks on a log-mel spectrogram that come before the stages of
-            `conv_dim`. Empty, as in the original, the first stage of `conv_dim` hears the waveform itself.
+            Channels of the 2-D residual blocks on a log-mel spectrogram, which precede the stages of `conv_dim`. If it
+            is empty, as in the original, the input of the first stage of `conv_dim` is the waveform.
         spectrogram_pool (`tuple[tuple[int, int]]`, defaults to `()`):
-            Frames and mel bands that each of these blocks merges into one.
+            Numbers of frames and mel bands that each of these blocks merges into one.
         num_mel_bins (`int`, defaults to 64):
-            Mel bands of the spectrogram. Those left after the last of these blocks are averaged.
+            Mel bands of the spectrogram. The last of these blocks averages the remaining bands.
         spectrogram_window, spectrogram_stride (`int`, default to 1024 and 256):
-            Samples of a frame of the spectrogram, and from one frame to the next; the first is a multiple of the
-            second.
+            Window length and hop of the spectrogram in samples. The window must be a multiple of the hop.
         spectrogram_sampling_rate (`int`, defaults to 16000):
             Sampling rate in Hz for which the mel bands are computed.
         use_band_statistics (`bool`, defaults to `False`):
-            Whether the scores of a linear layer on statistics of the mel bands over time are added to those of the
-            network. `sanet train` fits this layer by logistic regression after the training.
+            Whether to add the scores of a linear layer on statistics of the mel bands over time. `sanet train` fits
+            this layer by logistic regression after training.
         conv_dim, conv_kernel, conv_stride (`tuple[int]`):
             Output channels, kernel size and stride of the residual convolution block of each stage. An even kernel
-            goes with a stride of 2 or more, an odd one with a stride of 1 or 2: no other pair keeps the convolutions
-            and the shortcut at one length.
+            needs a stride of 2 or more, an odd kernel a stride of 1 or 2. Otherwise convolutions and shortcut would
+            have different lengths.
         conv_groups (`int` or `tuple[int]`, defaults to 1):
-            Groups of the two wide convolutions, for all stages or for each. Divides their input and output channels.
+            Groups of the two convolutions, for all stages or for each. Must divide their input and output channels.
         use_squeeze_excitation (`bool`, defaults to `True`):
             Whether each residual block ends with squeeze-and-excitation.
         se_reduction (`int`, defaults to 8):
-            Ratio between a block's channels and the hidden size of its squeeze-and-excitation.
+            Ratio between the channels of a block and the hidden size of its squeeze-and-excitation.
         attention_after (`tuple[int]`, defaults to `(3, 4)`):
-            Stages, counted from 0, that are followed by a self-attention block. The last block of `spectrogram_dim`
-            is -1.
+            Stages, counted from 0, that are followed by a self-attention block. -1 is the last block of
+            `spectrogram_dim`.
         attention_dim (`tuple[int]`, defaults to `(128, 256)`):
-            Width of each of these attention blocks; a multiple of `num_attention_heads`.
+            Width of each of these attention blocks; must be a multiple of `num_attention_heads`.
         attention_stride (`int`, defaults to 4):
             Frames that are merged into one before self-attention.
         num_attention_heads (`int`, defaults to 8):
@@ -74,12 +73,12 @@ class SANetConfig(PreTrainedConfig):
         attention_dropout (`float`, defaults to 0.0):
             Dropout of the attention probabilities.
         max_position_embeddings (`int`, defaults to 500):
-            Merged frames that an attention block has learned positions for. It sets the longest clip
+            Number of merged frames for which an attention block has position embeddings. It limits the length of clips
             (`max_input_samples`).
         pool_hidden_size (`int`, defaults to 128):
-            Hidden size of the attentive pooling's score.
+            Hidden size of the attentive pooling.
         classifier_hidden_sizes (`tuple[int]`, defaults to `(512, 128)`):
-            Hidden layers of the classifier; may be empty.
+            Sizes of the hidden layers of the classifier; may be empty.
         classifier_dropout (`float`, defaults to 0.0):
             Dropout after each hidden layer of the classifier.
         hidden_act (`str`, defaults to `"gelu"`):
@@ -89,11 +88,11 @@ class SANetConfig(PreTrainedConfig):
         layer_norm_eps, batch_norm_eps (`float`, default to 1e-5):
             Epsilon of layer and batch normalisation.
         thresholds (`tuple[float]`, *optional*):
-            Where a clip can have several classes, the probability from which each of them is predicted, in the order
-            of `id2label`. `sanet predict` and other programs use them; the network does not.
+            For multi-label models, the minimum probability of each predicted class, in the order of `id2label`.
+            `sanet predict` and other programs use them; the network does not.
 
     Raises:
-        ValueError: Two values contradict each other; both are named.
+        ValueError: A value is invalid, or two values contradict each other. The message names them.
 
     Example:
 
@@ -139,7 +138,7 @@ class SANetConfig(PreTrainedConfig):
     thresholds: list[float | int] | tuple[float | int, ...] | None = None
 
     def __post_init__(self, **kwargs):
-        # JSON and YAML give lists: one type, so that configurations compare equal however they were made.
+        # JSON and YAML give lists. Tuples everywhere make equal configurations compare equal.
         self.spectrogram_pool = tuple(
             tuple(pool) if isinstance(pool, list) else pool for pool in self.spectrogram_pool
         )
@@ -157,20 +156,20 @@ class SANetConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, list):
                 setattr(self, name, tuple(value))
-        # Before a name is made for each label.
+        # This check must precede the parent class, which creates a name for each label.
         if isinstance(num_labels := kwargs.get("num_labels"), int) and not 0 <= num_labels <= MAX_LABELS:
             raise ValueError(f"num_labels={num_labels} must be at least 0 and at most {MAX_LABELS:,}.")
         own = list(SANetConfig.__annotations__)
         for name in kwargs:
-            # transformers keeps what it does not know, and so would a slip of the pen have no effect.
+            # transformers accepts unknown names, so that a misspelt name would have no effect.
             if close := get_close_matches(name, own, 1, cutoff=0.9):
-                raise ValueError(f"SANetConfig has no {name}; did you mean {close[0]}?")
+                raise ValueError(f"SANetConfig has no {name}. Did you mean {close[0]}?")
         if is_dataclass(PreTrainedConfig):
             super().__post_init__(**kwargs)
         else:
             # transformers before 5.4.
             super().__init__(**kwargs)
-        # `@strict` would call this too, but wraps the ValueError in an error of its own that is none.
+        # `@strict` could call this, but would wrap the ValueError in an error that is not a ValueError.
         self.validate_architecture()
 
     def validate_architecture(self):
@@ -181,15 +180,15 @@ class SANetConfig(PreTrainedConfig):
         _check_positive(self, "classifier_hidden_sizes")
         num_stages = len(self.conv_dim)
         if num_stages == 0 and not self.spectrogram_dim:
-            raise ValueError("conv_dim is empty: SANet needs at least one stage, or spectrogram_dim.")
+            raise ValueError("conv_dim is empty. Give at least one stage, or spectrogram_dim.")
         if max(num_stages, len(self.spectrogram_dim), len(self.classifier_hidden_sizes)) > MAX_LAYERS:
             raise ValueError(
-                f"spectrogram_dim, conv_dim and classifier_hidden_sizes may have {MAX_LAYERS} entries at most."
+                f"spectrogram_dim, conv_dim and classifier_hidden_sizes can have at most {MAX_LAYERS} entries each."
             )
         if self.spectrogram_dim:
             self._validate_spectrogram()
         elif self.use_band_statistics:
-            raise ValueError("use_band_statistics needs a spectrogram: give spectrogram_dim.")
+            raise ValueError("use_band_statistics needs spectrogram_dim.")
         for name in ("conv_kernel", "conv_stride"):
             _check_same_length(self, "conv_dim", name)
         if not isinstance(self.conv_groups, int):
@@ -202,53 +201,53 @@ class SANetConfig(PreTrainedConfig):
         ):
             if (kernel % 2 == 0 and stride == 1) or (kernel % 2 == 1 and stride > 2):
                 raise ValueError(
-                    f"conv_kernel[{stage}]={kernel} and conv_stride[{stage}]={stride} do not go together: an even "
-                    "kernel needs a stride of 2 or more, an odd kernel a stride of 1 or 2."
+                    f"conv_kernel[{stage}]={kernel} does not support conv_stride[{stage}]={stride}. An even kernel "
+                    "needs a stride of 2 or more, an odd kernel a stride of 1 or 2."
                 )
             if in_channels % groups or channels % groups:
                 first = "spectrogram_dim[-1]" if self.spectrogram_dim else "num_channels"
                 source = first if stage == 0 else f"conv_dim[{stage - 1}]"
                 raise ValueError(
-                    f"conv_groups={self.conv_groups} does not divide {source}={in_channels} and "
-                    f"conv_dim[{stage}]={channels}; conv_groups may be given for each stage."
+                    f"conv_groups={self.conv_groups} must divide {source}={in_channels} and "
+                    f"conv_dim[{stage}]={channels}. It can be a list with one number per stage."
                 )
             if self.use_squeeze_excitation and channels < self.se_reduction:
-                raise ValueError(f"se_reduction={self.se_reduction} is larger than conv_dim[{stage}]={channels}.")
+                raise ValueError(f"se_reduction={self.se_reduction} must be at most conv_dim[{stage}]={channels}.")
             in_channels = channels
 
         if any(stage not in range(-bool(self.spectrogram_dim), num_stages) for stage in self.attention_after) or list(
             self.attention_after
         ) != sorted(set(self.attention_after)):
             raise ValueError(
-                f"attention_after={self.attention_after} must list stages in ascending order, each once, among the "
-                f"{num_stages} of conv_dim={self.conv_dim} (counted from 0)."
+                f"attention_after={self.attention_after} must list stages of conv_dim={self.conv_dim} in ascending "
+                "order, each once, counted from 0."
             )
         for width in self.attention_dim:
             if width % self.num_attention_heads:
                 raise ValueError(
-                    f"attention_dim={self.attention_dim} holds {width}, which num_attention_heads="
-                    f"{self.num_attention_heads} does not divide."
+                    f"attention_dim={self.attention_dim}: {width} must be a multiple of num_attention_heads="
+                    f"{self.num_attention_heads}."
                 )
         for name in ("attention_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1.")
         if self._num_weights > MAX_WEIGHTS:
             raise ValueError(
-                f"These sizes make a network of {self._num_weights:,} weights, more than the {MAX_WEIGHTS:,} that are "
-                f"allowed: conv_dim={self.conv_dim}, conv_kernel={self.conv_kernel}, attention_dim="
+                f"The network would have {self._num_weights:,} weights, but the maximum is {MAX_WEIGHTS:,}. "
+                f"Reduce some of: conv_dim={self.conv_dim}, conv_kernel={self.conv_kernel}, attention_dim="
                 f"{self.attention_dim}, attention_stride={self.attention_stride}, max_position_embeddings="
                 f"{self.max_position_embeddings}, pool_hidden_size={self.pool_hidden_size}, classifier_hidden_sizes="
                 f"{self.classifier_hidden_sizes}."
             )
         if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not an activation of transformers: {sorted(ACT2FN)}.")
+            raise ValueError(f"hidden_act={self.hidden_act!r} must be one of: {', '.join(sorted(ACT2FN))}.")
 
     def _validate_spectrogram(self):
         """Check that the sizes of the spectrogram fit together."""
         _check_positive(self, "spectrogram_dim", "num_mel_bins", "spectrogram_window", "spectrogram_stride")
         _check_same_length(self, "spectrogram_dim", "spectrogram_pool")
         if self.num_channels != 1:
-            raise ValueError(f"spectrogram_dim needs a waveform of one channel, not num_channels={self.num_channels}.")
+            raise ValueError(f"spectrogram_dim needs num_channels=1, not {self.num_channels}.")
         if self.spectrogram_window % self.spectrogram_stride:
             raise ValueError(
                 f"spectrogram_window={self.spectrogram_window} must be a multiple of spectrogram_stride="
@@ -256,59 +255,60 @@ class SANetConfig(PreTrainedConfig):
             )
         if self.num_mel_bins * 4 > self.spectrogram_window:
             raise ValueError(
-                f"num_mel_bins={self.num_mel_bins} are too many for spectrogram_window={self.spectrogram_window}: the "
-                "window needs at least four times as many samples."
+                f"num_mel_bins={self.num_mel_bins} is too large. spectrogram_window={self.spectrogram_window} must be "
+                "at least four times as large."
             )
         bins = self.num_mel_bins
         for pool in self.spectrogram_pool:
             if not (isinstance(pool, tuple) and len(pool) == 2 and all(isinstance(n, int) and n > 0 for n in pool)):
-                raise ValueError(f"spectrogram_pool={self.spectrogram_pool} must hold pairs of frames and bands.")
+                raise ValueError(f"spectrogram_pool={self.spectrogram_pool} must contain pairs (frames, bands).")
             if bins % pool[1]:
                 raise ValueError(
-                    f"spectrogram_pool={self.spectrogram_pool} does not divide num_mel_bins={self.num_mel_bins}."
+                    f"The bands of spectrogram_pool={self.spectrogram_pool} must divide num_mel_bins="
+                    f"{self.num_mel_bins}."
                 )
             bins //= pool[1]
         if self.use_squeeze_excitation and min(self.spectrogram_dim) < self.se_reduction:
             raise ValueError(
-                f"se_reduction={self.se_reduction} is larger than the smallest of spectrogram_dim="
+                f"se_reduction={self.se_reduction} must be at most the smallest of spectrogram_dim="
                 f"{self.spectrogram_dim}."
             )
 
     @property
     def stage_input_channels(self) -> int:
-        """Channels that the first stage of `conv_dim` gets."""
+        """Return the number of input channels of the first stage of `conv_dim`."""
         return self.spectrogram_dim[-1] if self.spectrogram_dim else self.num_channels
 
     @property
     def _first_stride(self) -> int:
-        """Samples a frame of what the first stage of `conv_dim` gets."""
+        """Return the samples per input frame of the first stage of `conv_dim`."""
         if not self.spectrogram_dim:
             return 1
         return self.spectrogram_stride * math.prod(frames for frames, _ in self.spectrogram_pool)
 
     @property
     def conv_groups_per_stage(self) -> tuple[int, ...]:
-        """`conv_groups` with one entry a stage."""
+        """Return `conv_groups` with one entry per stage."""
         return (self.conv_groups,) * len(self.conv_dim) if isinstance(self.conv_groups, int) else self.conv_groups
 
     @property
     def hidden_size(self) -> int:
-        """Channels of the last hidden state."""
+        """Return the number of channels of the last hidden state."""
         return self.conv_dim[-1] if self.conv_dim else self.spectrogram_dim[-1]
 
     @property
     def num_hidden_layers(self) -> int:
-        """Residual convolution and attention blocks together."""
+        """Return the number of residual convolution blocks and attention blocks."""
         return len(self.spectrogram_dim) + len(self.conv_dim) + len(self.attention_after)
 
     @property
     def inputs_to_logits_ratio(self) -> int:
-        """Samples a frame of the last hidden state."""
+        """Return the samples per frame of the last hidden state."""
         return self._first_stride * math.prod(self.conv_stride)
 
     @property
     def _num_weights(self) -> int:
-        """Weights of the large layers."""
+        """Return the number of weights of the large layers."""
         count, in_channels = 0, 1
         for channels in self.spectrogram_dim:
             count += 9 * channels * (in_channels + channels) + in_channels * channels
@@ -326,18 +326,18 @@ class SANetConfig(PreTrainedConfig):
 
     @property
     def attention_frame_samples(self) -> list[int]:
-        """Samples a merged frame of each attention block."""
+        """Return the samples per merged frame of each attention block."""
         strides = [self._first_stride * math.prod(self.conv_stride[: stage + 1]) for stage in self.attention_after]
         return [stride * self.attention_stride for stride in strides]
 
     @property
     def total_stride(self) -> int:
-        """Samples that every clip is padded to a multiple of, so that all frames are whole."""
+        """Return the number of samples such that a clip of any multiple of it consists of whole frames."""
         return math.lcm(self.inputs_to_logits_ratio, *self.attention_frame_samples)
 
     @property
     def max_input_samples(self) -> int | None:
-        """Longest clip in samples; `None`, without attention blocks, is any length."""
+        """Return the maximum length of a clip in samples; `None` (any length) without attention blocks."""
         limits = [samples * self.max_position_embeddings for samples in self.attention_frame_samples]
         return min(limits, default=None)
 

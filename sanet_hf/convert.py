@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion of checkpoints of the original SqueezeAttendNet."""
+"""Convert checkpoints of the original SqueezeAttendNet."""
 
 import re
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from sanet_hf.errors import UsageError
 from sanet_hf.modeling_sanet import SANetForAudioClassification
 
 
-# Names of the original, first match first, to names of SANetForAudioClassification. Its two attention blocks ("dab")
-# stand after stages 4 and 5, so that the blocks in data-flow order are stage1-4, dab1, stage5, dab2.
+# Patterns for names of the original and their names in SANetForAudioClassification. The two attention blocks ("dab")
+# follow stages 4 and 5. The order of the blocks is stage1-4, dab1, stage5, dab2.
 _LAYERS = {"stage1": 0, "stage2": 1, "stage3": 2, "stage4": 3, "dab1": 4, "stage5": 5, "dab2": 6}
 _RENAMES = [
     (r"^(stage\d|dab\d)\.", lambda match: f"sanet.layers.{_LAYERS[match[1]]}."),
@@ -43,21 +43,21 @@ def convert_original_checkpoint(
     state_dict_or_path: Mapping[str, torch.Tensor] | str | Path, id2label: dict[int, str] | None = None
 ) -> SANetForAudioClassification:
     """
-    Make a model with the same outputs from a checkpoint of the original SqueezeAttendNet.
+    Return a model with the same outputs as a checkpoint of the original SqueezeAttendNet.
 
-    Every size is inferred from the tensors; strides, heads and the place of the attention blocks, which the original
-    fixes, are those of [`SANetConfig`]'s defaults.
+    Sizes are inferred from the tensors. Strides, heads and positions of the attention blocks are fixed in the original
+    and are the defaults of [`SANetConfig`].
 
     Args:
-        state_dict_or_path: A state dict, or a file that `torch.save` wrote: the state dict itself or a dict that holds
-            it as `state_dict`, `model_state_dict` or `model`. Files are read with `weights_only=True`. A `module.`
-            before every name, as DataParallel and DistributedDataParallel leave it, is dropped.
-        id2label: Names of the classes, for each index of the last layer.
+        state_dict_or_path: A state dict, or a file written by `torch.save`: the state dict, or a dict that contains it
+            as `state_dict`, `model_state_dict` or `model`. Files are read with `weights_only=True`. The prefix
+            `module.` of DataParallel and DistributedDataParallel is removed.
+        id2label: Name of each class, by index of the last layer.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        UsageError: The file cannot be read as tensors alone, it is no checkpoint of this network, or `id2label` does
-            not name each of its classes.
+        FileNotFoundError: The file does not exist.
+        UsageError: The file contains objects other than tensors, is not a checkpoint of this network, or `id2label`
+            does not name all classes.
     """
     source = "The state dict"
     if not isinstance(state_dict_or_path, Mapping):
@@ -73,8 +73,8 @@ def convert_original_checkpoint(
     if id2label is not None:
         if sorted(id2label) != list(range(config.num_labels)):
             raise UsageError(
-                f"id2label names {len(id2label)} classes, but the checkpoint's last layer has {config.num_labels}: "
-                f"name each index from 0 to {config.num_labels - 1}."
+                f"id2label names {len(id2label)} classes, but the last layer of the checkpoint has "
+                f"{config.num_labels}. Name each index from 0 to {config.num_labels - 1}."
             )
         config.id2label = dict(id2label)
         config.label2id = {label: index for index, label in id2label.items()}
@@ -89,14 +89,14 @@ def convert_original_checkpoint(
 
 def _read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
+        raise FileNotFoundError(f"{path}: file not found.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # The first lines are enough: PyTorch goes on with advice to load the file with code execution.
+        # Only the first line: after it, PyTorch advises to load the file with code execution.
         reason = str(error).split("\n")[0]
         raise UsageError(
-            f"{path} cannot be read as a PyTorch checkpoint of tensors alone (weights_only=True): {reason}"
+            f"{path} cannot be read as a PyTorch checkpoint of only tensors (weights_only=True): {reason}"
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
@@ -104,7 +104,7 @@ def _read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     if not isinstance(checkpoint, Mapping) or not all(
         isinstance(value, torch.Tensor) for value in checkpoint.values()
     ):
-        raise UsageError(f"{path} does not hold a state dict (names and tensors).")
+        raise UsageError(f"{path} does not contain a state dict (names and tensors).")
     return checkpoint
 
 
@@ -136,7 +136,7 @@ def _infer_config(state_dict: Mapping[str, torch.Tensor]) -> SANetConfig:
 
 
 def _rename(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names and layouts of [`SANetForAudioClassification`]: 1x1 convolutions there are linear layers."""
+    """Convert names and layouts to those of [`SANetForAudioClassification`], which has linear layers for 1x1 convs."""
     converted = {}
     for name, tensor in state_dict.items():
         if match := re.fullmatch(r"(dab\d)\.mha\.in_proj_(weight|bias)", name):
@@ -154,5 +154,5 @@ def _rename(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _classifier_index(index: int) -> int:
-    """The original repeats Linear, BatchNorm, ReLU; here a Dropout follows them."""
+    """Return the index of a classifier layer: after each Linear, BatchNorm, ReLU, there is a Dropout here."""
     return index + index // 3

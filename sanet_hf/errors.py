@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Errors with a message for the user. The `sanet` command reports them in one line, and any other as a bug."""
+"""Errors with a message for the user. The `sanet` command prints them in one line, and other errors as a bug."""
 
 
 class SanetError(ValueError):
-    """Base class of the errors whose message tells the user what is wrong and what to do."""
+    """Base class of errors whose message says what is wrong and what to do."""
 
 
 class AudioError(SanetError):
@@ -12,7 +12,7 @@ class AudioError(SanetError):
 
 
 class UsageError(SanetError):
-    """A mistake in how a command or function was called; the message says what to do."""
+    """Wrong use of a command or function; the message says what to do."""
 
 
 class DataError(SanetError):
@@ -20,8 +20,8 @@ class DataError(SanetError):
 
 
 class ExportError(SanetError):
-    """A model that cannot be exported, or an exported file that gives other results; the message says which."""
+    """A model that cannot be exported, or an exported file whose results differ; the message says which."""
 
 
 class TrainingTerminated(SanetError):
-    """SIGTERM ended a training, which saved what it needs to resume."""
+    """SIGTERM stopped training after a checkpoint was saved."""

@@ -14,29 +14,29 @@ from transformers.utils import PaddingStrategy, TensorType, logging
 logger = logging.get_logger(__name__)
 
 DEFAULT_SAMPLING_RATE = 16000  # Hz
-# Below this root mean square a clip counts as silent and is not amplified further.
+# Clips with a lower root mean square are silent. Their gain is limited.
 _MIN_RMS = 1e-8
 
 
 class SANetFeatureExtractor(SequenceFeatureExtractor):
     """
-    Waveforms to what [`SANetModel`] takes: each clip is cropped, normalised to one loudness, and padded.
+    Convert waveforms to the inputs of [`SANetModel`]: crop each clip, normalise its loudness, and pad it.
 
     Args:
         feature_size (`int`, defaults to 1):
-            Channels; SANet's extractor takes mono clips only.
+            Channels. Only mono clips are supported.
         sampling_rate (`int`, defaults to 16000):
             Sampling rate of the clips in Hz.
         padding_value (`float`, defaults to 0.0):
             Value of padded samples; the model expects 0.
         max_length (`int`, *optional*, defaults to 64000):
-            Samples that clips are cropped or padded to; `None` leaves their length.
+            Samples to which clips are cropped or padded. `None` keeps their length.
         do_normalize (`bool`, defaults to `True`):
-            Whether to bring each clip, after it is cropped, to a root mean square of `target_rms`.
+            Whether to scale each clip, after cropping, to a root mean square of `target_rms`.
         target_rms (`float`, defaults to 0.1):
-            That root mean square. Silence stays silence.
+            Root mean square after normalisation. Silence stays silent.
         return_attention_mask (`bool`, defaults to `True`):
-            Whether to return which samples are the clip's and which are padding.
+            Whether to return a mask that is 1 for samples of the clip and 0 for padding.
     """
 
     model_input_names = ["input_values", "attention_mask"]
@@ -60,7 +60,7 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
             **kwargs,
         )
         if self.padding_side != "right":
-            raise ValueError(f"padding_side={self.padding_side!r}: SANet's clips are padded on the right.")
+            raise ValueError(f"padding_side={self.padding_side!r} must be 'right'.")
         self.max_length = max_length
         self.do_normalize = do_normalize
         self.target_rms = target_rms
@@ -83,43 +83,45 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
         generator: np.random.Generator | None = None,
     ) -> BatchFeature:
         """
+        Convert clips to a batch of features.
+
         Args:
             raw_speech:
                 One mono clip or a batch of them: lists, NumPy arrays or torch tensors of floats or signed integers.
-                An array of two dimensions is a batch of clips, (batch, samples).
+                A 2-D array is a batch of clips, (batch, samples).
             padding:
-                `"max_length"` pads to `max_length`, `"longest"` or `True` to the longest clip of the batch, `False`
-                not at all. Padding is on the right.
+                `"max_length"` pads to `max_length`. `"longest"` or `True` pads to the longest clip of the batch.
+                `False` does not pad. Padding is on the right.
             max_length:
-                Samples to crop or pad to, instead of the extractor's own.
+                Samples to which clips are cropped or padded. Overrides the setting of the extractor.
             truncation:
-                What is kept of a clip longer than `max_length`: its `"center"` (or `True`), a `"random"` stretch for
-                training, or, with `False`, all of it.
+                Part of a clip to keep if it is longer than `max_length`. `"center"` or `True`: the middle. `"random"`:
+                a random part, for training. `False`: the whole clip.
             pad_to_multiple_of:
-                Round the padded length up to a multiple of so many samples.
+                Round the padded length up to a multiple of this number of samples.
             return_attention_mask:
-                Instead of the extractor's own setting.
+                Overrides the setting of the extractor.
             return_tensors:
                 `"pt"` or `"np"`.
             sampling_rate:
-                Sampling rate of the clips in Hz, to be checked against the extractor's.
+                Sampling rate of the clips in Hz. It must be that of the extractor.
             generator:
-                Source of randomness for `truncation="random"`.
+                Random generator for `truncation="random"`.
 
         Returns:
-            `input_values`, float32 of shape (batch, samples), and `attention_mask`, int32 of the same shape; lists of
-            arrays where clips are not padded to one length.
+            `input_values`, float32 of shape (batch, samples), and `attention_mask`, int32 of the same shape. Both are
+            lists of arrays if clips are not padded to one length.
 
         Raises:
-            ValueError: A clip is empty, not mono, not numbers, holds NaN or Inf, or has another sampling rate; or a
-                length is no positive whole number.
+            ValueError: A clip is empty, not mono, not numeric, contains NaN or Inf, or has another sampling rate; or a
+                length is not a positive whole number.
         """
         self._check_sampling_rate(sampling_rate)
         clips = [self._as_mono(clip, index) for index, clip in enumerate(self._as_batch(raw_speech))]
         max_length = self.max_length if max_length is None else max_length
         for name, length in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
             if length is not None and not (isinstance(length, Integral) and length > 0):
-                raise ValueError(f"{name}={length!r} must be a whole number of samples, 1 or more.")
+                raise ValueError(f"{name}={length!r} must be a positive whole number of samples.")
         if max_length is None and padding == PaddingStrategy.MAX_LENGTH:
             padding = False
         strategy = self._get_padding_strategies(padding, max_length)
@@ -130,7 +132,7 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
             if truncation == "random" and generator is None:
                 generator = np.random.default_rng()
             clips = [_crop(clip, max_length, generator if truncation == "random" else None) for clip in clips]
-        # Of what the model hears, as in training, whose clips are cut before they come here.
+        # Computed after cropping, as in training, which crops clips before feature extraction.
         gains = [self._gain(clip, index) for index, clip in enumerate(clips)]
         lengths = np.array([len(clip) for clip in clips], dtype=np.int64)
 
@@ -159,8 +161,8 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
     def _check_sampling_rate(self, sampling_rate: int | None) -> None:
         if sampling_rate is None:
             logger.warning_once(
-                f"Pass sampling_rate to {type(self).__name__}: without it, clips at another rate than "
-                f"{self.sampling_rate} Hz go unnoticed and are misclassified."
+                f"Pass sampling_rate to {type(self).__name__}. Without it, clips at a rate other than "
+                f"{self.sampling_rate} Hz are not detected and are misclassified."
             )
         elif sampling_rate != self.sampling_rate:
             raise ValueError(
@@ -175,7 +177,7 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
             if raw_speech.ndim == 2 and raw_speech.shape[1] <= 8 and raw_speech.shape[0] > 1000:
                 raise ValueError(
                     f"An array of shape {tuple(raw_speech.shape)} looks like (samples, channels), but a batch is "
-                    "(batch, samples) and clips are mono: average the channels first, for instance array.mean(1)."
+                    "(batch, samples) and clips are mono. Average the channels first, for instance with array.mean(1)."
                 )
             raw_speech = list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
         if not isinstance(raw_speech, (list, tuple)):
@@ -183,12 +185,12 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
                 f"A clip must be a list, a NumPy array or a torch tensor of samples, not {type(raw_speech).__name__}."
             )
         if len(raw_speech) == 0:
-            raise ValueError("The clip or batch is empty: give at least one sample.")
+            raise ValueError("The clip or batch is empty. Pass at least one sample.")
         return [raw_speech] if np.isscalar(raw_speech[0]) or getattr(raw_speech[0], "ndim", 1) == 0 else raw_speech
 
     @staticmethod
     def _as_mono(clip, index: int) -> np.ndarray:
-        """(samples,) as float32."""
+        """Return a clip as float32 of shape (samples,)."""
         if isinstance(clip, torch.Tensor):
             clip = clip.detach().cpu()
             clip = (clip.float() if clip.dtype == torch.bfloat16 else clip).numpy()
@@ -198,32 +200,32 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"Clip {index} is not one row of samples: {error}") from error
         if clip.dtype.kind not in "fi":
             hint = " (unsigned PCM: subtract the offset first)" if clip.dtype.kind == "u" else ""
-            raise ValueError(f"Clip {index} must hold floats or signed integers, not {clip.dtype}{hint}.")
+            raise ValueError(f"Clip {index} must contain floats or signed integers, not {clip.dtype}{hint}.")
         if clip.ndim > 1 and clip.shape[0] == 1:
             clip = clip[0]
         if clip.ndim != 1:
             raise ValueError(
-                f"Clip {index} has shape {clip.shape}, but clips are mono: average the channels first, for instance "
-                "clip.mean(0) where they come first."
+                f"Clip {index} has shape {clip.shape}, but clips are mono. Average the channels first, for instance "
+                "with clip.mean(0) for (channels, samples)."
             )
         if clip.size == 0:
-            raise ValueError(f"Clip {index} is empty: give at least one sample.")
-        # What overflows is found where the loudness is measured.
+            raise ValueError(f"Clip {index} is empty. Pass at least one sample.")
+        # Overflows are detected when the loudness is measured.
         with np.errstate(over="ignore", invalid="ignore"):
             return clip.astype(np.float32, copy=False)
 
     def _gain(self, clip: np.ndarray, index: int) -> float:
-        """Factor that brings the clip to the target loudness."""
+        """Return the factor that scales the clip to the target loudness."""
         with np.errstate(over="ignore", invalid="ignore"):
             energy = float(np.dot(clip, clip))
         if not np.isfinite(energy):
             num_bad = np.count_nonzero(~np.isfinite(clip))
             if num_bad:
                 raise ValueError(
-                    f"Clip {index} holds NaN or Inf in {num_bad} of its {clip.size} samples: mend or leave out the "
+                    f"Clip {index} contains NaN or Inf in {num_bad} of {clip.size} samples. Repair or remove the "
                     "recording."
                 )
-            # Finite samples whose squares overflow float32.
+            # All samples are finite, but their squares overflow float32.
             energy = float(np.dot(clip.astype(np.float64), clip.astype(np.float64)))
         if not self.do_normalize:
             return 1.0
@@ -231,7 +233,7 @@ class SANetFeatureExtractor(SequenceFeatureExtractor):
 
 
 def _crop(clip: np.ndarray, max_length: int, generator: np.random.Generator | None) -> np.ndarray:
-    """A stretch of `max_length` samples: a random one with a generator, else the middle."""
+    """Return `max_length` samples of a clip: a random part with a generator, else the middle."""
     excess = len(clip) - max_length
     if excess <= 0:
         return clip
@@ -241,8 +243,8 @@ def _crop(clip: np.ndarray, max_length: int, generator: np.random.Generator | No
 
 def _rows(lengths: np.ndarray, padded_lengths: np.ndarray, dtype: type) -> np.ndarray | list[np.ndarray]:
     """
-    A row of each padded length, zero where there is padding: one array where all are equal, else a list. Zeros that
-    are not written to need no memory of the system.
+    Return a row for each clip, with zeros in the padding: one array if all lengths are equal, else a list. Pages of
+    `np.zeros` that are never written use no physical memory.
     """
     make = np.zeros if (lengths < padded_lengths).any() else np.empty
     if (padded_lengths == padded_lengths[0]).all():

@@ -3,7 +3,7 @@
 """
 Layers of SANet: masks, convolutions, attention, and the weight gradient of long convolutions by FFT.
 
-Hidden states are (batch, frames, channels). docs/benchmarks.md has the measurements behind the limits.
+Hidden states are (batch, frames, channels). The limits are based on the measurements in docs/benchmarks.md.
 """
 
 from collections.abc import Callable
@@ -24,18 +24,18 @@ FFT_SIZE = 512
 FFT_MIN_KERNEL = 32
 FFT_MIN_FRAMES = 1024
 
-# Channels that a convolution in bfloat16 or float16 on a CPU has at least.
+# Minimum number of input channels of a convolution in bfloat16 or float16 on a CPU.
 HALF_MIN_CHANNELS = 16
 
 
 def zero_padded_frames(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Zero the frames of (batch, frames, channels) that the (batch, frames) mask leaves out."""
+    """Set the frames of (batch, frames, channels) to zero for which the (batch, frames) mask is zero."""
     return hidden_states if mask is None else hidden_states * mask.unsqueeze(-1).to(hidden_states.dtype)
 
 
 def downsample_mask(mask: torch.Tensor | None, stride: int) -> torch.Tensor | None:
     """
-    Merge each `stride` frames of a (batch, frames) mask into one that counts if any of them does:
+    Merge every `stride` frames of a (batch, frames) mask into one that is 1 if any of them is 1:
 
         1 1 1 1 1 0  with stride 4  ->  1 1
     """
@@ -47,7 +47,7 @@ def downsample_mask(mask: torch.Tensor | None, stride: int) -> torch.Tensor | No
 def pad_to_multiple(values: torch.Tensor, stride: int) -> torch.Tensor:
     """Append zeros to the frames of (batch, frames) or (batch, frames, channels) up to a multiple of `stride`."""
     missing = -values.shape[1] % stride
-    # Compilers and exporters get whole frames at the start: one graph serves all lengths.
+    # For compilers and exporters the input is already padded to whole frames, so that one graph supports all lengths.
     if torch.compiler.is_compiling() or not missing:
         return values
     return nn.functional.pad(values, (0, missing) if values.dim() == 2 else (0, 0, 0, missing))
@@ -57,25 +57,25 @@ def complete_frames(
     input_values: torch.Tensor, mask: torch.Tensor | None, stride: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Append zeros to (batch, channels, samples) and its (batch, samples) mask up to a multiple of `stride`, for a graph
-    that is the same for all lengths.
+    Append zeros to (batch, channels, samples) and its (batch, samples) mask up to a multiple of `stride`, so that one
+    graph supports all lengths.
     """
     batch_size, _, num_samples = input_values.shape
     mask = input_values.new_ones(batch_size, num_samples) if mask is None else mask
-    # ONNX rounds quotients towards zero: this has no negative ones.
+    # ONNX rounds quotients towards zero, so that negative quotients must not occur.
     padding = (0, (num_samples + stride - 1) // stride * stride - num_samples)
     return nn.functional.pad(input_values, padding), nn.functional.pad(mask, padding)
 
 
 def is_exporting() -> bool:
-    """Return whether `torch.export` traces this, not `torch.compile`."""
-    # Before PyTorch 2.14, is_exporting() is true inside torch.compile as well.
+    """Return whether `torch.export` (not `torch.compile`) traces this code."""
+    # Before PyTorch 2.14, is_exporting() is also true inside torch.compile.
     exporting = getattr(torch.compiler, "_is_exporting_flag", None)
     return torch.compiler.is_exporting() if exporting is None else exporting
 
 
 def computing_dtype(hidden_states: torch.Tensor) -> torch.dtype:
-    """Number format that convolutions and matrix products compute these values in: autocast's, if it is on."""
+    """Return the number format of convolutions and matrix products of these values: that of autocast, if enabled."""
     device = hidden_states.device.type
     if hidden_states.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -88,7 +88,7 @@ def is_half_on_cpu(hidden_states: torch.Tensor) -> bool:
 
 
 def convolve_in_float32(layer: "SANetConv1d", hidden_states: torch.Tensor) -> torch.Tensor:
-    """Apply a convolution, with a method `_convolve`, in float32 where it would be computed in half precision."""
+    """Apply a convolution (a layer with a method `_convolve`) in float32 instead of half precision."""
     with torch.autocast("cpu", enabled=False):
         bias = None if layer.bias is None else layer.bias.float()
         output = layer._convolve(hidden_states.float(), layer.weight.float(), bias)
@@ -97,9 +97,9 @@ def convolve_in_float32(layer: "SANetConv1d", hidden_states: torch.Tensor) -> to
 
 def merge_frames(weight: torch.Tensor, stride: int, num_merged: int) -> torch.Tensor:
     """
-    Weight of a convolution of stride 1 that computes `num_merged` frames at once: (out, in, kernel) to
-    (num_merged * out, num_merged * stride * in, taps). The kernel is shifted by a stride from one frame to the next,
-    and the input frames that these strides have are channels:
+    Return the weight of a convolution of stride 1 that computes `num_merged` frames at once: (out, in, kernel) ->
+    (num_merged * out, num_merged * stride * in, taps). The kernel is shifted by one stride per frame. The input frames
+    of these strides become channels:
 
         input frames of 2 strides  a b c d | e f g h | i j k l    (stride 2, kernel 4)
         kernel of the first frame  w x y z   0 0 0 0
@@ -113,7 +113,7 @@ def merge_frames(weight: torch.Tensor, stride: int, num_merged: int) -> torch.Te
 
 
 class SANetLayer(GradientCheckpointingLayer):
-    """A block whose output is one of the model's hidden states. `stride` is its input frames per output frame."""
+    """A block whose output is a hidden state of the model. `stride` is its number of input frames per output frame."""
 
     stride: int = 1
 
@@ -122,13 +122,13 @@ class SANetConv1d(nn.Conv1d):
     """
     `nn.Conv1d` over (batch, frames, channels).
 
-    It runs as a two-dimensional convolution of height 1, which PyTorch computes channels-last: no transposition in
-    memory, and faster kernels than `conv1d` has at these sizes. In training on a CPU the gradient of long kernels is
-    computed by FFT.
+    It runs as a 2-D convolution of height 1, which PyTorch computes channels-last. This needs no transposition in
+    memory and has faster kernels than `conv1d` at these sizes. In training on a CPU, the weight gradient of long
+    kernels is computed by FFT.
 
-    In bfloat16 and float16 on a CPU it avoids kernels of oneDNN that are wrong on Intel processors with AMX: few
-    channels become many, and convolutions in groups or of fewer frames than the kernel has are computed in float32.
-    docs/benchmarks.md lists the shapes.
+    In bfloat16 and float16 on a CPU, some kernels of oneDNN are wrong on Intel processors with AMX. To avoid them,
+    frames are merged if there are few channels. Convolutions with groups, or with fewer frames than the kernel size,
+    are computed in float32. docs/benchmarks.md lists the shapes.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -146,8 +146,8 @@ class SANetConv1d(nn.Conv1d):
     def _convolve(self, hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         batch_size, num_frames, channels = hidden_states.shape
         if channels == 1:
-            # Not a transpose: the gradient of a convolution over one channel with strides (frames, 1, 1) corrupts
-            # memory on the CPU (PyTorch 2.11 and 2.13).
+            # reshape instead of transpose: the gradient of a convolution over one channel with memory strides
+            # (frames, 1, 1) corrupts memory on the CPU (PyTorch 2.11 and 2.13).
             hidden_states = hidden_states.reshape(batch_size, 1, 1, num_frames)
         else:
             hidden_states = hidden_states.transpose(1, 2).unsqueeze(2)
@@ -163,11 +163,11 @@ class SANetConv1d(nn.Conv1d):
                 padding=(0, self.padding[0]),
                 groups=self.groups,
             )
-        # From one channel the result is (batch, channels, frames) in memory, which would slow down all that follows.
+        # With one input channel the result is (batch, channels, frames) in memory, which slows down the next layers.
         return hidden_states.squeeze(2).transpose(1, 2).contiguous()
 
     def _convolve_merged(self, hidden_states: torch.Tensor, num_merged: int) -> torch.Tensor:
-        """Compute `num_merged` frames at once, with the input frames that their strides have as channels."""
+        """Compute `num_merged` frames at once. The input frames of their strides become channels."""
         kernel_size, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
         batch_size, num_inputs, _ = hidden_states.shape
         num_frames = (num_inputs + 2 * padding - kernel_size) // stride + 1
@@ -184,7 +184,7 @@ class SANetConv1d(nn.Conv1d):
         return frames.reshape(batch_size, -1, self.out_channels)[:, :num_frames].contiguous()
 
     def _has_fft_gradient(self, hidden_states: torch.Tensor) -> bool:
-        # Compilers and exporters know convolutions better, and would keep the limit on frames.
+        # Compilers and exporters optimise plain convolutions better, and would make the limit on frames permanent.
         return (
             not torch.compiler.is_compiling()
             and suits_fft(self.weight, self.groups)
@@ -200,13 +200,13 @@ class SANetConv1d(nn.Conv1d):
 
 
 class SANetDownsample(nn.Conv1d):
-    """`nn.Conv1d` whose kernel is its stride, as one matrix product: (batch, n * stride, in) -> (batch, n, out)."""
+    """`nn.Conv1d` whose kernel size is its stride, as a matrix product: (batch, n * stride, in) -> (batch, n, out)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
 
     def linear_parameters(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias of the product."""
+        """Return weight and bias of the matrix product."""
         return self.weight.transpose(1, 2).flatten(1), self.bias
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -217,14 +217,15 @@ class SANetDownsample(nn.Conv1d):
 
 class SANetUpsample(nn.ConvTranspose1d):
     """
-    `nn.ConvTranspose1d` whose kernel is its stride, as one matrix product: (batch, n, in) -> (batch, n * stride, out).
+    `nn.ConvTranspose1d` whose kernel size is its stride, as a matrix product: (batch, n, in) -> (batch, n * stride,
+    out).
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__(in_channels, out_channels, kernel_size=stride, stride=stride)
 
     def linear_parameters(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias of the product."""
+        """Return weight and bias of the matrix product."""
         return self.weight.permute(2, 1, 0).flatten(0, 1), self.bias.repeat(self.stride[0])
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -233,7 +234,7 @@ class SANetUpsample(nn.ConvTranspose1d):
 
 
 class SANetSqueezeExcitation(nn.Module):
-    """Scale channels by a gate computed from their mean over time (Hu et al., 2018)."""
+    """Scale channels by a gate that is computed from their mean over time (Hu et al., 2018)."""
 
     def __init__(self, config: PreTrainedConfig, channels: int):
         super().__init__()
@@ -250,7 +251,7 @@ class SANetSqueezeExcitation(nn.Module):
 
 
 class SANetPositionEmbedding(nn.Module):
-    """Add learned positions to (batch, frames, dim)."""
+    """Add learned position embeddings to (batch, frames, dim)."""
 
     def __init__(self, num_positions: int, dim: int):
         super().__init__()
@@ -270,7 +271,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled dot-product attention of (batch, heads, frames, head dim) that also returns its probabilities."""
+    """Compute scaled dot-product attention of (batch, heads, frames, head dim); return output and probabilities."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -306,14 +307,14 @@ class SANetAttention(nn.Module):
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        # Not get_interface(), which transformers 5.0 lacks.
+        # get_interface() is missing in transformers 5.0.
         implementation = self.config._attn_implementation
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get(implementation, eager_attention_forward)
         dtype, device = query.dtype, query.device.type
         is_half_on_cpu = device == "cpu" and dtype in (torch.bfloat16, torch.float16)
         is_wide = implementation == "sdpa" and is_half_on_cpu and self.training and not torch.compiler.is_compiling()
         if is_wide:
-            # The gradients of the fused function take twice to five times as long in half precision.
+            # In half precision the gradients of the fused function take two to five times as long.
             query, key, value = query.float(), key.float(), value.float()
             if attention_mask is not None and attention_mask.is_floating_point():
                 attention_mask = attention_mask.float()
@@ -336,12 +337,12 @@ class SANetAttention(nn.Module):
 
 @cache
 def has_fast_gradients(dtype: torch.dtype) -> bool:
-    """Whether the CPU's own weight gradients are faster than those by FFT: in bfloat16 with Intel's AMX."""
+    """Return whether direct weight gradients are faster than FFT: in bfloat16 with Intel's AMX."""
     return dtype == torch.bfloat16 and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 def suits_fft(weight: torch.Tensor, groups: int) -> bool:
-    """Whether a convolution with a weight of shape (out, in, kernel) is long enough, and over several channels."""
+    """Return whether a weight of shape (out, in, kernel) is long enough for FFT and has several input channels."""
     return FFT_MIN_KERNEL <= weight.shape[2] <= FFT_SIZE // 2 and groups == 1 and weight.shape[1] > 1
 
 
@@ -349,8 +350,8 @@ class Conv2dWithFFTWeightGradient(torch.autograd.Function):
     """
     `conv2d` of (batch, in, 1, frames) with a weight of shape (out, in, 1, kernel), strided and padded along frames.
 
-    The weight's gradient goes by FFT, in float32: oneDNN computes it at a fifth of the forward pass's rate. The kernel
-    is a multiple of the stride.
+    The weight gradient is computed by FFT in float32, since oneDNN computes it at a fifth of the rate of the forward
+    pass. The kernel size must be a multiple of the stride.
     """
 
     generate_vmap_rule = True
@@ -369,7 +370,7 @@ class Conv2dWithFFTWeightGradient(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         input_gradient = weight_gradient = None
         if ctx.needs_input_grad[0]:
-            # Of the inputs only format and layout in memory count, which `nn.grad.conv2d_input` does not keep.
+            # Only number format and memory layout of the inputs matter. `nn.grad.conv2d_input` does not keep them.
             like = inputs.to(gradient.dtype)
             options = ([1, ctx.stride], [0, ctx.padding], [1, 1], False, [0, 0], 1, [True, False, False])
             input_gradient, _, _ = torch.ops.aten.convolution_backward(
@@ -392,15 +393,15 @@ def _weight_gradient(
     inputs: torch.Tensor, gradient: torch.Tensor, kernel_size: int, stride: int, padding: int
 ) -> torch.Tensor:
     """
-    (batch, frames, in) and (batch, frames / stride, out) to (out, in, kernel): the correlation of the two by
-    overlap-save, `FFT_SIZE` strides a block.
+    Correlate (batch, frames, in) with (batch, frames / stride, out) by overlap-save, in blocks of `FFT_SIZE` strides.
+    Return (out, in, kernel).
     """
     batch_size, num_frames, in_channels = inputs.shape
     num_lags = kernel_size // stride
     step = FFT_SIZE - num_lags + 1
     num_blocks = -(-gradient.shape[1] // step)
     end = (num_blocks * step + num_lags - 1) * stride - num_frames - padding
-    # A stride's frames become channels.
+    # The frames of a stride become channels.
     inputs = nn.functional.pad(inputs, (0, 0, padding, end)).reshape(batch_size, -1, stride * in_channels)
     inputs = spectra_of(inputs.unfold(1, FFT_SIZE, step))
     gradient = nn.functional.pad(gradient, (0, 0, 0, num_blocks * step - gradient.shape[1]))
@@ -415,8 +416,8 @@ def _weight_gradient(
 
 def spectra_of(blocks: torch.Tensor) -> torch.Tensor:
     """
-    (batch, blocks, channels, frames) to (frequencies, batch * blocks, 2 * channels): real and imaginary parts by
-    turns, since PyTorch computes products of complex matrices one by one.
+    Return the spectra of (batch, blocks, channels, frames) as (frequencies, batch * blocks, 2 * channels). Real and
+    imaginary parts are interleaved, since PyTorch computes products of complex matrices one by one.
     """
     spectra = torch.fft.rfft(blocks.float(), n=FFT_SIZE).permute(3, 0, 1, 2).flatten(1, 2)
     return torch.view_as_real(spectra.contiguous()).flatten(2)

@@ -1,15 +1,15 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-SANet (SqueezeAttendNet), an end-to-end classifier of raw audio. Its layers are in
-layers_sanet, batchnorm_sanet, spectrogram_sanet and pooling_sanet.
+SANet (SqueezeAttendNet), an end-to-end classifier of raw audio. Its layers are in layers_sanet, batchnorm_sanet,
+spectrogram_sanet and pooling_sanet.
 
-The blocks are in data-flow order:
+Data flow:
 
     waveform -> residual convolution stages with squeeze-and-excitation, some followed by self-attention on a
     downsampled sequence -> attentive statistics pooling -> classifier
 
-It computes what the original SqueezeAttendNet computes. The sources of its parts:
+The outputs equal those of the original SqueezeAttendNet. Sources of the parts:
 
 - residual convolutions: He et al., 2016, https://arxiv.org/abs/1512.03385
 - squeeze-and-excitation: Hu et al., 2018, https://arxiv.org/abs/1709.01507
@@ -17,8 +17,8 @@ It computes what the original SqueezeAttendNet computes. The sources of its part
 - attentive statistics pooling: Okabe et al., 2018, https://arxiv.org/abs/1803.10963
 
 Between blocks, hidden states are (batch, frames, channels) and padded frames are zero. A mask is (batch, frames),
-float32 or float64, 1 for frames that hold at least one sample of the clip; it is `None` where every frame does. This
-file depends on transformers and files beside it alone, so that it also works as remote code on the Hub.
+float32 or float64, 1 for frames with at least one sample of the clip. It is `None` if all frames have one. This file
+imports only transformers and neighbouring files, so that it also works as remote code on the Hub.
 """
 
 import itertools
@@ -65,14 +65,15 @@ class SANetModelOutput(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(batch, 2 * channels)`):
             Weighted mean and standard deviation over time: the embedding of the clip.
         hidden_states (`tuple[torch.FloatTensor]`, with `output_hidden_states=True`):
-            Output of every block, each of shape `(batch, frames, channels)` with frames and channels of its own.
+            Output of every block, each of shape `(batch, frames, channels)` with the frames and channels of that
+            block.
         attentions (`tuple[torch.FloatTensor]`, with `output_attentions=True` and eager attention):
             Attention probabilities of every attention block, each of shape `(batch, heads, frames, frames)` with the
             merged frames of that block.
         pooling_weights (`torch.FloatTensor` of shape `(batch, frames)`):
-            How much each frame counted in the pooling; sums to 1.
+            Weight of each frame in the pooling. The weights of a clip sum to 1.
         band_statistics (`torch.FloatTensor` of shape `(batch, 4 * num_mel_bins + 1)`, with `use_band_statistics`):
-            Those of the log-mel spectrogram over time.
+            Statistics of the log-mel spectrogram over time.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -107,8 +108,8 @@ class SANetResidualLayer(SANetLayer):
     """
     Residual convolution block, (batch, frames, in) -> (batch, frames / stride, out).
 
-    The first convolution strides. With an even kernel it gives one frame more than the block, which the second one
-    takes away again:
+    The first convolution is strided. With an even kernel its output has an extra frame, which the second convolution
+    removes:
 
         frames n * stride --conv1--> n + 1 --conv2--> n
     """
@@ -150,7 +151,7 @@ class SANetResidualLayer(SANetLayer):
 
         inner_mask = mask
         if mask is not None and self.even_kernel:
-            # The extra frame belongs to the clip: n valid frames come from n + 1.
+            # The extra frame belongs to the clip: n valid frames are computed from n + 1.
             inner_mask = torch.cat([mask[:, :1], mask], dim=1)
         hidden_states = self.act(self.norm1(self.conv1(hidden_states), inner_mask))
         hidden_states = zero_padded_frames(hidden_states, inner_mask)
@@ -162,7 +163,7 @@ class SANetResidualLayer(SANetLayer):
 
 class SANetAttentionLayer(SANetLayer):
     """
-    Self-attention on a downsampled sequence, (batch, frames, channels) to the same shape:
+    Self-attention on a downsampled sequence, (batch, frames, channels) -> same shape:
 
         frames --downsample--> frames / attention_stride --attention--> upsample --> frames, added to the input
     """
@@ -192,7 +193,7 @@ class SANetAttentionLayer(SANetLayer):
         merged = self.downsample(pad_to_multiple(hidden_states, self.attention_stride))
         merged = self.act(self.downsample_norm(merged, merged_mask))
         merged = self.position_embedding(self.in_proj(merged))
-        # By position: transformers 5.0 calls inputs_embeds input_embeds.
+        # Arguments by position, since transformers 5.0 calls inputs_embeds input_embeds.
         attention_mask = create_bidirectional_mask(self.config, merged, merged_mask)
         attended, probabilities = self.attention(merged, attention_mask, **kwargs)
         merged = self.layer_norm(merged + attended)
@@ -202,7 +203,7 @@ class SANetAttentionLayer(SANetLayer):
 
 
 class SANetPreTrainedModel(PreTrainedModel):
-    """Weight initialisation, and what transformers has to know about SANet."""
+    """Base class with weight initialisation and settings for transformers."""
 
     config: SANetConfig
     config_class = SANetConfig
@@ -210,14 +211,14 @@ class SANetPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
-    # The loss is a mean over the batch whatever the problem type, which Trainer has to average over accumulated steps.
+    # The loss is a mean over the batch for all problem types. Trainer must average it over accumulated steps.
     accepts_loss_kwargs = False
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
 
     def post_init(self):
         super().post_init()
-        # Of the layers that this model has: accelerate looks for each of them to shard it.
+        # Only classes in this model, since accelerate searches for each of them to shard it.
         self._no_split_modules = {type(module).__name__ for module in self.modules() if isinstance(module, SANetLayer)}
 
     def get_input_embeddings(self) -> None:
@@ -233,15 +234,16 @@ class SANetPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """
-        As [`~transformers.PreTrainedModel.save_pretrained`], with code to load the checkpoint where sanet_hf is not
-        installed: it names the base model's class too, which transformers leaves out when a head is saved.
+        Save like [`~transformers.PreTrainedModel.save_pretrained`], with code to load the checkpoint if sanet_hf is
+        not installed. The configuration also names the class of the base model, which transformers omits for a model
+        with a head.
         """
         if self._auto_class is not None:
             module, known = SANetModel.__module__.rsplit(".", 1)[-1], getattr(self.config, "auto_map", None) or {}
             self.config.auto_map = {**known, "AutoModel": f"{module}.{SANetModel.__name__}"}
         own_class = type(self)
         if own_class.__name__.startswith("FSDP"):
-            # That of a sharded model is made by PyTorch; a checkpoint is to name the one that it was made from.
+            # PyTorch creates this class for sharded models. The checkpoint must name the original class.
             self.__class__ = own_class.__bases__[-1]
         try:
             super().save_pretrained(save_directory, *args, **kwargs)
@@ -250,7 +252,7 @@ class SANetPreTrainedModel(PreTrainedModel):
 
 
 class SANetModel(SANetPreTrainedModel):
-    """SANet without a head: waveform in, frames and the clip's embedding out."""
+    """SANet without a head: computes frames and the embedding of the clip from a waveform."""
 
     def __init__(self, config: SANetConfig):
         super().__init__(config)
@@ -277,22 +279,24 @@ class SANetModel(SANetPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> SANetModelOutput:
         r"""
+        Compute hidden states and the embedding of each clip.
+
         Args:
             input_values (`torch.FloatTensor` of shape `(batch, samples)`):
-                Waveforms, normalised and padded by [`SANetFeatureExtractor`]; `(batch, num_channels, samples)` where
-                the configuration has more than one channel.
+                Waveforms, normalised and padded by [`SANetFeatureExtractor`]. The shape is
+                `(batch, num_channels, samples)` if the configuration has more than one channel.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*):
                 1 for samples of the clip, 0 for the padding to its right. Each clip has at least one sample.
-            output_hidden_states, output_attentions (`bool`, *optional*, the configuration's by default):
+            output_hidden_states, output_attentions (`bool`, *optional*, defaults to the configuration):
                 Whether to return the output of every block, and the probabilities of every attention block.
 
         Raises:
-            ValueError: The shape does not fit the configuration, or the clip is longer than `max_input_samples`.
+            ValueError: The shape does not match the configuration, or the clip is longer than `max_input_samples`.
         """
         hidden_states, mask = self._prepare_input(input_values, attention_mask)
-        # Not PreTrainedModel.is_gradient_checkpointing, whose name has changed in transformers 5.
+        # Not PreTrainedModel.is_gradient_checkpointing, whose name changed in transformers 5.
         if self.training and self.layers[0].gradient_checkpointing:
-            # Reentrant checkpointing gives no gradients to a layer whose inputs all need none.
+            # Reentrant checkpointing computes no gradients for a layer if none of its inputs requires gradients.
             hidden_states.requires_grad_(True)
         config = self.config
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -309,9 +313,10 @@ class SANetModel(SANetPreTrainedModel):
             else:
                 hidden_states = layer(hidden_states, mask)
             if config.use_band_statistics and isinstance(layer, SANetSpectrogram):
-                # Padding and digital silence do not count: where padding is heard, there is no mask.
-                heard = downsample_mask((waveform[..., 0] != 0).float(), layer.stride)
-                statistics = band_statistics(hidden_states, heard)
+                # Padding and digital silence do not count. The mask does not suffice: there is none if the model
+                # treats padding as silence.
+                has_sound = downsample_mask((waveform[..., 0] != 0).float(), layer.stride)
+                statistics = band_statistics(hidden_states, has_sound)
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
         pooled, pooling_weights = self.pooling(hidden_states, mask)
@@ -328,42 +333,42 @@ class SANetModel(SANetPreTrainedModel):
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Check shapes and zero the padding. Return the waveform, (batch, samples, channels), and a mask of shape
-        (batch, samples), or None where every sample counts. The layers complete the last frame with zeros. A
-        compiler or exporter, whose graph serves all lengths, gets whole frames of `total_stride` and a mask.
+        Check shapes and zero the padding. Return the waveform, (batch, samples, channels), and a mask of shape (batch,
+        samples), or None if all samples count. The layers complete the last frame with zeros. Compilers and exporters
+        get whole frames of `total_stride` and a mask, since one graph must support all lengths.
         """
         config = self.config
-        # A spectrogram is computed in float32. Not `self.dtype`, which replicas of `nn.DataParallel` do not have.
+        # A spectrogram is computed in float32. `self.dtype` is missing in replicas of `nn.DataParallel`.
         if not config.spectrogram_dim:
             input_values = input_values.to(self.layers[0].conv1.weight.dtype)
         expected = "(batch, samples)" if config.num_channels == 1 else f"(batch, {config.num_channels}, samples)"
         if input_values.dim() == 2 and config.num_channels == 1:
             input_values = input_values.unsqueeze(1)
         if input_values.dim() != 3 or input_values.shape[1] != config.num_channels or input_values.shape[-1] == 0:
-            raise ValueError(f"input_values must be {expected}, but are {tuple(input_values.shape)}.")
+            raise ValueError(f"input_values must have shape {expected}, not {tuple(input_values.shape)}.")
         batch_size, _, num_samples = input_values.shape
         if attention_mask is not None and attention_mask.shape != (batch_size, num_samples):
             raise ValueError(
-                f"attention_mask must have one entry a sample, {(batch_size, num_samples)}, but is "
+                f"attention_mask must have one entry per sample: shape {(batch_size, num_samples)}, not "
                 f"{tuple(attention_mask.shape)}."
             )
         limit = config.max_input_samples
         if limit is not None and not is_exporting() and num_samples > limit:
             raise ValueError(
                 f"The clip has {num_samples} samples, but max_position_embeddings={config.max_position_embeddings} "
-                f"allows {limit}. Cut it, as the feature extractor does by default, "
-                "or classify it window by window and average the windows' scores."
+                f"allows at most {limit}. Crop it, as the feature extractor does by default, "
+                "or classify windows of it and average their scores."
             )
 
         if attention_mask is not None:
             input_values = input_values.masked_fill((attention_mask == 0).unsqueeze(1), 0.0)
-            # On a GPU, looking at the mask would wait for all that was started before.
+            # On a GPU, reading the mask would wait for all pending work.
             is_seen = attention_mask.device.type == "cpu" and not torch.compiler.is_compiling()
             if is_seen and bool((attention_mask != 0).all()):
                 attention_mask = None
         if is_exporting() or (torch.compiler.is_compiling() and num_samples % config.total_stride):
             input_values, attention_mask = complete_frames(input_values, attention_mask, config.total_stride)
-        # Half precision cannot count frames.
+        # Half precision cannot represent large numbers of frames.
         mask_dtype = torch.promote_types(input_values.dtype, torch.float32)
         mask = attention_mask if attention_mask is None else attention_mask.to(mask_dtype)
         return input_values.transpose(1, 2), mask
@@ -371,8 +376,8 @@ class SANetModel(SANetPreTrainedModel):
 
 class SANetForAudioClassification(SANetPreTrainedModel):
     """
-    SANet with a classifier of fully connected layers on the pooled statistics, and, with `config.use_band_statistics`,
-    a linear layer on those of the log-mel bands, whose scores are added.
+    SANet with a classifier of fully connected layers on the pooled statistics. With `config.use_band_statistics`, the
+    scores of a linear layer on statistics of the log-mel bands are added.
     """
 
     def __init__(self, config: SANetConfig):
@@ -390,13 +395,15 @@ class SANetForAudioClassification(SANetPreTrainedModel):
         self.post_init()
 
     def freeze_feature_encoder(self) -> None:
-        """Keep weights and BatchNorm statistics of the convolution stages; attention, pooling and head train."""
+        """
+        Freeze weights and BatchNorm statistics of the convolution stages. Attention, pooling and head are trained.
+        """
         for layer in self.sanet.layers:
             if not isinstance(layer, SANetAttentionLayer):
                 layer.requires_grad_(False)
 
     def freeze_base_model(self) -> None:
-        """Keep weights and BatchNorm statistics of the base model; only the classifier trains."""
+        """Freeze weights and BatchNorm statistics of the base model. Only the classifier is trained."""
         self.sanet.requires_grad_(False)
 
     @can_return_tuple
@@ -408,17 +415,19 @@ class SANetForAudioClassification(SANetPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> SANetClassifierOutput:
         r"""
+        Compute logits and, if labels are given, the loss.
+
         Args:
             input_values, attention_mask:
                 As in [`SANetModel.forward`].
             labels (`torch.Tensor`, *optional*):
-                For `problem_type` `"single_label_classification"` class indices of shape `(batch,)`, for
-                `"multi_label_classification"` 0 and 1 of shape `(batch, num_labels)`, for `"regression"` floats of
-                shape `(batch,)` or `(batch, num_labels)`. Without a `problem_type` it follows from `num_labels` and
-                the labels' type, as everywhere in transformers.
+                For `problem_type` `"single_label_classification"`: class indices of shape `(batch,)`. For
+                `"multi_label_classification"`: 0 and 1 of shape `(batch, num_labels)`. For `"regression"`: floats of
+                shape `(batch,)` or `(batch, num_labels)`. If `problem_type` is not set, it is derived from
+                `num_labels` and the type of the labels, as everywhere in transformers.
 
         Raises:
-            ValueError: As [`SANetModel.forward`].
+            ValueError: As in [`SANetModel.forward`].
         """
         outputs: SANetModelOutput = self.sanet(input_values, attention_mask, **kwargs, return_dict=True)
         logits = self.classifier(outputs.pooler_output)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Frames to one vector of a clip: the attentive pooling of SANet, and plain statistics of its log-mel bands."""
+"""Pooling of frames to one vector per clip: attentive pooling, and statistics of log-mel bands."""
 
 import torch
 from torch import nn
@@ -36,16 +36,16 @@ class SANetAttentivePooling(nn.Module):
 
 def band_statistics(bands: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
-    Mean, standard deviation and maximum of each band over time, the standard deviation of its differences from frame
-    to frame, and the logarithm of the number of frames: (batch, frames, bands) -> (batch, 4 * bands + 1). Frames that
-    the (batch, frames) mask leaves out do not count.
+    Compute statistics of each band over time, (batch, frames, bands) -> (batch, 4 * bands + 1): mean, standard
+    deviation, maximum, standard deviation of differences between frames, and last the logarithm of the number of
+    frames. Frames for which the (batch, frames) mask is zero do not count.
     """
     values, counts = bands.float(), mask.float().unsqueeze(-1)
     mean, std = _mean_and_std(values, counts)
     highest = values.masked_fill(counts == 0, torch.finfo(values.dtype).min).amax(1)
-    # Where no frame counts, there is no maximum either.
+    # If no frame counts, there is no maximum.
     highest = highest.where(counts.amax(1) > 0, mean)
-    # Between frames that both count.
+    # Only differences between two frames that count.
     _, change = _mean_and_std(values[:, 1:] - values[:, :-1], counts[:, 1:] * counts[:, :-1])
     return torch.cat([mean, std, highest, change, counts.sum(1).log1p()], dim=-1).to(bands.dtype)
 

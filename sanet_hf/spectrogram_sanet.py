@@ -1,11 +1,11 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The spectrogram of SANet and its two-dimensional blocks: waveform to log-mel bands to channels.
+The log-mel spectrogram of SANet and its 2-D blocks.
 
-Two-dimensional kernels learn a sound at one pitch and recognise it at another, which few recordings do not teach
-one-dimensional ones. Hidden states are (batch, frames, bins * channels): each frame is a row of mel bands, or of what
-is left of them, with the channels of a band beside each other.
+2-D kernels learn a sound at one pitch and recognise it at another. 1-D kernels need more recordings for this. Hidden
+states are (batch, frames, bins * channels): each frame is a row of (merged) mel bands, with the channels of a band
+next to each other.
 """
 
 import math
@@ -28,7 +28,7 @@ from .layers_sanet import (
 )
 
 
-# Power below which a band counts as silent: 56 dB below white noise at the loudness of the feature extractor.
+# Power below which a band is silent: 56 dB below white noise at the loudness of the feature extractor.
 FLOOR = 1e-5
 LOWEST_FREQUENCY = 30.0  # Hz
 
@@ -36,7 +36,7 @@ LOWEST_FREQUENCY = 30.0  # Hz
 class SANetSpectrogram(SANetLayer):
     """
     Log-mel spectrogram in float32, (batch, samples, 1) -> (batch, frames, bins), normalised per band. A frame is in
-    the middle of its window, which reaches over zeros at both ends of the clip:
+    the middle of its window. Windows at both ends of the clip are padded with zeros:
 
         0 0 | a b c d e f g h | 0 0    (stride 2, window 6)
         [ window of  ]                 frame of a b
@@ -56,7 +56,7 @@ class SANetSpectrogram(SANetLayer):
             max_frequency=config.spectrogram_sampling_rate / 2,
             sampling_rate=config.spectrogram_sampling_rate,
         )
-        # In the checkpoint, so that every version of every library computes the same bands.
+        # Window and filters are stored in the checkpoint, so that bands do not depend on library versions.
         self.register_buffer("window", torch.hann_window(window))
         self.register_buffer("filters", torch.from_numpy(filters).float())
         self.norm = SANetBatchNorm(config.num_mel_bins, eps=config.batch_norm_eps)
@@ -65,7 +65,7 @@ class SANetSpectrogram(SANetLayer):
         with torch.autocast(hidden_states.device.type, enabled=False):
             samples = pad_to_multiple(hidden_states, self.stride).squeeze(-1).float()
             samples = nn.functional.pad(samples, (self.before, self.after))
-            # Not len(), of which exporters make a constant.
+            # shape[0] instead of len(), which exporters turn into a constant.
             parts = samples.reshape(samples.shape[0], -1, self.stride)
             num_frames = parts.shape[1] - self.num_parts + 1
             frames = torch.cat([parts[:, part : part + num_frames] for part in range(self.num_parts)], dim=-1)
@@ -75,14 +75,14 @@ class SANetSpectrogram(SANetLayer):
 
 
 def _power_spectrum(frames: torch.Tensor) -> torch.Tensor:
-    """(batch, frames, samples) to (batch, frames, samples / 2 + 1)"""
+    """Return the power spectrum of (batch, frames, samples) as (batch, frames, samples / 2 + 1)."""
     if not torch.compiler.is_compiling():
         spectrum = torch.fft.rfft(frames)
         return spectrum.real.square() + spectrum.imag.square()
-    # Compilers and exporters know products of matrices better than complex numbers.
+    # Compilers and exporters support matrix products better than complex numbers.
     num_samples = frames.shape[-1]
     samples = torch.arange(num_samples, device=frames.device)
-    # The product of frequency and sample is reduced to one period as an integer: float32 would round it.
+    # The product of frequency and sample is reduced to one period in integers, since float32 would round it.
     periods = torch.outer(samples, samples[: num_samples // 2 + 1]) % num_samples
     angles = periods.float() * (2 * math.pi / num_samples)
     return (frames @ angles.cos()).square() + (frames @ angles.sin()).square()
@@ -90,8 +90,9 @@ def _power_spectrum(frames: torch.Tensor) -> torch.Tensor:
 
 class SANetConv2d(nn.Conv2d):
     """
-    `nn.Conv2d` over (batch, frames, bins, channels), channels-last in memory. In bfloat16 and float16 on a CPU, few
-    channels are convolved in float32: oneDNN has wrong kernels for them on Intel processors with AMX.
+    `nn.Conv2d` over (batch, frames, bins, channels), channels-last in memory. In bfloat16 and float16 on a CPU, inputs
+    with few channels are convolved in float32, since kernels of oneDNN are wrong for them on Intel processors with
+    AMX.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -106,8 +107,8 @@ class SANetConv2d(nn.Conv2d):
 
 class SANetSpectrogramLayer(SANetLayer):
     """
-    Two-dimensional residual block: it merges neighbouring frames and bins by their maximum, then convolves,
-    (batch, frames, bins * in) -> (batch, frames / stride, merged bins * out). The last block averages its bins.
+    2-D residual block: it merges neighbouring frames and bins by their maximum, then convolves. The shapes are (batch,
+    frames, bins * in) -> (batch, frames / stride, merged bins * out). The last block averages its bins.
     """
 
     def __init__(self, config: SANetConfig, stage: int):
@@ -132,7 +133,7 @@ class SANetSpectrogramLayer(SANetLayer):
             images = nn.functional.max_pool2d(hidden_states.permute(0, 3, 1, 2), (self.stride, self.bin_stride))
             hidden_states = images.permute(0, 2, 3, 1).contiguous()
         num_bins = hidden_states.shape[2]
-        # Everything but the convolutions takes a band of a frame for a frame.
+        # All operations except the convolutions treat each band of a frame as a frame.
         band_mask = None if mask is None else mask.unsqueeze(-1).expand(-1, -1, num_bins).flatten(1)
         residual = self.shortcut_norm(self.shortcut(hidden_states).flatten(1, 2), band_mask)
 

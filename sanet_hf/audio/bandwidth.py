@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a recording's energy lies above the frequencies that a model hears."""
+"""Share of the energy of a recording above given frequencies, such as the Nyquist frequency of a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,20 +16,20 @@ FRAME = 4096  # samples
 
 def shares_above(source: str | Path | bytes, name: str, frequencies: Sequence[float]) -> tuple[int, list[float]]:
     """
-    Parts of a recording's energy that lie above frequencies, from the middle 5 s, or the first 5 s where the format
-    has to be decoded from its start. A constant offset does not count.
+    Measure the shares of the energy of a recording above frequencies. The middle 5 s are measured, or the first 5 s if
+    the format must be decoded from its start. A constant offset does not count.
 
     Args:
         source: Audio file, or its content.
-        name: What errors call it.
+        name: Name in errors.
         frequencies: In Hz.
 
     Returns:
-        The recording's sampling rate in Hz, and a part from 0 to 1 for each frequency; 0 of silence. Frequencies above
-        half of the rate are not measured: their part is 0.
+        The sampling rate of the recording in Hz, and a share from 0 to 1 for each frequency. The share is 0 for
+        silence and if all frequencies are at or above half of the sampling rate.
 
     Raises:
-        AudioError: It cannot be read as audio.
+        AudioError: The recording cannot be read as audio.
     """
     rate, num_frames = describe_audio(source, name)
     if 2 * min(frequencies) >= rate:

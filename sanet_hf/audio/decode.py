@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Audio files to waveforms: one reader for whole files, stretches and streams."""
+"""Read audio files as waveforms: whole files, parts of files, and streams."""
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
@@ -21,24 +21,24 @@ from sanet_hf.errors import AudioError
 logger = logging.get_logger(__name__)
 
 
-# Channels whose mean has less than this part of the power that the mean of unrelated channels would have cancel each
-# other, as when one microphone is connected upside down. Codecs such as Vorbis leave up to a fifth of it.
+# Channels cancel each other if the power of their mean is below this fraction of the power for unrelated channels. An
+# inverted microphone is a cause. Codecs such as Vorbis leave up to a fifth of that power.
 CANCELLATION = 0.25
-# Seconds with sound by which that is decided, for the whole file.
+# Seconds with sound that are examined for cancellation. The result holds for the whole file.
 SECONDS_OF_SOUND = 10
-# The channel of each file so far that is taken instead of the mean, and the files that were warned of.
+# Per file, the channel that replaces the mean (or None); and the files for which a warning was given.
 _channels: dict[tuple, int | None] = {}
 _warned: set[tuple] = set()
 MAX_REMEMBERED = 2**16
 
 
 class OpenedRecording(NamedTuple):
-    """A recording whose mono waveform comes in float32 `blocks` of shape (samples,), decoded as they are asked for."""
+    """A recording with an iterator over its mono waveform, in float32 `blocks` of shape (samples,), decoded lazily."""
 
     original_rate: int  # Hz
     num_channels: int
-    channel: int | None  # taken instead of the mean of all, since they cancel each other
-    is_seekable: bool  # whether a stretch is decoded without what comes before it
+    channel: int | None  # replaces the mean of all channels, since they cancel each other
+    is_seekable: bool  # whether a part is decoded without the samples before it
     blocks: Iterator[np.ndarray]
 
 
@@ -46,21 +46,21 @@ def load_audio(
     source: str | Path | bytes, sampling_rate: int, name: str | None = None, start: int = 0, length: int | None = None
 ) -> np.ndarray:
     """
-    Read a file, or a stretch of it, as a mono waveform: the blocks of [`stream_audio`] as one array.
+    Read a file, or a part of it, as a mono waveform.
 
     Args:
         source: Audio file, or its content.
         sampling_rate: Sampling rate of the waveform in Hz.
-        name: How errors name it; by default the path.
-        start: First sample of the stretch, at `sampling_rate`.
-        length: Samples of the stretch, at `sampling_rate`; by default all from `start` on. There are fewer where the
-            file ends earlier.
+        name: Name in errors (default: the path).
+        start: First sample of the part, at `sampling_rate`.
+        length: Samples of the part, at `sampling_rate` (default: up to the end). There are fewer if the file ends
+            earlier.
 
     Returns:
         float32 array of shape (samples,), full scale at 1.
 
     Raises:
-        AudioError: As in [`stream_audio`]; or it is longer than memory allows.
+        AudioError: As in [`stream_audio`], or the waveform does not fit into memory.
     """
     try:
         blocks = list(stream_audio(source, sampling_rate, name, start, length))
@@ -70,8 +70,7 @@ def load_audio(
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         raise AudioError(
-            f"{_name(source, name)}: too long to be read whole into the memory that is left; read stretches of it "
-            "(start, length)."
+            f"{_name(source, name)}: too long for the available memory. Read parts of it (start, length)."
         ) from error
 
 
@@ -79,15 +78,15 @@ def stream_audio(
     source: str | Path | bytes, sampling_rate: int, name: str | None = None, start: int = 0, length: int | None = None
 ) -> Iterator[np.ndarray]:
     """
-    Yield a file, or a stretch of it, as a mono waveform in blocks, decoded as they are asked for.
+    Yield a file, or a part of it, as a mono waveform in blocks that are decoded lazily.
 
-    soundfile reads the formats it knows (WAV, FLAC, MP3, Ogg and others), the ffmpeg program the rest. Stated lengths
-    are not believed: the file is decoded to its end. A stretch of uncompressed audio or FLAC is read alone; other
-    formats are decoded from the start of the file, since their frames depend on earlier ones.
+    soundfile reads WAV, FLAC, MP3, Ogg and others; the ffmpeg program reads the rest. The length in the header is
+    ignored: the file is decoded to its end. A part of uncompressed audio or FLAC is read alone. Other formats are
+    decoded from the start of the file, since their frames depend on earlier ones.
 
-    The waveform is the mean of the channels. Where they cancel each other in the first ten seconds with sound, as with
-    one channel upside down, it is the loudest channel instead, and a warning names the file. Another sampling rate is
-    resampled with torchaudio's windowed sinc interpolation.
+    The waveform is the mean of the channels. If they cancel each other in the first ten seconds with sound, for
+    example because one channel is inverted, it is the loudest channel, and a warning names the file. Other sampling
+    rates are resampled with torchaudio's windowed sinc interpolation.
 
     Args:
         source, sampling_rate, name, start, length: As in [`load_audio`].
@@ -96,9 +95,8 @@ def stream_audio(
         float32 arrays of shape (samples,), full scale at 1.
 
     Raises:
-        AudioError: There is no such file, it is not audio, it is damaged, it holds no samples (from `start` on), or
-            NaN or Inf, or its sampling rate is beyond any recording's. Blocks from before the damage may have come
-            already.
+        AudioError: The file is not found, is not audio, is damaged, has no samples (after `start`), contains NaN or
+            Inf, or has an implausible sampling rate. Blocks before the damage may have been yielded already.
     """
     yield from open_recording(source, sampling_rate, name, start, length).blocks
 
@@ -112,14 +110,14 @@ def open_recording(
     warns: bool = True,
 ) -> OpenedRecording:
     """
-    Open a file to read it as [`stream_audio`] does.
+    Open a file that is read like in [`stream_audio`].
 
     Args:
         source, sampling_rate, name, start, length: As in [`load_audio`].
-        warns: Whether to warn, once for a file, of channels that cancel each other.
+        warns: Whether to warn, once per file, if channels cancel each other.
 
     Raises:
-        AudioError: As in [`stream_audio`]; what is found when samples are decoded is raised by `blocks`.
+        AudioError: As in [`stream_audio`]. Errors in the samples are raised by the iterator `blocks`.
     """
     name = _name(source, name)
     source, file = _open(source, name)
@@ -152,7 +150,7 @@ def open_recording(
                 block, left_out = block[left_out:], max(0, left_out - len(block))
                 block = block[: None if length is None else length - count]
                 if not np.isfinite(block).all():
-                    raise AudioError(f"{name}: the file holds NaN or Inf.")
+                    raise AudioError(f"{name}: the file contains NaN or Inf.")
                 count += len(block)
                 if len(block):
                     yield block
@@ -160,7 +158,7 @@ def open_recording(
             raise AudioError(f"{name}: {_explain(error)}") from error
         if not count:
             raise AudioError(
-                f"{name}: the file holds no samples{f' from {start / sampling_rate:g} s on' if start else ''}."
+                f"{name}: the file contains no samples{f' after {start / sampling_rate:g} s' if start else ''}."
             )
 
     return OpenedRecording(rate, file.num_channels, channel, file.is_seekable, cut())
@@ -168,15 +166,15 @@ def open_recording(
 
 class WindowReader:
     """
-    Stretches of recordings, one after the other: where decoding begins at the start of the file, it happens once for
-    all stretches that are read in order.
+    Read parts of recordings. If a format must be decoded from the start of the file, it is decoded once for all parts
+    that are read in order.
     """
 
     def __init__(self):
         self.key: Hashable = None
 
     def __getstate__(self) -> dict:
-        # Worker processes decode by themselves.
+        # Worker processes decode on their own.
         return {"key": None}
 
     def read(self, key: Hashable, open_from: Callable[[int], OpenedRecording], start: int, length: int) -> np.ndarray:
@@ -184,8 +182,8 @@ class WindowReader:
         Return samples `start` to `start + length` of a recording, of shape (samples,); fewer at its end.
 
         Args:
-            key: Tells recordings apart.
-            open_from: Opens the recording from a sample on.
+            key: Identifies the recording.
+            open_from: Opens the recording at a sample.
 
         Raises:
             AudioError: As in [`stream_audio`].
@@ -206,19 +204,19 @@ class WindowReader:
         return self.waveform[first : first + length].copy()
 
     def close(self) -> None:
-        """Let go of the recording."""
+        """Close the recording."""
         self.key = self.blocks = None
 
 
 def describe_audio(source: str | Path | bytes, name: str | None = None) -> tuple[int, int | None]:
     """
-    Return the sampling rate of a file in Hz, and its number of frames, or None where only decoding it tells.
+    Return the sampling rate of a file in Hz, and its number of frames, or None if only decoding shows it.
 
     Args:
         source, name: As in [`load_audio`].
 
     Raises:
-        AudioError: There is no such file, or it is not audio.
+        AudioError: The file is not found or is not audio.
     """
     _, file = _open(source, _name(source, name))
     return file.sampling_rate, file.num_frames
@@ -250,18 +248,18 @@ def resample_waveform(
     waveform: np.ndarray, original_rate: float, sampling_rate: int, name: str = "array"
 ) -> np.ndarray:
     """
-    Resample a waveform by the rules that hold for files: with torchaudio's windowed sinc interpolation.
+    Resample a waveform in the same way as files, with torchaudio's windowed sinc interpolation.
 
     Args:
         waveform: Array of shape (samples,).
         original_rate, sampling_rate: Sampling rates of `waveform` and of the result in Hz.
-        name: How errors name the waveform.
+        name: Name of the waveform in errors.
 
     Returns:
         float32 array of shape (samples,).
 
     Raises:
-        AudioError: `original_rate` is no whole number of Hz, or no recording has it.
+        AudioError: `original_rate` is not a whole number of Hz, or is implausible.
     """
     original_rate = check_sampling_rate(original_rate, name)
     waveform = np.ascontiguousarray(waveform, np.float32)
@@ -275,7 +273,7 @@ def check_sampling_rate(original_rate: float, name: str) -> int:
     Return a sampling rate in Hz as an integer.
 
     Raises:
-        AudioError: It is no whole number, or only damaged headers have it.
+        AudioError: It is not a whole number, or is implausible.
     """
     try:
         if isinstance(original_rate, bool | np.bool_) or int(original_rate) != original_rate:
@@ -283,18 +281,18 @@ def check_sampling_rate(original_rate: float, name: str) -> int:
     except (TypeError, ValueError, OverflowError) as error:
         raise AudioError(f"{name}: the sampling rate must be a whole number of Hz, not {original_rate!r}.") from error
     if not MIN_SAMPLING_RATE <= original_rate <= MAX_SAMPLING_RATE:
-        raise AudioError(f"{name}: a sampling rate of {original_rate} Hz, which no recording has.")
+        raise AudioError(f"{name}: implausible sampling rate: {original_rate} Hz.")
     return int(original_rate)
 
 
 def mean_of_channels(block: np.ndarray) -> np.ndarray:
-    """Return the mean of the channels of (samples, channels); what overflows is infinite."""
+    """Return the mean over channels of (samples, channels); infinite if it overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
 
 
 def _find_channel(source: Path | bytes) -> int | None:
-    """The channel that is taken instead of the mean, decided once for a file: see [`stream_audio`]."""
+    """Return the channel that replaces the mean, or None; see [`stream_audio`]. It is computed once per file."""
     key = _key(source)
     if key not in _channels:
         if len(_channels) >= MAX_REMEMBERED:
@@ -314,7 +312,7 @@ def _decide_channel(source: Path | bytes) -> int | None:
     file = open_audio(source)
     parts = islice(_seconds_with_sound(file), SECONDS_OF_SOUND)
     powers, mean_power = np.zeros(file.num_channels), 0.0
-    # What is damaged is an error where it is read.
+    # Damage raises an error later, when the part is read.
     with suppress(DecodingError), np.errstate(over="ignore", invalid="ignore"):
         for part in parts:
             powers += np.square(part, dtype=np.float64).sum(axis=0)
@@ -324,7 +322,7 @@ def _decide_channel(source: Path | bytes) -> int | None:
 
 def choose_channel(powers: np.ndarray, mean_power: float) -> int | None:
     """
-    Return the loudest channel where channels cancel each other, and None where their mean can be taken.
+    Return the loudest channel if channels cancel each other, or None if their mean can be used.
 
     Args:
         powers: Energy of each channel, shape (channels,).
@@ -344,20 +342,19 @@ def _warn_of_cancellation(source: Path | bytes, name: str, num_channels: int, ch
     if key not in _warned:
         _warned.add(key)
         logger.warning(
-            f"{name}: its {num_channels} channels cancel each other when they are averaged. Channel {channel + 1} is "
-            "used instead."
+            f"{name}: the {num_channels} channels cancel each other in their mean. Channel {channel + 1} is used."
         )
 
 
 def check_file(path: Path, name: str) -> None:
-    """Raise an [`AudioError`] for what is no file, or an empty one."""
+    """Raise an [`AudioError`] if a path is not a file or the file is empty."""
     if "\0" in str(path):
-        raise AudioError(f"{name}: no file name can contain a null character.")
+        raise AudioError(f"{name}: a file name cannot contain a null character.")
     try:
         if not path.exists():
-            raise AudioError(f"{name}: there is no such file.")
+            raise AudioError(f"{name}: file not found.")
         if not path.is_file():
-            raise AudioError(f"{name}: this is not a file.")
+            raise AudioError(f"{name}: not a file.")
         if path.stat().st_size == 0:
             raise AudioError(f"{name}: the file is empty.")
     except OSError as error:

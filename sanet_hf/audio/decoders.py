@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Audio files to frames of all channels, from the first to the last, whatever their headers say of the length.
+Decode audio files to frames of all channels. The length in a header is ignored: every file is decoded to its end.
 
-libsndfile reads the formats that it knows, as far as it reads them right, and the `ffmpeg` program the rest. Only
-formats whose frames do not depend on earlier ones are read from the middle; all others are decoded from the start.
+libsndfile reads the formats that it decodes correctly; the `ffmpeg` program reads the rest. Formats whose frames do
+not depend on earlier ones are read from the middle. All others are decoded from the start.
 """
 
 import io
@@ -24,60 +24,60 @@ import numpy as np
 import soundfile
 
 
-# Samples of all channels that are decoded at once.
+# Samples that are decoded at once, all channels together.
 DECODING_BLOCK = 2**22
 
-# Of these subtypes, which FLAC has too, frames can be read without those before them.
+# With these subtypes (also in FLAC), frames can be read without earlier ones.
 SEEKABLE = re.compile("PCM_.*|FLOAT|DOUBLE|ULAW|ALAW")
-# libsndfile reads the headers of blocks in VOC files as samples and a block too many of GSM, and stops early in MPEG
+# libsndfile reads block headers of VOC files as samples, reads one block too many of GSM, and stops early in MPEG
 # audio within WAV files.
 MISREAD = re.compile("VOC/.*|.*/GSM610|(WAV|WAVEX|RF64|W64)/MPEG.*")
-# MP3 files state their length in a first frame with one of these.
+# The first frame of an MP3 file states its length in one of these tags.
 MP3_TAGS = re.compile(rb"Xing|Info|VBRI")
 MAX_MP3_FRAME = 1441  # bytes
 NO_END = 2**40  # bytes
 
-# What FFmpeg takes for a recording but is none: lists of files and streams, of which it reads whatever they name,
-# waits for pipes or opens ports; and programs of game consoles, a hundred bytes of which play for ever.
+# FFmpeg accepts files that are not recordings. It opens every file, pipe or port that a playlist or a stream
+# description names. Chiptune files are programs of game consoles; a hundred bytes of them can play forever.
 LIST_MARKS = re.compile(
     rb"ffconcat version|#EXTM3U|dash:profile|<CompositionPlaylist|# VobSub index|(^|\n)\r?c=IN IP", re.IGNORECASE
 )
 GAME_MUSIC = (b"ZXAY", b"GBS\x01", b"GYMX", b"HESM", b"KSCC", b"KSSX", b"NESM", b"NSFE", b"SAP\r", b"SNES", b"Vgm ")
-# Bytes by which FFmpeg tells a format.
+# Bytes from which FFmpeg detects a format.
 PROBED_BYTES = 2**20
 
 
 class DecodingError(ValueError):
-    """Why a file cannot be read as audio."""
+    """The reason why a file cannot be read as audio."""
 
 
 class _Distrusted(DecodingError):
-    """Why libsndfile is not to read a file."""
+    """The reason why libsndfile must not read a file."""
 
 
 class AudioFile(NamedTuple):
     """
-    An opened file: its sampling rate in Hz, whether it is decoded from the middle as fast as from the start, and a
-    function that is called once, with the first frame, the one after the last (`None` for all) and how many to read at
-    once. It yields float32 arrays of shape (frames, channels), and raises [`DecodingError`].
+    An opened file. The sampling rate is in Hz. `is_seekable` says whether decoding can begin in the middle. `read` is
+    called once, with the first frame, the frame after the last (`None`: end of file) and the number of frames to read
+    at once. It yields float32 arrays of shape (frames, channels), and raises [`DecodingError`].
     """
 
     sampling_rate: int
     num_channels: int
     is_seekable: bool
     read: Callable[..., Iterator[np.ndarray]]
-    num_frames: int | None = None  # of seekable files; of others only decoding tells
+    num_frames: int | None = None  # known for seekable files only
 
 
 class _SoundFile(soundfile.SoundFile):
-    """soundfile seeks after every read, which in MP3 and Opus loses what the next frames depend on."""
+    """A file without seeking: soundfile seeks after every read, which loses the decoder's state in MP3 and Opus."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _Endless(io.RawIOBase):
-    """A file that seems to have no end: where MP3 states no length, libmpg123 estimates it from the file's size."""
+    """A file that appears endless. Otherwise libmpg123 estimates a missing length of MP3 from the file size."""
 
     def __init__(self, file: io.IOBase):
         self.file, self.is_at_end = file, False
@@ -99,7 +99,7 @@ class _Endless(io.RawIOBase):
         return self.file.readinto(buffer)
 
     def is_left(self) -> bool:
-        """Whether more follows than tags or a part of a frame."""
+        """Return whether more than tags or a part of a frame follows."""
         rest = self.file.read(2**16)
         return len(rest) > 2 * MAX_MP3_FRAME and not re.search(rb"TAG|APETAGEX|LYRICSBEGIN", rest[:MAX_MP3_FRAME])
 
@@ -113,13 +113,13 @@ def open_audio(source: Path | bytes) -> AudioFile:
     Open an audio file, or its content.
 
     Raises:
-        DecodingError: It is no audio, or FFmpeg is missing that would read it.
-        OSError: It cannot be read.
+        DecodingError: The file is not audio, or it needs FFmpeg, which is not installed.
+        OSError: The file cannot be read.
     """
     try:
         file = _open_with_soundfile(source)
     except (soundfile.LibsndfileError, TypeError, _Distrusted) as error:
-        # A TypeError is what soundfile has for files called *.raw.
+        # soundfile raises a TypeError for *.raw files.
         return _open_with_ffmpeg(source, getattr(error, "error_string", str(error)))
 
     def read(first: int, stop: int | None, block_length: int | None = None) -> Iterator[np.ndarray]:
@@ -145,7 +145,7 @@ def _open_with_soundfile(source: Path | bytes) -> _SoundFile:
             states_length = MP3_TAGS.search(content[place : place + MAX_MP3_FRAME])
         if not states_length:
             return _SoundFile(_Endless(open(source, "rb", buffering=0) if is_path else io.BytesIO(source)))
-    # soundfile encodes a name itself, but not one that is no UTF-8.
+    # soundfile cannot encode names that are not UTF-8.
     name = (os.fsencode(source) if os.name == "posix" else str(source)) if is_path else io.BytesIO(source)
     file = _SoundFile(name)
     reason = _distrust(source, file, place)
@@ -156,21 +156,21 @@ def _open_with_soundfile(source: Path | bytes) -> _SoundFile:
 
 
 def _is_seekable(file: _SoundFile) -> bool:
-    # FLAC from a pipe has as many frames as can be counted.
+    # FLAC that was written to a pipe states the largest possible number of frames.
     return bool(SEEKABLE.fullmatch(file.subtype)) and file.frames < NO_END
 
 
 def _distrust(source: Path | bytes, file: _SoundFile, place: int | None) -> str:
-    """Why libsndfile is not to read a file that it has opened, if so."""
-    # Of a WAV file whose header was never finished it reads nothing.
+    """Return the reason why libsndfile must not read a file that it has opened, or an empty string."""
+    # libsndfile reads nothing from a WAV file whose header is incomplete.
     if not file.frames:
-        return "the file holds no samples"
+        return "the file contains no samples"
     if file.format == "MP3" and place is None:
-        return "it does not begin with a frame"
+        return "the file does not begin with an MP3 frame"
     if file.format == "OGG" and not _is_plain_ogg(source):
-        return "it is not one whole Ogg stream"
+        return "the file is not one complete Ogg stream"
     if file.format == "W64" and _read_start(source, 24)[16:] == b"\xff" * 8:
-        return "it states no length"
+        return "the header states no length"
     kind = f"{file.format}/{file.subtype}"
     return f"libsndfile misreads {kind}" if MISREAD.fullmatch(kind) else ""
 
@@ -196,15 +196,15 @@ def _read_with_soundfile(
 
 
 def _check_end(source: Path | bytes, file: _SoundFile) -> None:
-    """Raise an error where libsndfile stopped at the end of the first of several files."""
+    """Raise an error if libsndfile stopped at the end of the first of several joined files."""
     if isinstance(file.name, _Endless) and file.name.is_left():
-        raise DecodingError("there is more in it than libsndfile reads, as in joined files; separate them.")
+        raise DecodingError("libsndfile reads only a part. If several files were joined to this one, separate them.")
     if file.format == "FLAC" and _count(source, b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22") > 1:
-        raise DecodingError("several FLAC files were joined to this one; separate them.")
+        raise DecodingError("several FLAC files were joined to this one. Separate them.")
 
 
 def _find_mp3(source: Path | bytes) -> int | None:
-    """Where the first frame of MPEG audio begins, behind ID3 tags, if the file begins with one."""
+    """Return where the first frame of MPEG audio begins, after ID3 tags, or None if the file is not MPEG audio."""
     start = _read_start(source, 10)
     if not start.startswith((b"ID3", b"\xff")):
         return None
@@ -217,8 +217,8 @@ def _find_mp3(source: Path | bytes) -> int | None:
 
 def _check_mp3(source: Path | bytes, place: int) -> None:
     """
-    Refuse to read an MP3 file with libsndfile that states a number of bytes and has more or fewer, or states only a
-    number of frames: joined and cut-off files do.
+    Raise [`_Distrusted`] if the size of an MP3 file differs from its header, or if the header states only a number of
+    frames. This happens with joined and truncated files.
 
     Source: G. Windisch, MPEG Audio Frame Header, "XING Header".
     """
@@ -230,21 +230,22 @@ def _check_mp3(source: Path | bytes, place: int) -> None:
         flags = content[start + 7] if tag.group() != b"VBRI" and start + 16 < len(content) else 0
         size = start + (12 if flags & 1 else 8)
         end = place + int.from_bytes(content[size : size + 4])
-        # At another sampling rate FFmpeg goes on, but loses samples.
+        # FFmpeg continues at another sampling rate, but loses samples.
         rest = content[end : end + PROBED_BYTES]
         first, second = content[place : place + 3], rest[_skip_id3(rest) :][:3]
         if second.startswith(b"\xff") and (first[1] & 0x18, first[2] & 0x0C) != (second[1] & 0x18, second[2] & 0x0C):
-            raise DecodingError("MP3 files of several sampling rates were joined to this one; separate them.")
-        # The first frame is counted or not. Other tags may follow.
+            raise DecodingError("MP3 files with different sampling rates were joined to this one. Separate them.")
+        # Some encoders do not count the first frame. Other tags may follow.
         rest = content[end : end + MAX_MP3_FRAME]
         is_end = end + MAX_MP3_FRAME >= len(content) or re.search(rb"TAG|APETAGEX|LYRICSBEGIN", rest)
         if not flags & 2 or end > len(content) or not is_end:
-            raise _Distrusted("it is shorter or longer than it states")
+            raise _Distrusted("the file is shorter or longer than its header states")
 
 
 def _is_plain_ogg(source: Path | bytes) -> bool:
     """
-    Whether an Ogg file is one whole stream: libsndfile reads only the first of several, and nothing without an end.
+    Return whether an Ogg file is one complete stream. libsndfile reads only the first of several streams, and nothing
+    of a stream without an end.
 
     Source: RFC 3533, section 6.
     """
@@ -282,7 +283,7 @@ def _read_start(source: Path | bytes, count: int) -> bytes:
 
 
 def _skip_id3(content: bytes | mmap.mmap) -> int:
-    """Where what follows ID3 tags begins."""
+    """Return the position after ID3 tags."""
     place = 0
     while content[place : place + 3] == b"ID3" and len(content) >= place + 10:
         sizes = content[place + 6 : place + 10]
@@ -291,34 +292,34 @@ def _skip_id3(content: bytes | mmap.mmap) -> int:
 
 
 def _check_content(source: Path | bytes) -> None:
-    """Raise an error for what FFmpeg must not open, see [`LIST_MARKS`], and for joined files that it reads in part."""
+    """Raise an error if FFmpeg must not open a file (see [`LIST_MARKS`]), or would read joined files only in part."""
     start = _read_start(source, PROBED_BYTES)
     if LIST_MARKS.search(start):
-        raise DecodingError("this is a list of other files or streams, not a recording.")
-    # FFmpeg looks behind ID3 tags.
+        raise DecodingError("the file is a list of other files or streams, not a recording.")
+    # FFmpeg skips ID3 tags.
     if start[_skip_id3(start) :].startswith(GAME_MUSIC):
-        raise DecodingError("this is music for a game console, without an end, not a recording.")
+        raise DecodingError("chiptune files (NSF, GBS, SPC …) are not supported.")
     if start[:4] == b"RIFF" and len(start) >= 8:
         with _mapped(source) as content:
             end = 8 + int.from_bytes(start[4:8], "little")
             if re.match(rb"\0?RIFF....WAVE", content[end : end + 13], re.DOTALL):
-                raise DecodingError("several WAV files were joined to this one; separate them.")
+                raise DecodingError("several WAV files were joined to this one. Separate them.")
 
 
 def _open_with_ffmpeg(source: Path | bytes, reason: str) -> AudioFile:
     """
-    Open any file that FFmpeg reads, from its start to its end: the stream that FFmpeg chooses, with as many channels
-    and of the sampling rate that it begins with.
+    Open any file that FFmpeg supports. FFmpeg chooses the stream and keeps the number of channels and the sampling
+    rate of its start.
 
     Args:
         source: Audio file, or its content.
-        reason: Why soundfile did not read it.
+        reason: The reason why soundfile does not read it.
     """
     _check_content(source)
     program = shutil.which("ffmpeg")
     if program is None:
         reason = reason.rstrip(".")
-        raise DecodingError(f"{reason}. Reading it needs FFmpeg. Install it (Debian: apt-get install ffmpeg).")
+        raise DecodingError(f"{reason}. This file needs FFmpeg. Install it (Debian: apt-get install ffmpeg).")
     process = _run_ffmpeg(program, source, reason)
     sampling_rate, num_channels = next(process)
 
@@ -338,10 +339,13 @@ def _open_with_ffmpeg(source: Path | bytes, reason: str) -> AudioFile:
 
 
 def _run_ffmpeg(program: str, source: Path | bytes, reason: str) -> Generator:
-    """First the sampling rate and the number of channels, then as many frames as are sent for, or none at the end."""
+    """
+    Yield the sampling rate and the number of channels, then as many frames as the caller sends for, and an empty block
+    at the end.
+    """
     with tempfile.TemporaryFile() as log, _as_file(source) as path:
-        # Lists of other files, as playlists are, are not followed beyond this machine. An AU file has the simplest of
-        # headers, and any number of channels and samples.
+        # The whitelist keeps playlists from opening the network. AU has a simple header, and supports any number of
+        # channels and samples.
         command = [program, "-v", "error", "-nostdin", "-protocol_whitelist", "file", "-i", b"file:" + path]
         command += ["-map_metadata", "-1", "-c:a", "pcm_f32be", "-f", "au", "-flush_packets", "0", "pipe:1"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
@@ -349,7 +353,7 @@ def _run_ffmpeg(program: str, source: Path | bytes, reason: str) -> Generator:
             header = process.stdout.read(24)
             if len(header) < 24:
                 process.wait()
-                raise DecodingError(f"neither soundfile nor FFmpeg can read it as audio ({reason.rstrip('.')}).")
+                raise DecodingError(f"neither soundfile nor FFmpeg can read the file ({reason.rstrip('.')}).")
             size, _, _, sampling_rate, num_channels = struct.unpack(">4x5I", header)
             process.stdout.read(size - 24)
             length = yield sampling_rate, num_channels
@@ -360,7 +364,7 @@ def _run_ffmpeg(program: str, source: Path | bytes, reason: str) -> Generator:
             if process.wait() != 0:
                 log.seek(0)
                 lines = log.read().decode(errors="replace").strip().splitlines()
-                raise DecodingError(f"FFmpeg cannot decode it ({lines[-1] if lines else reason}).")
+                raise DecodingError(f"FFmpeg cannot decode the file ({lines[-1] if lines else reason}).")
             yield np.zeros((0, num_channels), np.float32)
         finally:
             process.kill()
@@ -370,7 +374,9 @@ def _run_ffmpeg(program: str, source: Path | bytes, reason: str) -> Generator:
 
 @contextmanager
 def _as_file(source: Path | bytes) -> Iterator[bytes]:
-    """The path of a file, or of a temporary one: FFmpeg looks for the start of some formats at their end."""
+    """
+    Yield the path of a file, or of a temporary one. FFmpeg needs a file, since some formats have their index last.
+    """
     if isinstance(source, Path):
         yield os.fsencode(source)
         return

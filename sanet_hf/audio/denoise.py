@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Noise reduction: the same in `sanet prepare` and wherever a model hears files."""
+"""Noise reduction, the same in `sanet prepare` and in inference."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -15,17 +15,17 @@ from sanet_hf.utils.extras import require
 
 logger = logging.get_logger(__name__)
 
-# noisereduce's own at 16 kHz: samples that are denoised at once, those on each side of them that it takes into
-# account, and those of a frame. At other rates context and frames last as long.
+# Defaults of noisereduce in samples at 16 kHz: block, context on each side of it, and frame. At other sampling rates,
+# context and frame have the same duration.
 BLOCK, CONTEXT, FRAME = 600_000, 30_000, 1024
-# Attribute of the feature extractor of a model that was trained on what `sanet prepare` cut: whether it denoised it.
+# Attribute of the feature extractor: whether the model was trained on clips of `sanet prepare --denoise`.
 DENOISED = "denoised_training"
 
 
 def denoise(blocks: Iterable[np.ndarray], sampling_rate: int) -> Iterator[np.ndarray]:
     """
-    Reduce non-stationary noise in a waveform that comes in blocks of any length. The result does not depend on them:
-    it is what noisereduce gives for the whole, without its copies of the whole.
+    Reduce non-stationary noise in a waveform that is given in blocks of any length. The result equals that of
+    noisereduce for the whole waveform, but needs less memory.
 
     ```
     waveform   |·······context|····block····|context·······|
@@ -37,7 +37,7 @@ def denoise(blocks: Iterable[np.ndarray], sampling_rate: int) -> Iterator[np.nda
         sampling_rate: In Hz.
 
     Yields:
-        float32 arrays of shape (samples,), as many samples as came in.
+        float32 arrays of shape (samples,), with the same total number of samples.
     """
     from noisereduce import reduce_noise
 
@@ -57,13 +57,13 @@ def denoise(blocks: Iterable[np.ndarray], sampling_rate: int) -> Iterator[np.nda
         kept = min(BLOCK, len(buffer) - context)
         if not kept:
             return
-        # noisereduce fills the last of several blocks up with zeros.
+        # noisereduce pads the last of several blocks with zeros.
         block = np.zeros((kept if is_first else BLOCK) + 2 * context, np.float32)
         part = buffer[: len(block)]
         block[: len(part)] = part
         with np.errstate(divide="ignore", invalid="ignore"):
             reduced = reduce_noise(block, sampling_rate, chunk_size=None, padding=0, n_fft=frame)
-        # Without any noise, as in digital silence, it divides by zero.
+        # noisereduce divides by zero if there is no noise, as in digital silence.
         block = reduced if np.isfinite(reduced).all() else block
         yield block[context : context + kept].astype(np.float32, copy=False)
         buffer, is_first = buffer[kept:], False
@@ -71,25 +71,25 @@ def denoise(blocks: Iterable[np.ndarray], sampling_rate: int) -> Iterator[np.nda
 
 def check_denoising(feature_extractor: FeatureExtractionMixin, is_denoised: bool) -> None:
     """
-    Warn, once, where a model is about to hear files in another way than the clips that it was trained on.
+    Warn once if a model was trained with noise reduction and is used without it, or the reverse.
 
     Args:
-        feature_extractor: The model's own.
+        feature_extractor: Feature extractor of the model.
         is_denoised: Whether noise in the files is reduced.
 
     Raises:
-        MissingPackageError: It is to be reduced, and noisereduce is not installed.
+        MissingPackageError: `is_denoised` is set and noisereduce is not installed.
     """
     if is_denoised:
         require("noisereduce", "prepare")
     was_denoised = bool(getattr(feature_extractor, DENOISED, False))
     if was_denoised and not is_denoised:
         logger.warning_once(
-            "This model was trained on denoised clips (sanet prepare --denoise). Recordings with their noise sound "
-            "different: --denoise (in Python, denoise=True) reduces it in the same way."
+            "This model was trained on denoised clips (sanet prepare --denoise), but these recordings are not "
+            "denoised. Use --denoise (in Python, denoise=True)."
         )
     elif is_denoised and not was_denoised:
         logger.warning_once(
-            "--denoise: this model does not say that it was trained on denoised clips (sanet prepare --denoise), and "
-            "may hear other sounds than in training."
+            "--denoise: this model does not state that it was trained on denoised clips (sanet prepare --denoise). "
+            "If it was trained on other clips, omit --denoise."
         )

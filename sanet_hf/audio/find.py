@@ -17,16 +17,16 @@ def find_audio_files(inputs: Sequence[str | Path], stdin: Iterable[str] = ()) ->
     Yield the paths of the audio files that `inputs` name, in order, each once.
 
     Args:
-        inputs: Any of: files; folders, for all audio files in them and their subfolders, sorted by name; patterns such
-            as `calls/**/*.mp3`; `@list.txt`, a file with one of those per line; `-` for `stdin`.
+        inputs: Files; folders (all audio files in them and their subfolders, sorted by name); patterns such as
+            `calls/**/*.mp3`; `@list.txt` (a file with one of these per line); `-` for `stdin`.
         stdin: Lines with one file, folder or pattern each.
 
     Yields:
-        Also the names in lists and `stdin` that nothing is found for, and folders without audio files whose name is
-        that of one: reading them gives an error.
+        Paths. They include names in lists and `stdin` that match no file, and folders without audio files that are
+        named like an audio file. Reading these raises an error.
 
     Raises:
-        UsageError: A folder holds no audio files, no file matches a pattern, or a list cannot be read.
+        UsageError: A folder contains no audio files, no file matches a pattern, or a list cannot be read.
     """
     seen = set()
     for path in _find_audio_files(inputs, stdin):
@@ -57,7 +57,7 @@ def _find_audio_files(inputs: Iterable[str | Path], stdin: Iterable[str] = ()) -
 
 
 def _find_each(names: Iterable[str]) -> Iterator[str]:
-    """What is found for each of many names, or the name itself, so that the rest is not lost."""
+    """Yield the files of each name, or the name itself if none is found, so that the other names are still used."""
     for name in names:
         try:
             yield from _find_audio_files([name])
@@ -67,10 +67,10 @@ def _find_each(names: Iterable[str]) -> Iterator[str]:
 
 def _find(pattern: str) -> set[str]:
     """
-    Return what `glob.glob` finds, but do not follow links to folders in place of `**`: with two links back to their
-    own folder, the number of paths grows exponentially.
+    Return the result of `glob.glob`, but without following links to folders for `**`. With two links to their own
+    folder, the number of paths would grow exponentially.
 
-    `pathlib` does not follow them either. But it matches hidden files, drops `./` from paths (which `--resume`
+    `pathlib` does not follow such links either. But it matches hidden files, drops `./` from paths (which `--resume`
     compares), and its `**` at the end of a pattern depends on the version of Python.
     """
     parts = pattern.split("/")
@@ -93,6 +93,6 @@ def _files_in(folder: str) -> Iterator[str]:
             is_empty = False
             yield path
     if is_empty and is_audio_file(os.path.basename(os.path.normpath(folder))):
-        yield folder  # as of a pattern that the shell expanded
+        yield folder  # the shell may have expanded a pattern to it
     elif is_empty:
-        raise UsageError(f"{folder} holds no audio files, such as .wav, .flac or .mp3.")
+        raise UsageError(f"{folder} contains no audio files such as .wav, .flac or .mp3.")

@@ -11,7 +11,7 @@ from sanet_hf.audio.formats import is_audio_file, is_hidden
 from sanet_hf.errors import DataError
 
 
-# Folders called so are splits, in any case.
+# Names of split folders, in upper or lower case.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -28,14 +28,14 @@ SPLITS = ("train", "validation", "test")
 
 def find_split_folders(data_dir: Path) -> dict[Path, str]:
     """
-    The split folders in `data_dir`, and their split; none where its folders are classes, as `airplane`, `car` and
-    `train` are.
+    Return the split folders in `data_dir` and their splits. The result is empty if the folders are classes, such as
+    `airplane`, `car` and `train`.
 
-    Folders that are called like splits are splits if one of them holds class folders, or if there are no others. Other
-    folders beside them, such as `notes`, must hold no recordings.
+    Folders with names of splits are splits if one of them contains class folders, or if there are no other folders.
+    Other folders next to them, such as `notes`, must not contain recordings.
 
     Raises:
-        DataError: There are several folders for one split, or folders of classes beside those of splits.
+        DataError: There are several folders for one split, or class folders next to split folders.
     """
     folders = visible_folders(data_dir)
     split_folders = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
@@ -46,14 +46,14 @@ def find_split_folders(data_dir: Path) -> dict[Path, str]:
     for path in others:
         if list_audio_files(path):
             raise DataError(
-                f"{data_dir}: {of_classes[0].name}/ is called like a split and holds class folders, but {path.name}/ "
-                f"beside it holds recordings, as a class folder does. Move {path.name}/ away, or, if both are "
-                f"classes, put the recordings of {of_classes[0].name}/ right into it and rename it."
+                f"{data_dir}: {of_classes[0].name}/ has the name of a split and contains class folders, but "
+                f"{path.name}/ next to it contains recordings. If {path.name}/ is not a class, move it away. If both "
+                f"are classes, rename {of_classes[0].name}/ and move its recordings out of their subfolders."
             )
     for split, count in Counter(split_folders.values()).items():
         if count > 1:
             names = ", ".join(f"{path.name}/" for path in split_folders if split_folders[path] == split)
-            raise DataError(f"{data_dir} holds several folders for the {split} split: {names}. Keep one.")
+            raise DataError(f"{data_dir} contains several folders for the {split} split: {names}. Keep one.")
     return split_folders
 
 
@@ -64,10 +64,10 @@ def _holds_class_folders(folder: Path) -> bool:
 
 def walk_files(folder: str | Path, is_deep: bool = True) -> Iterator[str]:
     """
-    Yield the paths of the files in a folder, and with `is_deep` in the folders in it, in the order of their names.
+    Yield the paths of the files in a folder, sorted by name, with `is_deep` also those in its subfolders.
 
-    Every command that searches folders does it so: hidden files and folders are skipped, and links are followed, those
-    to folders only where they lead out of `folder`, each once.
+    Every command searches folders in this way. Hidden files and folders are skipped. Links to files are followed.
+    Links to folders are followed once each, and only if they lead out of `folder`.
     """
     root, seen = os.path.realpath(folder), set()
 
@@ -86,22 +86,24 @@ def walk_files(folder: str | Path, is_deep: bool = True) -> Iterator[str]:
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """Return what is in a folder and not hidden, in the order of the names."""
+    """Return the files and folders in a folder that are not hidden, sorted by name."""
     return [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder that are not hidden, in the order of their names."""
+    """Return the folders in a folder that are not hidden, sorted by name."""
     return [path for path in visible_entries(folder) if path.is_dir()]
 
 
 def list_audio_files(folder: Path, is_deep: bool = False) -> list[Path]:
-    """Recordings in a folder (or, with `is_deep`, in the folders in it too) by their names, in the order of these."""
+    """Return the audio files in a folder, sorted by name, with `is_deep` also those in its subfolders."""
     return sorted(Path(path) for path in walk_files(folder, is_deep) if is_audio_file(os.path.basename(path)))
 
 
 def count_other_files(folders: Iterable[Path]) -> dict[str, int]:
-    """Return how many files in folders are no recordings by their names, by suffix, the most frequent first."""
+    """
+    Count the files in folders that do not have names of audio files. Return counts by suffix, most frequent first.
+    """
     names = (Path(path).name for folder in folders for path in walk_files(folder, is_deep=False))
     counts = Counter(Path(name).suffix.lower() or "no suffix" for name in names if not is_audio_file(name))
     return dict(counts.most_common())

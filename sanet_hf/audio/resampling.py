@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Waveforms from one sampling rate to another: whole, or block by block."""
+"""Resample waveforms, whole or block by block."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -11,25 +11,28 @@ import numpy as np
 import torch
 
 
-# Zero crossings of torchaudio's sinc on each side, and the part of the lower Nyquist frequency that it keeps.
+# Zero crossings of torchaudio's sinc on each side, and its cutoff as a fraction of the lower Nyquist frequency.
 LOWPASS_FILTER_WIDTH, ROLLOFF = 6, 0.99
 # torchaudio's kernel has an entry for each pair of input and output phase: 70 thousand from 44,100 Hz to 16,000 Hz,
 # but 700 million from 44,099 Hz.
 MAX_RESAMPLING_KERNEL = 2_000_000
-# Samples that are resampled at once: few enough that a stretch costs little more than itself, and more than the 20,480
-# below which PyTorch convolves by another algorithm that rounds differently.
+# Samples that are resampled at once. Short blocks make short parts cheap. Below 20,480 samples PyTorch convolves with
+# another algorithm, which rounds differently.
 RESAMPLING_BLOCK = 2**16
-# The same where the kernel would be huge. The samples before and after a block then take longer than the block.
+# The same for conversions whose kernel would be huge. There the context of a shorter block costs more than the block.
 RESAMPLING_BLOCK_WITHOUT_KERNEL = 2**20
-# Weights that are computed at once where the kernel would be huge.
+# Weights that are computed at once if the kernel would be huge.
 WEIGHTS_AT_ONCE = 2**20
 
 
 class Grid(NamedTuple):
-    """How a waveform is divided to be resampled, in samples before resampling; all are multiples of `old`."""
+    """
+    Division of a waveform into blocks for resampling. `context` and `step` are in samples before resampling and are
+    multiples of `old`.
+    """
 
-    old: int  # samples before resampling, in which there are
-    new: int  # samples after it: the ratio of the rates in lowest terms
+    old: int  # `old` samples before resampling become
+    new: int  # `new` samples after it: the ratio of the rates in lowest terms
     context: int  # samples before and after a block that its result depends on
     step: int  # samples of a block
     has_kernel: bool
@@ -37,11 +40,11 @@ class Grid(NamedTuple):
 
 def make_grid(original_rate: int, sampling_rate: int, block_length: int | None = None) -> Grid:
     """
-    Return the blocks in which [`resample_blocks`] resamples.
+    Return the division into blocks for [`resample_blocks`].
 
     Args:
         original_rate, sampling_rate: Sampling rates before and after in Hz.
-        block_length: Samples of a block, about.
+        block_length: Approximate samples per block.
     """
     common = math.gcd(original_rate, sampling_rate)
     old, new = original_rate // common, sampling_rate // common
@@ -53,14 +56,14 @@ def make_grid(original_rate: int, sampling_rate: int, block_length: int | None =
 
 def blocks_around(grid: Grid, start: int, length: int | None) -> tuple[int, int | None]:
     """
-    Return where the first block of a stretch of the resampled waveform begins, and where the last one ends. Blocks of
-    a stretch are those of the whole, so that it is resampled to the same values.
+    Return the start of the first block and the end of the last block that cover a part of the resampled waveform. The
+    blocks are those of the whole waveform, so that a part is resampled to the same values.
 
     Args:
-        grid: As [`make_grid`] returns it.
-        start, length: First sample of the stretch after resampling, and its number of samples; `None` for all.
+        grid: Result of [`make_grid`].
+        start, length: First sample of the part after resampling, and its number of samples; `None`: up to the end.
     """
-    # Without a kernel, each sample is computed by itself.
+    # Without a kernel, samples are computed independently.
     step = grid.step if grid.has_kernel else grid.old
     origin = start // grid.new * grid.old // step * step
     if length is None:
@@ -77,7 +80,7 @@ def resample_blocks(
     end: int | None = None,
 ) -> Iterator[np.ndarray]:
     """
-    Yield the result of `torchaudio.functional.resample` for a waveform that comes in blocks of any length.
+    Yield the result of `torchaudio.functional.resample` for a waveform that is given in blocks of any length.
 
     ```
     waveform   |·······context|····block····|context·······|
@@ -87,9 +90,9 @@ def resample_blocks(
     Args:
         blocks: float32 arrays of shape (samples,).
         original_rate, sampling_rate: Sampling rates of the waveform and of the result in Hz.
-        block_length: Samples that are resampled at once, about; by default 65,536.
-        origin, end: Of a stretch, as [`blocks_around`] returns them: `blocks` then begin a `context` before `origin`,
-            or with the waveform, and go up to a `context` after `end`, or to the end of the waveform.
+        block_length: Approximate number of samples that are resampled at once (default: 65,536).
+        origin, end: Result of [`blocks_around`] for a part. `blocks` must then begin `context` samples before `origin`
+            (or with the waveform) and end `context` samples after `end` (or with the waveform).
     """
     grid = make_grid(original_rate, sampling_rate, block_length)
     old, new, context, step, has_kernel = grid
@@ -102,7 +105,7 @@ def resample_blocks(
             buffer, origin = buffer[step:], origin + step
     while len(buffer) > context and (end is None or origin < end):
         part = buffer[: step + 2 * context]
-        # A waveform of one block is resampled as it is. The last of several blocks is filled up, to be long enough.
+        # The last of several blocks is padded to the length of the others. A single block is not padded.
         if has_kernel and (origin or len(buffer) > context + step):
             part = np.pad(part, (0, step + 2 * context - len(part)))
         count = -(-min(step, len(buffer) - context) * new // old)
@@ -118,8 +121,8 @@ def _resample(waveform: np.ndarray, grid: Grid) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _make_resampler(old: int, new: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """torchaudio's resampling with its kernel, which takes as long to compute as a clip to be resampled."""
-    # Imported late: it takes a second that files at the right rate need not wait for.
+    """Return torchaudio's resampler. It is cached, since computing its kernel takes as long as resampling a clip."""
+    # Imported late: the import takes a second, which files at the right rate do not need.
     from torchaudio.transforms import Resample
 
     # The kernel of `torchaudio.functional.resample`.
@@ -128,7 +131,7 @@ def _make_resampler(old: int, new: int) -> Callable[[torch.Tensor], torch.Tensor
 
 def _resample_without_kernel(waveform: np.ndarray, old: int, new: int) -> np.ndarray:
     """
-    The same interpolation, with the weights of each sample computed when it is.
+    Resample with the same interpolation, but compute the weights for each sample instead of a kernel.
 
     Source: torchaudio 2.8, `functional._get_sinc_resample_kernel`, sinc_interp_hann.
     """

@@ -262,9 +262,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     if num_errors:
         print(f"{num_errors} of {num_done + num_errors} files could not be classified.", file=sys.stderr)
     if arguments.output is not None:
-        print(f"Classified {num_done} of {num_done + num_errors} files; the rows are in {arguments.output}.")
+        print(f"Classified {num_done} of {num_done + num_errors} files. The rows are in {arguments.output}.")
     if arguments.plot is not None and num_done:
-        print(f"The picture is {arguments.plot}.")
+        print(f"The plot is {arguments.plot}.")
     return 1 if num_errors else 0
 
 
@@ -290,7 +290,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     if not is_main_process():
         return 1 if num_errors else 0
     if num_done:
-        print(f"{arguments.output} holds the embeddings of {num_done} files.")
+        print(f"{arguments.output} contains the embeddings of {num_done} files.")
     if num_errors:
         print(f"{num_errors} of {num_done + num_errors} files could not be read.", file=sys.stderr)
     return 1 if num_errors else 0
@@ -304,20 +304,20 @@ def _require_for_output(output: Path | None, plot: Path | None = None) -> None:
 
 
 def _load_classifier(
-    arguments: argparse.Namespace, is_used_as_it_is: bool = False, calibration_inputs: Sequence[str | Path] = ()
+    arguments: argparse.Namespace, is_optimized_later: bool = True, calibration_inputs: Sequence[str | Path] = ()
 ) -> "tuple[PreTrainedModel, FeatureExtractionMixin]":
-    """Load a model. One that is used as it is, not optimised, is checked on this processor here."""
+    """Load a model. If it is not optimised later, its layers are checked on this processor here."""
     from transformers.utils.logging import disable_progress_bar
 
     from sanet_hf.inference.distributed import join_processes
     from sanet_hf.inference.int8 import INT8, load_classifier
 
-    disable_progress_bar()  # it takes a moment
+    disable_progress_bar()  # loading takes a moment
     dtype = arguments.dtype
     device = arguments.device or (None if dtype == INT8 else join_processes().device)
     inputs = (calibration_inputs, arguments.denoise)
     model, feature_extractor = load_classifier(arguments.model, device, dtype, *inputs)
-    if is_used_as_it_is:
+    if not is_optimized_later:
         from sanet_hf.optimization.self_check import replace_wrong_layers
 
         replace_wrong_layers(model, model.dtype)
@@ -338,10 +338,10 @@ def _explain(arguments: argparse.Namespace) -> int:
         require("matplotlib", "plot")
     start = arguments.start
     if start is not None and not 0 <= start < float("inf"):
-        raise UsageError(f"--start {start:g} must be 0 or more seconds.")
+        raise UsageError(f"--start {start:g} must be at least 0.")
     if arguments.dtype == "int8":
-        raise UsageError("--dtype int8: sanet explain shows a model in full precision. Use another --dtype.")
-    model, feature_extractor = _load_classifier(arguments, is_used_as_it_is=True)
+        raise UsageError("sanet explain does not support --dtype int8. Choose another --dtype.")
+    model, feature_extractor = _load_classifier(arguments, is_optimized_later=False)
     check_denoising(feature_extractor, arguments.denoise)
     read = load_denoised if arguments.denoise else load_audio
     rate = feature_extractor.sampling_rate
@@ -364,7 +364,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         f"explained in {arguments.output}."
     )
     if is_silent(explanation.waveform):
-        print("This stretch is silent (below -80 dB of full scale): sanet predict gives it no class.")
+        print("This part is silent (below -80 dBFS). sanet predict gives it no class.")
     return 0
 
 
@@ -377,9 +377,9 @@ def _app(arguments: argparse.Namespace) -> int:
     examples = []
     if arguments.examples is not None:
         if not arguments.examples.is_dir():
-            raise UsageError(f"--examples {arguments.examples}: there is no such folder.")
+            raise UsageError(f"--examples {arguments.examples}: folder not found.")
         paths = list(find_audio_files([arguments.examples]))
-        # Of all classes, where they are folders in it.
+        # Evenly spaced paths: if the folder contains class folders, the examples come from all of them.
         examples = paths[:: math.ceil(len(paths) / 10)]
     model, feature_extractor = _load_classifier(arguments, calibration_inputs=examples)
     names = ("max_megabytes", "max_seconds", "denoise", "min_score")
@@ -389,7 +389,7 @@ def _app(arguments: argparse.Namespace) -> int:
         _, address, _ = launch_app(app, quiet=True, prevent_thread_lock=True, **options)
     except OSError as error:
         raise UsageError(f"The app cannot be served on {arguments.host}: {error}") from error
-    print(f"Open {address} in a browser; Ctrl+C ends it.", flush=True)
+    print(f"Open {address} in a browser. Press Ctrl+C to stop the app.", flush=True)
     app.block_thread()
     return 0
 
@@ -401,9 +401,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
     check_new_folder(arguments.output)
     if arguments.quantize and arguments.format != "onnx":
-        raise UsageError(f"--quantize {arguments.quantize} is for --format onnx.")
+        raise UsageError(f"--quantize {arguments.quantize} needs --format onnx.")
     if arguments.calibration_dir and not arguments.quantize:
-        raise UsageError("--calibration_dir is for --quantize int8.")
+        raise UsageError("--calibration_dir needs --quantize int8.")
     disable_progress_bar()
     print(
         export_classifier(
@@ -429,7 +429,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         try:
             lines = arguments.labels.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise UsageError(f"--labels {arguments.labels} is no text file in UTF-8.") from error
+            raise UsageError(f"--labels {arguments.labels} is not a text file in UTF-8.") from error
         labels = [line.strip() for line in lines if line.strip()]
         id2label = dict(enumerate(labels))
     model = convert_original_checkpoint(arguments.checkpoint, id2label)

@@ -16,11 +16,12 @@ from sanet_hf.utils.files import writing_to
 from sanet_hf.utils.processes import num_processes
 
 
-# Each takes the parsed arguments and gives the exit code. `train`, whose options come from transformers, is apart.
+# Each handler gets the parsed arguments and returns the exit code. `train` is separate, since its options come from
+# transformers.
 COMMANDS = {**training_commands.COMMANDS, **inference_commands.COMMANDS}
 
 DESCRIPTION = """\
-Classifiers of audio in Hugging Face transformers: SANet, small and end to end, beside wav2vec2, AST and others.
+Audio classifiers in Hugging Face transformers: SANet, a small end-to-end network, and wav2vec2, AST and others.
 
   sanet prepare recordings data
   sanet check data
@@ -42,12 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Run a subcommand.
 
     Args:
-        argv: The command line without the program's name; by default that of this process.
+        argv: The command line without the name of the program (default: that of this process).
 
     Returns:
-        The exit code: 0 is success; 1 a failure, or an unexpected error, with its traceback; 2 misuse; 130 an
-        interruption; 141 a pipe that its reader has closed; 143 a training that SIGTERM ended after it saved a
-        checkpoint.
+        The exit code. 0: success. 1: failure, or unexpected error (with traceback). 2: wrong options or missing files.
+        130: interrupted. 141: the reader closed the pipe. 143: training saved a checkpoint after SIGTERM and stopped.
 
     Raises:
         SystemExit: The help was printed (0), or the command line cannot be parsed (2).
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nInterrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader has all that it wants, as `head` does. What is left to print goes nowhere.
+        # The reader needs no more output, like `head`. The rest of the output is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a shell reports SIGPIPE
     except Exception as error:
@@ -77,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
     """
-    Parser of the `sanet` command; `command` is the name of the subcommand. `train`, whose options come from
-    transformers, has a parser of its own in `train_options`.
+    Return the parser of the `sanet` command; `command` is the name of the subcommand. The parser of `train` is in
+    `train_options`, since its options come from transformers.
 
     Args:
-        with_data_options: Whether to load the options of `evaluate` and `compare` about data, which takes seconds.
+        with_data_options: Whether to load the data options of `evaluate` and `compare`, which takes seconds.
     """
     parser = argparse.ArgumentParser(
         prog="sanet", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -105,9 +105,9 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether the message of an error is enough for the user: it is ours, the operating system's, or the Hub's."""
+    """Return whether the message of an error is enough: the error is ours, the operating system's, or the Hub's."""
     if type(error) is OSError:
-        # Libraries raise it without a number for faults of any kind.
+        # Libraries raise a plain OSError without errno for any kind of fault.
         return error.errno is not None
     # A diverging training raises FloatingPointError.
     return isinstance(error, (SanetError, OSError, FloatingPointError))
@@ -117,6 +117,6 @@ def _leave_processes() -> None:
     if num_processes() > 1:
         from torch import distributed
 
-        # Left open, its connections can abort a process that has done its work.
+        # Open connections can abort a process that has finished its work.
         if distributed.is_initialized():
             distributed.destroy_process_group()

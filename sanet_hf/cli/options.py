@@ -11,23 +11,26 @@ from sanet_hf.errors import UsageError
 
 def check_new_folder(folder: Path) -> None:
     """
+    Check that a new folder can be created.
+
     Raises:
-        UsageError: There is something at this path other than an empty folder.
+        UsageError: The path exists and is not an empty folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty: choose a new folder.")
+        raise UsageError(f"{folder} is not empty. Choose a new folder.")
 
 
 MODEL_HELP = "folder or Hub id of a trained audio classifier"
 DEVICE_HELP = "such as cpu, cuda or cuda:1 (default: the GPU, if there is one)"
 DENOISE_HELP = "reduce noise first, for a model that was trained on clips of sanet prepare --denoise"
 DATA_HELP = (
-    "The recordings are those of the (first) training run, or others by --data_dir, --manifest or --dataset_name."
+    "The default recordings are those of the (first) training run. --data_dir, --manifest or --dataset_name choose "
+    "others."
 )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a command that runs a model on files."""
+    """Add the options of a command that runs a model on files."""
     parser.add_argument("--denoise", action="store_true", help=DENOISE_HELP)
     parser.add_argument("--device", help=DEVICE_HELP)
     add_dtype_option(parser)
@@ -39,7 +42,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dtype_option(parser: argparse.ArgumentParser) -> None:
-    """The number format of a model."""
+    """Add the option for the number format of a model."""
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16", "int8"],
@@ -53,13 +56,13 @@ def _level(text: str) -> float | None:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a command that reads any number of files."""
+    """Add the options of a command that reads any number of files."""
     parser.add_argument(
         "--min_level",
         type=_level,
         default=-80.0,
         metavar="DBFS",
-        help="windows whose peak is below this level (dB full scale) are silent: they get no class and do not count "
+        help="windows whose peak is below this level (in dBFS) are silent: they get no class and do not count "
         "in the file score. none: classify all windows (default: %(default)g, digital silence)",
     )
     parser.add_argument(
@@ -70,7 +73,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_min_score_option(parser: argparse.ArgumentParser) -> None:
-    """The score from which a class is predicted."""
+    """Add the option for the minimum score of a predicted class."""
     parser.add_argument(
         "--min_score",
         "--threshold",
@@ -83,7 +86,7 @@ def add_min_score_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threshold_option(parser: argparse.ArgumentParser) -> None:
-    """The score from which a class is predicted, in an evaluation."""
+    """Add the option for the minimum score of a predicted class in an evaluation."""
     parser.add_argument(
         "--threshold",
         metavar="SCORE",
@@ -94,28 +97,33 @@ def add_threshold_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser, with_default: bool = True) -> None:
-    """Options of a command that evaluates on a split; without default, the split depends on the recordings."""
-    default = "test" if with_default else "test; of other recordings than the run's, without splits, all"
-    unseen = "" if with_default else "; except in train, recordings that a model was trained on are left out"
+    """
+    Add the options of a command that evaluates on a split.
+
+    Args:
+        parser: The parser of the command.
+        with_default: Whether the default split is test. Otherwise it depends on the recordings.
+    """
+    default = "test" if with_default else "test, or all for recordings without splits that are not those of the run"
+    unseen = "" if with_default else ". Recordings that a model was trained on are skipped, except with train"
     parser.add_argument(
         "--split",
         default="test" if with_default else None,
         choices=[*SPLITS, "all"],
-        help=f"split to evaluate on (default: {default}); all takes every recording of a source without splits"
-        f"{unseen}",
+        help=f"split to evaluate on (default: {default}). all: every recording of a source without splits{unseen}",
     )
     parser.add_argument("--batch_size", type=positive, default=8, help="clips per batch (default: 8)")
 
 
 def positive(text: str) -> int:
-    """An option's value as a whole number of 1 or more."""
+    """Return the value of an option as a whole number of 1 or more."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
 
 
 def natural(text: str) -> int:
-    """An option's value as a whole number of 0 or more."""
+    """Return the value of an option as a whole number of 0 or more."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not 0 or a positive whole number")
     return int(text)

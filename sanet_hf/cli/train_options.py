@@ -53,7 +53,7 @@ COMMON_TRAINING_OPTIONS = {
     "use_cpu",
     "seed",
 }
-# What the values of options must at least be.
+# Minimum values of options.
 SMALLEST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -80,7 +80,7 @@ SMALLEST = {
     "seed": 0,
     "data_seed": 0,
 }
-# What they must be below.
+# Values of these options must be below these limits.
 LIMITS = {"label_smoothing_factor": 1, "seed": 2**32, "data_seed": 2**32}
 RARE_OPTIONS = (
     {f.name for f in dataclasses.fields(TrainingArguments)} | {"restore_callback_states_from_checkpoint"}
@@ -88,7 +88,7 @@ RARE_OPTIONS = (
 
 
 class _MergeOverrides(Action):
-    """Keep the values of earlier `config_overrides` that a later one does not name; an empty one drops all of them."""
+    """Merge a later `config_overrides` into earlier ones. An empty one drops the earlier ones."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         earlier = getattr(namespace, self.dest)
@@ -99,15 +99,15 @@ class _MergeOverrides(Action):
 
 class OptionParser(HfArgumentParser):
     """
-    `HfArgumentParser` with help that lists each option once; `--data-dir` works as `--data_dir` all the same.
+    `HfArgumentParser` whose help lists each option once. It still accepts `--data-dir` for `--data_dir`.
 
     Args:
-        dataclass_types: As `HfArgumentParser` takes them.
-        hidden: Names of options that the help leaves out.
-        title: Heading of the options, if they need one of their own.
-        are_defaults_left_out: Whether options that are not given are no attributes of what is parsed.
-        left_out: Names of options that there are not.
-        options: As `argparse.ArgumentParser` has them.
+        dataclass_types: As for `HfArgumentParser`.
+        hidden: Names of options that are not in the help.
+        title: Heading of the options, if they need their own.
+        are_defaults_left_out: Whether the result has no attributes for options that are not given.
+        left_out: Names of fields that are not options.
+        options: As for `argparse.ArgumentParser`.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class OptionParser(HfArgumentParser):
         super().__init__(dataclass_types, add_help=False, allow_abbrev=False, **options)
 
     def add_argument(self, *names: str, **options) -> argparse.Action | None:
-        """As of `argparse.ArgumentParser`, for the options of the dataclasses, which come in up to two spellings."""
+        """Add an option like `argparse.ArgumentParser`. Options of the dataclasses have up to two spellings."""
         if options.get("dest", names[0].removeprefix("--")) in self.left_out:
             return None
         if self.title is not None and self._group is None:
@@ -151,7 +151,7 @@ class OptionParser(HfArgumentParser):
 
 
 def make_train_parser(all_options: bool = False) -> HfArgumentParser:
-    """Parser of `sanet train`; its help leaves out the rarer options of `TrainingArguments` unless asked for all."""
+    """Return the parser of `sanet train`. Its help lists rare `TrainingArguments` only with `all_options`."""
     parser = OptionParser(
         ARGUMENT_CLASSES,
         hidden=() if all_options else RARE_OPTIONS,
@@ -160,9 +160,9 @@ def make_train_parser(all_options: bool = False) -> HfArgumentParser:
         description="Train an audio classifier on a folder of recordings. Without CONFIG, network, clip length and "
         "epochs are chosen for the recordings and the available time; recipe.yaml in the output folder explains the "
         "choices.",
-        epilog="Every option can stand in CONFIG under its own name; a later CONFIG overrides an earlier one, and a "
-        "flag both; config_overrides are merged, name by name. CONFIG is a YAML file or the name of one that comes "
-        f"with sanet-hf: {', '.join(path.name for path in shipped_configs())}. --help_all lists all options of "
+        epilog="CONFIG is a YAML file with any of these options, or the name of a file that is shipped with sanet-hf: "
+        f"{', '.join(path.name for path in shipped_configs())}. A later CONFIG overrides an earlier one, and the "
+        "command line overrides both. config_overrides are merged by name. --help_all lists all options of "
         "transformers' TrainingArguments.",
     )
     parser.add_argument("-h", "--help", action="help", help="Show this help.")
@@ -174,16 +174,16 @@ def parse_train_arguments(
     argv: Sequence[str], find_recipe: Callable[..., Path | None] | None = None
 ) -> tuple[ModelArguments, DataArguments, AudioTrainingArguments]:
     """
-    Options of `sanet train` from its command line.
+    Return the options of `sanet train` from its command line.
 
     Args:
         argv: Names of configuration files, then flags.
-        find_recipe: Where there is no configuration file, gives one from the options so far and the names of those
-            that are given; see [`~sanet_hf.training.recipe.find_recipe`].
+        find_recipe: Called if there is no configuration file, with the options and the names of those that are given.
+            Returns a configuration file or None; see [`~sanet_hf.training.recipe.find_recipe`].
 
     Raises:
-        UsageError: An option does not exist, has a wrong type, is missing, or the YAML file cannot be read.
-        SystemExit: Help was asked for.
+        UsageError: An option does not exist, has a wrong type or is missing, or a YAML file cannot be read.
+        SystemExit: Help was requested.
     """
     arguments, given, has_config = _parse(argv)
     recipe = None if has_config or find_recipe is None else find_recipe(*arguments, given)
@@ -193,7 +193,7 @@ def parse_train_arguments(
 def _parse(
     argv: Sequence[str],
 ) -> tuple[tuple[ModelArguments, DataArguments, AudioTrainingArguments], set[str], bool]:
-    """Options, the names of those that are given as flags, and whether there is a configuration file."""
+    """Return the options, the names of those that are given as flags, and whether there is a configuration file."""
     parser = make_train_parser(all_options="--help_all" in argv)
     parser.error = _raise_usage_error
     if "--help_all" in argv:
@@ -205,17 +205,18 @@ def _parse(
     listed = {action.dest for action in parser._actions if action.nargs == "+"}
     switches = {action.dest for action in parser._actions if getattr(action.type, "__name__", "") == "string_to_bool"}
     options = [option for config in configs for option in _read_options(config, names, listed, switches)]
-    # Without a value, an option of an earlier file has its default again.
+    # An option without a value resets the value of an earlier file to the default.
     last_reset = {name: index for index, (_, name, value) in enumerate(options) if value is None}
     options = [option for index, option in enumerate(options) if index > last_reset.get(option[1], -1)]
     namespace, unknown = parser.parse_known_args([*(f for _, *option in options for f in _as_flags(*option)), *flags])
     if unknown:
         raise UsageError(
-            f"{unknown[0]} is no option of sanet train.{_suggest(unknown[0].lstrip('-').split('=')[0], names, '--')}"
+            f"{unknown[0]} is not an option of sanet train."
+            f"{_suggest(unknown[0].lstrip('-').split('=')[0], names, '--')}"
         )
     values = vars(namespace)
     if values["output_dir"] is None:
-        raise UsageError("--output_dir is missing: the folder for the trained model.")
+        raise UsageError("--output_dir is missing. Give a folder for the trained model.")
     model_arguments, data_arguments = (
         arguments(**{f.name: values[f.name] for f in dataclasses.fields(arguments)})
         for arguments in (ModelArguments, DataArguments)
@@ -228,10 +229,10 @@ def _parse(
     check_options(values, given, given_in_files)
     values.update(without_epochs(values, given, given_in_files))
     training_values = {f.name: values[f.name] for f in dataclasses.fields(AudioTrainingArguments) if f.init}
-    # A flag of it alone stands for true, which YAML and `--fsdp true` give as text.
+    # A bare `--fsdp` means true. YAML and `--fsdp true` give it as text.
     if str(values["fsdp"]).lower() in ("true", "false"):
         training_values["fsdp"] = str(values["fsdp"]).lower() == "true"
-    # TrainingArguments takes bf16 on a CPU only if told that there is nothing else.
+    # TrainingArguments accepts bf16 on a CPU only with `use_cpu`.
     training_values["use_cpu"] = values["use_cpu"] or not torch.accelerator.is_available()
     all_given = given | {name for _, name, _ in options}
     training_values["precision"] = precision = check_precision(values, all_given)
@@ -243,20 +244,22 @@ def _parse(
     if values["metric_for_best_model"] is None:
         training_values["metric_for_best_model"] = "mAP" if is_multi_label else "macro_f1"
     elif (name := values["metric_for_best_model"].removeprefix("eval_")) not in CHOOSING_METRICS:
-        raise UsageError(f"--metric_for_best_model {name}: no such metric; there are {', '.join(CHOOSING_METRICS)}.")
+        raise UsageError(
+            f"--metric_for_best_model {name} is not a known metric. Choose one of: {', '.join(CHOOSING_METRICS)}."
+        )
     try:
         training_arguments = AudioTrainingArguments(**training_values)
-    # Each option is checked in its own way, and needs packages of its own.
+    # TrainingArguments raises many types of errors, also for missing packages.
     except Exception as error:
-        raise UsageError(f"The training options do not go together: {' '.join(str(error).split())}") from error
+        raise UsageError(f"Invalid training options: {' '.join(str(error).split())}") from error
     return (model_arguments, data_arguments, training_arguments), given, bool(configs)
 
 
 def _check_ranges(values: Mapping[str, object]) -> None:
-    """What PyTorch, NumPy and `Trainer` would refuse only in the middle of the work, or take for no value."""
+    """Reject values that PyTorch, NumPy and `Trainer` would reject late or treat as missing."""
     for name, smallest in SMALLEST.items():
         value = values[name]
-        # Not a number is not in any range.
+        # NaN fails this comparison.
         if value is not None and not smallest <= value < math.inf:
             raise UsageError(f"--{name} {value:g} must be at least {smallest}.")
     for name, limit in LIMITS.items():
@@ -272,29 +275,29 @@ def _check_ranges(values: Mapping[str, object]) -> None:
     if values["max_minutes"] is not None and not 0 < values["max_minutes"] < math.inf:
         raise UsageError(f"--max_minutes {values['max_minutes']:g} must be positive and finite.")
     if values["max_steps"] < -1 or values["max_steps"] == 0:
-        raise UsageError(f"--max_steps {values['max_steps']} must be at least 1; -1 leaves it to --num_train_epochs.")
+        raise UsageError(f"--max_steps {values['max_steps']} must be at least 1, or -1 to use --num_train_epochs.")
 
 
 def make_data_parser() -> HfArgumentParser:
     """
-    Options of the data that count in evaluation, for the parser of another command to inherit; those that are not
-    given are left out.
+    Return a parser of the data options for evaluation, to be used as a parent of other parsers. Options that are not
+    given are not in the result.
     """
     return OptionParser(
         DataArguments,
-        title="recordings: by default as in the training run",
+        title="recordings (default: as in the training run)",
         are_defaults_left_out=True,
         left_out=TRAINING_DATA_OPTIONS,
     )
 
 
 def has_fast_bfloat16(use_cpu: bool = False) -> bool:
-    """Whether the device that trains computes bfloat16 in hardware."""
+    """Return whether the training device computes bfloat16 in hardware."""
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.backends.mps.is_available() and not use_cpu:
         return False
-    # PyTorch before 2.11 cannot tell: it trains in float32.
+    # PyTorch before 2.11 reports no instruction sets, so that training uses float32.
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instruction_sets())
 
 
@@ -302,8 +305,8 @@ def _read_options(
     path: Path, names: Collection[str], listed: Collection[str], switches: Collection[str]
 ) -> list[tuple[Path, str, object]]:
     """
-    Options of a YAML file: the file, the name and the value of each. A value is the text in the file, so that it is
-    checked as one on the command line (`no` means no, not False); a list or mapping; or None where there is none.
+    Return the options of a YAML file: file, name and value of each. A value is the text in the file, a list, a mapping
+    or None. Text is checked as on the command line (`no` means no, not False).
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -311,17 +314,17 @@ def _read_options(
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path} must hold options as 'name: value', one a line.")
+        raise UsageError(f"{path} must contain options as 'name: value', one per line.")
     options = []
     for name, value in zip(texts, values.values()):
         if name not in names:
-            raise UsageError(f"{path}: {name!r} is no option.{_suggest(str(name), sorted(names))}")
+            raise UsageError(f"{path}: {name!r} is not an option.{_suggest(str(name), sorted(names))}")
         if isinstance(value, list) and name not in listed and not name.startswith("augmentations"):
             if len(value) != 1:
-                raise UsageError(f"{path}: {name} takes one value, not a list: {', '.join(map(str, texts[name]))}.")
+                raise UsageError(f"{path}: {name} needs one value, not a list: {', '.join(map(str, texts[name]))}.")
             ((texts[name],), (value,)) = texts[name], value
         is_text = value is not None and not isinstance(value, (list, dict))
-        # Which YAML writes as on and off, too.
+        # YAML also writes booleans as on and off.
         if isinstance(value, bool) and name in switches:
             is_text, value = False, str(value).lower()
         options.append((path, name, texts[name] if is_text or name in listed else value))
@@ -329,7 +332,7 @@ def _read_options(
 
 
 def _as_flags(name: str, value: str | list | dict) -> list[str]:
-    """An option of a YAML file as if given on the command line."""
+    """Return an option of a YAML file as command-line arguments."""
     if isinstance(value, list) and not name.startswith("augmentations"):
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}"]

@@ -1,9 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Options and handlers of the commands that make or test a model: prepare, check, train, evaluate, compare, augment.
+Options and handlers of the commands for training and evaluation: prepare, check, train, evaluate, compare, augment.
 
-What they call is imported when they run: the other commands work without the packages for training.
+Handlers import their functions when they run, so that other commands work without the packages for training.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def add_parsers(commands: argparse._SubParsersAction, with_data_options: bool = 
 
     Args:
         commands: Where to add them.
-        with_data_options: Whether to load the options of `evaluate` and `compare` about data, which takes seconds.
+        with_data_options: Whether to load the data options of `evaluate` and `compare`, which takes seconds.
     """
     data_parsers = []
     if with_data_options:
@@ -55,7 +55,7 @@ def add_parsers(commands: argparse._SubParsersAction, with_data_options: bool = 
 
 
 def train_command(argv: Sequence[str]) -> int:
-    """`sanet train`, whose options are those of transformers and of a YAML file; gives the exit code."""
+    """Run `sanet train` and return the exit code."""
     if not {"-h", "--help", "--help_all"} & set(argv):
         require(TRAIN_PACKAGES, "train")
     from sanet_hf.cli.train_options import parse_train_arguments
@@ -66,7 +66,7 @@ def train_command(argv: Sequence[str]) -> int:
     check_fold_options(data_arguments)
     has_folds = uses_folds(data_arguments) and data_arguments.fold is None
     if training_arguments.final_model and not has_folds:
-        raise UsageError("--final_model needs cross-validation: --folds or --fold_pattern, without --fold.")
+        raise UsageError("--final_model needs cross-validation. Use --folds or --fold_pattern without --fold.")
     _leave_out_noise()
     try:
         run = _cross_validate if has_folds else _train
@@ -78,14 +78,14 @@ def train_command(argv: Sequence[str]) -> int:
 
 
 def _find_recipe(*options) -> Path | None:
-    # Imported late: help is there without the packages for training.
+    # Imported late, so that --help works without the packages for training.
     from sanet_hf.training.recipe import find_recipe
 
     return find_recipe(*options)
 
 
 def _train(model_arguments, data_arguments, training_arguments) -> None:
-    """`sanet train` without folds, or of one."""
+    """Train without folds, or one fold."""
     from sanet_hf.training.run_folder import METRIC_PREFIXES, is_left_alone
     from sanet_hf.training.train import train
 
@@ -96,20 +96,20 @@ def _train(model_arguments, data_arguments, training_arguments) -> None:
     if training_arguments.process_index > 0:
         return
     if was_finished:
-        print(f"{output_dir} is finished; --overwrite_output_dir true trains anew.")
+        print(f"{output_dir} already contains a finished run. Use --overwrite_output_dir true to retrain.")
     _print_metrics(
         {
             split: {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
             for split, prefix in METRIC_PREFIXES.items()
         }
     )
-    # The model of all recordings has nothing to report.
+    # A model that was trained on all recordings has no report.
     report = ", with report.html" if Path(output_dir, "report.html").exists() else ""
     print(f"\nThe model is in {output_dir}{report}. Classify a file with: sanet predict {output_dir} FILE")
 
 
 def _leave_out_noise() -> None:
-    """Show no bars for what takes a moment (those for reading recordings and for training stay)."""
+    """Disable progress bars of short steps. Those for reading recordings and for training stay."""
     import datasets
     from transformers.utils.logging import disable_progress_bar
 
@@ -119,12 +119,12 @@ def _leave_out_noise() -> None:
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
-    """Whether a message of `Trainer` is for users: how it finds the order of checkpoints is not."""
+    """Return whether a message of `Trainer` is for users. Its message about the order of checkpoints is not."""
     return "mtime may not be reliable" not in record.getMessage()
 
 
 def _cross_validate(model_arguments, data_arguments, training_arguments) -> None:
-    """`sanet train` with folds."""
+    """Train and evaluate one model per fold."""
     from sanet_hf.training.cross_validation import cross_validate, summarize
     from sanet_hf.training.train import train
 
@@ -134,14 +134,14 @@ def _cross_validate(model_arguments, data_arguments, training_arguments) -> None
     if training_arguments.process_index > 0:
         return
     print(f"\n{summarize(result)}")
-    print(f"\nThe report is {output_dir}/report.html; each recording's prediction is in predictions/out_of_fold.csv.")
+    print(f"\nThe report is {output_dir}/report.html. All predictions are in predictions/out_of_fold.csv.")
     if training_arguments.final_model:
         print(
-            f"The model of all recordings is in {output_dir}/final. Classify a file with: sanet predict "
+            f"The model trained on all recordings is in {output_dir}/final. Classify a file with: sanet predict "
             f"{output_dir}/final FILE"
         )
     else:
-        print("To train a model on all recordings, too, repeat the command with --final_model true.")
+        print("To also train a model on all recordings, run the command again with --final_model true.")
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
@@ -155,9 +155,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
     options = PrepareOptions(**{name: getattr(arguments, name) for name in names})
     result = prepare(arguments.recordings, output_dir, options, arguments.num_workers, arguments.overwrite)
     if result.num_finished_before == result.num_recordings:
-        print(f"{output_dir} is finished; --overwrite prepares it anew.")
+        print(f"{output_dir} is already finished. Use --overwrite to prepare it again.")
     elif result.num_finished_before:
-        print(f"{result.num_finished_before} of {result.num_recordings} files were finished before.")
+        print(f"Resumed. {result.num_finished_before} of {result.num_recordings} files were already finished.")
     print(summarize(result.manifest))
     rate = "" if options.sampling_rate == PrepareOptions.sampling_rate else f" --sampling_rate {options.sampling_rate}"
     print(
@@ -169,7 +169,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     if arguments.folder is None and not arguments.machine:
-        raise UsageError("Nothing to check: give a FOLDER, or --machine.")
+        raise UsageError("Nothing to check. Give FOLDER or --machine.")
     if arguments.machine:
         from sanet_hf.optimization.processor_report import format_machine_report, machine_report
 
@@ -185,7 +185,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
-    """A table with a row for each split."""
+    """Print a table with one row per split."""
     from sanet_hf.training.evaluation.metric_names import METRICS
     from sanet_hf.utils.formatting import format_interval
 
@@ -226,7 +226,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from sanet_hf.training.evaluation.saved_models import compare_models
 
     if num_processes() > 1:
-        raise UsageError("sanet compare measures time, which other processes would take: run it as one process.")
+        raise UsageError("sanet compare measures time, so that it must run alone. Start it as one process.")
     _leave_out_noise()
     markdown = compare_models(
         arguments.models,
@@ -249,7 +249,7 @@ def _augment(arguments: argparse.Namespace) -> int:
     check_new_folder(arguments.output)
     names = ("file", "output", "config", "num_examples", "seed", "sampling_rate")
     write_examples(*(getattr(arguments, name) for name in names))
-    print(f"{arguments.num_examples} examples are in {arguments.output}; see examples.png.")
+    print(f"{arguments.num_examples} examples are in {arguments.output}. See examples.png.")
     return 0
 
 

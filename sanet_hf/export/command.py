@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`sanet export`: write a checkpoint's classifier to a folder, compared with the checkpoint."""
+"""`sanet export`: write the classifier of a checkpoint to a folder, and compare it with the checkpoint."""
 
 import time
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ from sanet_hf.utils.files import atomic_directory
 
 logger = logging.get_logger(__name__)
 
-# Part of the recordings with the same classes in int8, below which there is a warning.
+# A warning is given if a smaller share of the recordings has the same classes in int8.
 MIN_AGREEMENT = 0.95
 NUM_ROUNDS = 20  # of timing
 
@@ -61,29 +61,28 @@ def export_classifier(
     batch_size: int = 8,
 ) -> str:
     """
-    Export a classifier, and compare the files with it.
+    Export a classifier, compare the files with it, and return a report.
 
     Args:
-        name: Folder or Hub id.
+        name: Folder or Hub id of the model.
         output_dir: Folder for the files. Nothing is written to it if the export fails.
         file_format: `onnx` or `torch_export`; see [`export_onnx`] and [`export_program`].
-        quantize: Whether to write an ONNX file in 8-bit integers as well; see [`quantize_onnx`].
-        calibration_dir, split: Recordings for that; see [`find_recordings`].
-        batch_size: Clips classified at once.
+        quantize: Whether to also write an int8 ONNX file; see [`quantize_onnx`].
+        calibration_dir, split: Recordings for quantization; see [`find_recordings`].
+        batch_size: Clips per batch.
 
     Returns:
-        A report: the files, their largest difference from PyTorch and, with `quantize`, the table of
-        [`compare_files`].
+        The files, their largest difference from PyTorch and, with `quantize`, the table of [`compare_files`].
 
     Raises:
-        SanetError: The model cannot be loaded or exported, or the recordings do not fit it.
+        SanetError: The model cannot be loaded or exported, or the recordings do not match its classes.
         MissingPackageError: A package for ONNX is not installed.
     """
     if file_format == "onnx":
         require(ONNX_PACKAGES, "onnx")
     model, feature_extractor = load_classifier(name, device="cpu")
     if quantize:
-        # First: an export takes longer than to find that the recordings do not fit.
+        # Errors in the recordings are found before the export, which takes long.
         calibration, recordings, source = find_recordings(name, model.config, calibration_dir, split)
         clips = load_calibration_clips(list(calibration), model, feature_extractor)
     with atomic_directory(output_dir) as folder:
@@ -91,29 +90,29 @@ def export_classifier(
             path, difference = folder / ONNX_FILE, export_onnx(model, feature_extractor, folder)
         else:
             path, difference = folder / PROGRAM_FILE, export_program(model, feature_extractor, folder)
-        lines = [f"{path.name}: {megabytes(path)}, logits as PyTorch's to {difference:.1e}"]
+        lines = [f"{path.name}: {megabytes(path)}, largest difference of a logit from PyTorch {difference:.1e}"]
         shortest = shortest_clip(model, feature_extractor, program=file_format != "onnx")
         if shortest > 1:
-            lines.append(f"Clips of less than {shortest} samples must be padded to them with zeros.")
+            lines.append(f"Clips of less than {shortest} samples must be padded with zeros to this length.")
         if file_format == "onnx" and not (folder / CLASSIFY_SCRIPT.name).exists():
-            lines.append("There is no classify.py beside it: its features need transformers' feature extractor.")
+            lines.append("There is no classify.py, since this model needs the feature extractor of transformers.")
         if getattr(feature_extractor, DENOISED, False):
             lines.append(
-                "The model was trained on denoised clips (sanet prepare --denoise): reduce noise in recordings in the "
-                "same way before they are classified."
+                "The model was trained on denoised clips (sanet prepare --denoise). Denoise recordings in the same "
+                "way before classification."
             )
         if quantize:
             bar = tqdm(clips, desc="Calibrating", unit="clip")
             error = quantize_onnx(folder, (extract_features(feature_extractor, [clip]) for clip in bar))
             table, count = compare_files(folder, model, feature_extractor, recordings, batch_size)
             unread = f"; {len(recordings) - count} cannot be read" if count < len(recordings) else ""
-            lines += ["", table, f"Metrics of {count} recordings of {source}{unread}."]
-            lines.append(f"Ranges of values from {len(clips)} clips, on which int8's logits are off by {error:.1%}.")
+            lines += ["", table, f"Metrics on {count} recordings from {source}{unread}."]
+            lines.append(f"Calibrated on {len(clips)} clips, on which the int8 logits differ by {error:.1%}.")
     return "\n".join(lines)
 
 
 class OnnxClassifier:
-    """An ONNX file of [`export_onnx`] that [`predict`] takes as a model."""
+    """An ONNX file of [`export_onnx`] as a model for [`predict`]."""
 
     device, dtype = torch.device("cpu"), torch.float32
 
@@ -135,9 +134,9 @@ def compare_files(
     Compare `model.onnx` and `model_int8.onnx` on recordings.
 
     Returns:
-        A table: size, accuracy (all classes of a recording right), macro-F1, the part of the recordings with the same
-        classes as in float32, and the median time of a clip of the full length. And the number of recordings that can
-        be read.
+        A table and the number of readable recordings. The table has size, accuracy (all classes of a recording
+        correct), macro-F1, share of recordings with the same classes as in float32, and median time for a clip of full
+        length.
 
     Raises:
         DataError: None of the recordings can be read.
@@ -152,7 +151,7 @@ def compare_files(
         bar = tqdm(predictions, total=len(recordings), desc=f"Evaluating {name}", unit="file")
         of_file = {prediction.path: prediction.scores for prediction in bar if prediction.error is None}
         if not of_file:
-            raise DataError("None of the recordings to measure accuracy on can be read.")
+            raise DataError("None of the recordings for evaluation can be read. Use other recordings.")
         scores[name] = np.stack(list(of_file.values()))
     truth = np.zeros_like(scores[name], dtype=bool)
     for row, path in enumerate(of_file):
@@ -176,19 +175,19 @@ def compare_files(
     if agreement < MIN_AGREEMENT:
         logger.warning(
             f"{INT8_FILE} predicts other classes than {ONNX_FILE} for {1 - agreement:.1%} of the recordings. "
-            f"Calibrate with more of the recordings that it is meant for, or use {ONNX_FILE}."
+            f"Calibrate with more representative recordings, or use {ONNX_FILE}."
         )
     return "\n".join(lines), len(of_file)
 
 
 def _median_times(classifiers: Mapping[str, OnnxClassifier], features: Mapping) -> dict[str, float]:
-    """Return the median seconds of each classifier on a batch, measured interleaved so that other load is shared."""
+    """Return the median seconds of each classifier for a batch. They are interleaved, so that other load is shared."""
     times: dict[str, list[float]] = {name: [] for name in classifiers}
     for index in range(NUM_ROUNDS + 1):
         for name, classifier in classifiers.items():
             start = time.perf_counter()
             classifier(**features)
-            if index > 0:  # The first warms up.
+            if index > 0:  # the first round warms up
                 times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}
 
@@ -196,12 +195,12 @@ def _median_times(classifiers: Mapping[str, OnnxClassifier], features: Mapping) 
 def macro_f1(predicted: np.ndarray, truth: np.ndarray, several: bool) -> float:
     """
     Return the mean F1 over classes of bool arrays (clips, classes). As in scikit-learn, a class without true and
-    predicted clips counts as 0 if clips have several classes, and is left out otherwise.
+    predicted clips counts as 0 for multi-label models, and does not count otherwise.
     """
     hits, counts = (predicted & truth).sum(axis=0), predicted.sum(axis=0) + truth.sum(axis=0)
     return float(np.mean(2 * hits / np.maximum(counts, 1), where=(counts > 0) | several))
 
 
 def megabytes(path: Path) -> str:
-    """Return the size of an ONNX file and of the weights beside it, if it is over 2 GB."""
+    """Return the size of an ONNX file, including separate weights if it is over 2 GB."""
     return f"{sum(file.stat().st_size for file in path.parent.glob(f'{path.name}*')) / 1e6:.1f} MB"

@@ -3,7 +3,7 @@
 """
 Export classifiers to ONNX and `torch.export`.
 
-Each file is compared with the PyTorch model before it gets its name.
+Each file is compared with the PyTorch model before it is moved to its final path.
 """
 
 import copy
@@ -45,31 +45,31 @@ if TYPE_CHECKING:
 ONNX_FILE, PROGRAM_FILE = "model.onnx", "model.pt2"
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 CLASSIFY_SCRIPT = Path(__file__).parent / "templates" / "classify.py"
-# Largest difference of a logit from PyTorch's.
+# Largest difference of a logit from PyTorch.
 TOLERANCE = 1e-4
-# Batches of clips that are compared, and the longest of the clips.
+# Number of batches for the comparison, and longest clip.
 NUM_BATCHES = 8
 MAX_SECONDS = 4
-ESCAPE_CODES = re.compile(r"\x1b\[[0-9;]*m")  # of colours
+ESCAPE_CODES = re.compile(r"\x1b\[[0-9;]*m")  # for colours
 
 
 def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, output_dir: str | Path) -> float:
     """
     Write `model.onnx`, `config.json`, `preprocessor_config.json` and, for SANet, the example `classify.py`.
 
-    The inputs of `model.onnx` are those of the model: batches of any size and, where the architecture allows it, of
-    any length. The weights are in the file itself, or beside it if they are over 2 GB. Its metadata hold, each as
-    JSON, `labels`, `problem_type`, `model_type` and the feature extractor's settings, such as `sampling_rate` in Hz,
-    and where a clip can have several classes `thresholds`, the score from which each is predicted. They also hold, in
-    samples, `min_length`, to which shorter clips must be padded, and `window_length`, the length of the windows in
-    which longer clips are classified.
+    The inputs of `model.onnx` are those of the model: batches of any size and, if the architecture allows it, of any
+    length. Weights over 2 GB are in a separate file. The metadata contain these values as JSON: `labels`,
+    `problem_type`, `model_type`, and the settings of the feature extractor, such as `sampling_rate` in Hz. For
+    multi-label models, `thresholds` are the minimum scores of predicted classes. `min_length` is the number of samples
+    to which shorter clips must be padded. `window_length` is the number of samples of the windows in which longer
+    clips are classified.
 
     Args:
-        model, feature_extractor: As [`load_classifier`] returns them.
+        model, feature_extractor: Results of [`load_classifier`].
         output_dir: Folder for the files. Nothing is written to it if the export fails.
 
     Returns:
-        The largest difference of a logit from the model's, in float32 on the CPU.
+        The largest difference of a logit from that of the model, in float32 on the CPU.
 
     Raises:
         MissingPackageError: A package for ONNX is not installed.
@@ -79,8 +79,8 @@ def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixi
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     min_length = shortest_clip(model, feature_extractor)
     example, dynamic_shapes = _example(model, feature_extractor)
-    # Not transformers' OnnxExporter, which came with 5.13, changed what it returns until 5.20, and writes neither
-    # metadata nor names of axes.
+    # transformers' OnnxExporter is not used: it is new in 5.13, its return value changed until 5.20, and it writes
+    # neither metadata nor names of axes.
     with _export_errors(model, "torch.onnx"):
         program = torch.onnx.export(
             model,
@@ -91,7 +91,7 @@ def export_onnx(model: PreTrainedModel, feature_extractor: FeatureExtractionMixi
             dynamo=True,
             verbose=False,
         )
-    # The exporter's notes on each node hold paths of this machine.
+    # The exporter's metadata of nodes contain paths of this machine.
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
     metadata = _metadata(model, feature_extractor, min_length)
@@ -113,8 +113,8 @@ def export_program(model: PreTrainedModel, feature_extractor: FeatureExtractionM
     """
     Write `model.pt2`, a program for `torch.export.load`, `config.json` and `preprocessor_config.json`.
 
-    The extra file `metadata.json` in the program holds the metadata of [`export_onnx`]. Its `min_length` is more than
-    1 for SANet as well.
+    The extra file `metadata.json` in the program contains the metadata of [`export_onnx`]. For SANet, its
+    `min_length` is larger than that of the ONNX file.
 
     See [`export_onnx`] for arguments, return value and errors.
     """
@@ -128,12 +128,12 @@ def export_program(model: PreTrainedModel, feature_extractor: FeatureExtractionM
             example,
             dynamic_shapes={name: dict.fromkeys(axes, torch.export.Dim.AUTO) for name, axes in dynamic_shapes.items()},
         )
-    # They hold paths of this machine.
+    # Stack traces contain paths of this machine.
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     metadata = _metadata(model, feature_extractor, min_length)
     with atomic_directory(output_dir) as folder:
-        # In memory first: PyTorch's own writer ends the process when the disk gets full.
+        # In memory first, since PyTorch's file writer aborts the process if the disk is full.
         content = io.BytesIO()
         torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
         (folder / PROGRAM_FILE).write_bytes(content.getbuffer())
@@ -145,7 +145,7 @@ def export_program(model: PreTrainedModel, feature_extractor: FeatureExtractionM
 
 
 def load_onnx(path: str | Path) -> "onnxruntime.InferenceSession":
-    """Load an ONNX file for the CPU, with as many threads as PyTorch has."""
+    """Load an ONNX file for the CPU, with the number of threads of PyTorch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -154,12 +154,12 @@ def load_onnx(path: str | Path) -> "onnxruntime.InferenceSession":
 
 
 def run_onnx(session: "onnxruntime.InferenceSession", features: Mapping[str, torch.Tensor | np.ndarray]) -> np.ndarray:
-    """Return logits, float32 of shape (batch, labels)."""
+    """Run an ONNX model and return logits, float32 of shape (batch, labels)."""
     return session.run(["logits"], onnx_inputs([node.name for node in session.get_inputs()], features))[0]
 
 
 def onnx_inputs(names: Sequence[str], features: Mapping[str, torch.Tensor | np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the inputs of these names from a feature extractor's batch, with a mask of ones if it has no mask."""
+    """Return the named inputs from a batch of features. If the mask is missing, it is all ones."""
     inputs = {name: np.asarray(features[name]) for name in names if name in features}
     if "attention_mask" in names and "attention_mask" not in inputs:
         inputs["attention_mask"] = np.ones(inputs["input_values"].shape, dtype=np.int32)
@@ -167,9 +167,11 @@ def onnx_inputs(names: Sequence[str], features: Mapping[str, torch.Tensor | np.n
 
 
 def shortest_clip(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, program: bool = False) -> int:
-    """Return the samples to which shorter clips must be padded, for a model or for its program of `torch.export`."""
+    """
+    Return the minimum samples of a clip (shorter clips must be padded), for a model or its `torch.export` program.
+    """
     if program and isinstance(feature_extractor, SANetFeatureExtractor):
-        # torch.export makes a constant of a size of 1, here the merged frames of an attention block.
+        # torch.export turns a size of 1 into a constant, here the number of merged frames of an attention block.
         return model.config.total_stride + 1
     return min_samples(feature_extractor)
 
@@ -182,7 +184,7 @@ def window_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMi
 def make_noise_features(
     feature_extractor: FeatureExtractionMixin, lengths: Iterable[int], seed: int = 0
 ) -> BatchFeature:
-    """Return the features of clips of noise with these numbers of samples, padded to the longest of them."""
+    """Return features of noise clips with these numbers of samples, padded to the longest one."""
     rng = np.random.default_rng(seed)
     clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in lengths]
     if expects_fixed_length(feature_extractor):
@@ -194,7 +196,7 @@ def make_noise_features(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide the exporters' warnings, which are for their developers. Errors are raised all the same."""
+    """Hide warnings of the exporters, which are for their developers. Errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -206,7 +208,7 @@ def quiet() -> Iterator[None]:
 
 
 def _metadata(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, min_length: int) -> dict[str, object]:
-    """Return what a program must know of the model; see [`export_onnx`]."""
+    """Return the metadata of an exported model; see [`export_onnx`]."""
     config = model.config
     settings = {
         name: value
@@ -226,7 +228,7 @@ def _metadata(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin,
 
 
 def _thresholds(config: PreTrainedConfig) -> list[float] | None:
-    """Return the score from which each class is predicted, where a clip can have several, rounded as in the config."""
+    """Return the minimum scores of predicted classes for multi-label models, else None."""
     if config.problem_type != "multi_label_classification":
         return None
     return [round(float(value), 6) for value in decision_threshold(config)]
@@ -235,7 +237,7 @@ def _thresholds(config: PreTrainedConfig) -> list[float] | None:
 def _example(
     model: PreTrainedModel, feature_extractor: FeatureExtractionMixin
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, str]]]:
-    """Return features of two clips, the second padded, and the names of the axes of each that vary."""
+    """Return features of two clips, the second padded, and names of their dynamic axes."""
     longest = min(window_length(model, feature_extractor), feature_extractor.sampling_rate)
     example = make_noise_features(feature_extractor, [longest, longest * 3 // 4])
     shorter = make_noise_features(feature_extractor, [longest // 2, longest // 4])
@@ -255,37 +257,38 @@ def _compare(
     run: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
     shortest: int,
 ) -> float:
-    """Return the largest difference of a logit between the model and `run`, on batches of clips of random lengths."""
+    """Return the largest difference of a logit between the model and `run`, on clips of random lengths."""
     rng = np.random.default_rng(0)
     longest = min(window_length(model, feature_extractor), MAX_SECONDS * feature_extractor.sampling_rate)
     largest = 0.0
     for index in range(NUM_BATCHES):
-        # Log-uniform, so that some are short. The shortest and the longest are always included.
+        # Log-uniform, so that some clips are short. The shortest and the longest length are always included.
         lengths = np.exp(rng.uniform(np.log(shortest), np.log(longest), size=1 + index % 4)).astype(int)
         lengths[0] = {0: shortest, 1: longest}.get(index, lengths[0])
         if not is_padding_invariant(feature_extractor):
-            # As such clips are classified. In silence without a mask onnxruntime is off by 2e-4 (wav2vec2).
+            # One length per batch, as in classification. In silence without a mask, onnxruntime differs by 2e-4
+            # (wav2vec2).
             lengths[:] = lengths[0]
         features = make_noise_features(feature_extractor, np.clip(lengths, shortest, longest), seed=index)
         try:
             logits = run(features)
         except Exception as error:
             raise ExportError(
-                f"The exported {model.config.model_type} fails on clips of {', '.join(map(str, lengths))} samples: "
-                f"{_reason(error)}. It is not written."
+                f"The exported {model.config.model_type} model fails on clips of {', '.join(map(str, lengths))} "
+                f"samples: {_reason(error)}. Nothing was written."
             ) from error
         difference = (logits - model(**features).logits).abs().max().item()
         if not difference <= TOLERANCE:
             raise ExportError(
-                f"The exported {model.config.model_type} differs from PyTorch's by {difference:.1e} in a logit, more "
-                f"than {TOLERANCE:g}, on clips of {', '.join(map(str, lengths))} samples. It is not written."
+                f"A logit of the exported {model.config.model_type} model differs from PyTorch by {difference:.1e}, "
+                f"more than {TOLERANCE:g}, on clips of {', '.join(map(str, lengths))} samples. Nothing was written."
             )
         largest = max(largest, difference)
     return largest
 
 
 def _write_settings(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, folder: Path) -> None:
-    """Write `config.json` and `preprocessor_config.json`, without references to the code in checkpoints."""
+    """Write `config.json` and `preprocessor_config.json`, without references to code in checkpoints."""
     for name, settings in ((CONFIG_NAME, model.config), (FEATURE_EXTRACTOR_NAME, feature_extractor)):
         values = {key: value for key, value in json.loads(settings.to_json_string()).items() if key != "auto_map"}
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -293,19 +296,19 @@ def _write_settings(model: PreTrainedModel, feature_extractor: FeatureExtraction
 
 @contextmanager
 def _export_errors(model: PreTrainedModel, exporter: str) -> Iterator[None]:
-    """Raise an exporter's failure as an ExportError that names the architecture."""
+    """Convert errors of an exporter to an ExportError that names the architecture."""
     try:
         with quiet():
             yield
     except Exception as error:
         raise ExportError(
-            f"{exporter} cannot export a model of type {model.config.model_type!r} ({_reason(error)}): try the other "
-            "--format, or use the checkpoint itself."
+            f"{exporter} cannot export a model of type {model.config.model_type!r} ({_reason(error)}). Try the other "
+            "--format, or use the checkpoint."
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of the error that an exporter's own errors, which are pages of advice, come from."""
+    """Return the first line of the original error. The errors of exporters are pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = (line.strip() for line in ESCAPE_CODES.sub("", str(error)).splitlines())

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Quantize exported classifiers to 8-bit integers, and find recordings to do it on."""
+"""Quantize exported classifiers to int8, and find recordings for calibration."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
     import onnx
 
 INT8_FILE = "model_int8.onnx"
-# Operators of ONNX with weights.
+# ONNX operators with weights.
 QUANTIZED = ["Conv", "Gemm", "MatMul"]
 
-# Classes of each recording, by its path.
+# Classes of each recording, by path.
 Recordings = Mapping[str, Sequence[str]]
 
 
 def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.Tensor | np.ndarray]]) -> float:
     """
-    Write `model_int8.onnx` beside the `model.onnx` of [`export_onnx`]: convolutions and products with weights in
-    8-bit integers, with a scale for each channel of the weights, and activations scaled by their range in `features`.
+    Quantize the `model.onnx` of [`export_onnx`] and write `model_int8.onnx` next to it. Convolutions and products with
+    weights are in int8. Weights have one scale per channel, and activations are scaled by their range in `features`.
 
-    Layers that lose the most in 8 bits and cost little stay in float32: products of two activations, as in attention
-    and in the pooling, and the first layers on the waveform or spectrogram. Weights have 7 bits, because sums of
-    products of 8 bits overflow on x86 processors without VNNI.
+    Layers that lose the most precision and cost little stay in float32: products of two activations, as in attention
+    and pooling, and the first layers on the waveform or spectrogram. Weights have 7 bits, since sums of products of 8
+    bits overflow on x86 processors without VNNI.
 
     Args:
         output_dir: Folder with `model.onnx`.
-        features: Batches of clips as the model takes them, such as some hundred of the training recordings.
+        features: Inputs of the model in batches, for instance for some hundred training recordings.
 
     Returns:
-        The root mean square of the errors of the logits in int8 on these clips, relative to that of the logits. On
-        sounds that these do not represent it is larger; `sanet export` measures that.
+        The root mean square of the errors of the int8 logits on these clips, relative to that of the logits. It is
+        larger on sounds that these clips do not represent; `sanet export` measures it.
 
     Raises:
         MissingPackageError: A package for ONNX is not installed.
@@ -67,12 +67,12 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
 
     source = Path(output_dir) / ONNX_FILE
     if not source.is_file():
-        raise UsageError(f"{source}: there is no such file. Export the model first.")
+        raise UsageError(f"{source}: file not found. Export the model first.")
     if source.with_name(f"{ONNX_FILE}.data").exists():
-        raise ExportError(f"{source} is over 2 GB, too large to be quantized.")
+        raise ExportError(f"{source} is over 2 GB, which is too large for quantization. Use {ONNX_FILE}.")
     batches = list(features)
     if not batches:
-        raise UsageError("There are no clips on which to measure ranges of values.")
+        raise UsageError("There are no clips for the calibration of int8.")
     session = load_onnx(source)
     names = [node.name for node in session.get_inputs()]
 
@@ -83,11 +83,11 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
             batch = next(self.inputs, None)
             return batch if batch is None else onnx_inputs(names, batch)
 
-    # Not transformers' OnnxRuntimeQuantizer (from 5.20 on): it has no preprocessing, without which no weights of
-    # dynamo's graphs are found, and takes the nodes to exclude before there is a graph.
+    # transformers' OnnxRuntimeQuantizer (new in 5.20) is not used. It has no preprocessing, without which no weights
+    # of dynamo graphs are found, and it needs the excluded nodes before there is a graph.
     with atomic_directory(output_dir) as folder, quiet():
-        # Folds constants, so that weights are found. Symbolic shapes of dynamo's graphs are known already, and
-        # onnxruntime's inference of them fails for SANet (1.32).
+        # This folds constants, so that weights are found. Symbolic shapes of dynamo graphs are already known, and
+        # their inference by onnxruntime fails for SANet (1.32).
         quant_pre_process(source, folder / "preprocessed.onnx", skip_symbolic_shape=True)
         quantize_static(
             folder / "preprocessed.onnx",
@@ -109,21 +109,21 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
         error = _relative_error(session, load_onnx(folder / INT8_FILE), batches)
         if not error <= MAX_ERROR:
             raise ExportError(
-                f"The logits in int8 are off by {error:.0%} of those in float32 (root mean square), more than "
-                f"{MAX_ERROR:.0%}. {INT8_FILE} is not written. Calibrate with other recordings, or use {ONNX_FILE}."
+                f"The int8 logits differ from the float32 logits by {error:.0%} (root mean square), more than "
+                f"{MAX_ERROR:.0%}. {INT8_FILE} was not written. Calibrate with other recordings, or use {ONNX_FILE}."
             )
     return error
 
 
 def _kept_in_float(graph: "onnx.GraphProto") -> list[str]:
-    """Return the names of the nodes of the kinds in `QUANTIZED` that stay in float32; see [`quantize_onnx`]."""
+    """Return the names of the nodes of types in `QUANTIZED` that stay in float32; see [`quantize_onnx`]."""
     weights = {initializer.name for initializer in graph.initializer}
     # Inputs, and values computed from them before the first product.
     raw = {value.name for value in graph.input}
     kept = []
     for node in graph.node:
         if node.op_type in QUANTIZED:
-            # For products of two activations the option MatMulConstBOnly says the same, but onnxruntime 1.32 ignores
+            # The option MatMulConstBOnly should also exclude products of two activations, but onnxruntime 1.32 ignores
             # it in this format.
             if node.input[1] not in weights or node.input[0] in raw:
                 kept.append(node.name)
@@ -133,7 +133,7 @@ def _kept_in_float(graph: "onnx.GraphProto") -> list[str]:
 
 
 def _relative_error(expected, actual, batches: Iterable[Mapping]) -> float:
-    """Return the root mean square of the differences of two sessions' logits, relative to that of the first's."""
+    """Return the root mean square of the differences between the logits of two sessions, relative to the first."""
     pairs = [(run_onnx(expected, batch), run_onnx(actual, batch)) for batch in batches]
     logits, quantized = (np.concatenate(values).astype(np.float64) for values in zip(*pairs))
     return float(np.linalg.norm(quantized - logits) / np.linalg.norm(logits))
@@ -143,40 +143,44 @@ def find_recordings(
     model_name: str | Path, config: PreTrainedConfig, calibration_dir: str | Path | None, split: str
 ) -> tuple[Recordings, Recordings, Path]:
     """
-    Find recordings to measure ranges of values on, and recordings to measure accuracy on.
+    Find recordings for calibration and recordings for evaluation.
 
-    Without `calibration_dir` they are those of the `validation` split and of `split` in the predictions that
-    `sanet train` left in the model's folder. A `calibration_dir` holds class folders. If it has split folders, as for
-    `sanet train`, these are its splits; otherwise, or if `split` is `all`, all recordings in it are
-    used for both.
+    Without `calibration_dir`, they are those of the `validation` split and of `split` in the predictions of
+    `sanet train` in the folder of the model. A `calibration_dir` contains class folders, or split folders as for
+    `sanet train`. Without split folders, or if `split` is `all`, all its recordings are used for both.
 
     Returns:
-        The first, the second, and the file or folder that names the second.
+        Recordings for calibration, recordings for evaluation, and the file or folder of the latter.
 
     Raises:
-        UsageError, DataError: There are no such recordings, or the model does not know their classes.
+        UsageError, DataError: There are no such recordings, or the model does not have their classes.
     """
     if calibration_dir is None:
         paths = sorted((Path(model_name) / "predictions").glob("*.csv"))
         sources = {path.stem: path for path in paths if not path.stem.startswith("baseline_")}
         if not sources:
-            raise UsageError(f"--calibration_dir is missing: {model_name} does not say what it was trained on.")
+            raise UsageError(
+                f"{model_name} does not list its training recordings. Give recordings with --calibration_dir."
+            )
     else:
         folder = Path(calibration_dir)
         if not folder.is_dir():
-            raise DataError(f"{folder}: there is no such folder.")
+            raise DataError(f"{folder}: folder not found.")
         folders = {name: path for path, name in find_split_folders(folder).items()}
         sources = {name: folders[name] for name in SPLITS if name in folders}
         if split == "all" or not sources:
             sources = {split: folder}
     if split not in sources:
-        raise DataError(f"There is no {split} split to measure accuracy on, only {', '.join(sources)}: see --split.")
+        raise DataError(f"The recordings have no {split} split, only: {', '.join(sources)}. Choose another --split.")
     read = _read_predictions if calibration_dir is None else _read_folder
     found = {name: read(source, config) for name, source in sources.items() if name in ("validation", split)}
     unknown = {label for recordings in found.values() for labels in recordings.values() for label in labels}
     unknown -= config.label2id.keys()
     if unknown:
-        raise DataError(f"{model_name} does not know {', '.join(sorted(unknown))}, classes of these recordings.")
+        raise DataError(
+            f"{model_name} does not have these classes of the recordings: {', '.join(sorted(unknown))}. "
+            "Use recordings of its classes."
+        )
     return found.get("validation", found[split]), found[split], sources[split]
 
 
@@ -190,8 +194,8 @@ def _read_predictions(path: Path, config: PreTrainedConfig) -> Recordings:
     missing = [row["file"] for row in rows if not Path(row["file"]).is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(rows)} recordings in {path} are no longer there, the first: {missing[0]}. Name a "
-            "folder of recordings with --calibration_dir."
+            f"{len(missing)} of {len(rows)} recordings in {path} are not found, such as {missing[0]}. Give a folder "
+            "of recordings with --calibration_dir."
         )
     several = config.problem_type == "multi_label_classification"
     return {row["file"]: list(filter(None, row["label"].split(";"))) if several else [row["label"]] for row in rows}

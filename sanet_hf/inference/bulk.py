@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Bulk classification and embeddings: inputs, progress, rows as they are made, resumption."""
+"""Classify or embed many files: find inputs, show progress, write rows immediately, resume."""
 
 import sys
 import time
@@ -43,27 +43,27 @@ def predict_files(
     **options,
 ) -> tuple[int, int]:
     """
-    Classify files of any number and length, and write rows as they are made. Of several processes each classifies a
-    part, and the main one writes.
+    Classify files of any number and length, and write rows immediately. If there are several processes, each
+    classifies a part of the files, and the main process writes.
 
     Args:
-        model, feature_extractor: As [`load_classifier`] gives them.
-        inputs: As [`find_audio_files`] takes them; `-` reads standard input.
+        model, feature_extractor: Results of [`load_classifier`].
+        inputs: As in [`find_audio_files`]; `-` reads standard input.
         output: CSV, JSON Lines or Parquet file.
-        top_k: As [`default_top_k`] has it.
-        parts: As [`to_rows`] has it.
-        plot: Picture of the one file that is classified.
-        resume: Leave out what `output` has already.
-        overwrite: Whether an existing `output` may be replaced.
+        top_k: As in [`default_top_k`].
+        parts: As in [`to_rows`].
+        plot: Path of a plot, if there is one file.
+        resume: Skip files that are already in `output`.
+        overwrite: Whether to overwrite an existing `output`.
         strict: Stop at the first file that cannot be classified.
-        show: Is given the rows of each file.
-        options: As [`predict`] has them.
+        show: Called with the rows of each file.
+        options: As in [`predict`].
 
     Returns:
-        Files that were classified in this run, and files that could not be.
+        Number of files that were classified in this run, and number of files that could not be classified.
 
     Raises:
-        SanetError: An option or input does not fit, or, with `strict`, a file cannot be classified.
+        SanetError: An option or input is invalid, or, with `strict`, a file cannot be classified.
     """
     top_k = default_top_k(model, top_k)
     columns = column_names(top_k, model.config.problem_type == "multi_label_classification")
@@ -72,15 +72,15 @@ def predict_files(
     if "-" not in map(str, inputs) or state.num_processes > 1:
         paths = share(list(paths))
     else:
-        # What comes through the pipe is classified as it comes, and mistakes among the rest are found before.
+        # Names from the pipe are classified when they arrive. Errors in the other inputs are found first.
         list(find_audio_files([name for name in inputs if str(name) != "-"]))
     if plot is not None:
         check_picture(plot)
         if not isinstance(paths, list) or len(paths) != 1:
-            raise UsageError("--plot draws one file: name one audio file alone.")
+            raise UsageError("--plot needs exactly one audio file.")
     model = prepare_classifier(model)
     classify = partial(predict, model, feature_extractor, **options)
-    # Wrong options must not cost the file of an earlier run.
+    # Check the options before an earlier output file is opened.
     classify([])
     file = None
     if output is not None and state.is_main_process:
@@ -94,7 +94,7 @@ def predict_files(
             if to_text(path) not in finished:
                 yield path
 
-    # A list is passed on as a list: the batches of one do not depend on time.
+    # A list stays a list, so that its batches do not depend on timing.
     todo = list(remaining()) if isinstance(paths, list) else remaining()
     total = len(todo) if isinstance(todo, list) else None
     num_done = num_errors = 0
@@ -112,7 +112,7 @@ def predict_files(
                 _report(prediction, strict, state)
                 continue
             if prediction.is_silent and state.is_main_process:
-                tqdm.write(f"{to_text(prediction.path)}: {SILENT}, so that it gets no class.", file=sys.stderr)
+                tqdm.write(f"{to_text(prediction.path)}: {SILENT}. It gets no class.", file=sys.stderr)
             if plot is not None and state.is_main_process:
                 plot_timeline(prediction, plot, feature_extractor.sampling_rate)
         is_complete = True
@@ -135,23 +135,23 @@ def embed_files(
     **options,
 ) -> tuple[int, int]:
     """
-    Write the embeddings of files, and a map of them. Of several processes each reads a part of the files, and the main
-    one writes.
+    Write the embeddings of files, and plot a map of them. If there are several processes, each reads a part of the
+    files, and the main process writes.
 
     Args:
-        model, feature_extractor: As [`load_classifier`] gives them.
-        inputs: As [`find_audio_files`] takes them; `-` reads standard input.
+        model, feature_extractor: Results of [`load_classifier`].
+        inputs: As in [`find_audio_files`]; `-` reads standard input.
         output: File for [`write_embeddings`].
-        normalize: Whether to bring each embedding to an L2 norm of 1.
-        plot, method: Picture for [`plot_embeddings`], and how to make it.
+        normalize: Whether to scale each embedding to an L2 norm of 1.
+        plot, method: Path of the plot and projection for [`plot_embeddings`].
         strict: Stop at the first file that cannot be read.
-        options: As [`predict`] has them.
+        options: As in [`predict`].
 
     Returns:
-        Files that there are embeddings of, and files that could not be read.
+        Number of files with an embedding, and number of files that could not be read.
 
     Raises:
-        SanetError: An option or input does not fit, or, with `strict`, a file cannot be read.
+        SanetError: An option or input is invalid, or, with `strict`, a file cannot be read.
     """
     check_embedding_file(output)
     if plot is not None:
@@ -184,7 +184,7 @@ def _embed(
         for window in prediction.windows:
             window.embedding = None
         if prediction.is_silent:
-            prediction.error = f"{SILENT}, so that there is no embedding."
+            prediction.error = f"{SILENT}. It gets no embedding."
         yield prediction
 
 
@@ -206,7 +206,7 @@ def _report(prediction: Prediction, strict: bool, state: Processes) -> None:
 
 def _with_progress(predictions: Iterable[Prediction], total: int | None, state: Processes) -> Iterator[Prediction]:
     start, num_windows, seconds = time.monotonic(), 0, 0.0
-    # Only where someone looks: the bar is nothing for a log file.
+    # With None, tqdm shows the bar only on a terminal, not in a log file.
     disable = None if state.is_main_process else True
     with tqdm(total=total, desc="Classifying", unit="file", disable=disable) as bar:
         for prediction in predictions:

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Clips of recordings on which ranges of activations are measured, for int8."""
+"""Clips for the calibration of int8: ranges of activations are measured on them."""
 
 import math
 import random
@@ -34,10 +34,11 @@ def load_calibration_clips(
     denoise: bool = False,
 ) -> list[np.ndarray]:
     """
-    Return up to `MAX_CALIBRATION_CLIPS` windows, the same number of each recording, in random order, without silence.
+    Return up to `MAX_CALIBRATION_CLIPS` windows, the same number from each recording, in random order, without
+    silence.
 
     Raises:
-        DataError: None of the recordings can be read.
+        DataError: None of the recordings can be read, or all are silent.
     """
     rate = feature_extractor.sampling_rate
     length = round(find_window_seconds(model, feature_extractor) * rate)
@@ -45,26 +46,26 @@ def load_calibration_clips(
     for path in random.Random(0).sample(list(recordings), len(recordings)):
         blocks = stream_audio(path, rate)
         windows = cut_windows(reduce_noise(blocks, rate) if denoise else blocks, length, length)
-        heard = (clip for _, clip in windows if not is_silent(clip))
+        with_sound = (clip for _, clip in windows if not is_silent(clip))
         try:
-            clips += islice(heard, math.ceil(MAX_CALIBRATION_CLIPS / len(recordings)))
+            clips += islice(with_sound, math.ceil(MAX_CALIBRATION_CLIPS / len(recordings)))
         except AudioError as error:
             logger.warning(f"Skipping {error}")
         if len(clips) >= MAX_CALIBRATION_CLIPS:
             break
     if not clips:
-        raise DataError("None of the recordings for calibration can be read, or all are silent.")
+        raise DataError("No calibration recording can be read, or all are silent. Use other recordings.")
     if len(clips) < FEW_CALIBRATION_CLIPS:
         logger.warning(
-            f"Ranges of values are measured on {len(clips)} clips only. Some hundred recordings of all classes make "
-            "int8 safer."
+            f"The ranges of activations are measured on only {len(clips)} clips. Use some hundred recordings of all "
+            "classes for a more accurate int8 model."
         )
     return clips[:MAX_CALIBRATION_CLIPS]
 
 
 def make_batches(clips: Sequence[np.ndarray], feature_extractor: FeatureExtractionMixin) -> Iterator[BatchFeature]:
     """Yield features of clips, in batches."""
-    # In the order of their length batches need little padding.
+    # Batches of clips with similar lengths need little padding.
     clips = sorted(clips, key=len)
     size = BATCH_SIZE if is_padding_invariant(feature_extractor) else 1
     for start in range(0, len(clips), size):

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classification by several processes that `accelerate launch` or `torchrun` started."""
+"""Classify files in several processes, started by `accelerate launch` or `torchrun`."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -12,13 +12,13 @@ from sanet_hf.utils.extras import require
 from sanet_hf.utils.processes import num_processes
 
 
-FILES_PER_ROUND = 128  # of each process; then the processes exchange their predictions
+FILES_PER_ROUND = 128  # files per process between two exchanges of predictions
 
 Value = TypeVar("Value")
 
 
 class Processes(NamedTuple):
-    """Number of processes that a launcher started together, index of this one, and its device if there are several."""
+    """Number of processes of a launcher, index of this one, and its device if there are several."""
 
     num_processes: int = 1
     process_index: int = 0
@@ -34,7 +34,7 @@ def join_processes() -> Processes:
     """Initialise the distributed state if a launcher started several processes, and return it."""
     if num_processes() == 1:
         return Processes()
-    # Imported late, since a single process does not need it.
+    # Imported late, since a single process does not need accelerate.
     require("accelerate", "train")
     import torch
     from accelerate import PartialState
@@ -70,7 +70,7 @@ def predict_in_processes(
     """
     from accelerate.utils import gather_object
 
-    # One call for all files, so that batches, files decoded ahead and a smaller batch size outlast a round.
+    # One call for all files keeps batches, decoded files and a reduced batch size from one round to the next.
     predictions = iter(predict(paths[state.process_index :: state.num_processes]))
     for _ in range(0, len(paths), FILES_PER_ROUND * state.num_processes):
         for row in zip_longest(*gather_object([list(islice(predictions, FILES_PER_ROUND))])):

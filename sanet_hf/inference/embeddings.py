@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Embeddings of files: what a classifier's head is given, for search, clustering and pictures."""
+"""Embeddings of files, the inputs of the classifier head, for search, clustering and plots."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,19 +18,19 @@ FORMATS = (".parquet", ".npz")
 
 
 def check_embedding_file(path: str | Path) -> None:
-    """Raise a UsageError for a file whose suffix is not of [`FORMATS`]."""
+    """Raise a UsageError if the suffix of a file is not in [`FORMATS`]."""
     if Path(path).suffix not in FORMATS:
-        raise UsageError(f"{path}: embeddings are written to a file that ends in {' or '.join(FORMATS)}.")
+        raise UsageError(f"{path}: the output must end in {' or '.join(FORMATS)}.")
 
 
 def make_embedding_table(predictions: Iterable[Prediction], normalize: bool = False) -> pandas.DataFrame:
     """
-    A table with the columns `path`, `label` (the folder that the file lies in), `prediction` (empty where no class is
+    Return a table with the columns `path`, `label` (name of the parent folder), `prediction` (empty if no class is
     predicted), `score`, and `embedding`, float32 of shape (features,).
 
     Args:
-        predictions: As [`predict`] gives them with `return_embeddings`; those with an error are left out.
-        normalize: Whether to bring each embedding to an L2 norm of 1.
+        predictions: Results of [`predict`] with `return_embeddings`. Those with an error are skipped.
+        normalize: Whether to scale each embedding to an L2 norm of 1.
     """
     rows = []
     for prediction in predictions:
@@ -47,11 +47,11 @@ def make_embedding_table(predictions: Iterable[Prediction], normalize: bool = Fa
 
 def write_embeddings(table: pandas.DataFrame, path: str | Path) -> None:
     """
-    Write the columns of [`make_embedding_table`] as Parquet, or as arrays of a `.npz` file, where `embedding` is of
+    Write the columns of [`make_embedding_table`] as Parquet, or as arrays of a `.npz` file with an `embedding` of
     shape (files, features).
 
     Raises:
-        UsageError: The suffix is none of [`FORMATS`].
+        UsageError: The suffix is not in [`FORMATS`].
     """
     check_embedding_file(path)
     with write_atomically(path) as file:

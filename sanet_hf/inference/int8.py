@@ -1,9 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Classifiers in 8-bit integers, from a folder or the Hub, with the ranges of activations that lie beside the weights.
+Load classifiers in int8, with the ranges of activations that are stored next to the weights.
 
-`sanet train` measures them on the validation split. For other models they are measured on recordings, once.
+`sanet train` measures these ranges on the validation split. For other models they are measured once on recordings.
 """
 
 import os
@@ -40,17 +40,17 @@ def load_classifier(
     Load an audio classifier of any architecture with its feature extractor.
 
     Args:
-        model_name_or_path: Folder, or name of a model on the Hub.
-        device: As PyTorch names it; by default [`default_device`].
-        dtype: Of the weights, such as `bfloat16`; by default the checkpoint's. `int8`, for CPUs, gives a
-            model that is optimised already; see [`quantize_for_inference`].
-        calibration_inputs: For `int8`, where the model has no `int8_calibration.json`: recordings of all classes to
-            measure the ranges of activations on, as [`find_audio_files`] takes them.
+        model_name_or_path: Folder or Hub id of a model.
+        device: Device in PyTorch's notation (default: [`default_device`]).
+        dtype: Type of the weights, such as `bfloat16` (default: that of the checkpoint). `int8`, for CPUs, returns a
+            model that is already optimised; see [`quantize_for_inference`].
+        calibration_inputs: For `int8` models without `int8_calibration.json`: recordings of all classes on which the
+            ranges of activations are measured, as in [`find_audio_files`].
         denoise: Whether to reduce noise in these recordings.
 
     Raises:
-        UsageError: There is no such device, or the model is no folder and no model on the Hub, or something other than
-            an audio classifier. In int8, the device is no CPU, or there is no calibration.
+        UsageError: The device is not available, the model is not found, or it is not an audio classifier. With int8:
+            the device is not a CPU, or there is no calibration.
         DataError: None of the recordings can be read.
     """
     name = str(model_name_or_path)
@@ -72,52 +72,52 @@ def load_int8(
     denoise: bool = False,
 ) -> PreTrainedModel:
     """
-    Return a classifier in 8-bit integers, by the calibration beside the model or, where there is none, by one that is
-    measured on recordings. Those of 32 windows or more are kept: beside the model or, if it is on the Hub or cannot be
-    written there, in the cache of huggingface_hub.
+    Return a classifier in int8. Its calibration is read from the folder of the model, or measured on recordings. A
+    calibration from 32 windows or more is saved next to the model. If that is not possible, for example for models on
+    the Hub, it is saved in the cache of huggingface_hub.
 
     Args:
         name: Folder or Hub id of the model.
         model, feature_extractor: In float32 on the CPU.
-        calibration_inputs: Recordings, at best of all classes, as [`find_audio_files`] takes them.
+        calibration_inputs: Recordings, preferably of all classes, as in [`find_audio_files`].
         denoise: Whether to reduce noise in them.
 
     Raises:
-        UsageError: There is no calibration and there are no recordings, or int8 does not run here.
+        UsageError: There are neither a calibration nor recordings, or this machine does not support int8.
         DataError: None of the recordings can be read.
     """
     check_int8(model)
     weights = hash_weights(model)
     calibration = find_calibration(name, weights)
     if calibration is None:
-        # Not standard input, which can be read only once.
+        # Standard input is not used for calibration, since it can be read only once.
         recordings = list(find_audio_files(calibration_inputs))
         if not recordings:
             raise UsageError(
-                f"{name} has no {CALIBRATION_FILE}, the ranges of its activations. Measure them once on recordings of "
-                f"all classes: sanet predict {name} RECORDINGS --dtype int8."
+                f"{name} has no {CALIBRATION_FILE} with ranges of activations. Measure them once on recordings of all "
+                f"classes: sanet predict {name} RECORDINGS --dtype int8."
             )
         clips = load_calibration_clips(recordings, model, feature_extractor, denoise)
         calibration = calibrate_int8(model, list(make_batches(clips, feature_extractor)))
-        # Later files may be louder than a few.
-        kept = "They are used this once, since so few may not represent others."
+        # A few clips do not represent other files, which may be louder.
+        kept = "The ranges are not saved, since these windows are too few to represent other recordings."
         if len(clips) >= FEW_CALIBRATION_CLIPS:
             path = write_calibration(name, calibration)
-            kept = f"They are kept in {path}; delete it to measure them on others."
+            kept = f"The ranges are saved in {path}. Delete this file to measure them on other recordings."
         logger.warning(
             f"{name} had no {CALIBRATION_FILE}. The ranges of activations were measured on {len(clips)} windows of "
-            f"the given files, where int8's logits are off by {calibration.error:.1%}. {kept}"
+            f"the given files, on which the int8 logits differ by {calibration.error:.1%}. {kept}"
         )
     return quantize_for_inference(model, calibration)
 
 
 def find_calibration(name: str, weights: str) -> Int8Calibration | None:
     """
-    Return the calibration of a model, beside it or in the cache.
+    Return the calibration of a model from its folder or the cache, or None.
 
     Args:
         name: Folder or Hub id of the model.
-        weights: Hash of its weights; a file for others is passed over, with a warning.
+        weights: Hash of its weights. A calibration for other weights is skipped with a warning.
     """
     beside = Path(name) / CALIBRATION_FILE
     if not Path(name).is_dir():
@@ -134,26 +134,26 @@ def find_calibration(name: str, weights: str) -> Int8Calibration | None:
         try:
             calibration = Int8Calibration.from_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            logger.warning(f"{path} cannot be used: {error}.")
+            logger.warning(f"Skipping {path}: {error}.")
             continue
         if calibration.weights == weights:
             return calibration
-        logger.warning(f"{path} is for other weights than those of {name}, which were changed since. It is not used.")
+        logger.warning(f"Skipping {path}: the weights of {name} have changed since it was measured.")
     return None
 
 
 def write_calibration(name: str, calibration: Int8Calibration) -> Path:
-    """Write a calibration beside a model or, where that is not possible, to the cache; return its path."""
+    """Write a calibration to the folder of a model or, if that fails, to the cache. Return its path."""
     paths = [Path(name) / CALIBRATION_FILE] if Path(name).is_dir() else []
     for path in (*paths, _cached_path(calibration.weights)):
         try:
-            # Several processes may do the same.
+            # Several processes may write at the same time.
             with write_atomically(path, path.with_name(f"{path.name}.{os.getpid()}.tmp")) as file:
                 file.write(calibration.to_json().encode())
         except OSError:
             continue
         return path
-    raise DataError(f"{path} cannot be written, nor a file beside {name}.")
+    raise DataError(f"The calibration cannot be written, neither to {name} nor to {path}.")
 
 
 def _cached_path(weights: str) -> Path:

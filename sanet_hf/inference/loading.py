@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trained audio classifiers of any architecture from a folder or the Hub."""
+"""Load trained audio classifiers of any architecture from a folder or the Hub."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ from sanet_hf.pretrained import find_model
 from sanet_hf.utils.formatting import shorten
 
 
-# What damaged files of a model end in.
+# Errors that damaged model files cause.
 LOADING_ERRORS = (AttributeError, OSError, RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError)
 
 
@@ -35,32 +35,31 @@ def load_classifier(
     Load an audio classifier of any architecture with its feature extractor.
 
     Args:
-        model_name_or_path: Folder, or name of a model on the Hub or of one that comes with sanet-hf.
-        device: As PyTorch names it; by default [`default_device`].
-        dtype: Of the weights, such as `bfloat16`; by default the checkpoint's.
+        model_name_or_path: Folder or Hub id of a model, or name of a model that is shipped with sanet-hf.
+        device: Device in PyTorch's notation (default: [`default_device`]).
+        dtype: Type of the weights, such as `bfloat16` (default: that of the checkpoint).
 
     Raises:
-        UsageError: There is no such device, or the model is no folder and no model on the Hub, or something other than
-            an audio classifier.
+        UsageError: The device is not available, the model is not found, or it is not an audio classifier.
     """
     name = find_model(str(model_name_or_path))
     try:
         device = torch.device(device) if device else default_device()
-        torch.empty(1, device=device).cpu()  # "meta" has no memory to compute with
+        torch.empty(1, device=device).cpu()  # fails for "meta", which has no memory
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {device}: {str(error).splitlines()[0]}") from error
     try:
-        # Outputs have names, whatever the checkpoint says.
+        # Outputs need names, even if the checkpoint says otherwise.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, return_dict=True)
     except LOADING_ERRORS as error:
-        reason = "it is neither a folder here nor a model on the Hub that can be reached"
+        reason = "model not found, neither as a folder nor on the Hub"
         if Path(name).is_dir():
-            reason = f"the folder holds no model that transformers can load ({_first_lines(error)})"
+            reason = f"the folder contains no model that transformers can load ({_first_lines(error)})"
             if below := models_below(name):
-                reason = f"the folder is no model, but holds some. Choose one: {shorten(below)}"
+                reason = f"the folder is not a model, but contains models. Choose one: {shorten(below)}"
         raise UsageError(f"{name}: {reason}.") from error
     if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
-        raise UsageError(f"{name}: a model of type {config.model_type!r} is no audio classifier.")
+        raise UsageError(f"{name}: a model of type {config.model_type!r} is not an audio classifier.")
     try:
         model, info = AutoModelForAudioClassification.from_pretrained(
             name,
@@ -73,7 +72,8 @@ def load_classifier(
         feature_extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)
     except UnpicklingError as error:
         raise UsageError(
-            f"{name}: the weights are a pickle that holds something else than tensors, which could run any code."
+            f"{name}: the weights are a pickle with objects other than tensors, which could run any code. "
+            "Use a checkpoint in safetensors format."
         ) from error
     except LOADING_ERRORS as error:
         raise UsageError(f"{name}: the model cannot be loaded ({_first_lines(error)}).") from error
@@ -83,35 +83,35 @@ def load_classifier(
 
 
 def default_device() -> torch.device:
-    """The accelerator that PyTorch finds (CUDA, MPS, XPU …), or else the CPU; training uses the same."""
+    """Return the accelerator that PyTorch finds (CUDA, MPS, XPU …), or else the CPU, as in training."""
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def default_batch_size(model: PreTrainedModel) -> int:
-    """Clips that are classified at once where nobody says otherwise: 8 on a CPU, 32 on a GPU."""
+    """Return the default number of clips per batch: 8 on a CPU, 32 on a GPU."""
     return 8 if model.device.type == "cpu" else 32
 
 
 def _check_weights(name: str, info: Mapping[str, Collection]) -> None:
-    """Refuse a model some of whose weights are not from its checkpoint, and so random."""
+    """Raise an error if the checkpoint lacks weights of the model, which would then be random."""
     missing = sorted(info["missing_keys"])
     if missing:
         raise UsageError(
-            f"{name}: the checkpoint has no weights for {shorten(missing, 3)}. A model that was pretrained without "
-            "classes has to be trained on them first."
+            f"{name}: the checkpoint has no weights for {shorten(missing, 3)}. If the model was only pretrained, "
+            "train it on your classes first."
         )
     mismatched = sorted(f"{key}, {tuple(own)} not {tuple(saved)}" for key, saved, own in info["mismatched_keys"])
     if mismatched:
         raise UsageError(
-            f"{name}: sizes in the configuration are not those of the weights: {shorten(mismatched, 3, '; ')}."
+            f"{name}: the sizes in config.json differ from those of the weights: {shorten(mismatched, 3, '; ')}."
         )
 
 
 def models_below(name: str) -> list[str]:
-    """Return the folders of models in a folder, as that of a cross-validation has them."""
+    """Return the model folders in a folder, such as that of a cross-validation."""
     return sorted(str(path.parent) for path in Path(name).glob("*/config.json"))
 
 
 def _first_lines(error: Exception) -> str:
-    """What went wrong, without the advice that follows it."""
+    """Return the first lines of a message, without the advice that follows."""
     return " ".join(line.strip() for line in str(error).splitlines()[:2])

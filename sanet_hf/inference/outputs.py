@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of predictions, and CSV, JSON Lines or Parquet files of them."""
+"""Convert predictions to rows, and write them as CSV, JSON Lines or Parquet."""
 
 import csv
 import io
@@ -28,13 +28,13 @@ Row = dict[str, Any]
 
 
 def column_names(top_k: int, several: bool = False) -> list[str]:
-    """Columns of [`to_rows`], also where a clip can have several classes; times are in seconds."""
+    """Return the columns of [`to_rows`]; with `several`, for multi-label models. Times are in seconds."""
     best = [name for rank in range(2, top_k + 1) for name in (f"label_{rank}", f"score_{rank}")]
     return ["path", "start", "end", "label", "score", *best, *(["labels"] if several else []), "duration", "error"]
 
 
 def default_top_k(model: PreTrainedModel, top_k: int | None) -> int:
-    """Return the number of classes in a row: as asked for, or 1, or 5 where a clip can have several; or all."""
+    """Return the number of classes per row, at most all (default: 1, or 5 for multi-label models)."""
     if top_k is None:
         top_k = 5 if model.config.problem_type == "multi_label_classification" else 1
     return min(top_k, model.config.num_labels)
@@ -42,19 +42,20 @@ def default_top_k(model: PreTrainedModel, top_k: int | None) -> int:
 
 def to_rows(prediction: Prediction, top_k: int = 1, parts: str = "windows") -> list[Row]:
     """
-    Rows of a file: its parts, if it was classified in several windows, with `start` and `end`; last the file itself.
+    Return the rows of a file. If it was classified in several windows, its parts come first, with `start` and `end`.
+    The last row is that of the file.
 
-    `label` and `score`, `label_2` and `score_2` and so on are the predicted classes, the best first. They are empty
-    where there are fewer: the score is below `prediction.min_score`, or the audio is silent. Where a clip has one
-    class and none is predicted, `label` is [`UNKNOWN`] and `score` the highest one. Where it can have several,
-    `labels` holds all predicted ones, joined by `;`. Where the background has the highest score, there is no label,
-    and `score` is that of the background.
+    `label` and `score`, `label_2` and `score_2` and so on are the predicted classes, best first. They are empty if
+    fewer classes are predicted, since scores are below `prediction.min_score` or the audio is silent. If a
+    single-label model predicts no class, `label` is [`UNKNOWN`] and `score` is the highest score. For multi-label
+    models, `labels` lists all predicted classes, joined by `;`. If the background has the highest score, there is no
+    label, and `score` is that of the background.
 
     Args:
-        prediction: As [`predict`] gives it.
-        top_k: Classes that a row has columns for.
-        parts: `windows`; `segments`, in which neighbouring windows with the same classes are merged, of the best class
-            alone; or `none`.
+        prediction: Result of [`predict`].
+        top_k: Number of classes with columns in a row.
+        parts: `windows`; `segments`: neighbouring windows with the same classes are merged, and only the best class is
+            written; or `none`.
     """
     rows: list[Row] = []
     path = to_text(prediction.path)
@@ -94,22 +95,22 @@ def _rounded(value: Any) -> Any:
 
 class PredictionFile:
     """
-    A file that rows are added to as they are made: CSV, JSON Lines, or Parquet, by its suffix.
+    A file to which rows are added immediately. Its suffix chooses CSV, JSON Lines or Parquet.
 
-    Rows of Parquet, which cannot be added to, are kept in `<name>.partial.jsonl` beside it until the end. A lock,
-    `<name>.lock`, keeps other runs from the file; the system releases that of a run that was killed.
+    Parquet does not support adding rows. They are kept in `<name>.partial.jsonl` until the end. A lock, `<name>.lock`,
+    keeps other runs from writing the file. The system releases the lock if the run is killed.
 
     Args:
         path: The file.
-        columns: As [`column_names`] gives them.
-        resume: Keep what an earlier run wrote, but for files with an error and a file that it had not finished.
-        overwrite: Begin anew where there is an earlier file.
+        columns: Result of [`column_names`].
+        resume: Keep the rows of an earlier run, except those of files with an error and of unfinished files.
+        overwrite: Overwrite an existing file.
 
     Attributes:
-        finished: Files of the earlier run that need not be classified again.
+        finished: Files of the earlier run that are not classified again.
 
     Raises:
-        SanetError: The suffix is none of [`FORMATS`], the file exists without `resume` and `overwrite`, or has other
+        SanetError: The suffix is not in [`FORMATS`], the file exists without `resume` or `overwrite`, it has other
             columns, or another run is writing it.
     """
 
@@ -125,7 +126,7 @@ class PredictionFile:
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise UsageError(f"Another run is writing {path}: wait until it ends, or choose another file.") from None
+            raise UsageError(f"Another run is writing {path}. Wait until it ends, or choose another file.") from None
         try:
             self._open(resume, overwrite)
         except BaseException:
@@ -139,11 +140,11 @@ class PredictionFile:
         earlier = [file for file in (self.path, self._rows_path) if file.exists()]
         if earlier and not resume:
             raise UsageError(
-                f"{earlier[0]} exists: --resume adds what is missing, --overwrite begins anew; or choose another file."
+                f"{earlier[0]} already exists. Use --resume to add missing rows, --overwrite, or another file."
             )
-        # Rows beside a Parquet file hold its own, too.
+        # The partial file of a Parquet file also contains the rows of the Parquet file.
         rows = self._read(earlier[-1]) if earlier else []
-        # The row of a file, which has no start, comes after those of its parts.
+        # The row of a whole file has no start and follows the rows of its parts.
         self.finished = {row["path"] for row in rows if row["start"] in ("", None) and row["error"] in ("", None)}
         self._is_resumed = bool(rows)
         self._write([row for row in rows if row["path"] in self.finished])
@@ -159,7 +160,7 @@ class PredictionFile:
         Close the file.
 
         Args:
-            paths: Files in the order that their rows are to have; None where the run did not get to its end.
+            paths: Files in the order of their rows; None if the run did not finish.
         """
         try:
             self._close(paths)
@@ -188,7 +189,7 @@ class PredictionFile:
                 table = pandas.read_parquet(path)
                 columns, rows = list(table), table.astype(object).where(table.notna(), None).to_dict("records")
             else:
-                # A run that was killed can leave half a line, or half a row: names can have several lines.
+                # A killed run can leave an incomplete line or row; names may contain line breaks.
                 text = path.read_bytes().rpartition(b"\n")[0].decode()
                 if path.suffix == ".csv":
                     reader = csv.DictReader(io.StringIO(text, newline=""))
@@ -198,11 +199,11 @@ class PredictionFile:
                     rows = [json.loads(line) for line in text.split("\n") if line]
                     columns = next((list(row) for row in rows if list(row) != self.columns), self.columns)
         except (OSError, TypeError, ValueError, csv.Error) as error:
-            raise DataError(f"{path} cannot be resumed ({error}): choose another file.") from error
+            raise DataError(f"Cannot resume {path} ({error}). Choose another file.") from error
         if columns != self.columns:
             raise DataError(
-                f"{path} has the columns {', '.join(columns)}, not {', '.join(self.columns)}: choose the options that "
-                "it was made with, --overwrite, or another file."
+                f"{path} has the columns {', '.join(columns)}, not {', '.join(self.columns)}. Use the same options as "
+                "before, or --overwrite, or choose another file."
             )
         return rows
 
@@ -224,7 +225,7 @@ def _print_rows(file: TextIO, suffix: str, rows: Sequence[Row], columns: Sequenc
 
 
 def to_table(rows: Sequence[Row], columns: Sequence[str]) -> pandas.DataFrame:
-    """Rows as a table of texts and numbers; what a row does not have is missing."""
+    """Return rows as a table of texts and numbers with missing values."""
     is_text = {name: name in ("path", "error") or name.startswith("label") for name in columns}
     return pandas.DataFrame(rows, columns=list(columns)).astype(
         {name: "string" if text else "Float64" for name, text in is_text.items()}
@@ -232,7 +233,7 @@ def to_table(rows: Sequence[Row], columns: Sequence[str]) -> pandas.DataFrame:
 
 
 def make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:
-    """A function that prints rows of files as lines of a table, and the header before the first."""
+    """Return a function that prints rows of files as a table with a header."""
     width = max(5, *map(len, labels)) + 2
     is_first = True
 
@@ -255,6 +256,6 @@ def make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:
 
 
 def _ranks(row: Mapping[str, object]) -> list[str]:
-    """Suffixes of a row's columns of classes that have a value."""
+    """Return the suffixes of the class columns of a row that have a value."""
     names = [name.removeprefix("label") for name in row if name == "label" or name.startswith("label_")]
     return [name for name in names if row[f"label{name}"] is not None]

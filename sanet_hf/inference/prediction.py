@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classification of audio files of any length with a trained model."""
+"""Classify audio files of any length with a trained model."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,13 +35,13 @@ from sanet_hf.inference.windows import AGGREGATES, Prediction, Window, cut_windo
 from sanet_hf.modeling_sanet import SANetPreTrainedModel
 
 
-# Windows are sorted by length among so many batches, so that batches need little padding.
+# Number of batches whose windows are sorted by length, so that they need little padding.
 BATCHES_SORTED = 4
-# Seconds without another source after which what waits is classified.
+# If no other source arrives for this many seconds, waiting windows are classified.
 PATIENCE = 0.2
-# Windows of a file that are decoded before they are asked for.
+# Windows of a file that are decoded in advance.
 WINDOWS_AHEAD = 4
-# dB of full scale. Below it is digital silence, with the rounding of 16 bits at most.
+# dBFS. Lower levels are digital silence, at most with the rounding of 16 bits.
 MIN_LEVEL = 20 * math.log10(SILENCE)
 
 
@@ -61,7 +61,7 @@ def predict(
     denoise: bool | None = False,
 ) -> Iterator[Prediction]:
     """
-    Classify audio of any length, in order. What is longer than a window is classified window by window:
+    Classify audio of any length, in order. Audio that is longer than a window is classified in windows:
 
         file     |--------------------------|
         windows  |--------|
@@ -69,35 +69,33 @@ def predict(
                          ...
                                    |--------|  the last ends with the file
 
-    Files are decoded in threads, in pieces, while the model works: memory does not grow with their duration. Where the
-    memory does not suffice for a batch, smaller ones follow. Where the next source is slow to come, as from a pipe,
-    the batch is not filled first.
+    Files are decoded block by block in threads while the model runs, so that memory does not grow with their duration.
+    If memory is too small for a batch, the batch size is reduced. If the next source is slow, for example from a pipe,
+    an incomplete batch is classified.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
-        sources: Recordings in any of the forms of [`resolve_source`], such as paths, arrays at the feature extractor's
-            sampling rate, or rows of datasets. What cannot be read gives a prediction with an error. The iterable is
-            read in a thread.
-        window_seconds: Length of a window; by default what [`find_window_seconds`] says.
-        hop_seconds: From the start of a window to that of the next; by default `window_seconds`.
-        aggregate: How the scores of windows become those of the file: `loud`, the mean of the windows that are at most
-            20 dB quieter than the loudest (the default where a file has one class), `mean` of all (the default where
-            it can have several), or `max` for rare events, with which the score of the background is the lowest of
-            the windows.
-        min_level: Level in dB of full scale. A window whose largest sample is below it is silent: it gets no scores
-            and does not count in the file's. By default -80, which only digital silence stays below; None classifies
-            all windows.
-        min_score: Score from which a class is predicted; by default as [`decision_threshold`] has it: any, or, where a
-            clip can have several, the thresholds of the model. Below it, a clip that has one class is `unknown`.
-        batch_size: Windows that are classified at once; by default [`default_batch_size`].
-        num_workers: Files that are decoded at once, by default [`default_num_workers`].
+        model, feature_extractor: Results of [`~sanet_hf.inference.load_classifier`].
+        sources: Recordings in any form that [`resolve_source`] supports, such as paths, arrays at the sampling rate of
+            the feature extractor, or rows of datasets. A recording that cannot be read yields a prediction with an
+            error. The iterable is read in a thread.
+        window_seconds: Length of a window (default: [`find_window_seconds`]).
+        hop_seconds: Time between window starts (default: `window_seconds`).
+        aggregate: How to combine window scores into a file score. `loud`: mean over the windows that are at most 20 dB
+            quieter than the loudest (single-label default). `mean`: mean over all windows (multi-label default).
+            `max`: for rare events; the score of the background is then the minimum over the windows.
+        min_level: Level in dBFS. Windows whose peak is below it are silent: they get no scores and do not count in the
+            file score. Only digital silence is below the default of -80. None: classify all windows.
+        min_score: Minimum score of a predicted class (default: [`decision_threshold`], which is none, or the
+            thresholds of a multi-label model). Below it, the label of a single-label model is `unknown`.
+        batch_size: Windows per batch (default: [`default_batch_size`]).
+        num_workers: Files that are decoded in parallel (default: [`default_num_workers`]).
         return_embeddings: Whether to keep embeddings; see [`classify_waveforms`].
-        denoise: Whether to reduce noise first, as `sanet prepare --denoise` does. There is a warning where the model
-            was trained on the other kind of clips; with None, for sources that are as in training, there is not.
+        denoise: Whether to reduce noise first, like `sanet prepare --denoise`. A warning is given if this differs from
+            training. None: no noise reduction and no warning, for recordings that are prepared as in training.
 
     Raises:
-        UsageError: `sources` is one recording, the model does not take windows so long, a hop would leave gaps, or
-            another option does not fit.
+        UsageError: `sources` is one recording, the windows are too long for the model, the hop leaves gaps, or another
+            option is invalid.
     """
     check_sources(sources)
     if denoise is not None:
@@ -109,7 +107,7 @@ def predict(
     if aggregate not in AGGREGATES:
         raise UsageError(f"aggregate={aggregate!r} must be 'loud', 'mean' or 'max'.")
     if min_level is not None and not min_level <= 0:
-        raise UsageError(f"min_level={min_level:g} must be 0 or less: dB of full scale.")
+        raise UsageError(f"min_level={min_level:g} must be at most 0 (dBFS).")
     options = _Options(
         rate,
         window,
@@ -146,7 +144,7 @@ def _make_prediction_of(model: PreTrainedModel, min_score: float | None) -> Call
     labels = tuple(config.id2label[index] for index in range(config.num_labels))
     several = config.problem_type == "multi_label_classification"
     min_score = decision_threshold(config, min_score)
-    # Models that were trained on a background class, by any version of transformers, have its name in their config.
+    # `sanet train` stores the name of the background class in the configuration.
     background = getattr(config, "background_label", None)
     return partial(Prediction, labels=labels, min_score=min_score, several=several, background=background)
 
@@ -183,19 +181,19 @@ def _predict(
     def finish() -> Iterator[Prediction]:
         classify_waiting()
         for prediction in done:
-            heard = [window for window in prediction.windows if window.scores is not None]
-            if heard and options.aggregate == "loud":
-                loud = is_loud(np.array([window.power for window in heard]))
-                heard = [window for window, counts in zip(heard, loud) if counts]
-            if heard:
-                scores = np.stack([window.scores for window in heard])
+            counted = [window for window in prediction.windows if window.scores is not None]
+            if counted and options.aggregate == "loud":
+                loud = is_loud(np.array([window.power for window in counted]))
+                counted = [window for window, counts in zip(counted, loud) if counts]
+            if counted:
+                scores = np.stack([window.scores for window in counted])
                 prediction.scores = scores.max(axis=0) if options.aggregate == "max" else scores.mean(axis=0)
                 if options.aggregate == "max" and prediction.background in prediction.labels:
-                    # Of a rare event's file, all windows but one are background.
+                    # In a file with a rare event, all windows but one may be background.
                     index = prediction.labels.index(prediction.background)
                     prediction.scores[index] = scores[:, index].min()
-                if heard[0].embedding is not None:
-                    prediction.embedding = np.mean([window.embedding for window in heard], axis=0)
+                if counted[0].embedding is not None:
+                    prediction.embedding = np.mean([window.embedding for window in counted], axis=0)
             yield prediction
         done.clear()
 
@@ -205,7 +203,7 @@ def _predict(
         return cut_windows(reduce_noise(blocks, rate) if options.denoise else blocks, options.window, options.hop)
 
     ahead = BATCHES_SORTED * batch_size
-    # Who has all sources at hand is not slow: batches do not depend on time.
+    # A sequence is never slow. Without a timeout, its batches do not depend on timing.
     patience = None if isinstance(sources, Sequence) else PATIENCE
     numbered = enumerate(sources, start=1)
     with closing(read_ahead(read, numbered, options.num_workers, ahead, WINDOWS_AHEAD, patience)) as files:
@@ -245,19 +243,19 @@ def _read_blocks(source: Source, sampling_rate: int, name: str) -> Iterator[np.n
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the memory of a device or of the machine does not suffice."""
+    """Return whether an error says that the memory of the device or of the machine is full."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    # The allocator of the CPU has no type of its own.
+    # PyTorch's CPU allocator raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def load_denoised(path: str | Path, sampling_rate: int, start: int = 0, length: int | None = None) -> np.ndarray:
-    """Read a stretch of a file as [`load_audio`] does, after noise is reduced in the whole recording."""
+    """Reduce noise in a whole recording, and return a part of it as in [`load_audio`]."""
     waveform = np.concatenate(list(reduce_noise(stream_audio(path, sampling_rate), sampling_rate)))
     waveform = waveform[start : None if length is None else start + length]
     if not len(waveform):
-        raise AudioError(f"{path}: the file holds no samples from {start / sampling_rate:g} s on.")
+        raise AudioError(f"{path}: the file contains no samples after {start / sampling_rate:g} s.")
     return waveform
 
 
@@ -267,16 +265,17 @@ def _check_windows(
     window_seconds: float | None,
     hop_seconds: float | None,
 ) -> tuple[int, int]:
-    """Window and hop in samples."""
+    """Check window and hop, and return them in samples."""
     longest, rate = find_window_seconds(model, feature_extractor), feature_extractor.sampling_rate
     window_seconds = longest if window_seconds is None else window_seconds
     hop_seconds = window_seconds if hop_seconds is None else hop_seconds
     if not 1 / rate <= window_seconds <= longest:
-        raise UsageError(f"A window of {window_seconds:g} s: this model takes up to {longest:g} s; choose less.")
+        raise UsageError(
+            f"The window of {window_seconds:g} s must be above 0 and at most {longest:g} s, the maximum of this model."
+        )
     if not 1 / rate <= hop_seconds <= window_seconds:
         raise UsageError(
-            f"A hop of {hop_seconds:g} s: it must be above 0 and, so that nothing is left out, at most the window of "
-            f"{window_seconds:g} s."
+            f"The hop of {hop_seconds:g} s must be above 0 and at most {window_seconds:g} s, the length of the window."
         )
     return round(window_seconds * rate), round(hop_seconds * rate)
 
@@ -289,19 +288,19 @@ def classify_waveforms(
     return_embeddings: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """
-    Scores of clips, as one batch, and their embeddings: what SANet pools, or, of other architectures, the mean over
-    time of the last hidden states.
+    Classify clips as one batch. Return their scores and embeddings: the pooled output of SANet, or the mean of the
+    last hidden states of other architectures.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
-        waveforms: Clips of shape (samples,) at the feature extractor's sampling rate.
+        model, feature_extractor: Results of [`~sanet_hf.inference.load_classifier`].
+        waveforms: Clips of shape (samples,) at the sampling rate of the feature extractor.
         return_embeddings: Whether to return embeddings.
 
     Returns:
         float32 of shape (clips, classes), and None or float32 of shape (clips, features).
     """
     features = extract_features(feature_extractor, waveforms)
-    # Other models may have been exported with a mask.
+    # Only for SANet: exported models of other architectures may require the mask.
     if isinstance(model, SANetPreTrainedModel):
         drop_full_mask(features, waveforms)
     features = features.to(model.device, model.dtype)

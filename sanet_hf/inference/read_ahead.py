@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Read sources in threads before they are needed, in order, without threads that outlive the interpreter."""
+"""Read sources in advance in threads, in order. The threads do not keep the interpreter from exiting."""
 
 import atexit
 import os
@@ -12,15 +12,15 @@ from typing import TypeVar
 from weakref import WeakSet
 
 
-# Seconds after which blocked threads look whether they are still needed, and that the end of the process waits for.
-POLL, FAREWELL = 0.1, 2.0
+# Seconds after which blocked threads check whether to stop, and for which the exit of the process waits for them.
+POLL_SECONDS, EXIT_SECONDS = 0.1, 2.0
 
 Source, Item = TypeVar("Source"), TypeVar("Item")
 _END = StopIteration()
 
 
 def default_num_workers() -> int:
-    """Return the number of recordings to decode at once: half of the processor's cores, at least 2 and at most 8."""
+    """Return the number of recordings to decode in parallel: half of the cores, at least 2 and at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(2, cores // 2), 8)
 
@@ -34,20 +34,20 @@ def read_ahead(
     patience: float | None = None,
 ) -> Iterator[tuple[Source, Iterator[Item]] | None]:
     """
-    Yield the sources in order, each with the items that `read` yields of it. Sources are taken and read in threads.
+    Yield the sources in order, each with an iterator over the items that `read` yields for it. Threads read them.
 
         sources --feeder--> num_sources at most --workers--> num_items of each at most --> caller
 
-    Yield None where nothing is left to read and the iterable of sources is slow: time to use what has come so far.
-    The threads do not keep the interpreter from exiting, even if the generator is neither exhausted nor closed.
+    Yield None if all sources so far are read and the next one is slow, so that the caller can process the items so
+    far. The threads do not keep the interpreter from exiting, even if the generator is neither exhausted nor closed.
 
     Args:
-        read: Called in a worker. Its exceptions are raised by the iterator of the source's items.
-        sources: Iterated in a thread. Its exceptions are raised in their place.
-        num_workers: Sources that are read at once.
-        num_sources: Sources that are taken from the iterable before they are asked for.
-        num_items: Items of a source that are kept.
-        patience: Seconds without another source before None; by default there is none.
+        read: Called in a worker. Its exceptions are raised by the iterator over the items.
+        sources: Iterated in a thread. Its exceptions are raised in order.
+        num_workers: Number of sources that are read in parallel.
+        num_sources: Maximum number of sources that are taken from the iterable in advance.
+        num_items: Maximum number of items per source that are read in advance.
+        patience: Seconds without another source before None is yielded (default: never).
     """
     reader = _Reader(read, sources, num_workers, num_sources, num_items)
     try:
@@ -70,8 +70,8 @@ def read_ahead(
 
 class _Reader:
     """
-    Threads that take and read sources. They are daemons: `concurrent.futures` joins its threads when the interpreter
-    exits, which never ends if one waits for a caller that is gone.
+    Threads that read sources. They are daemon threads: `concurrent.futures` joins its threads when the interpreter
+    exits, which would block forever if a thread waits for a caller that has stopped.
     """
 
     def __init__(self, read: Callable, sources: Iterable, num_workers: int, num_sources: int, num_items: int):
@@ -85,7 +85,7 @@ class _Reader:
         _readers.add(self)
 
     def stop(self) -> None:
-        """Tell the threads to end. One that waits for the iterable of sources ends when that gives another."""
+        """Stop the threads. A thread that waits for the iterable of sources stops after the next source."""
         self._stopped.set()
         self.places.release()
         for _ in self.workers:
@@ -121,7 +121,7 @@ class _Reader:
     def _put(self, queue: Queue, item: tuple) -> None:
         while not self._stopped.is_set():
             try:
-                return queue.put(item, timeout=POLL)
+                return queue.put(item, timeout=POLL_SECONDS)
             except Full:
                 continue
 
@@ -141,8 +141,8 @@ _readers: WeakSet[_Reader] = WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """A thread that runs compiled code while the interpreter is taken down can abort the process: end them before."""
-    deadline = time.monotonic() + FAREWELL
+    """Stop all threads. A thread that runs compiled code while the interpreter exits can abort the process."""
+    deadline = time.monotonic() + EXIT_SECONDS
     for reader in list(_readers):
         reader.stop()
         for worker in reader.workers:

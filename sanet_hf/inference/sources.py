@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings in the forms that files, datasets and pipelines give them in."""
+"""Recordings in the forms of files, datasets and pipelines."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -18,21 +18,21 @@ from sanet_hf.errors import AudioError, UsageError
 
 logger = logging.get_logger(__name__)
 
-# A path; the content of a file; an array, tensor or list of samples; a mapping; or a decoder of torchcodec.
+# A path, the content of a file, an array, tensor or list of samples, a mapping, or a decoder of torchcodec.
 Source = Any
 
-# Largest value of integers that hold samples, by their type; others have no full scale that everybody means.
+# Full scale of integer samples by type. Other integer types have no common full scale.
 FULL_SCALES = {"int16": 2.0**15, "int32": 2.0**31}
-# An array of two dimensions has channels if one of its sides is at most so long, and the other so many times longer.
+# A 2-D array has channels if one side is at most MAX_CHANNELS and the other at least this many times longer.
 MAX_CHANNELS, MIN_SAMPLES_PER_CHANNEL = 8, 100
 EXPECTED = (
     "a path, the content of a file as bytes, an array of samples, a decoder of torchcodec, or a mapping with array "
-    "and sampling_rate, with bytes or path, or with audio"
+    "and sampling_rate, or bytes, or path, or audio"
 )
 
 
 def check_sources(sources: Iterable[Source]) -> None:
-    """Raise a UsageError for a lone recording in place of an iterable of them."""
+    """Raise a UsageError if `sources` is a single recording instead of an iterable of recordings."""
     is_one = isinstance(sources, (str, bytes, bytearray, os.PathLike, Mapping)) or _is_decoder(sources)
     if isinstance(sources, (np.ndarray, torch.Tensor)):
         is_one = not isinstance(sources, np.ndarray) or sources.dtype.kind not in "OUS"
@@ -40,13 +40,13 @@ def check_sources(sources: Iterable[Source]) -> None:
         is_one = isinstance(sources[0], Number)
     if is_one:
         kind = type(sources).__name__
-        raise UsageError(f"sources is one recording ({kind}), but must be an iterable of recordings: give [source].")
+        raise UsageError(f"sources is one recording ({kind}), but must be an iterable of recordings. Pass [source].")
     if not isinstance(sources, Iterable):
         raise UsageError(f"sources must be an iterable of recordings, not {type(sources).__name__}.")
 
 
 def name_source(source: Source, number: int) -> str:
-    """Return the path of a source, or, where it has none, its number, such as `#3`."""
+    """Return the path of a source or, if it has none, its number, such as `#3`."""
     while isinstance(source, Mapping) and source.get("audio") is not None:
         source = source["audio"]
     encoded = getattr(source, "_hf_encoded", source)
@@ -56,21 +56,20 @@ def name_source(source: Source, number: int) -> str:
 
 def resolve_source(source: Source) -> Path | bytes | tuple[np.ndarray, float | None]:
     """
-    Return the audio file of a source, the content of one, or a mono waveform, float32 of shape (samples,), full scale
-    at 1, with its sampling rate in Hz, which is None where the source does not say.
+    Return the path or content of the audio file of a source, or a mono waveform and its sampling rate in Hz. The
+    waveform is float32 of shape (samples,), full scale at 1. The rate is None if the source does not state it.
 
     Args:
         source: One of these:
-            - a path of an audio file, or the content of one as bytes
-            - an array, tensor or list of floats or 16-bit or 32-bit integers, whose full scale is 1, 2^15 or 2^31. Its
-              shape is (samples,), or (channels, samples) or (samples, channels) where it is plain which is which.
-            - a mapping with `array` (or `raw`, as of pipelines) and its `sampling_rate`; with `bytes` or `path`, as of
-              datasets that are not decoded; or with one of these as `audio`
-            - a decoder of torchcodec, as of datasets that are decoded: the file behind it, if it is known, as in
-              training
+            - the path of an audio file, or its content as bytes
+            - an array, tensor or list of floats, 16-bit or 32-bit integers, whose full scale is 1, 2^15 or 2^31. Its
+              shape is (samples,), or (channels, samples) or (samples, channels) if the sides can be distinguished.
+            - a mapping with `array` (or `raw`, from pipelines) and `sampling_rate`; with `bytes` or `path`, from
+              datasets without decoding; or with one of these as `audio`
+            - a decoder of torchcodec, from datasets with decoding. Its file is used if it is known, as in training.
 
     Raises:
-        AudioError: The source is none of these, or cannot be decoded.
+        AudioError: The source has none of these forms, or cannot be decoded.
     """
     if isinstance(source, (str, os.PathLike)):
         return Path(source)
@@ -94,7 +93,7 @@ def _resolve_mapping(source: Mapping) -> Path | bytes | tuple[np.ndarray, float 
     content = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if content is None:
         keys = ", ".join(map(str, source)) or "no keys"
-        raise AudioError(f"a mapping with {keys} is no recording: expected {EXPECTED}.")
+        raise AudioError(f"a mapping with {keys} is not a recording: expected {EXPECTED}.")
     return resolve_source(content)
 
 
@@ -110,7 +109,7 @@ def _resolve_decoder(decoder: Source) -> Path | bytes | tuple[np.ndarray, float 
         samples = decoder.get_all_samples()
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise AudioError(f"torchcodec cannot decode it ({reason}).") from error
+        raise AudioError(f"torchcodec cannot decode the recording ({reason}).") from error
     return _to_waveform(samples.data), _to_rate(samples.sample_rate)
 
 
@@ -123,15 +122,15 @@ def _to_waveform(samples: Source) -> np.ndarray:
     try:
         samples = np.asarray(samples)
     except (TypeError, ValueError) as error:
-        raise AudioError(f"a {kind} is no recording ({error}): expected {EXPECTED}.") from error
+        raise AudioError(f"a {kind} is not a recording ({error}): expected {EXPECTED}.") from error
     if samples.dtype.kind not in "fiub" or samples.ndim == 0:
-        raise AudioError(f"a {kind} is no recording: expected {EXPECTED}.")
+        raise AudioError(f"a {kind} is not a recording: expected {EXPECTED}.")
     if samples.dtype.kind != "f" and samples.dtype.name not in FULL_SCALES:
         raise AudioError(
-            f"samples of type {samples.dtype}, whose full scale is unknown: give floats from -1 to 1, int16 or int32."
+            f"the full scale of samples of type {samples.dtype} is unknown. Use floats from -1 to 1, int16 or int32."
         )
     scale = FULL_SCALES.get(samples.dtype.name, 1.0)
-    # What is too large for float32 becomes infinite, and is found below.
+    # Values that are too large for float32 become infinite, which is checked below.
     with np.errstate(over="ignore"):
         samples = np.atleast_1d(samples.astype(np.float32, copy=False))
     if samples.ndim == 2:
@@ -143,13 +142,13 @@ def _to_waveform(samples: Source) -> np.ndarray:
     if samples.ndim != 1 or not len(samples):
         raise _unknown_shape(samples)
     if not np.isfinite(samples).all():
-        raise AudioError("the array holds NaN or Inf.")
+        raise AudioError("the array contains NaN or Inf.")
     samples = np.ascontiguousarray(samples)
     return samples if scale == 1 else samples / np.float32(scale)
 
 
 def _mix_channels(samples: np.ndarray) -> np.ndarray:
-    """Return the mean of the channels of (samples, channels), or one channel where they cancel, as for files."""
+    """Return the mean over channels of (samples, channels), or one channel if they cancel each other, as for files."""
     mean = mean_of_channels(samples)
     with np.errstate(over="ignore", invalid="ignore"):
         powers = np.square(samples, dtype=np.float64).sum(axis=0)
@@ -157,20 +156,20 @@ def _mix_channels(samples: np.ndarray) -> np.ndarray:
     if channel is None:
         return mean
     logger.warning_once(
-        "The channels of an array cancel each other when they are averaged. The one with the most energy is used."
+        "The channels of an array cancel each other in their mean. The channel with the most energy is used."
     )
     return samples[:, channel]
 
 
 def _unknown_shape(samples: np.ndarray) -> AudioError:
     return AudioError(
-        f"an array of shape {samples.shape} is no recording: expected (samples,), or (channels, samples) or (samples, "
-        f"channels) with up to {MAX_CHANNELS} channels and at least {MIN_SAMPLES_PER_CHANNEL} samples for each."
+        f"an array of shape {samples.shape} is not a recording: expected (samples,), (channels, samples) or (samples, "
+        f"channels) with up to {MAX_CHANNELS} channels and at least {MIN_SAMPLES_PER_CHANNEL} samples per channel."
     )
 
 
 def _to_rate(rate: object) -> float:
-    """Return a sampling rate in Hz that is given as any kind of number, or as text."""
+    """Return a sampling rate in Hz as a number. It may be given as text."""
     try:
         return rate if isinstance(rate, bool) else float(rate)
     except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The scores from which a classifier predicts its classes."""
+"""Minimum scores from which a classifier predicts its classes."""
 
 import math
 
@@ -13,21 +13,21 @@ from sanet_hf.inference.windows import THRESHOLD
 
 def decision_threshold(config: PreTrainedConfig, threshold: float | None = None) -> np.ndarray:
     """
-    Return the score from which each class is predicted, float32 of shape (classes,).
+    Return the minimum score from which each class is predicted, float32 of shape (classes,).
 
-    Where a clip can have several classes these are `config.thresholds`, which `sanet train` stores, or else 0.5. Where
-    it has one class, the most probable one is predicted from any score: 0; of a regression, minus infinity.
+    For multi-label models these are `config.thresholds`, which `sanet train` stores, or else 0.5. For single-label
+    models the minimum is 0, and for regressions minus infinity.
 
     Args:
-        config: Of a classifier.
-        threshold: For all classes, in place of that.
+        config: Configuration of a classifier.
+        threshold: One minimum for all classes, which overrides these.
 
     Raises:
-        UsageError: The threshold is no probability, or those of the configuration do not fit its classes.
+        UsageError: `threshold` is not a probability, or the thresholds of the configuration do not fit its classes.
     """
     if threshold is not None:
         if config.problem_type == "regression":
-            raise UsageError("min_score is for scores of classes; this model is a regression.")
+            raise UsageError("min_score needs scores of classes, but this model is a regression.")
         if not 0 <= threshold <= 1:
             raise UsageError(f"min_score={threshold:g} must be between 0 and 1.")
         return np.full(config.num_labels, threshold, np.float32)

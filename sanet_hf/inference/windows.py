@@ -12,19 +12,19 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 
-# Probability from which a class is predicted where a clip can have several and the model has no thresholds.
+# Minimum probability of a predicted class of a multi-label model without thresholds.
 THRESHOLD = 0.5
-# How the windows of a file make its scores.
+# Ways to combine window scores into a file score.
 AGGREGATES = ("loud", "mean", "max")
-# Label of audio without a class whose score is high enough, where a clip has one class.
+# Label of single-label models if all scores are below the minimum.
 UNKNOWN = "unknown"
 
 
 @dataclass
 class Window:
     """
-    A stretch of a file, in seconds; its score of each class, float32 of shape (classes,), or None where it is silent;
-    if asked for, its embedding, float32 of shape (features,); and the mean square of its samples.
+    A part of a file. `start` and `end` are in seconds. `scores` is float32 of shape (classes,), or None for silence.
+    `embedding` is float32 of shape (features,), or None. `power` is the mean square of the samples.
     """
 
     start: float
@@ -36,9 +36,9 @@ class Window:
 
 class Segment(NamedTuple):
     """
-    Neighbouring windows with the same classes: the first and last second, and the class with the highest mean score.
-    Where no class is predicted there are no labels: the label is [`UNKNOWN`] where a clip has one class, and otherwise
-    None, as of silence; so is the score.
+    Neighbouring windows with the same classes: start and end in seconds, and the class with the highest mean score.
+    If no class is predicted, `labels` is empty, and `score` is None. `label` is then [`UNKNOWN`] for single-label
+    models, and None for multi-label models, background and silence.
     """
 
     start: float
@@ -51,20 +51,20 @@ class Segment(NamedTuple):
 @dataclass
 class Prediction:
     """
-    What a model says of one file, or the `error` that kept the file from being classified.
+    The prediction for one file, or the `error` if it could not be classified.
 
     Attributes:
-        path: The file; what is given as an array is called by its place, such as `#3`.
-        labels: The classes, in the model's order.
-        scores: float32 of shape (classes,): probabilities, or, of a regression, the model's outputs. None where there
-            is an error, or where all windows are silent.
-        windows: The stretches that were classified; a short file is one.
+        path: The file. Arrays are named by their position, such as `#3`.
+        labels: The classes, in the order of the model.
+        scores: float32 of shape (classes,): probabilities, or the outputs of a regression. None if there is an error
+            or all windows are silent.
+        windows: The parts that were classified. A short file has one.
         duration: In seconds.
-        embedding: If asked for, the mean of the windows', float32 of shape (features,).
-        min_score: Score from which a class is predicted: one for all classes, or float32 of shape (classes,).
-        several: Whether a file can have several classes: all those with such a score.
-        background: The class that is no detection: it is never predicted, and no other is where it has the highest
-            score. None where there is no such class.
+        embedding: Mean of the embeddings of the windows, float32 of shape (features,), or None.
+        min_score: Minimum score of a predicted class: one for all classes, or float32 of shape (classes,).
+        several: Whether a file can have several classes (multi-label).
+        background: The background class, or None. It is never predicted. If it has the highest score, no class is
+            predicted.
     """
 
     path: str
@@ -80,23 +80,23 @@ class Prediction:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the file was read, but all its windows are silent."""
+        """Return whether the file was read, but all its windows are silent."""
         return self.error is None and self.scores is None
 
     @property
     def label(self) -> str | None:
-        """The predicted class with the highest score; see [`Segment`] for where there is none."""
+        """Return the predicted class with the highest score. If no class is predicted, see [`Segment`]."""
         return self.name_class(self.scores)
 
     @property
     def score(self) -> float | None:
-        """The highest score, if there are scores."""
+        """Return the highest score, or None if there are no scores."""
         return None if self.scores is None else float(self.scores.max())
 
     def rank_classes(self, scores: np.ndarray | None) -> list[int]:
         """
-        Return the classes whose score is `min_score` or more, of scores of this file or a window, best first; none
-        where the background has the highest score.
+        Return the classes whose scores are at least `min_score`, best first. The list is empty if the background has
+        the highest score. `scores` are those of the file or of a window.
         """
         if scores is None or self.is_background(scores):
             return []
@@ -105,13 +105,13 @@ class Prediction:
         return [index for index in ranked if self.labels[index] != self.background]
 
     def is_background(self, scores: np.ndarray) -> bool:
-        """Whether the background has the highest of the scores of this file or a window."""
+        """Return whether the background has the highest of the scores of this file or a window."""
         return self.background is not None and self.labels[int(scores.argmax())] == self.background
 
     def name_class(self, scores: np.ndarray | None) -> str | None:
         """
-        Return the label for scores of this file or a window: of the predicted class with the highest score; none where
-        the background has it.
+        Return the label for scores of this file or a window: the predicted class with the highest score. If no class
+        is predicted, see [`Segment`].
         """
         predicted = self.rank_classes(scores)
         if predicted:
@@ -121,8 +121,8 @@ class Prediction:
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
     """
-    Windows of a waveform that comes in blocks, each with the index of its first sample: a window every `hop` samples,
-    and a last one that ends with the waveform. What is shorter than a window is one.
+    Yield windows of a waveform that is given in blocks, each with the index of its first sample. A window begins every
+    `hop` samples. The last window ends with the waveform. A waveform shorter than a window yields one window.
 
     Args:
         blocks: float32 arrays of shape (samples,).
@@ -132,7 +132,7 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator
     for block in blocks:
         buffer = np.concatenate([buffer, block])
         while len(buffer) >= (window if is_first else hop + window):
-            # What came before the last window given is no longer needed.
+            # Samples before the last window are no longer needed.
             skipped = 0 if is_first else hop
             buffer, start, is_first = buffer[skipped:], start + skipped, False
             yield start, buffer[:window].copy()
@@ -143,7 +143,7 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator
 
 
 def window_starts(length: int, window: int, hop: int) -> list[int]:
-    """First samples of the windows that [`cut_windows`] makes of `length` samples."""
+    """Return the first samples of the windows of [`cut_windows`] for `length` samples."""
     if length <= window:
         return [0]
     starts = list(range(0, length - window + 1, hop))
@@ -151,15 +151,15 @@ def window_starts(length: int, window: int, hop: int) -> list[int]:
 
 
 def window_classes(prediction: Prediction) -> list[frozenset[int]]:
-    """Return the predicted classes of each window: the best one, or all where a file can have several."""
+    """Return the predicted classes of each window: the best one, or all for multi-label models."""
     ranked = [prediction.rank_classes(window.scores) for window in prediction.windows]
     return [frozenset(ranks if prediction.several else ranks[:1]) for ranks in ranked]
 
 
 def merge_windows(prediction: Prediction) -> list[Segment]:
     """
-    The windows of a file, neighbours with the same predicted classes as one segment; so are neighbours without any.
-    Where windows overlap, each counts up to the middle of the overlap.
+    Merge neighbouring windows of a file with the same predicted classes, or without any, and return the segments. If
+    windows overlap, each counts up to the middle of the overlap.
     """
     windows = prediction.windows
     edges = [
@@ -185,14 +185,15 @@ def merge_windows(prediction: Prediction) -> list[Segment]:
 
 def predicted_classes(scores: np.ndarray, several: bool, thresholds: float | np.ndarray = THRESHOLD) -> np.ndarray:
     """
-    Return bool of shape (clips, classes): the most probable class, or, of `several`, those that reach their threshold.
+    Return bool of shape (clips, classes): the most probable class, or with `several` the classes that reach their
+    thresholds.
     """
     return scores >= thresholds if several else np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]
 
 
 def default_aggregate(config: PreTrainedConfig) -> str:
     """
-    Return `loud` where a file has one class: parts much quieter than the loudest are not its sound. Where it can have
-    several, any part may have one: `mean`.
+    Return `loud` for single-label models, since quiet parts are pauses. Return `mean` for multi-label models and
+    regressions, since any part can contain a class.
     """
     return "mean" if config.problem_type in ("multi_label_classification", "regression") else "loud"

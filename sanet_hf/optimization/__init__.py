@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Faster inference and training on a CPU, and the check that it is right."""
+"""Faster inference and training on a CPU, with checks of the results."""
 
 from sanet_hf.optimization.allocator import keep_freed_memory
 from sanet_hf.optimization.int8 import Int8Calibration

@@ -1,12 +1,12 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Activations that fast layers include."""
+"""Activations that are fused into fast layers."""
 
 import torch
 from torch import nn
 
 
-# By the name that oneDNN knows each under.
+# Activations by their names in oneDNN.
 ACTIVATIONS = {"none": nn.Identity(), "gelu": nn.functional.gelu, "relu": torch.relu, "tanh": torch.tanh}
 _IN_PLACE = {"gelu": torch.ops.aten.gelu_, "relu": torch.relu_, "tanh": torch.tanh_}
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that a process keeps."""
+"""Settings of the memory allocator."""
 
 import ctypes
 import sys
@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     Make glibc keep up to 1 GiB of freed memory (blocks of up to 32 MiB) instead of returning it to the system, which
     avoids page faults on every batch.
 
-    For a process that classifies or trains on a CPU; with the GNU C library, else it does nothing. `sanet predict` and
+    This speeds up classification and training on a CPU. Without the GNU C library it does nothing. `sanet predict` and
     `sanet train` call it.
 
     Source: mallopt(3).

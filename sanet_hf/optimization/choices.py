@@ -1,11 +1,11 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Which of several ways to compute the same is fastest on the processor at hand.
+Choose the fastest of several implementations on this processor.
 
-It is measured once for each shape and kept in the Hub's folder for assets (`HF_ASSETS_CACHE`,
-`~/.cache/huggingface/assets` by default), in a file for each processor, PyTorch and number of threads. The folder may
-be deleted at any time.
+Implementations are timed once per shape. The results are saved in the assets folder of the Hub (`HF_ASSETS_CACHE`,
+default `~/.cache/huggingface/assets`), in one file per processor, PyTorch version and number of threads. The folder
+can be deleted at any time.
 """
 
 import json
@@ -26,29 +26,29 @@ from sanet_hf.optimization.processor import describe_libraries, describe_process
 from sanet_hf.utils.files import write_atomically
 
 
-# Another number where other ways are compared: nothing older is believed.
+# Increase this number if other implementations are compared. Older results are then ignored.
 VERSION = 1
 ROUNDS = 10
-# Seconds that all rounds but the first two take on a free machine, at most.
+# Maximum seconds for all rounds except the first two, on a machine without other load.
 SECONDS = 0.03
-# After four rounds, a way that took so many times as long as the best one is not measured again.
-HOPELESS, PATIENT_ROUNDS = 1.5, 4
-# The first way is kept unless another takes less than this part of its time.
-WORTHWHILE = 0.97
-# Seconds that another process may take to write.
-WRITING_SECONDS = 5
+# After this many rounds, implementations that are slower than the fastest by this factor are not timed again.
+SLOW_FACTOR, MIN_ROUNDS = 1.5, 4
+# Another implementation replaces the first only if it takes less than this fraction of its time.
+MAX_TIME_RATIO = 0.97
+# Maximum seconds to wait for another process that writes.
+LOCK_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The fastest way, and the best time of each in milliseconds."""
+    """Name of the fastest implementation, and the best time of each in milliseconds."""
 
     fastest: str
     milliseconds: dict[str, float]
 
 
 class Choices:
-    """Choices for this machine by the name of what is computed. Several processes can use and extend one file."""
+    """Fastest implementations on this machine, by name of the computation. Several processes can share one file."""
 
     def __init__(self):
         self.machine = {
@@ -65,17 +65,18 @@ class Choices:
         self._new: dict[str, Choice] = {}
 
     def find(self, what: str) -> str | None:
-        """Return the way that an earlier measurement found fastest."""
+        """Return the fastest implementation of an earlier measurement, or None."""
         choice = self.known.get(what)
         return choice and choice.fastest
 
     def choose(self, what: str, ways: Mapping[str, Callable[[], object]]) -> str:
         """
-        Return the name of the fastest of the ways, from an earlier measurement if one compared the same.
+        Return the name of the fastest implementation. It is not timed again if an earlier measurement compared the
+        same implementations.
 
         Args:
-            what: Names what is computed, with all that its time depends on.
-            ways: Functions that compute it, by name. The first is preferred where the difference is small.
+            what: Name of the computation, including shapes and number formats.
+            ways: Implementations by name. The first is preferred if the difference is small.
         """
         choice = self.known.get(what)
         if choice is None or choice.milliseconds.keys() != ways.keys():
@@ -83,19 +84,19 @@ class Choices:
         return self.known[what].fastest
 
     def save(self) -> None:
-        """Keep new choices for other processes; where the folder cannot be written, for this one alone."""
+        """Save new choices for other processes. If the folder cannot be written, only this process uses them."""
         new, self._new = self._new, {}
         if not new or self._path is None:
             return
         with suppress(OSError, NotImplementedError, Timeout):
-            with FileLock(self._path.with_suffix(".lock"), timeout=WRITING_SECONDS):
+            with FileLock(self._path.with_suffix(".lock"), timeout=LOCK_SECONDS):
                 choices = {what: asdict(choice) for what, choice in (self._load() | new).items()}
                 text = json.dumps({"machine": self.machine, "choices": choices}, indent=1)
                 with write_atomically(self._path, self._path.with_suffix(f".{os.getpid()}.tmp")) as file:
                     file.write(text.encode())
 
     def _load(self) -> dict[str, Choice]:
-        """What the file holds; nothing of one that is damaged or of another machine."""
+        """Return the choices in the file. A file that is damaged or of another machine is ignored."""
         try:
             content = json.loads(self._path.read_bytes())
             if content["machine"] != self.machine:
@@ -113,27 +114,27 @@ class Choices:
 
 def measure(ways: Mapping[str, Callable[[], object]]) -> Choice:
     """
-    Run the ways by turns and return their best times, so that other processes on the machine disturb all alike.
+    Time implementations and return their best times. They are interleaved, so that other load affects all equally.
     """
-    # One thread's own time leaves out that of other processes; of several threads there is none.
+    # The time of one thread excludes other processes. There is no such clock for several threads.
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     best = {}
     for name, run in ways.items():
-        # The first run allocates memory and brings weights into the format of a library.
+        # The first run allocates memory and converts weights to the format of a library.
         run()
         best[name] = float("inf")
     for number in range(ROUNDS):
-        # Not by the clock: on a busy machine more rounds are needed, not fewer.
+        # Best times instead of elapsed time: a busy machine needs more rounds, not fewer.
         if number > 1 and number * sum(best.values()) > SECONDS:
             break
-        limit = HOPELESS * min(best.values()) if number >= PATIENT_ROUNDS else float("inf")
+        limit = SLOW_FACTOR * min(best.values()) if number >= MIN_ROUNDS else float("inf")
         for name, run in ways.items():
             if best[name] <= limit:
                 start = clock()
                 run()
                 best[name] = min(best[name], clock() - start)
     first, fastest = next(iter(best)), min(best, key=best.get)
-    if best[fastest] > WORTHWHILE * best[first]:
+    if best[fastest] > MAX_TIME_RATIO * best[first]:
         fastest = first
     return Choice(fastest, {name: round(1000 * seconds, 4) for name, seconds in best.items()})
 
@@ -144,5 +145,5 @@ def _choices_for(num_threads: int) -> Choices:
 
 
 def known_choices() -> Choices:
-    """Return the choices for the present number of threads, whose file a process reads once."""
+    """Return the choices for the current number of threads. A process reads their file once."""
     return _choices_for(torch.get_num_threads())

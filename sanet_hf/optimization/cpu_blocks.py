@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The blocks of a SANet for inference on a CPU: what [`~sanet_hf.optimization.optimize_for_inference`] makes of them
-there. They compute what those of modeling_sanet.py compute.
+Blocks of a SANet for inference on a CPU, for [`~sanet_hf.optimization.optimize_for_inference`]. Their outputs equal
+those of modeling_sanet.py.
 
-Where all clips of a batch have one length, frames after the clip's end are not computed.
+If all clips of a batch have the same length, frames after their end are not computed.
 """
 
 import itertools
@@ -37,12 +37,12 @@ from sanet_hf.optimization.activations import activate_
 from sanet_hf.optimization.cpu_layers import is_plain
 
 
-# Values of the first layer that a part of a batch has at most.
+# Maximum number of output values of the first layer for a part of a batch.
 PART_SIZE = 2**21
 
 
 class FrameLinear(nn.Module):
-    """[`SANetDownsample`] or [`SANetUpsample`] with the weight as the linear layer takes it."""
+    """[`SANetDownsample`] or [`SANetUpsample`] with its weight in the layout of a linear layer."""
 
     def __init__(self, conv: SANetDownsample | SANetUpsample):
         super().__init__()
@@ -58,7 +58,7 @@ class FrameLinear(nn.Module):
 
 
 def _attend_by_sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Attention of (batch, heads, frames, head dim)."""
+    """Compute attention of (batch, heads, frames, head dim)."""
     return nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
 
 
@@ -74,10 +74,10 @@ ATTENTION: dict[str, Callable[..., torch.Tensor]] = {"SDPA": _attend_by_sdpa, "e
 def forward_in_parts(
     model: SANetModel, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
 ) -> SANetModelOutput:
-    """As many clips at once as caches and the memory allocator hold: four of 4 s by default."""
+    """Compute a batch in parts that fit caches and the memory allocator: four clips of 4 s by default."""
     clip_size = int(_values_per_sample(model.config) * input_values.shape[-1])
     part_size = max(1, PART_SIZE // max(1, clip_size))
-    # What has no shape of a batch is refused by the model.
+    # The model raises an error for inputs with wrong shapes.
     is_batch = input_values.dim() > 1 and (attention_mask is None or len(attention_mask) == len(input_values))
     if torch.compiler.is_compiling() or not is_batch or len(input_values) <= part_size:
         return _forward_part(model, input_values, attention_mask, **kwargs)
@@ -99,7 +99,8 @@ def _forward_part(
     model: SANetModel, input_values: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
 ) -> SANetModelOutput:
     """
-    Of clips of one length, compute frames up to their end alone; those after it are zero in the outputs:
+    Compute a part of a batch. If all clips have the same length, frames after their end are not computed and are zero
+    in the outputs:
 
         input   a b c d e f g | padding
         blocks  A B C D       |
@@ -129,7 +130,7 @@ def _forward_part(
 
 
 def _values_per_sample(config: SANetConfig) -> float:
-    """Values of the first convolution's output for each sample of the clip."""
+    """Return the output values of the first convolution per sample of the clip."""
     if not config.spectrogram_dim:
         return config.conv_dim[0] / config.conv_stride[0]
     frames, bins = config.spectrogram_pool[0]
@@ -138,8 +139,8 @@ def _values_per_sample(config: SANetConfig) -> float:
 
 def _common_length(config: SANetConfig, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> int | None:
     """
-    Samples of every clip of a batch of one channel; `None` where they differ, the mask is not of ones and then zeros,
-    or the model has to refuse the batch.
+    Return the length in samples that all clips of a batch of one channel have. Return `None` if lengths differ, if the
+    mask is not ones followed by zeros, or if the model must raise an error.
     """
     limit = config.max_input_samples
     if config.num_channels > 1 or input_values.dim() != 2 or not 0 < input_values.shape[1] <= (limit or math.inf):
@@ -154,13 +155,13 @@ def _common_length(config: SANetConfig, input_values: torch.Tensor, attention_ma
 
 
 def _pad_to(hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """(batch, frames, channels) with zeros at the end."""
+    """Append zeros to (batch, frames, channels)."""
     missing = num_frames - hidden_states.shape[1]
     return nn.functional.pad(hidden_states, (0, 0, 0, missing)) if missing else hidden_states
 
 
 def _activate(layer: nn.Module, hidden_states: torch.Tensor, act: nn.Module) -> torch.Tensor:
-    """Apply the activation unless the layer, of which these are results, did."""
+    """Apply the activation, unless it is fused into the layer that computed these values."""
     return hidden_states if layer.activation != "none" else act(hidden_states)
 
 
@@ -181,14 +182,14 @@ def forward_residual(
     if not is_plain(values) or layer.conv1.activation != "gelu" or residual is hidden_states:
         values = residual + (values if gate is None else values * gate)
         return zero_padded_frames(layer.act(values), mask)
-    # In place, without further passes over memory.
+    # In place, to avoid further passes over memory.
     residual = residual.add_(values) if gate is None else residual.addcmul_(values, gate)
     return zero_padded_frames(activate_(residual, "gelu"), mask)
 
 
 def _gate(layer: SANetSqueezeExcitation, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """(batch, 1, channels)"""
-    # In half precision faster than `mean`.
+    """Return the gate of squeeze-and-excitation, (batch, 1, channels)."""
+    # `sum` is faster than `mean` in half precision.
     dtype = torch.promote_types(hidden_states.dtype, torch.float32)
     total = zero_padded_frames(hidden_states, mask).sum(1, keepdim=True, dtype=dtype)
     num_frames = hidden_states.shape[1] if mask is None else mask.sum(1)[:, None, None]

@@ -3,8 +3,8 @@
 """
 Faster replacements for standard layers on a CPU, for [`~sanet_hf.optimization.optimize_for_inference`].
 
-A layer has several ways to compute the same; [`~sanet_hf.optimization.choices`] measures which is fastest. Each
-includes the activation that follows. docs/benchmarks.md has measurements.
+A layer has several implementations with the same results. [`~sanet_hf.optimization.choices`] measures which one is
+fastest. Each includes the next activation. docs/benchmarks.md has measurements.
 """
 
 import math
@@ -19,16 +19,16 @@ from sanet_hf.optimization.activations import ACTIVATIONS, activate_
 
 WINOGRAD_MIN_CHANNELS = 128
 WINOGRAD_KERNEL_SIZES = range(2, 6)
-# Where polynomials are evaluated, and at infinity: a tile has eight frames.
+# Finite points at which polynomials are evaluated. Infinity is the last point, so that a tile has eight frames.
 WINOGRAD_POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)
 WINOGRAD_TILE = len(WINOGRAD_POINTS) + 1
 DFT_MIN_KERNEL = 6
-# Values of the result that a transformed convolution computes at once.
+# Output values that a transformed convolution computes at once.
 PART_SIZE = 2**19
 
 
 def conv_candidates(conv: SANetConv1d) -> dict[str, type["CPUConv1d"]]:
-    """Return the classes that can compute a convolution, by name, the one without conditions first."""
+    """Return the classes that can compute a convolution, by name. The first one supports all inputs."""
     ways: dict[str, type[CPUConv1d]] = {"plain": CPUConv1d}
     if conv.groups > 1 or conv.weight.dtype == torch.float64 or not has_onednn():
         return ways
@@ -49,8 +49,8 @@ def conv_candidates(conv: SANetConv1d) -> dict[str, type["CPUConv1d"]]:
 
 class Packed:
     """
-    A weight in oneDNN's own format, which it would else bring it into for every batch. Such tensors can be neither
-    copied nor moved: a copy of the layer makes its own.
+    A weight in the format of oneDNN, which saves a conversion per batch. Such tensors can be neither copied nor moved,
+    so that a copy of the layer creates its own.
     """
 
     def __init__(self):
@@ -64,23 +64,23 @@ class Packed:
 
 
 class _FastLayer(nn.Module):
-    """What fast layers of a kind have in common: when they are used, and the activation."""
+    """Common part of fast layers: the fused activation, and the conditions for the fast path."""
 
     activation: str
     dtype: torch.dtype
 
     def _apply(self, *arguments, **options):
-        # Moved or converted.
+        # The layer is moved or converted, which makes the packed weight invalid.
         self.packed = Packed()
         return super()._apply(*arguments, **options)
 
     def can_be_fast(self, hidden_states: torch.Tensor) -> bool:
-        """Whether the input is as the layer was made for; not for compilers and exporters, who know plain layers."""
+        """Return whether the fast path supports the input. Compilers and exporters get the plain layer."""
         return hidden_states.dtype == self.dtype and is_plain(hidden_states)
 
 
 def is_plain(hidden_states: torch.Tensor) -> bool:
-    """Whether values are on the CPU, without autocast, a compiler, an exporter or gradients."""
+    """Return whether values are on the CPU, without autocast, compiler, exporter or gradients."""
     return (
         hidden_states.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
@@ -108,13 +108,13 @@ class CPUConv1d(_FastLayer, SANetConv1d):
         return self.convolve(hidden_states, num_frames)
 
     def convolve(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """(batch, frames, in) to (batch, `num_frames`, out), after the activation."""
+        """Convolve (batch, frames, in) and apply the activation. Return (batch, `num_frames`, out)."""
         return activate_(super().forward(hidden_states), self.activation)
 
     def onednn_convolve(
         self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, padding: int
     ) -> torch.Tensor:
-        """Convolve (batch, frames, in) by oneDNN with a weight (out, in, kernel), of which it keeps its own form."""
+        """Convolve (batch, frames, in) with a weight (out, in, kernel) by oneDNN. Its packed weight is kept."""
         # Channels-last in memory: (batch, in, 1, frames).
         inputs = inputs.contiguous().transpose(1, 2).unsqueeze(2)
         options = [0, padding], [1, stride], [1, 1], 1
@@ -128,14 +128,14 @@ class CPUConv1d(_FastLayer, SANetConv1d):
 
 
 class OneDNNConv1d(CPUConv1d):
-    """[`CPUConv1d`] with the weight in oneDNN's format and the activation within the convolution."""
+    """[`CPUConv1d`] with the weight in the format of oneDNN and the activation fused into the convolution."""
 
     def convolve(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
         return self.onednn_convolve(hidden_states, self.weight, self.bias, self.stride[0], self.padding[0])
 
 
 class MergedConv1d(CPUConv1d):
-    """[`OneDNNConv1d`] over several frames as channels: those of a stride, and in half precision at least 16."""
+    """[`OneDNNConv1d`] with frames merged into channels: those of a stride, in half precision at least 16 channels."""
 
     def __init__(self, conv: SANetConv1d, activation: str = "none"):
         super().__init__(conv, activation)
@@ -143,7 +143,7 @@ class MergedConv1d(CPUConv1d):
         self.num_merged = 1 if self.dtype == torch.float32 else -(-HALF_MIN_CHANNELS // channels)
         weight = merge_frames(self.weight, self.stride[0], self.num_merged)
         bias = None if self.bias is None else self.bias.repeat(self.num_merged)
-        # Channels-last in memory, as oneDNN takes it.
+        # Channels-last in memory, the layout of oneDNN.
         weight = weight.transpose(1, 2).contiguous().transpose(1, 2)
         self.register_buffer("wide_weight", weight, persistent=False)
         self.register_buffer("wide_bias", bias, persistent=False)
@@ -161,23 +161,25 @@ class MergedConv1d(CPUConv1d):
 
 class _TransformConv1d(CPUConv1d):
     """
-    A convolution as products of transformed values: overlapping tiles of frames are multiplied by one matrix, the
-    channels of each transformed value by a matrix of its own, and the results by a third one:
+    A convolution as products of transformed values. Overlapping tiles of frames are multiplied by one matrix, the
+    channels of each transformed value by its own matrix, and the results by a third matrix:
 
         (tiles, frames, in) -> (tiles, values, in) -> (tiles, values, out) -> (tiles, frames, out)
 
-    A value is a real number, or real and imaginary part. A stride's frames are channels.
+    A value is a real number, or a pair of real and imaginary part. The frames of a stride are channels.
     """
 
     def set_transforms(
         self, inputs: torch.Tensor, products: torch.Tensor, outputs: torch.Tensor, constant: int
     ) -> None:
         """
+        Set the three matrices, in float64.
+
         Args:
-            inputs: (values, frames of a tile), in float64 like all of these.
-            products: (values, in, out), or with parts of numbers (values / 2, 2 * in, 2 * out).
-            outputs: (resulting frames of a tile, values).
-            constant: The value that every resulting frame has the same share of.
+            inputs: (values, frames of a tile).
+            products: (values, in, out), or for complex numbers (values / 2, 2 * in, 2 * out).
+            outputs: (output frames of a tile, values).
+            constant: Index of the value that contributes equally to all output frames.
         """
         self.constant, self.bias_gain = constant, 1 / outputs[0, constant].item()
         self.step, self.tile = len(outputs), inputs.shape[1]
@@ -185,7 +187,7 @@ class _TransformConv1d(CPUConv1d):
             self.register_buffer(f"{name}_transform", value.to(self.weight.dtype).contiguous(), persistent=False)
 
     def convolve(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        # As many clips at once as a processor's cache holds.
+        # Parts fit into the cache of a processor.
         part_size = max(1, PART_SIZE // (num_frames * self.out_channels))
         parts = [self._convolve_part(part, num_frames) for part in hidden_states.split(part_size)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -195,7 +197,7 @@ class _TransformConv1d(CPUConv1d):
         step, stride, padding = self.step, self.stride[0], self.padding[0]
         channels = stride * self.in_channels
         num_tiles = -(-num_frames // step)
-        # So many that a clip's last tile ends before the next clip: those between are computed in vain.
+        # The last tile of a clip must end before the next clip. Results of tiles between clips are not used.
         tiles_per_clip = num_tiles + -(-(self.tile - step) // step)
         after = tiles_per_clip * step * stride - num_inputs - padding
         padded = nn.functional.pad(hidden_states, (0, 0, padding, after))
@@ -203,7 +205,7 @@ class _TransformConv1d(CPUConv1d):
         tiles = padded.as_strided((all_tiles, self.tile, channels), (step * channels, channels, 1))
         values = torch.bmm(self.inputs_transform.expand(all_tiles, -1, -1), tiles)
         num_products = len(self.products_transform)
-        # Each product's numbers side by side, those of all tiles below each other: (products, tiles, parts * in).
+        # One matrix per product, with one row per tile: (products, tiles, parts * in).
         values = values.view(all_tiles, num_products, -1).transpose(0, 1)
         values = torch.bmm(values, self.products_transform)
         if self.bias is not None:
@@ -217,8 +219,8 @@ class _TransformConv1d(CPUConv1d):
 
 class DFTConv1d(_TransformConv1d):
     """
-    [`CPUConv1d`] by overlap-save with discrete Fourier transforms as matrices: for blocks of some hundred frames these
-    are faster than FFT, whose results lie in another order in memory.
+    [`CPUConv1d`] by overlap-save with discrete Fourier transforms as matrices. For blocks of some hundred frames they
+    are faster than FFT, whose results have another memory layout.
     """
 
     frames_per_tap = 2
@@ -231,7 +233,7 @@ class DFTConv1d(_TransformConv1d):
         size = 16 * math.ceil(self.frames_per_tap * num_taps / 16)
         angles = 2 * math.pi / size * torch.arange(size // 2 + 1, dtype=torch.float64)[:, None] * torch.arange(size)
         waves = torch.stack([angles.cos(), -angles.sin()], dim=1)
-        # Frequencies between the first and the last one stand for negative ones as well.
+        # Frequencies between the first and the last also represent negative frequencies.
         counts = torch.full((len(waves), 1, 1), 2 / size, dtype=torch.float64)
         counts[0] = counts[-1] = 1 / size
         outputs = (counts * waves).flatten(0, 1).T[: size - num_taps + 1]
@@ -246,8 +248,8 @@ class LongDFTConv1d(DFTConv1d):
 
 class WinogradConv1d(_TransformConv1d):
     """
-    [`CPUConv1d`] by Winograd's algorithm: a frame costs 8 / (9 - r) products of matrices where the r taps of the
-    kernel would take r.
+    [`CPUConv1d`] by Winograd's algorithm: with a kernel of r taps, a frame costs 8 / (9 - r) matrix products instead
+    of r.
 
     Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, here in one dimension.
     """
@@ -257,10 +259,10 @@ class WinogradConv1d(_TransformConv1d):
         weight = merge_frames(self.weight, self.stride[0], 1)
         num_taps = weight.shape[2]
         self.min_frames = WINOGRAD_TILE
-        # Polynomials are multiplied by their values, of which the inverse matrix makes coefficients; a convolution
-        # layer, being a correlation, has the transpose of that.
+        # The product of polynomials is computed from their values; the inverse matrix turns values into coefficients.
+        # A convolution layer is a correlation, which needs the transpose.
         inputs = torch.linalg.inv(_values_of_polynomials(WINOGRAD_TILE)).T
-        # Values of one size, for the sake of precision.
+        # Scale all values to a similar size, for precision.
         scale = inputs.abs().amax(dim=1, keepdim=True)
         products = torch.einsum("pk,oik->pio", _values_of_polynomials(num_taps), weight.double())
         outputs = _values_of_polynomials(WINOGRAD_TILE - num_taps + 1).T
@@ -287,8 +289,8 @@ class CPULinear(_FastLayer, nn.Linear):
 
 class OneDNNLinear(CPULinear):
     """
-    [`CPULinear`] through oneDNN, as torch.compile has it on a CPU: PyTorch takes MKL in float32, which has half the
-    speed on processors other than Intel's.
+    [`CPULinear`] through oneDNN, like torch.compile on a CPU. PyTorch uses MKL in float32, which has half the speed on
+    processors other than Intel's.
     """
 
     def multiply(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -299,20 +301,20 @@ class OneDNNLinear(CPULinear):
 
 
 def linear_candidates(linear: nn.Linear) -> dict[str, type[CPULinear]]:
-    """Return the classes that can compute a linear layer, by name, the one without conditions first."""
+    """Return the classes that can compute a linear layer, by name. The first one supports all inputs."""
     is_fast = linear.weight.dtype != torch.float64 and has_onednn()
     return {"plain": CPULinear, "oneDNN": OneDNNLinear} if is_fast else {"plain": CPULinear}
 
 
 @cache
 def has_onednn() -> bool:
-    """Return whether the operators of oneDNN run with this PyTorch."""
+    """Return whether this PyTorch version supports the operators of oneDNN."""
     conv = SANetConv1d(16, 16, 2, stride=2).requires_grad_(False)
     try:
         OneDNNConv1d(conv)(torch.zeros(1, 4, 16))
         OneDNNLinear(nn.Linear(2, 2).requires_grad_(False))(torch.zeros(1, 2))
     except Exception:
-        # They are private: another PyTorch may lack them or have other arguments.
+        # The operators are private: other PyTorch versions may lack them or have other arguments.
         return False
     return True
 
@@ -320,24 +322,24 @@ def has_onednn() -> bool:
 def onednn_linear(
     hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str = "none"
 ) -> torch.Tensor:
-    """`nn.functional.linear` and an activation by oneDNN, on a CPU."""
+    """Compute `nn.functional.linear` and an activation by oneDNN, on a CPU."""
     return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, bias, activation, [], "none")
 
 
 def _real_spectrum(weight: torch.Tensor, size: int) -> torch.Tensor:
     """
-    (out, in, kernel) to the matrices (frequencies, 2 * in, 2 * out) that multiply spectra as real numbers: real parts
-    first, then imaginary ones.
+    Return matrices (frequencies, 2 * in, 2 * out) for a weight (out, in, kernel). They multiply spectra as real
+    numbers: real parts first, then imaginary parts.
     """
     # Conjugate, since a convolution layer is a correlation: (frequencies, in, out).
     spectrum = torch.fft.rfft(weight, n=size).conj().permute(2, 1, 0)
-    # A real part is multiplied by the spectrum, an imaginary one by i times it: (frequencies, in, 2, out, 2).
+    # A real part is multiplied by the spectrum, an imaginary part by i * spectrum: (frequencies, in, 2, out, 2).
     spectrum = torch.view_as_real(torch.stack([spectrum, 1j * spectrum], dim=2).resolve_conj())
     return spectrum.permute(0, 2, 1, 4, 3).flatten(3).flatten(1, 2)
 
 
 def _values_of_polynomials(num_coefficients: int) -> torch.Tensor:
-    """(points, coefficients), in float64; at infinity the value is the last coefficient."""
+    """Return the matrix (points, coefficients) that evaluates polynomials, in float64. The last point is infinity."""
     points = torch.tensor(WINOGRAD_POINTS, dtype=torch.float64)
     finite = points[:, None] ** torch.arange(num_coefficients)
     return torch.cat([finite, torch.eye(num_coefficients, dtype=torch.float64)[-1:]])

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classifiers in 8-bit integers on a CPU: ranges of activations, measured on clips, and the model that uses them."""
+"""Classifiers in int8 on a CPU: measure ranges of activations on clips, and replace layers by int8 layers."""
 
 import hashlib
 import json
@@ -22,34 +22,34 @@ from sanet_hf.optimization.int8_layers import has_int8_layers, int8_layer
 from sanet_hf.optimization.processor import describe_libraries, describe_processor
 
 
-# File beside a model with its calibration.
+# File with the calibration, in the folder of a model.
 CALIBRATION_FILE = "int8_calibration.json"
-# Root mean square of the errors, relative to that of the logits, up to which layers are computed in int8: those that
-# add the most to it stay in float32. It is measured on so many clips, for each layer.
+# Target for the error of the logits: root mean square of the error relative to that of the logits. The layers that add
+# the most error stay in float32, so that it is met. It is measured per layer, on this number of clips.
 TARGET_ERROR = 0.05
 NUM_SENSITIVITY_CLIPS = 16
-# Layers with one input: query, key and value, which a padded batch computes apart.
+# Projections with the same input: query, key and value, jointly or (in padded batches) separately.
 JOINT = ("qkv_proj", "q_proj", "k_proj", "v_proj")
-# Largest root mean square of the logits' errors in int8 on the clips for calibration, relative to that of the logits.
-# A tiny SANet trained on tones is at 0.003 to 0.006; a failed quantization is near 1 or above.
+# Maximum error of the logits on the calibration clips, measured in the same way. A tiny SANet trained on tones has
+# 0.003 to 0.006; a failed quantization has about 1 or more.
 MAX_ERROR = 0.5
-# Layers with fewer channels, or applied to fewer frames a clip, cost little and stay in float32: the classifier, the
-# gates of squeeze-and-excitation, and the scores of the pooling.
+# Layers with fewer channels or fewer frames per clip cost little and stay in float32: the classifier, the gates of
+# squeeze-and-excitation, and the scores of the pooling.
 MIN_CHANNELS = MIN_FRAMES = 16
 
 
 @dataclass(frozen=True)
 class Int8Calibration:
     """
-    What a model in 8-bit integers needs besides the weights.
+    Calibration of an int8 model.
 
     Attributes:
-        weights: Hash of the weights that it is for, from [`hash_weights`].
-        num_clips: Clips that the ranges were measured on.
-        error: Root mean square of the errors of the logits in int8 on these clips, relative to that of the logits.
+        weights: Hash of the weights for which it was measured, from [`hash_weights`].
+        num_clips: Number of clips on which the ranges were measured.
+        error: Root mean square of the error of the int8 logits on these clips, relative to that of the logits.
         ranges: Smallest and largest input of each layer, by its name in the optimised model.
-        evaluation: `num_clips`, `accuracy`, `macro_f1` (each in float32 and in int8) and `agreement`, the part of the
-            clips with the same classes in both, of the validation split; empty if there is none.
+        evaluation: Results on the validation split, or empty: `num_clips`, `accuracy`, `macro_f1` (each in float32 and
+            in int8) and `agreement`, the share of clips with the same classes in both.
     """
 
     weights: str
@@ -65,6 +65,8 @@ class Int8Calibration:
     @classmethod
     def from_json(cls, text: str) -> "Int8Calibration":
         """
+        Return the calibration from the text of [`to_json`].
+
         Raises:
             ValueError: The text is not from [`to_json`].
         """
@@ -74,7 +76,7 @@ class Int8Calibration:
             if not all(math.isfinite(number) for number in numbers) or not isinstance(calibration.evaluation, dict):
                 raise ValueError("a number is not finite")
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"it is no calibration for int8 ({error})") from error
+            raise ValueError(f"it is not a calibration for int8 ({error})") from error
         return calibration
 
 
@@ -82,34 +84,36 @@ def measure_ranges(
     model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]], weights: str
 ) -> Int8Calibration:
     """
-    Measure the ranges of activations, and the error of int8, on batches of features. Layers that lose the most in 8
-    bits are left out, such as those on quiet parts of clips that are loud elsewhere.
+    Measure the ranges of activations, and the error of int8, on batches of features. The layers that lose the most
+    precision in int8 are excluded, for example layers on quiet parts of otherwise loud clips.
 
     Args:
-        model: Optimised, in float32 on the CPU; its layers are replaced.
-        batches: As the model takes them.
-        weights: For the calibration.
+        model: Optimised model in float32 on the CPU. Its layers are replaced.
+        batches: Inputs of the model.
+        weights: Hash of the weights, stored in the calibration.
 
     Raises:
         UsageError: There are no clips, or the error of the logits is above `MAX_ERROR`.
     """
     if not batches:
-        raise UsageError("There are no clips on which to measure ranges of values for int8.")
+        raise UsageError("There are no clips for the calibration of int8.")
     ranges: dict[str, tuple[float, float]] = {}
     with _recorded_ranges(model, ranges):
         expected = _logits(model, batches)
     if not ranges:
-        raise UsageError(f"A model of type {model.config.model_type!r} has no layers that int8 is for.")
+        raise UsageError(
+            f"A model of type {model.config.model_type!r} has no layers that int8 supports. Use bfloat16 or float32."
+        )
     for name in _sensitive_layers(model, ranges, batches, expected):
         del ranges[name]
     if not ranges:
-        raise UsageError("Every layer loses too much in int8. Use bfloat16 or float32.")
+        raise UsageError("All layers lose too much precision in int8. Use bfloat16 or float32.")
     calibration = Int8Calibration(weights, len(expected), 0.0, ranges)
     logits = _logits(replace_layers(model, calibration), batches)
     error = _relative_error(logits, expected)
     if not error <= MAX_ERROR:
         raise UsageError(
-            f"The logits in int8 are off by {error:.0%} of those in float32 (root mean square), more than "
+            f"The int8 logits differ from the float32 logits by {error:.0%} (root mean square), more than "
             f"{MAX_ERROR:.0%}. Use bfloat16 or float32, or calibrate with other recordings."
         )
     return replace(calibration, error=error)
@@ -121,7 +125,7 @@ def _sensitive_layers(
     batches: Sequence[Mapping[str, torch.Tensor]],
     expected: torch.Tensor,
 ) -> list[str]:
-    """Return the names of those layers without which the error of the logits is at most about `TARGET_ERROR`."""
+    """Return the names of the layers that must stay in float32 to keep the error of the logits near `TARGET_ERROR`."""
     few, num_left = [], NUM_SENSITIVITY_CLIPS
     for batch in batches:
         if num_left > 0:
@@ -141,7 +145,7 @@ def _sensitive_layers(
         errors[group] = _relative_error(_logits(model, few), expected)
         for name, layer in originals.items():
             _set_layer(model, name, layer)
-    # Errors of layers add up like those of independent roundings.
+    # Errors of layers add up like independent rounding errors.
     order = sorted(groups, key=errors.get)
     total = np.sqrt(np.cumsum([errors[group] ** 2 for group in order]))
     return [name for group, error in zip(order, total) if not error <= TARGET_ERROR for name in groups[group]]
@@ -158,22 +162,27 @@ def _set_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
 
 def check_int8(model: PreTrainedModel) -> None:
     """
+    Check that int8 supports a model on this machine.
+
     Raises:
-        UsageError: A model cannot be computed in 8-bit integers here.
+        UsageError: It does not.
     """
     if getattr(model.config, "spectrogram_dim", ()):
-        raise UsageError("int8 is not for networks on a spectrogram, which are small. Use bfloat16 or float32.")
+        raise UsageError("int8 does not support SANets with a spectrogram. Use bfloat16 or float32.")
     if model.device.type != "cpu" or model.dtype != torch.float32:
         dtype = str(model.dtype).removeprefix("torch.")
-        raise UsageError(f"int8 is for models in float32 on a CPU; this one is in {dtype} on {model.device}.")
+        raise UsageError(
+            f"int8 needs a model in float32 on the CPU, but this model is in {dtype} on {model.device}. "
+            "Load it with dtype='float32' and device='cpu'."
+        )
     if not has_int8_layers():
         raise UsageError(
-            f"int8 does not run on {describe_processor()} with {describe_libraries()}. Use bfloat16 or float32."
+            f"int8 is not supported on {describe_processor()} with {describe_libraries()}. Use bfloat16 or float32."
         )
 
 
 def hash_weights(model: nn.Module) -> str:
-    """Return a hash of a model's weights, as text."""
+    """Return a hash of the weights of a model, as text."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}".encode())
@@ -183,16 +192,18 @@ def hash_weights(model: nn.Module) -> str:
 
 def replace_layers(model: PreTrainedModel, calibration: Int8Calibration) -> PreTrainedModel:
     """
-    Replace the layers of an optimised model by those in 8-bit integers, in place, and return it. A layer that is wrong
-    on this processor stays in float32, with a warning.
+    Replace the layers of an optimised model by int8 layers, in place, and return it. If a layer computes wrong results
+    on this processor, it stays in float32, with a warning.
 
     Raises:
-        UsageError: The calibration is of other layers.
+        UsageError: The calibration is for another architecture.
     """
     wrong, layers = [], _layers(model)
     for name, (low, high) in calibration.ranges.items():
         if name not in layers:
-            raise UsageError(f"The calibration for int8 has a layer {name} that this model has not: calibrate again.")
+            raise UsageError(
+                f"The int8 calibration has a layer {name}, which this model does not have. Calibrate again."
+            )
         layer = int8_layer(layers[name], (low, high))
         if layer is None:
             wrong.append(name)
@@ -201,7 +212,7 @@ def replace_layers(model: PreTrainedModel, calibration: Int8Calibration) -> PreT
     if wrong:
         warnings.warn(
             f"Wrong results in int8 on {describe_processor()} with {describe_libraries()}: {', '.join(wrong)}. These "
-            "layers are computed in float32 instead, which is slower.",
+            "layers stay in float32, which is slower.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -209,7 +220,7 @@ def replace_layers(model: PreTrainedModel, calibration: Int8Calibration) -> PreT
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Linear | SANetConv1d]:
-    """Layers that 8 bits are for, by name: not those on the waveform, which lose the most and cost little."""
+    """Return the layers for int8, by name. Layers on the waveform are excluded: they lose the most and cost little."""
     kept = set()
     if isinstance(model, SANetPreTrainedModel):
         first = model.base_model.layers[0]
@@ -225,7 +236,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Linear | SANetConv1d]:
 
 @contextmanager
 def _recorded_ranges(model: nn.Module, ranges: dict[str, tuple[float, float]]) -> Iterator[None]:
-    """Note the smallest and largest input of each layer that is applied to (batch, frames, channels)."""
+    """Record the smallest and largest input of each layer that is applied to (batch, frames, channels)."""
 
     def record(name: str, values: torch.Tensor) -> None:
         if values.dim() == 3 and values.shape[1] >= MIN_FRAMES:
@@ -247,8 +258,8 @@ def _recorded_ranges(model: nn.Module, ranges: dict[str, tuple[float, float]]) -
 
 def _share_ranges(model: nn.Module, ranges: dict[str, tuple[float, float]]) -> None:
     """
-    Give query, key and value one range, whether they are computed as one layer or, in a padded batch, apart: their
-    input is the same.
+    Set the same range for query, key and value, since they have the same input. They are computed as one layer or, in
+    padded batches, separately.
     """
     for prefix, attention in model.named_modules():
         if not isinstance(attention, SANetAttention):
@@ -262,5 +273,5 @@ def _share_ranges(model: nn.Module, ranges: dict[str, tuple[float, float]]) -> N
 
 @torch.inference_mode()
 def _logits(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
-    """Logits of clips, (clips, classes)."""
+    """Return the logits of clips, (clips, classes)."""
     return torch.cat([model(**batch, return_dict=True).logits for batch in batches])

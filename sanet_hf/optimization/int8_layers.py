@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Layers in 8-bit integers on a CPU, through oneDNN, for [`~sanet_hf.optimization.quantize_for_inference`].
+Layers in int8 on a CPU, through oneDNN, for [`~sanet_hf.optimization.quantize_for_inference`].
 
-A layer takes and returns float32. Its weights have a scale for each output channel, its input has one scale and one
-zero point, from a measured range: what a clip gets does not depend on the other clips of its batch.
+Inputs and outputs are float32. Weights have one scale per output channel. Inputs have one scale and one zero point
+from a measured range, so that the result of a clip does not depend on other clips of the batch.
 
 Source: B. Jacob et al., 2018, https://arxiv.org/abs/1712.05877. docs/benchmarks.md has the measurements.
 """
@@ -18,26 +18,26 @@ from sanet_hf.layers_sanet import SANetConv1d, merge_frames
 from sanet_hf.optimization.activations import activate_
 
 
-# Largest number of an input.
+# Largest integer of an input.
 MAX_INPUT = 255
-# Processors without VNNI add two products in 16 bits, which 8-bit inputs and weights overflow; 7-bit weights do not.
+# Processors without VNNI add two products in 16 bits. 8-bit weights can overflow there; 7-bit weights cannot.
 WEIGHT_BITS = (8, 7)
-# Input channels that fill the registers of matrix units (AMX has 64 bytes a row).
+# Input channels that fill the registers of matrix units (AMX has 64 bytes per row).
 MERGED_CHANNELS = 64
-# Rows on which a new layer is compared with plain computation, and the largest relative error there: sums are exact,
-# and the result is rounded to float32.
+# Rows on which a new layer is compared with plain computation, and the maximum relative error. Sums of integers are
+# exact; only the result is rounded to float32.
 NUM_CHECKED = 48
 TOLERANCE = 1e-5
 
 
 class Int8Linear(nn.Module):
     """
-    `nn.Linear` in 8-bit integers, and the activation that follows.
+    `nn.Linear` in int8, and the next activation.
 
     Args:
-        linear: The layer in float32; `activation` as [`CPULinear`] has it, if it does.
+        linear: The layer in float32. It may have an `activation`, as in [`CPULinear`].
         input_range: Smallest and largest input.
-        weight_bits: 8, or 7 for processors on which 8 overflow.
+        weight_bits: 8, or 7 for processors on which 8 bits overflow.
     """
 
     def __init__(self, linear: nn.Linear, input_range: tuple[float, float], weight_bits: int = 8):
@@ -71,7 +71,8 @@ class Int8Linear(nn.Module):
         shape = (-1, *[1] * (weight.dim() - 1))
         self.integer_weight = (weight / self.weight_scale.view(shape)).round().to(torch.int8)
         self.weight_zero_point = torch.zeros(len(weight), dtype=torch.int64)
-        # An input's zero point adds the same to each frame, and oneDNN would take several times as long for it.
+        # The zero point adds the same value to all frames. As part of the bias it costs nothing, while oneDNN with a
+        # zero point takes several times as long.
         sums = self.integer_weight.flatten(1).sum(1).double() * self.weight_scale.double() * self.input_scale
         exact_bias = -self.input_zero_point * sums
         self.bias = (exact_bias if bias is None else exact_bias + bias.detach().double()).float()
@@ -81,7 +82,7 @@ class Int8Linear(nn.Module):
         return activate_(self.compute(integers), self.activation)
 
     def compute(self, integers: torch.Tensor) -> torch.Tensor:
-        """Return the layer's output before the activation, float32, for inputs of uint8."""
+        """Return the output before the activation, float32, for uint8 inputs."""
         return torch.ops.onednn.qlinear_pointwise(
             integers,
             self.input_scale,
@@ -99,17 +100,17 @@ class Int8Linear(nn.Module):
         )
 
     def compute_exactly(self, integers: torch.Tensor) -> torch.Tensor:
-        """Return what [`compute`] should, in float64 by PyTorch's product."""
+        """Return the correct result of [`compute`], computed by PyTorch in float64."""
         scale = self.weight_scale.double() * self.input_scale
         return integers.double() @ self.integer_weight.double().T * scale + self.bias.double()
 
 
 class Int8Conv1d(Int8Linear):
     """
-    [`SANetConv1d`] in 8-bit integers, (batch, frames, channels) to the same.
+    [`SANetConv1d`] in int8, (batch, frames, channels) -> (batch, frames / stride, channels).
 
-    Where a stride has few channels, several results are computed at once from their frames as channels, by a kernel
-    that is shifted from one to the next; see [`merge_frames`].
+    If there are few channels, several frames are computed at once, with the frames of their strides as channels; see
+    [`merge_frames`].
     """
 
     def __init__(self, conv: SANetConv1d, input_range: tuple[float, float], weight_bits: int = 8):
@@ -153,7 +154,7 @@ class Int8Conv1d(Int8Linear):
         if self.num_merged:
             num_blocks = -(-num_frames // self.num_merged)
             after = (num_blocks - 1 + self.num_taps) * self.width - num_inputs - self.padding
-        # Not the operator's padding, which is zero: the zero point is another number.
+        # The operator pads with zeros, but the padding must be the zero point.
         padded = nn.functional.pad(integers, (0, 0, self.padding, after), value=self.input_zero_point)
         blocks = padded.reshape(batch_size, padded.shape[1] // self.width, -1)
         frames = torch.ops.onednn.qconv2d_pointwise(
@@ -190,13 +191,13 @@ class Int8Conv1d(Int8Linear):
 def quantize(values: torch.Tensor, scale: float, zero_point: int) -> torch.Tensor:
     """Return `values / scale + zero_point` as uint8, rounded to even and limited to 0 and 255."""
     quantized = torch.quantize_per_tensor(values.float(), scale, zero_point, torch.quint8)
-    # Not int_repr(), which copies for as long as the rest takes.
+    # int_repr() would copy the values, which takes as long as the quantization.
     integers = torch.empty(0, dtype=torch.uint8)
     return integers.set_(quantized.untyped_storage(), 0, quantized.shape, quantized.stride())
 
 
 def int8_layer(layer: nn.Linear | SANetConv1d, input_range: tuple[float, float]) -> Int8Linear | None:
-    """Return the layer in 8-bit integers, or `None` if it is wrong on this processor, with weights of 7 bits too."""
+    """Return the layer in int8, or `None` if its results are wrong on this processor, even with 7-bit weights."""
     kind = Int8Conv1d if isinstance(layer, SANetConv1d) else Int8Linear
     for bits in WEIGHT_BITS:
         try:
@@ -204,13 +205,13 @@ def int8_layer(layer: nn.Linear | SANetConv1d, input_range: tuple[float, float])
             if is_right(quantized):
                 return quantized
         except (AttributeError, RuntimeError, TypeError):
-            # The operators are private: another PyTorch may have other arguments.
+            # The operators are private: other PyTorch versions may have other arguments.
             return None
     return None
 
 
 def is_right(layer: Int8Linear) -> bool:
-    """Whether a layer computes the sums of its products exactly, on random inputs and on the largest ones."""
+    """Return whether a layer computes sums of products exactly, on random inputs and on the largest inputs."""
     is_conv = isinstance(layer, Int8Conv1d)
     num_inputs = layer.integer_weight.shape[1] * (layer.groups if is_conv else 1)
     num_rows = NUM_CHECKED + (layer.kernel_size if is_conv else 0)
@@ -218,7 +219,7 @@ def is_right(layer: Int8Linear) -> bool:
     for integers in (random.to(torch.uint8), torch.full_like(random, MAX_INPUT, dtype=torch.uint8)):
         expected = layer.compute_exactly(integers)
         error = torch.linalg.vector_norm(layer.compute(integers) - expected) / torch.linalg.vector_norm(expected)
-        # NaN is no number below the tolerance.
+        # NaN fails this comparison.
         if not error <= TOLERANCE:
             return False
     return True
@@ -226,7 +227,7 @@ def is_right(layer: Int8Linear) -> bool:
 
 @cache
 def has_int8_layers() -> bool:
-    """Return whether PyTorch and oneDNN compute layers in 8-bit integers here, rightly."""
+    """Return whether PyTorch and oneDNN compute int8 layers correctly on this machine."""
     if not torch.backends.mkldnn.is_available():
         return False
     linear, conv = nn.Linear(64, 64), SANetConv1d(64, 64, 4)
@@ -234,5 +235,5 @@ def has_int8_layers() -> bool:
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Return whether a model has layers in 8-bit integers."""
+    """Return whether a model has int8 layers."""
     return any(isinstance(module, Int8Linear) for module in model.modules())

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A trained SANet made faster for inference."""
+"""Optimise a trained SANet for inference."""
 
 import copy
 import types
@@ -38,7 +38,7 @@ from sanet_hf.optimization.self_check import check_layer, describe_shape, replac
 from sanet_hf.spectrogram_sanet import SANetConv2d, SANetSpectrogramLayer
 
 
-# Samples of the clip, and frames, that ways to compute are compared for, at most.
+# Samples of the clip for which implementations are timed, and maximum number of frames.
 TYPICAL_SAMPLES, MAX_FRAMES = 64000, 4096
 
 SANet = TypeVar("SANet", bound=SANetPreTrainedModel)
@@ -46,24 +46,24 @@ SANet = TypeVar("SANet", bound=SANetPreTrainedModel)
 
 def optimize_for_inference(model: SANet) -> SANet:
     """
-    Return a copy of a SANet with the same outputs (in float32 to 1e-4) that is faster: BatchNorm is folded into the
-    convolutions and linear layers before it; on a CPU a large batch goes through the network in parts, and each layer
-    is computed in the way that is fastest on this processor: by PyTorch, by oneDNN, by Fourier transforms or by
-    Winograd's algorithm. That is measured once, in about a second, and kept in `HF_ASSETS_CACHE`.
+    Return a faster copy of a SANet with the same outputs (in float32 to 1e-4). BatchNorm is folded into the
+    convolutions and linear layers before it. On a CPU, large batches are split, and each layer uses the fastest
+    implementation on this processor: PyTorch, oneDNN, Fourier transforms or Winograd's algorithm. Implementations are
+    timed once, in about a second. The results are saved in `HF_ASSETS_CACHE`.
 
-    The copy has the model's inputs and outputs, hidden states included, its device and its number format. It has no
-    gradients, and cannot be trained or saved: save the model itself. Move the model to its device and number format
-    first. On a CPU each layer is compared with plain computation; one that is wrong on this processor is replaced,
-    with a warning.
+    Inputs, outputs (including hidden states), device and number format are those of the model. The copy has no
+    gradients and cannot be trained or saved; save the model instead. Move the model to its device and number format
+    first. On a CPU each layer is compared with plain computation. If its results are wrong on this processor, it is
+    replaced, with a warning.
 
     Args:
-        model: [`SANetModel`] or [`SANetForAudioClassification`]; it stays as it is.
+        model: [`SANetModel`] or [`SANetForAudioClassification`]. It is not changed.
 
     Raises:
-        TypeError: The model is no SANet.
+        TypeError: The model is not a SANet.
     """
     if not isinstance(model, SANetPreTrainedModel):
-        raise TypeError(f"optimize_for_inference takes a SANet, not {type(model).__name__}.")
+        raise TypeError(f"optimize_for_inference supports only SANet models, not {type(model).__name__}.")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for layer in model.base_model.layers:
         if isinstance(layer, (SANetResidualLayer, SANetSpectrogramLayer)):
@@ -85,7 +85,7 @@ def optimize_for_inference(model: SANet) -> SANet:
         model.classifier = nn.Sequential(*layers)
     for layer in model.modules():
         if isinstance(layer, SANetConv1d):
-            # Channels-last in memory, as the convolution takes it: else it is copied for every batch.
+            # Channels-last in memory, the layout of the convolution. Otherwise it is copied for every batch.
             weight = layer.weight.transpose(1, 2).contiguous().transpose(1, 2)
             layer.weight = nn.Parameter(weight, requires_grad=False)
         elif isinstance(layer, SANetConv2d):
@@ -102,11 +102,11 @@ def calibrate_int8(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.
     Measure the ranges of activations that [`quantize_for_inference`] needs.
 
     Args:
-        model: In float32 on the CPU; it stays as it is.
-        batches: Features as the model takes them, of some hundred clips of the kind that it is meant for.
+        model: Model in float32 on the CPU. It is not changed.
+        batches: Inputs of the model for some hundred representative clips.
 
     Raises:
-        UsageError: There are no clips, int8 does not run here, or the logits are off by more than half.
+        UsageError: There are no clips, int8 is not supported, or the logits differ by more than half.
     """
     check_int8(model)
     return measure_ranges(_optimized_copy(model), batches, hash_weights(model))
@@ -114,23 +114,26 @@ def calibrate_int8(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.
 
 def quantize_for_inference(model: PreTrainedModel, calibration: Int8Calibration) -> PreTrainedModel:
     """
-    Return a copy of a classifier that computes convolutions and linear layers on frames in 8-bit integers, on a CPU.
+    Return a copy of a classifier that computes convolutions and linear layers on frames in int8, on a CPU.
 
-    The copy has the model's inputs and outputs, hidden states and embeddings included, in float32. It has no
-    gradients, and cannot be trained or saved. The first convolution on the waveform, products of two activations, the
-    pooling's statistics and the classifier stay in float32. Each layer is compared with exact sums; one that is wrong
-    on this processor stays in float32, with a warning. Of architectures other than SANet, linear layers are replaced.
+    Inputs and outputs, including hidden states and embeddings, are those of the model, in float32. The copy has no
+    gradients and cannot be trained or saved. The first convolution on the waveform, products of two activations, the
+    statistics of the pooling and the classifier stay in float32. Each layer is compared with exact sums. If its
+    results are wrong on this processor, it stays in float32, with a warning. In architectures other than SANet, only
+    linear layers are replaced.
 
     Args:
-        model: In float32 on the CPU; it stays as it is.
-        calibration: Of [`calibrate_int8`], for these weights.
+        model: Model in float32 on the CPU. It is not changed.
+        calibration: Result of [`calibrate_int8`] for these weights.
 
     Raises:
-        UsageError: The calibration is of other weights, or int8 does not run here.
+        UsageError: The calibration is for other weights, or int8 is not supported.
     """
     check_int8(model)
     if calibration.weights != hash_weights(model):
-        raise UsageError("The calibration for int8 is of other weights than this model's: calibrate again.")
+        raise UsageError(
+            "The int8 calibration was measured for other weights than those of this model. Calibrate again."
+        )
     return replace_layers(_optimized_copy(model), calibration)
 
 
@@ -142,9 +145,8 @@ def _optimized_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 def prepare_classifier(model: PreTrainedModel) -> PreTrainedModel:
     """
-    Return what a program that only classifies should use: the result of [`optimize_for_inference`], or, of other
-    architectures than SANet and of models in int8, the model itself. On a CPU, let the process keep the memory that it
-    frees.
+    Prepare a model for a program that only classifies. Return the result of [`optimize_for_inference`] or, for int8
+    models and architectures other than SANet, the model itself. On a CPU, also call [`keep_freed_memory`].
     """
     if model.device.type == "cpu":
         keep_freed_memory()
@@ -153,7 +155,7 @@ def prepare_classifier(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _make_fast_on_cpu(model: SANetPreTrainedModel) -> None:
-    """Compute the blocks of a SANet whose BatchNorm is folded in the fastest way, in place."""
+    """Replace the blocks of a SANet with folded BatchNorm by their fastest implementations, in place."""
     base, choices = model.base_model, known_choices()
     config = base.config
     activation = "gelu" if isinstance(ACT2FN[config.hidden_act], GELUActivation) else "none"
@@ -201,7 +203,7 @@ def _make_fast_on_cpu(model: SANetPreTrainedModel) -> None:
 def _fastest_layer(
     layer: SANetConv1d | nn.Linear, num_frames: int, activation: str, choices: Choices
 ) -> CPUConv1d | CPULinear:
-    """The layer and its activation in the fastest way that is right on this processor, for one clip."""
+    """Return the fastest implementation of a layer and its activation, for one clip, with correct results."""
     is_conv = isinstance(layer, SANetConv1d)
     kinds = conv_candidates(layer) if is_conv else linear_candidates(layer)
     dtype, num_frames = layer.weight.dtype, min(num_frames, MAX_FRAMES)
@@ -213,7 +215,7 @@ def _fastest_layer(
             return candidate
     candidates = {name: kind(layer, activation) for name, kind in kinds.items()}
     checks = {name: check_layer(candidate, dtype, training=False) for name, candidate in candidates.items()}
-    # A plain layer that is wrong is replaced, with a warning, if it is the fastest all the same.
+    # No warning for plain layers: wrong ones that are chosen are replaced later, with a warning.
     warn_of_wrong_layers(check for name, check in checks.items() if name != "plain")
     candidates = {name: candidate for name, candidate in candidates.items() if checks[name].is_right} or {
         "plain": candidates["plain"]
@@ -245,7 +247,7 @@ def _fastest_attention(attention: SANetAttention, num_frames: int, choices: Choi
 
 
 def _join_projections(attention: SANetAttention) -> nn.Linear:
-    """Query, key and value as one layer."""
+    """Return query, key and value projections as one layer."""
     layers = attention.q_proj, attention.k_proj, attention.v_proj
     joined = nn.Linear(layers[0].in_features, 3 * layers[0].out_features, device="meta")
     for name in ("weight", "bias"):
@@ -255,14 +257,14 @@ def _join_projections(attention: SANetAttention) -> nn.Linear:
 
 
 class _NoNorm(nn.Module):
-    """In place of a BatchNorm that was folded."""
+    """Replacement for a folded BatchNorm."""
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         return hidden_states
 
 
 def _fold(layer: nn.Module, name: str, norm: str) -> None:
-    """Put the BatchNorm `norm` of a block into its linear operation `name`."""
+    """Fold the BatchNorm `norm` of a block into its linear operation `name`."""
     _scale_and_shift(getattr(layer, name), getattr(layer, norm))
     setattr(layer, norm, _NoNorm())
 
@@ -273,7 +275,7 @@ def _scale_and_shift(
     device, dtype = linear.weight.device, linear.weight.dtype
 
     def exact(values: torch.Tensor) -> torch.Tensor:
-        # On the CPU, since not every accelerator has float64.
+        # On the CPU, since some accelerators lack float64.
         return values.detach().cpu().double()
 
     scale = exact(norm.weight) * torch.rsqrt(exact(norm.running_var) + norm.eps)

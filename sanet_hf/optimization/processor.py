@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The processor and the libraries that compute on it, as text."""
+"""Names of the processor, its instruction sets and the libraries."""
 
 import platform
 import re
@@ -32,23 +32,23 @@ def processor_name() -> str:
 
 
 def describe_processor() -> str:
-    """Return the processor's name and its widest instruction sets."""
+    """Return the name of the processor and its instruction sets."""
     sets = instruction_sets()
     return f"{processor_name()} ({', '.join(sets)})" if sets else processor_name()
 
 
 def instruction_sets() -> list[str]:
-    """Return those that decide which kernels run."""
+    """Return the instruction sets of the processor that determine the choice of kernels."""
     try:
         capabilities = torch.cpu.get_capabilities()
     except (AttributeError, RuntimeError):
-        # New in PyTorch 2.11.
+        # get_capabilities is new in PyTorch 2.11.
         return [torch.backends.cpu.get_cpu_capability()]
     return [name for name in INSTRUCTION_SETS if capabilities.get(name)]
 
 
 def describe_training(dtype: torch.dtype, device: torch.device) -> str:
-    """Return where and in which number format a training computes, for a model card."""
+    """Return device, number format and libraries of a training, for a model card."""
     number_format = str(dtype).removeprefix("torch.")
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {number_format}, PyTorch {torch.__version__}"
@@ -64,6 +64,6 @@ def describe_libraries() -> str:
 
 
 def onednn_version() -> str | None:
-    """Return the version of the oneDNN that PyTorch was built with; `None` for a build without it."""
+    """Return the version of oneDNN in this PyTorch build, or `None`."""
     found = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
     return found and found[1]

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The report of `sanet check --machine`: the processor, and whether fast computations are right on it."""
+"""The report of `sanet check --machine`: the processor, and whether fast layers compute correct results on it."""
 
 import re
 import warnings
@@ -17,12 +17,12 @@ from sanet_hf.optimization.self_check import Check, format_error, replace_wrong_
 
 def machine_report() -> dict[str, object]:
     """
-    Describe the processor and compare each fast computation of the default network with plain computation.
+    Describe the processor and compare each fast layer of the default network with plain computation.
 
     Returns:
-        `processor`, `instruction_sets`, `threads`, `torch`, `onednn`, `openmp`, and `checks`: a [`Check`] for each
-        layer and number format, for inference and training; and `choices`: by layer, which way of computing was found
-        fastest in inference, and the times, of all networks that ran here with as many threads.
+        `processor`, `instruction_sets`, `threads`, `torch`, `onednn`, `openmp`; `checks`: a [`Check`] per layer and
+        number format, for inference and training; `choices`: the fastest implementation of each layer in inference,
+        with times, for all networks that ran here with this number of threads.
     """
     checks: list[Check] = []
     model = SANetForAudioClassification(SANetConfig())
@@ -49,8 +49,8 @@ def machine_report() -> dict[str, object]:
 
 def format_machine_report(report: dict[str, object]) -> str:
     """
-    Return the report of [`machine_report`] as lines of text: one for each way of computing and number format, and one
-    for each choice.
+    Return the report of [`machine_report`] as text: one line per implementation and number format, and one line per
+    choice.
     """
     lines = [f"{name:20}{value}" for name, value in report.items() if name not in ("checks", "choices")]
     groups: dict[tuple[str, str], list[Check]] = {}
@@ -61,7 +61,7 @@ def format_machine_report(report: dict[str, object]) -> str:
         verdict = "ok" if worst.is_right else f"{format_error(worst)} ({worst.shape})"
         milliseconds = 1000 * sum(check.seconds for check in checks)
         lines.append(f"{path:42}{number_format:12}{verdict:24}{milliseconds:6.1f} ms")
-    lines += ["", "Fastest in inference, for one clip, of the ways that were compared (ms):"]
+    lines += ["", "Fastest implementation in inference for one clip, and times of all compared (ms):"]
     for what, choice in sorted(report["choices"].items()):
         times = ", ".join(f"{name} {milliseconds:.3g}" for name, milliseconds in choice.milliseconds.items())
         lines.append(f"{what.replace('torch.', ''):72}{choice.fastest:22}{times}")

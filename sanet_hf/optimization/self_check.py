@@ -1,12 +1,12 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Check of fast computations on the processor at hand.
+Check fast layers on this processor.
 
-Kernels of a library may be wrong on some processors: oneDNN has wrong convolutions in bfloat16 for Intel processors
-with AMX (see docs/benchmarks.md). So each layer of a network is compared on a small random input with plain
-computation, once per process, shape and number format. A layer that is off by more than its number format allows is
-replaced.
+Kernels of a library may be wrong on some processors. For example, oneDNN has wrong convolutions in bfloat16 for Intel
+processors with AMX (see docs/benchmarks.md). Each layer of a network is therefore compared with plain computation on a
+small random input, once per process, shape and number format. If the error is larger than rounding explains, the layer
+is replaced.
 """
 
 import functools
@@ -37,7 +37,7 @@ from sanet_hf.spectrogram_sanet import SANetConv2d
 
 Layer = nn.Linear | SANetConv1d | SANetConv2d | SANetDownsample | SANetUpsample
 
-# What a layer is called in reports, by its class: the first that fits.
+# Names of layers in reports, by class. The first match counts.
 PATHS = {
     DFTConv1d: "convolution by DFT",
     (OneDNNConv1d, MergedConv1d): "convolution by oneDNN",
@@ -47,18 +47,18 @@ PATHS = {
     (nn.Linear, SANetDownsample, SANetUpsample): "linear layer",
 }
 NUM_FRAMES = 16
-# Roundings in sequence: inputs, weights, result, and one in between.
+# Successive roundings: inputs, weights, result, and one intermediate result.
 NUM_ROUNDINGS = 4
-# By how much the transforms of DFT and Winograd's algorithm, which subtract large numbers, multiply rounding errors of
-# float32. 2 of 1, -1, 2, -2, 1/2, -1/2 to the power of 7 is the largest number that they multiply by.
+# Factor by which the transforms of DFT and Winograd's algorithm increase rounding errors of float32, since they
+# subtract large numbers. The largest factor in them is 2^7, from the points 1, -1, 2, -2, 1/2 and -1/2.
 TRANSFORM_GAIN = 2**7
 
 
 @dataclass(frozen=True)
 class Check:
     """
-    A layer's error, in relation to the norm of the right result; infinite if it raises an error. Results are the
-    output and, for training, the gradients.
+    The error of a layer, relative to the norm of the correct result; infinite if the layer raises an error. Results
+    are the output and, for training, the gradients.
     """
 
     path: str
@@ -75,16 +75,16 @@ class Check:
 
 def replace_wrong_layers(model: nn.Module, dtype: torch.dtype, training: bool = False) -> list[Check]:
     """
-    Compare the layers of a SANet on the CPU with plain computation, and replace those that are wrong on this
+    Compare the layers of a SANet on the CPU with plain computation. Replace layers whose results are wrong on this
     processor, with a warning.
 
     Args:
-        model: Models other than SANet, and those on other devices, are left as they are.
-        dtype: Number format of the computation: that of autocast, if the weights have another.
-        training: Compare the gradients too.
+        model: Models of other architectures or on other devices are not changed.
+        dtype: Number format of the computation, which is that of autocast if it differs from that of the weights.
+        training: Whether to compare the gradients as well.
 
     Returns:
-        One check for each different layer.
+        One check per distinct layer.
     """
     if not isinstance(model, SANetPreTrainedModel) or model.device.type != "cpu":
         return []
@@ -102,13 +102,13 @@ def replace_wrong_layers(model: nn.Module, dtype: torch.dtype, training: bool = 
 
 
 def warn_of_wrong_layers(checks: Iterable[Check]) -> None:
-    """Warn of those checks that failed, if any did."""
+    """Warn if any checks failed."""
     wrong = [check for check in checks if not check.is_right]
     if wrong:
         found = "; ".join(f"{check.path} {check.shape}: {format_error(check)}" for check in wrong)
         warnings.warn(
             f"Wrong results in {wrong[0].number_format} on {describe_processor()} with {describe_libraries()}: "
-            f"{found}. These layers are computed in a plain way instead, which is slower.",
+            f"{found}. These layers use a plain implementation instead, which is slower.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -118,7 +118,7 @@ _known_checks: dict[tuple, Check] = {}
 
 
 def check_layer(layer: Layer, dtype: torch.dtype, training: bool) -> Check:
-    """Compare a layer with plain computation; of a shape that was compared before, return that result."""
+    """Compare a layer with plain computation and return the result, which is cached per shape."""
     training = training and layer.weight.requires_grad
     path = next(path for kind, path in PATHS.items() if isinstance(layer, kind))
     has_fft = (
@@ -136,7 +136,7 @@ def check_layer(layer: Layer, dtype: torch.dtype, training: bool) -> Check:
         expected = _results(functools.partial(_reference, layer), layer, inputs.to(exact), training)
         error = 0.0
         limit = torch.finfo(dtype).max
-        # Weights that are not finite or too large for the format are not the processor's fault.
+        # Weights that are not finite or too large for the number format are not a fault of the processor.
         if all(bool((value.abs() < limit).all()) for value in expected):
             error = _error(layer.forward, layer, inputs, dtype, expected, training)
         _known_checks[key] = Check(
@@ -146,7 +146,7 @@ def check_layer(layer: Layer, dtype: torch.dtype, training: bool) -> Check:
 
 
 def plain_layer(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
-    """Compute what the layer computes by PyTorch's `conv1d` or `linear`, in the number format of the input."""
+    """Compute a layer by PyTorch's `conv1d`, `conv2d` or `linear`, in the number format of the input."""
     return _activation(layer)(_plain_product(layer, hidden_states))
 
 
@@ -170,7 +170,7 @@ def _plain_product(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
         output = nn.functional.linear(merged, weight.to(dtype), None if bias is None else bias.to(dtype))
         return output.reshape(len(output), -1, layer.out_channels) if isinstance(layer, SANetUpsample) else output
     batch_size, num_frames, channels = hidden_states.shape
-    # Not a transpose of one channel: see SANetConv1d.
+    # No transpose for one channel; see SANetConv1d.
     is_mono = channels == 1
     values = hidden_states.reshape(batch_size, 1, num_frames) if is_mono else hidden_states.transpose(1, 2)
     bias = None if layer.bias is None else layer.bias.to(dtype)
@@ -179,7 +179,7 @@ def _plain_product(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def _reference(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
-    """[`plain_layer`] as one product of matrices, whose gradients take a fraction of the time of a convolution's."""
+    """Compute [`plain_layer`] as one matrix product, whose gradients are much faster than those of a convolution."""
     if not isinstance(layer, SANetConv1d) or layer.groups > 1:
         return plain_layer(layer, hidden_states)
     padded = nn.functional.pad(hidden_states, (0, 0, layer.padding[0], layer.padding[0]))
@@ -189,7 +189,7 @@ def _reference(layer: Layer, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def _plain_forward(layer: Layer, dtype: torch.dtype, training: bool):
-    """In float32 where that is right, else in float64."""
+    """Return a plain implementation in float32 if its results are correct, else in float64."""
     inputs = _random_inputs(layer)
     expected = _results(functools.partial(plain_layer, layer), layer, inputs.double(), training)
     plain = functools.partial(_forward_in_float32, layer)
@@ -213,7 +213,7 @@ def _forward_in(layer: Layer, hidden_states: torch.Tensor, dtype: torch.dtype) -
 
 
 def _random_inputs(layer: Layer) -> torch.Tensor:
-    """(1, frames, channels), enough frames for the layer's fast way."""
+    """Return random inputs, (1, frames, channels), with enough frames for the fast path of the layer."""
     num_frames, channels = NUM_FRAMES, layer.weight.shape[1]
     if isinstance(layer, SANetConv1d):
         channels = layer.in_channels
@@ -226,7 +226,7 @@ def _random_inputs(layer: Layer) -> torch.Tensor:
 
 
 def _results(compute, layer: Layer, inputs: torch.Tensor, training: bool) -> list[torch.Tensor]:
-    """Output, and gradients of its weighted sum by the input and the weight."""
+    """Return the output and, for training, gradients of its weighted sum with respect to input and weight."""
     with torch.set_grad_enabled(training):
         output = compute(inputs.requires_grad_(training))
         if not training:
@@ -237,7 +237,7 @@ def _results(compute, layer: Layer, inputs: torch.Tensor, training: bool) -> lis
 
 
 def _error(compute, layer: Layer, inputs: torch.Tensor, dtype: torch.dtype, expected, training: bool) -> float:
-    """Largest relative error of the results."""
+    """Return the largest relative error of the results."""
     weight_dtype = layer.weight.dtype
     is_autocast = weight_dtype != dtype and dtype.itemsize == 2
     try:
@@ -247,22 +247,22 @@ def _error(compute, layer: Layer, inputs: torch.Tensor, dtype: torch.dtype, expe
         return math.inf
     errors = []
     for value, right in zip(results, expected, strict=True):
-        # In float64: squares of large weights are not finite in float32.
+        # In float64, since squares of large weights overflow float32.
         norm, difference = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in (right, value.to(right) - right))
         errors.append((difference / norm.clamp(min=torch.finfo(torch.float32).tiny)).item())
-    # NaN is larger than any tolerance.
+    # NaN counts as infinite.
     return max(math.inf if math.isnan(error) else error for error in errors)
 
 
 def _tolerance(layer: Layer, dtype: torch.dtype) -> float:
     """
-    Largest relative error of a right result.
+    Return the largest relative error of a correct result.
 
-    Each number is rounded by a factor within 1 ± u, u the format's unit roundoff, `NUM_ROUNDINGS` times in sequence.
-    Sums of n terms are accumulated in float32, whose roundings are independent: sqrt(n) of them (Higham and Mary,
-    2019, https://doi.org/10.1137/18M1226312).
+    Each rounding multiplies by a factor within 1 ± u, where u is the unit roundoff of the format. There are
+    `NUM_ROUNDINGS` of them in sequence. Sums of n terms are accumulated in float32 with independent rounding errors,
+    which add up to sqrt(n) of them (Higham and Mary, 2019, https://doi.org/10.1137/18M1226312).
     """
-    # Where the user allows it, float32 is computed in bfloat16.
+    # If the user allows it, float32 is computed in bfloat16.
     is_reduced = dtype == torch.float32 and is_float32_reduced()
     roundoff = torch.finfo(torch.bfloat16 if is_reduced else dtype).eps / 2
     num_terms = max(layer.weight[0].numel(), layer.weight.shape[0] * layer.weight[0, 0].numel(), FFT_MIN_FRAMES)
@@ -272,10 +272,10 @@ def _tolerance(layer: Layer, dtype: torch.dtype) -> float:
 
 def is_float32_reduced() -> bool:
     """
-    Whether the user allows the processor to compute products of float32 in a shorter format.
+    Return whether the user allows products of float32 in a shorter format.
 
-    `torch.get_float32_matmul_precision` raises an error after `torch.backends.fp32_precision` was set for one device
-    alone, as `--tf32` and `--torch_compile` do on a GPU.
+    `torch.get_float32_matmul_precision` is not used: it raises an error if `torch.backends.fp32_precision` was set for
+    one device only, as by `--tf32` and `--torch_compile` on a GPU.
     """
     if not hasattr(torch.backends, "fp32_precision"):  # PyTorch 2.8
         return torch.get_float32_matmul_precision() != "highest"
@@ -289,7 +289,7 @@ def _options(layer: Layer) -> tuple:
 
 
 def describe_shape(layer: Layer) -> str:
-    """Return features, or channels, kernel and stride, as text."""
+    """Return features, or channels, kernel size and stride, as text."""
     if isinstance(layer, nn.Linear):
         return f"{layer.in_features} to {layer.out_features}"
     text = f"{layer.in_channels} to {layer.out_channels}, kernel {layer.kernel_size[0]}, stride {layer.stride[0]}"
@@ -297,5 +297,5 @@ def describe_shape(layer: Layer) -> str:
 
 
 def format_error(check: Check) -> str:
-    """Return a check's error as text."""
+    """Return the error of a check as text."""
     return f"off by {check.error:.1%}" if math.isfinite(check.error) else "fails or is not finite"

@@ -21,7 +21,7 @@ def require(packages: str | Sequence[str], extra: str) -> None:
         extra: Optional dependency group of sanet-hf that installs them, such as `train`.
 
     Raises:
-        MissingPackageError: At least one of them is not installed.
+        MissingPackageError: At least one package is not installed.
     """
     packages = [packages] if isinstance(packages, str) else packages
     missing = [package for package in packages if find_spec(package) is None]

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""File names as text, atomic writes, and outputs that can be written."""
+"""File names as text, atomic writes, and checks that outputs can be written."""
 
 import errno
 import os
@@ -20,15 +20,15 @@ PROBE_BYTES = READ_BYTES = 2**16
 @contextmanager
 def writing_to(path: str | Path, is_folder: bool = True) -> Iterator[None]:
     """
-    Work that ends in a folder or file, which is tried first; the attempt leaves nothing.
+    Check that a folder or file can be written before the work in this context begins. The check leaves no files.
 
     Raises:
-        OSError: Nothing can be written there, before the work or, since the disk got full, in it. The message names
-            the path, which errors of a full disk do not.
+        OSError: The path cannot be written, or the disk is full during the work. The message names the path, which
+            errors of a full disk do not.
     """
     path = Path(path)
     if is_folder and path.is_file():
-        raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file: choose a folder.")
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file. Choose a folder.")
     _probe(path)
     try:
         yield
@@ -37,7 +37,7 @@ def writing_to(path: str | Path, is_folder: bool = True) -> Iterator[None]:
             raise
         if is_full(error) or "No space left on device" in str(error):
             raise OSError(errno.ENOSPC, f"{path} cannot be written: {os.strerror(errno.ENOSPC)}") from error
-        # Some libraries do not say what the matter is.
+        # Some libraries do not report the cause.
         _probe(path)
         raise
 
@@ -45,16 +45,16 @@ def writing_to(path: str | Path, is_folder: bool = True) -> Iterator[None]:
 @contextmanager
 def write_atomically(path: str | Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
     """
-    A file to write that takes its name when it is whole: until then, or if writing fails, what was there stays. The
-    folders for it are made.
+    Yield a temporary file that replaces `path` when it is complete. If writing fails, an existing file is kept. Parent
+    folders are created.
 
-    Safe against the end of the process at any moment, which can leave the temporary file. Not against a power cut: the
-    file is not synchronised to the disk.
+    This is safe if the process is killed, which can leave the temporary file. It is not safe against a power failure,
+    since the file is not synchronised to the disk.
 
     Args:
         path: The file.
-        temporary: Name until it is whole, on the same file system; by default `path` with `.tmp` at its end, which the
-            next run overwrites. Processes that write one file at the same time need one each.
+        temporary: Path of the temporary file, on the same file system (default: `path` with `.tmp` appended). The next
+            run overwrites it. Processes that write the same file at the same time need different ones.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,12 +68,12 @@ def write_atomically(path: str | Path, temporary: Path | None = None) -> Iterato
 
 
 def is_full(error: Exception) -> bool:
-    """Whether an error is that of a full disk."""
+    """Return whether an error means that the disk is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _probe(path: Path) -> None:
-    # Folders that are not there yet will be made in this one.
+    # The first existing folder. Missing folders will be created in it.
     folder = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))
     try:
         with tempfile.TemporaryFile(dir=path.parent if path.is_file() else folder) as file:
@@ -84,14 +84,14 @@ def _probe(path: Path) -> None:
 
 def read_lines(file: TextIO) -> Iterator[str]:
     """
-    Yield the lines of a text file or pipe as they come, without their ends. File names in them need not be UTF-8.
+    Yield the lines of a text file or pipe when they arrive, without line ends. File names in them need not be UTF-8.
 
-    It is read without its buffer, on whose lock an exiting interpreter would end in a fatal error if a thread waits
-    there for a line.
+    The buffer of the file is not used: if a thread waits for a line and holds its lock, the interpreter would exit
+    with a fatal error.
     """
     try:
         descriptor = file.fileno()
-    except (AttributeError, OSError, ValueError):  # not a file of the system
+    except (AttributeError, OSError, ValueError):  # not a file of the operating system
         yield from (line.rstrip("\r\n") for line in file)
         return
     rest = b""
@@ -103,20 +103,20 @@ def read_lines(file: TextIO) -> Iterator[str]:
 
 
 def to_text(name: str) -> str:
-    """A file name as text that can be written: bytes that are no UTF-8 become `\\xff`."""
+    """Return a file name as text that can be written. Bytes that are not UTF-8 become escapes such as `\\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @contextmanager
 def atomic_directory(output_dir: str | Path) -> Iterator[Path]:
     """
-    Give a temporary folder whose files are moved to `output_dir` at the end. If the work fails, they are deleted, and
-    so is `output_dir` unless it existed before.
+    Yield a temporary folder whose files are moved to `output_dir` at the end. If the work fails, the files are
+    deleted, and also `output_dir` if it is new.
     """
     output_dir = Path(output_dir)
     is_new = not output_dir.exists()
     output_dir.mkdir(parents=True, exist_ok=True)
-    # Inside: beside it may be another file system, or a folder that cannot be written to.
+    # Inside `output_dir`, since its parent may be on another file system or not writable.
     folder = Path(tempfile.mkdtemp(prefix="unfinished-", dir=output_dir))
     try:
         yield folder

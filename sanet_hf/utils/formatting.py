@@ -10,13 +10,13 @@ MAX_LISTED = 20  # names that a message lists
 
 
 def shorten(names: Collection[str], limit: int = MAX_LISTED, separator: str = ", ") -> str:
-    """The first names, and how many more there are: `a, b and 3 more`."""
+    """Return the first names and the number of others: `a, b and 3 more`."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return separator.join(list(names)[:limit]) + more
 
 
 def shorten_lines(lines: Collection[str], limit: int = MAX_LISTED, indent: int = 2) -> str:
-    """The first lines, each after a line break and indented, and how many more there are."""
+    """Return the first lines, each indented after a line break, and the number of others."""
     shown = list(lines)[:limit]
     if len(lines) > limit:
         shown.append(f"and {len(lines) - limit} more")
@@ -27,12 +27,12 @@ def format_markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[object]], alignments: Sequence[str] | None = None
 ) -> str:
     """
-    A Markdown table: floats with three digits, a dash for `None`.
+    Return a Markdown table. Floats have three decimals, `None` is a dash.
 
     Args:
         header: Titles of the columns.
         rows: Cells of each row.
-        alignments: `:--` or `--:` for each column; by default text is on the left, and numbers are on the right.
+        alignments: `:--` or `--:` for each column (default: text left, numbers right).
     """
     rows = list(rows)
     if alignments is None:
@@ -47,12 +47,12 @@ def format_markdown_table(
 
 
 def escape_markdown(text: str) -> str:
-    """Text on one line that Markdown shows as it is, also in a table."""
+    """Return text on one line that Markdown shows unchanged, also in a table."""
     return re.sub(r"[\\`*\[\]>|~$&#]|<(?=\S)|\b_|_\b", r"\\\g<0>", " ".join(text.split()))
 
 
 def format_time(seconds: float) -> str:
-    """Seconds as `1:02:03`, `2:03` or, of fractions, `2:03.5`."""
+    """Return seconds as `1:02:03`, `2:03` or, with fractions, `2:03.5`."""
     minutes, rest = divmod(round(seconds, 3), 60)
     hours, minutes = divmod(int(minutes), 60)
     rest = f"{rest:06.3f}".removesuffix(".000").rstrip("0" if rest % 1 else "")
@@ -60,7 +60,7 @@ def format_time(seconds: float) -> str:
 
 
 def format_table(title: str, splits: list[str], table: list[tuple[str, list[tuple[int, float]]]]) -> list[str]:
-    """Lines with a row for each class: count and duration in each split, and the sums."""
+    """Return the lines of a table with one row per class: count and duration in each split, and totals."""
     width = max(len(title), *(len(label) for label, _ in table)) + 2
     totals = [tuple(map(sum, zip(*cells))) for cells in zip(*(cells for _, cells in table))]
     rows = [*table, ("all", totals)] if len(table) > 1 else table
@@ -71,20 +71,20 @@ def format_table(title: str, splits: list[str], table: list[tuple[str, list[tupl
 
 
 def format_duration(seconds: float) -> str:
-    """For instance `4.0 s`, `12.5 min` or `131 h`."""
+    """Return a duration as text, such as `4.0 s`, `12.5 min` or `131 h`."""
     size, unit = next(((size, unit) for size, unit in ((3600, "h"), (60, "min")) if seconds >= size), (1, "s"))
     value = seconds / size
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
 
 
 def format_interval(values: Mapping[str, float], name: str = "accuracy") -> str:
-    """Return the interval of a metric as text, such as `0.612–0.804`; a dash where earlier versions kept none."""
+    """Return the interval of a metric as text, such as `0.612–0.804`, or a dash if there is none (older versions)."""
     low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
     return "–" if low is None or high is None else f"{low:.3f}–{high:.3f}"
 
 
 def format_p(p: float, name: str = "") -> str:
-    """Write a probability as `0.02`, or with a name as `p = 0.02`."""
+    """Return a probability as `0.02`, or with a name as `p = 0.02`."""
     if p < 0.001:
         return f"{name} < 0.001".strip()
     return f"{name} = {p:.2g}" if name else f"{p:.2g}"

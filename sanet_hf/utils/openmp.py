@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-How long OpenMP's threads spin while they wait for each other, before they leave their core to other processes.
+Shorten the time for which waiting OpenMP threads spin before they release their core.
 
-By default they spin for milliseconds. If another process takes a core, the threads on the free cores spin while the
-thread that they wait for is not running. OpenMP reads these variables when PyTorch, which loads it, is imported.
+By default they spin for milliseconds. If another process occupies a core, threads on other cores spin while the thread
+that they wait for does not run. OpenMP reads these variables when PyTorch, which loads it, is imported.
 """
 
 import os
@@ -13,19 +13,19 @@ import sys
 from pathlib import Path
 
 
-# Of Intel's and LLVM's OpenMP (macOS, Windows), in ms, instead of 200. Not all versions support fractions.
+# Intel's and LLVM's OpenMP (macOS, Windows): ms, default 200. Some versions do not support fractions.
 SHORT_WAIT = {"KMP_BLOCKTIME": "1"}
 if platform.machine() in ("x86_64", "AMD64"):
-    # Of libgomp (Linux), in turns of a loop, instead of 300,000. A turn takes 20 to 70 ns on x86 (its instruction
-    # `pause`). Without that instruction, on ARM, the default is short.
+    # libgomp (Linux): iterations of a loop, default 300,000. An iteration takes 20 to 70 ns on x86 (instruction
+    # `pause`). On ARM, without that instruction, the default is short.
     SHORT_WAIT["GOMP_SPINCOUNT"] = "3000"
 
 
 def find_short_wait() -> dict[str, str]:
-    """Return the part of `SHORT_WAIT` that the environment leaves open; nothing if it has OMP_WAIT_POLICY."""
+    """Return the variables of `SHORT_WAIT` that are not set in the environment; none if OMP_WAIT_POLICY is set."""
     if "OMP_WAIT_POLICY" in os.environ:
         return {}
-    # `accelerate launch --cpu` sets KMP_BLOCKTIME and leaves libgomp as it is.
+    # `accelerate launch --cpu` sets KMP_BLOCKTIME but not GOMP_SPINCOUNT.
     return {name: value for name, value in SHORT_WAIT.items() if name not in os.environ}
 
 
@@ -36,8 +36,8 @@ def shorten_wait() -> None:
 
 
 def is_sanet() -> bool:
-    """Return whether this process is `sanet` or `python -m sanet_hf…`; call it when the package is imported."""
-    # While Python looks for the module of -m, and imports its package, this stands for the program's name.
+    """Return whether this process is `sanet` or `python -m sanet_hf…`. Call it when the package is imported."""
+    # While Python imports the package of a module that is run with -m, sys.argv[0] is "-m".
     if sys.argv[:1] == ["-m"]:
         return any(argument.removeprefix("-m").split(".")[0] == "sanet_hf" for argument in sys.orig_argv)
     return Path(sys.argv[0]).stem == "sanet" if sys.argv else False

@@ -44,7 +44,9 @@ def test_labels(original_state_dict):
 
 @pytest.mark.parametrize("labels", [{}, {0: "a"}, dict.fromkeys(range(1, 11), "a")], ids=str)
 def test_labels_that_do_not_match_the_head(original_state_dict, labels):
-    with pytest.raises(ValueError, match=rf"id2label names {len(labels)} classes.*last layer has 10"):
+    with pytest.raises(
+        ValueError, match=rf"id2label names {len(labels)} classes.*last layer of the checkpoint has 10"
+    ):
         convert_original_checkpoint(original_state_dict, labels)
 
 
@@ -187,7 +189,7 @@ class RunsCode:
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     path, proof = tmp_path / "evil.pt", tmp_path / "proof"
     torch.save({"state_dict": RunsCode(str(proof))}, path)
-    with pytest.raises(ValueError, match=r"evil.pt cannot be read as a PyTorch checkpoint of tensors alone"):
+    with pytest.raises(ValueError, match=r"evil.pt cannot be read as a PyTorch checkpoint of only tensors"):
         convert_original_checkpoint(path)
     path.write_bytes(pickle.dumps(RunsCode(str(proof)), protocol=2))
     with pytest.raises(ValueError, match=r"evil.pt cannot be read"):
@@ -204,7 +206,7 @@ def test_files_that_are_no_checkpoints(tmp_path, content):
 
 def test_a_file_of_something_else(tmp_path):
     torch.save({"epoch": 3, "notes": [1, 2]}, tmp_path / "file.pt")
-    with pytest.raises(ValueError, match="does not hold a state dict"):
+    with pytest.raises(ValueError, match="does not contain a state dict"):
         convert_original_checkpoint(tmp_path / "file.pt")
 
 

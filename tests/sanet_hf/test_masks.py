@@ -415,13 +415,13 @@ def test_without_attention_there_is_no_limit(make_model):
 )
 def test_wrong_shapes_of_the_input(make_model, num_channels, shape):
     expected = r"\(batch, samples\)" if num_channels == 1 else r"\(batch, 2, samples\)"
-    with pytest.raises(ValueError, match=f"input_values must be {expected}"):
+    with pytest.raises(ValueError, match=f"input_values must have shape {expected}"):
         make_model(num_channels=num_channels)(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(2, 99), (1, 100), (2, 101), (2, 1, 100), (100,), (2, 25)], ids=str)
 def test_wrong_shapes_of_the_mask(tiny_model, shape):
-    with pytest.raises(ValueError, match=r"attention_mask must have one entry a sample, \(2, 100\)"):
+    with pytest.raises(ValueError, match=r"attention_mask must have one entry per sample: shape \(2, 100\)"):
         tiny_model(torch.zeros(2, 100), torch.ones(shape))
 
 

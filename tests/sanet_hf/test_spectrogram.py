@@ -168,7 +168,7 @@ def test_wrong_convolutions_are_found(monkeypatch):
 
 
 def test_no_int8(model):
-    with pytest.raises(UsageError, match="int8 is not for networks on a spectrogram"):
+    with pytest.raises(UsageError, match="int8 does not support SANets with a spectrogram"):
         calibrate_int8(model, [{"input_values": torch.zeros(1, 1000)}])
 
 
@@ -196,14 +196,14 @@ def test_frames_of_hidden_states(model):
         ({"spectrogram_dim": []}, "at least one stage"),
         ({"spectrogram_pool": [[1, 2]]}, "the same length"),
         ({"spectrogram_pool": [[1, 2], [2]]}, "pairs"),
-        ({"spectrogram_pool": [[1, 2], [2, 3]]}, "does not divide"),
+        ({"spectrogram_pool": [[1, 2], [2, 3]]}, "must divide num_mel_bins"),
         ({"spectrogram_window": 250}, "multiple"),
-        ({"num_mel_bins": 80}, "too many"),
-        ({"num_channels": 2}, "one channel"),
+        ({"num_mel_bins": 80}, "too large"),
+        ({"num_channels": 2}, "needs num_channels=1"),
         ({"spectrogram_dim": [4, 16]}, "se_reduction"),
         ({"spectrogram_stride": 0}, "must be positive"),
         ({"attention_after": [-2]}, "ascending order"),
-        (WAVEFORM, "needs a spectrogram"),
+        (WAVEFORM, "use_band_statistics needs spectrogram_dim"),
     ],
 )
 def test_sizes_that_contradict_each_other(sizes, message):

@@ -132,12 +132,12 @@ def test_debug_is_the_option_of_transformers():
     [
         (["--output_dir", "out"], "--data_dir is missing"),
         (["--data_dir", "data"], "--output_dir is missing"),
-        ([*REQUIRED, "--learningrate", "1"], r"--learningrate is no option.*Did you mean --learning_rate\?"),
+        ([*REQUIRED, "--learningrate", "1"], r"--learningrate is not an option.*Did you mean --learning_rate\?"),
         ([*REQUIRED, "--learning_rate", "fast"], "invalid float value: 'fast'"),
         ([*REQUIRED, "--freeze", "everything"], "invalid choice: 'everything'"),
         ([*REQUIRED, "--load_best_model_at_end", "true"], "--load_best_model_at_end true needs evaluations"),
         (["missing.yaml", *REQUIRED], r"missing.yaml: there is no such configuration file.*sanet.yaml"),
-        ([*REQUIRED, "sanet.yaml"], "sanet.yaml is no option"),
+        ([*REQUIRED, "sanet.yaml"], "sanet.yaml is not an option"),
         (["sanet.yaml", "missing.yaml", *REQUIRED], "missing.yaml: there is no such configuration file"),
         ([*REQUIRED, "--manifest", "list.csv"], "--data_dir and --manifest both name recordings"),
     ],
@@ -150,9 +150,9 @@ def test_mistakes_on_the_command_line(argv, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rat: 1", r"mine.yaml: 'learning_rat' is no option. Did you mean learning_rate\?"),
+        ("learning_rat: 1", r"mine.yaml: 'learning_rat' is not an option. Did you mean learning_rate\?"),
         ("num_train_epochs: many", "invalid float value: 'many'"),
-        ("- a\n- b", "must hold options as"),
+        ("- a\n- b", "must contain options as"),
         ("a: [", "cannot be read as YAML"),
         ("\x00", "cannot be read as YAML"),
     ],
@@ -201,7 +201,7 @@ def test_lists_in_yaml(tmp_path):
     training = parse_train_arguments([str(path), *REQUIRED])[2]
     assert training.report_to == [] and training.debug == ["underflow_overflow"]
     path.write_text("learning_rate: [1e-3, 1e-4]\n")
-    with pytest.raises(UsageError, match="learning_rate takes one value, not a list: 1e-3, 1e-4"):
+    with pytest.raises(UsageError, match="learning_rate needs one value, not a list: 1e-3, 1e-4"):
         parse_train_arguments([str(path), *REQUIRED])
 
 
@@ -260,7 +260,7 @@ CHECKPOINT = ["--model_name_or_path", "x"]
         (["--cache_audio", "-1"], "--cache_audio -1 must be at least 0"),
         (["--cache_audio", "nan"], "--cache_audio nan must be at least 0"),
         (["--accelerator_config", "none.json"], "none.json"),
-        (["--metric_for_best_model", "f1"], "no such metric; there are loss, mAP, accuracy, macro_f1"),
+        (["--metric_for_best_model", "f1"], "f1 is not a known metric. Choose one of: loss, mAP, accuracy, macro_f1"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -86,13 +86,13 @@ def test_predict_goes_on_after_files_that_cannot_be_read(trained, tones, tmp_pat
     assert main(argv) == 1
     output, errors = capsys.readouterr()
     assert [line.split()[1:] for line in output.splitlines()[1:]] == [["high", str(clip)]]
-    assert "missing.wav: there is no such file." in errors
+    assert "missing.wav: file not found." in errors
     assert f"{text}: " in errors and f"{damaged}: " in errors
     assert "3 of 4 files could not be classified." in errors
     assert "Traceback" not in errors
     assert main([*argv, "--strict"]) == 2
     output, errors = capsys.readouterr()
-    assert "missing.wav: there is no such file. (--strict stops here)" in errors and str(clip) not in output
+    assert "missing.wav: file not found. (--strict stops here)" in errors and str(clip) not in output
 
 
 def test_predict_a_long_file(trained, make_tone, tmp_path, capsys):
@@ -112,10 +112,10 @@ def test_predict_a_long_file(trained, make_tone, tmp_path, capsys):
     assert "0.00 to 2.00 s" in capsys.readouterr().out
     (tmp_path / "two.txt").write_text(f"{tmp_path / 'long.wav'}\n{tmp_path / '300.wav'}\n")
     for argv, message in (
-        ([f"@{tmp_path / 'two.txt'}", "--plot", "a.png"], "--plot draws one file"),
+        ([f"@{tmp_path / 'two.txt'}", "--plot", "a.png"], "--plot needs exactly one audio file"),
         ([str(tmp_path / "long.wav"), "--plot", "a.txt"], "a picture must end in .png"),
-        ([str(tmp_path / "long.wav"), "--window", "7"], "takes up to 1 s"),
-        ([str(tmp_path / "long.wav"), *options[:2]], "--resume adds what is missing"),
+        ([str(tmp_path / "long.wav"), "--window", "7"], "at most 1 s, the maximum of this model"),
+        ([str(tmp_path / "long.wav"), *options[:2]], "Use --resume to add missing rows"),
     ):
         assert main(["predict", str(trained), *argv]) == 2
         assert message in capsys.readouterr().err
@@ -156,8 +156,8 @@ def test_predict_from_a_pipe(trained, tones, tmp_path):
         output, errors = process.communicate("missing.wav\nnothing/*.wav\n" + str(tmp_path / "folder.wav"))
         guard.cancel()
     assert process.returncode == 1 and not output
-    assert "missing.wav: there is no such file." in errors and "nothing/*.wav: there is no such file." in errors
-    assert "folder.wav: this is not a file." in errors and "3 of 6 files could not be classified." in errors
+    assert "missing.wav: file not found." in errors and "nothing/*.wav: file not found." in errors
+    assert "folder.wav: not a file." in errors and "3 of 6 files could not be classified." in errors
 
 
 def test_predict_with_mistakes_beside_a_pipe(trained, monkeypatch, capsys):
@@ -184,7 +184,7 @@ def test_predict_silence(trained, tones, tmp_path, capsys, suffix):
 
     assert main(argv) == 0
     printed, errors = capsys.readouterr()
-    assert f"{silence}: silent, below --min_level, so that it gets no class." in errors
+    assert f"{silence}: silent, below --min_level. It gets no class." in errors
     assert "Classified 3 of 3 files" in printed
     labels = read()["label"].fillna("").tolist()
     assert labels[:3] == ["", "high", ""] and labels[-1] == "high"
@@ -202,7 +202,7 @@ def test_embed_silence(trained, tones, tmp_path, capsys):
     soundfile.write(silence, np.zeros(8000), 16000)
     argv = ["embed", str(trained), str(silence), clip, "--output", str(tmp_path / "e.npz")]
     assert main(argv) == 1
-    assert f"{silence}: silent, below --min_level, so that there is no embedding." in capsys.readouterr().err
+    assert f"{silence}: silent, below --min_level. It gets no embedding." in capsys.readouterr().err
     assert np.load(tmp_path / "e.npz")["path"].tolist() == [clip]
     assert main([*argv, "--min_level", "none"]) == 0
     assert np.load(tmp_path / "e.npz")["path"].tolist() == [str(silence), clip]
@@ -212,7 +212,7 @@ def test_explain_silence(trained, tmp_path, capsys):
     soundfile.write(tmp_path / "silence.wav", np.zeros(8000), 16000)
     output = ["--output", str(tmp_path / "silence.json")]
     assert main(["explain", str(trained), str(tmp_path / "silence.wav"), *output]) == 0
-    assert "This stretch is silent (below -80 dB of full scale)" in capsys.readouterr().out
+    assert "This part is silent (below -80 dBFS)" in capsys.readouterr().out
 
 
 def test_explain(trained, tones, make_tone, tmp_path, capsys):
@@ -238,16 +238,16 @@ def test_explain(trained, tones, make_tone, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["missing.wav"], "missing.wav: there is no such file."),
+        (["missing.wav"], "missing.wav: file not found."),
         (["TEXT"], "text.wav: "),
         (
             ["CLIP", "--label", "hihg"],
             "label='hihg' is not a class of the model. Did you mean 'high'? Its classes are",
         ),
         (["CLIP", "--output", "out.mp4"], "out.mp4: an explanation must end in .png, .jpg, .svg, .pdf or .json."),
-        (["CLIP", "--start", "-1"], "--start -1 must be 0 or more seconds"),
-        (["CLIP", "--start", "inf"], "--start inf must be 0 or more seconds"),
-        (["CLIP", "--start", "99"], "the file holds no samples from 99 s on"),
+        (["CLIP", "--start", "-1"], "--start -1 must be at least 0"),
+        (["CLIP", "--start", "inf"], "--start inf must be at least 0"),
+        (["CLIP", "--start", "99"], "the file contains no samples after 99 s"),
         (["CLIP", "--occlusion_seconds", "0"], "occlusion_seconds=0 must be positive"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -277,9 +277,9 @@ def make_no_weights(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (shutil.rmtree, "neither a folder here nor a model on the Hub"),
-        (make_no_model, "holds no model that transformers can load"),
-        (make_bert, "a model of type 'bert' is no audio classifier"),
+        (shutil.rmtree, "model not found, neither as a folder nor on the Hub"),
+        (make_no_model, "contains no model that transformers can load"),
+        (make_bert, "a model of type 'bert' is not an audio classifier"),
         (make_no_weights, "the model cannot be loaded"),
     ],
 )
@@ -312,7 +312,7 @@ def test_misuse_exits_with_2(argv, message, capsys):
     ("argv", "message"),
     [
         (["--data_dir", "nowhere"], "nowhere: there is no such folder"),
-        (["--learning_rat", "1"], "--learning_rat is no option of sanet train. Did you mean --learning_rate?"),
+        (["--learning_rat", "1"], "--learning_rat is not an option of sanet train. Did you mean --learning_rate?"),
         (["--data_dir", "DATA", "--config_overrides", "conv_dims=[8]"], "SANetConfig has no 'conv_dims'"),
         (["--data_dir", "DATA", "--config_overrides", "conv_dim=[8]"], "conv_dim=(8,) and conv_kernel="),
         (["--data_dir", "DATA", "--config_overrides", "conv_dim=wide"], "conv_dim"),
@@ -357,7 +357,7 @@ def test_every_command_has_help(capsys):
 
 def test_check_needs_something_to_check(capsys):
     assert main(["check"]) == 2
-    assert "give a FOLDER, or --machine" in capsys.readouterr().err
+    assert "Give FOLDER or --machine" in capsys.readouterr().err
 
 
 def test_check_machine(monkeypatch, capsys):
@@ -452,7 +452,7 @@ def test_evaluate(trained, tones, tmp_path, capsys):
     assert json.loads((output_dir / "metrics.json").read_text())["accuracy"] == 1
     assert (output_dir / "report.html").stat().st_size > 10000
     assert main([*command, "--output", str(output_dir)]) == 2
-    assert "is not empty: choose a new folder" in capsys.readouterr().err
+    assert "is not empty. Choose a new folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -556,11 +556,11 @@ def test_convert(original_checkpoint, tones, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("labels", "id2label names 2 classes, but the checkpoint's last layer has 3"),
+        ("labels", "id2label names 2 classes, but the last layer of the checkpoint has 3"),
         ("no_labels_file", "labels.txt"),
-        ("missing", "there is no such file"),
+        ("missing", "file not found"),
         ("another", "not a checkpoint of the original SqueezeAttendNet"),
-        ("not_empty", "is not empty: choose a new folder"),
+        ("not_empty", "is not empty. Choose a new folder"),
     ],
 )
 def test_convert_faults(original_checkpoint, tmp_path, capsys, fault, message):
@@ -588,7 +588,7 @@ def test_module_runs_as_the_command(trained, tones, tmp_path):
     result = run("predict", trained, clip, tmp_path / "missing.wav")
     assert result.returncode == 1
     assert "low" in result.stdout.splitlines()[1]
-    assert "there is no such file" in result.stderr and "Traceback" not in result.stderr
+    assert "file not found" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_augment_writes_examples_to_listen_to(tones, tmp_path, capsys):
@@ -634,7 +634,7 @@ def test_app(trained, tones, monkeypatch, capsys):
     defaults = make_parser().parse_args(["app", "model"])
     assert (defaults.max_seconds, defaults.max_megabytes) == (MAX_SECONDS, MAX_MEGABYTES)
     assert main(["app", str(trained), "--examples", "nowhere"]) == 2
-    assert "--examples nowhere: there is no such folder" in capsys.readouterr().err
+    assert "--examples nowhere: folder not found" in capsys.readouterr().err
     assert main(["app", str(trained), "--max_seconds", "-1"]) == 2
     assert "max_seconds=-1 must be positive" in capsys.readouterr().err
 
@@ -692,33 +692,33 @@ def test_a_bug_is_shown_with_its_traceback(
     [
         (["predict", "MODEL", "CLIP", "--device", "fast"], "device fast: "),
         (["predict", "MODEL", "CLIP", "--device", "meta"], "device meta: "),
-        (["predict", "MODEL", "CLIP", "--window", "nan"], "A window of nan s"),
-        (["predict", "MODEL", "CLIP", "--hop", "0"], "A hop of 0 s"),
-        (["predict", "MODEL", "CLIP", "--min_level", "3"], "min_level=3 must be 0 or less"),
+        (["predict", "MODEL", "CLIP", "--window", "nan"], "The window of nan s must be above 0"),
+        (["predict", "MODEL", "CLIP", "--hop", "0"], "The hop of 0 s must be above 0"),
+        (["predict", "MODEL", "CLIP", "--min_level", "3"], "min_level=3 must be at most 0"),
         (["predict", "MODEL", "CLIP", "--min_score", "2"], "min_score=2 must be between 0 and 1"),
         (["predict", "MODEL", "CLIP", "--output", "rows.txt"], "rows.txt: the output must end in .csv"),
-        (["predict", "MODEL", "CLIP", "--output", "LARGE.csv", "--resume"], "LARGE.csv cannot be resumed"),
+        (["predict", "MODEL", "CLIP", "--output", "LARGE.csv", "--resume"], "Cannot resume LARGE.csv"),
         (
             ["predict", "MODEL", "CLIP", "--output", "NUMBERS.jsonl", "--resume"],
-            "NUMBERS.jsonl cannot be resumed",
+            "Cannot resume NUMBERS.jsonl",
         ),
         (["predict", "MODEL", "CLIP", "--output", "OTHERS.jsonl", "--resume"], "OTHERS.jsonl has the columns other"),
         (["predict", "MODEL", "nothing/*.wav"], "nothing/*.wav: no file matches"),
         (["predict", "MODEL", "@nothing"], "@nothing: the list cannot be read"),
-        (["predict", "MODEL", "EMPTY"], "holds no audio files"),
-        (["embed", "MODEL", "CLIP", "--output", "rows.csv"], "ends in .parquet or .npz"),
+        (["predict", "MODEL", "EMPTY"], "contains no audio files"),
+        (["embed", "MODEL", "CLIP", "--output", "rows.csv"], "the output must end in .parquet or .npz"),
         (["embed", "MODEL", "CLIP", "--output", "one.npz", "--plot", "one.png"], "A map of 1 files"),
-        (["explain", "MODEL", "CLIP", "--output", "e.json", "--start", "1e300"], "holds no samples from"),
+        (["explain", "MODEL", "CLIP", "--output", "e.json", "--start", "1e300"], "contains no samples after"),
         (["app", "MODEL", "--host", "192.0.2.1"], "The app cannot be served on 192.0.2.1, port any: "),
         (["app", "MODEL", "--port", "70000"], "The app cannot be served on 127.0.0.1, port 70000: "),
-        (["export", "MODEL", "new", "--calibration_dir", "EMPTY"], "--calibration_dir is for --quantize int8"),
-        (["export", "nowhere", "new"], "nowhere: it is neither a folder"),
+        (["export", "MODEL", "new", "--calibration_dir", "EMPTY"], "--calibration_dir needs --quantize int8"),
+        (["export", "nowhere", "new"], "nowhere: model not found, neither as a folder"),
         (["augment", "CLIP", "new", "--config", "DATE.yaml"], "DATE.yaml cannot be read as YAML"),
         (["augment", "CLIP", "new", "--config", "LIST.yaml"], "augmentations: Gain: [1] is not of the form"),
         (["augment", "CLIP", "new", "--config", "GAIN.yaml"], "augmentations: Gain: "),
         (["convert", "CLIP", "new"], "cannot be read as a PyTorch checkpoint"),
         (["convert", "NAMES.pt", "new"], "is not a checkpoint of the original"),
-        (["convert", "NAMES.pt", "new", "--labels", "LATIN.txt"], "LATIN.txt is no text file in UTF-8"),
+        (["convert", "NAMES.pt", "new", "--labels", "LATIN.txt"], "LATIN.txt is not a text file in UTF-8"),
         (["evaluate", "DAMAGED"], "train_options.yaml is damaged: "),
         (["evaluate", "BARE", "--data_dir", "DATA", "--max_length_seconds", "9"], "supports clips of up to 1 s"),
         (["evaluate", "BARE", "--data_dir", "DATA", "--max_length_seconds", "nan"], "--max_length_seconds nan: "),
@@ -733,7 +733,7 @@ def test_a_bug_is_shown_with_its_traceback(
         (["train", "--mixup_alpha", "nan"], "--mixup_alpha nan must be at least 0"),
         (["train", "--max_length_seconds", "nan"], "--max_length_seconds nan must be positive"),
         (["train", "--max_length_seconds", "inf"], "--max_length_seconds inf must be positive"),
-        (["train", "--metric_for_best_model", "f2"], "--metric_for_best_model f2: no such metric"),
+        (["train", "--metric_for_best_model", "f2"], "--metric_for_best_model f2 is not a known metric"),
         (["train", "--config_overrides", "num_labels=2020-99-99"], "is not of the form"),
         (
             ["train", "--model_type", "wav2vec2", "--config_overrides", "hidden_act=loud"],
@@ -741,7 +741,7 @@ def test_a_bug_is_shown_with_its_traceback(
         ),
         (["train", "--config_overrides", "conv_dim=[0]"], "--config_overrides: "),
         (["train", "--report_to", "nobody"], "The training options cannot be used: nobody"),
-        (["train", "--lr_scheduler_kwargs", "{"], "The training options do not go together"),
+        (["train", "--lr_scheduler_kwargs", "{"], "Invalid training options: "),
         (["train", "--resume_from_checkpoint", "EMPTY"], "the folder holds no checkpoint"),
         (["train", "--augmentations", '[{"Gain": 1}]'], "augmentations: Gain: 1 is not of the form"),
         (["train", "--model_name_or_path", "EMPTY"], "the model cannot be loaded"),

@@ -57,17 +57,17 @@ def test_export(exported, trained):
         "preprocessor_config.json",
     ]
     first, _, header, *rows, metrics, ranges, _, last = result.stdout.splitlines()
-    assert re.fullmatch(r"model\.onnx: 0\.\d MB, logits as PyTorch's to \d\.\de-0[5-9]", first)
+    assert re.fullmatch(r"model\.onnx: 0\.\d MB, largest difference of a logit from PyTorch \d\.\de-0[5-9]", first)
     assert header.split()[:7] == ["size", "accuracy", "macro", "F1", "agreement", "1", "s,"]
     assert [row.split()[0] for row in rows] == ["model.onnx", "model_int8.onnx"]
     # Tones are told apart with a wide margin.
     assert [row.split()[3:6] for row in rows] == [["1.000", "1.000", "1.000"]] * 2
     assert all(float(row.split()[6]) > 0 for row in rows)
-    assert metrics == f"Metrics of 8 recordings of {trained / 'predictions' / 'test.csv'}."
-    error = re.fullmatch(r"Ranges of values from 8 clips, on which int8's logits are off by (\d+\.\d)%\.", ranges)
+    assert metrics == f"Metrics on 8 recordings from {trained / 'predictions' / 'test.csv'}."
+    error = re.fullmatch(r"Calibrated on 8 clips, on which the int8 logits differ by (\d+\.\d)%\.", ranges)
     assert 0 < float(error[1]) < 20
     assert last == f"The files are in {output_dir}."
-    assert "measured on 8 clips only" in result.stderr and "predicts other classes" not in result.stderr
+    assert "measured on only 8 clips" in result.stderr and "predicts other classes" not in result.stderr
     # What the exporters tell their developers is kept from the user.
     assert "Warning" not in result.stderr and "onnxscript" not in result.stderr
 
@@ -104,10 +104,10 @@ def test_calibration_on_another_folder(exported, trained, tones, tmp_path, monke
     with caplog.at_level(logging.WARNING):
         assert main(command) == 0
     output = capsys.readouterr().out
-    assert f"Metrics of 33 recordings of {folder}; 1 cannot be read." in output
-    assert "Ranges of values from 33 clips, on which int8's logits are off by 1.0%." in output
+    assert f"Metrics on 33 recordings from {folder}; 1 cannot be read." in output
+    assert "Calibrated on 33 clips, on which the int8 logits differ by 1.0%." in output
     assert len(used) == 33 and all(batch["input_values"].shape[0] == 1 for batch in used)
-    assert "damaged.wav" in caplog.text and "clips only" not in caplog.text
+    assert "damaged.wav" in caplog.text and "on only" not in caplog.text
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
@@ -132,7 +132,7 @@ def test_macro_f1_is_that_of_training(problem_type):
 def test_torch_export(trained, tmp_path, capsys):
     assert main(["export", str(trained), str(tmp_path / "out"), "--format", "torch_export"]) == 0
     output = capsys.readouterr().out
-    assert re.match(r"model\.pt2: \d\.\d MB, logits as PyTorch's to \d\.\de[+-]\d\d\n", output)
+    assert re.match(r"model\.pt2: \d\.\d MB, largest difference of a logit from PyTorch \d\.\de[+-]\d\d\n", output)
     assert "Clips of less than 257 samples must be padded" in output
     files = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "out/model.pt2", extra_files=files).module()
@@ -144,15 +144,21 @@ def test_torch_export(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["nowhere", "OUT"], "nowhere: it is neither a folder here nor a model on the Hub"),
-        (["MODEL", "MODEL"], "is not empty: choose a new folder"),
-        (["MODEL", "OUT", "--format", "torch_export", "--quantize", "int8"], "--quantize int8 is for --format onnx"),
-        (["MODEL", "OUT", "--calibration_dir", "TONES"], "--calibration_dir is for --quantize int8"),
-        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "nowhere"], "nowhere: there is no such folder"),
-        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "OTHER"], "does not know bass, treble"),
-        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "PART"], "There is no test split"),
-        (["BARE", "OUT", "--quantize", "int8"], "--calibration_dir is missing"),
-        (["MODEL", "OUT", "--quantize", "int8", "--split", "all"], "There is no all split"),
+        (["nowhere", "OUT"], "nowhere: model not found, neither as a folder nor on the Hub"),
+        (["MODEL", "MODEL"], "is not empty. Choose a new folder"),
+        (["MODEL", "OUT", "--format", "torch_export", "--quantize", "int8"], "--quantize int8 needs --format onnx"),
+        (["MODEL", "OUT", "--calibration_dir", "TONES"], "--calibration_dir needs --quantize int8"),
+        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "nowhere"], "nowhere: folder not found"),
+        (
+            ["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "OTHER"],
+            "does not have these classes of the recordings: bass, treble",
+        ),
+        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "PART"], "The recordings have no test split"),
+        (
+            ["BARE", "OUT", "--quantize", "int8"],
+            "does not list its training recordings. Give recordings with --calibration_dir",
+        ),
+        (["MODEL", "OUT", "--quantize", "int8", "--split", "all"], "The recordings have no all split"),
         (["MOVED", "OUT", "--quantize", "int8"], "1 of 8 recordings in"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -82,7 +82,7 @@ def test_a_file_in_the_way(name, tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
     if "OUTPUT" in COMMANDS[name]:
         assert main(spell(COMMANDS[name], tmp_path / "file")) == 2
-        assert f"{tmp_path / 'file'} is a file: choose a folder" in capsys.readouterr().err
+        assert f"{tmp_path / 'file'} is a file. Choose a folder" in capsys.readouterr().err
 
 
 def run_all(folder: str, is_full: bool, log: str) -> None:

@@ -92,7 +92,7 @@ def test_embeddings_are_those_of_one_process(runs, tones, tmp_path):
     command = ["embed", str(runs[0]), str(tones / "test"), "--output"]
     assert main([*command, str(tmp_path / "one.parquet")]) == 0
     output = run_in_processes(["-m", "sanet_hf", *command, str(tmp_path / "two.parquet")], timeout=300)
-    assert output.count("holds the embeddings of 8 files") == 1
+    assert output.count("contains the embeddings of 8 files") == 1
     tables = [pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "two")]
     for column in tables[0]:
         if column == "embedding":
@@ -124,7 +124,7 @@ def test_a_comparison_takes_one_process(runs, tones, tmp_path, monkeypatch, caps
         str(tmp_path / "comparison"),
     ]
     assert main(command) == 2 and not (tmp_path / "comparison").exists()
-    assert "run it as one process" in capsys.readouterr().err
+    assert "Start it as one process" in capsys.readouterr().err
 
 
 def check_same_weights(run: Path, other: Path, tolerance: float) -> None:

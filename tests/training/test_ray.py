@@ -97,7 +97,7 @@ def test_rows_are_those_of_predict(model, recordings, tmp_path, source):
     result = run(tmp_path, *command)
     num_files = expected["start"].isna().sum()
     assert result.returncode == 1, result.stderr[-3000:]
-    assert f"has rows of {num_files} files, 1 of which could not be classified" in result.stdout
+    assert f"contains rows of {num_files} files. 1 could not be classified" in result.stdout
     assert (tmp_path / "killed").exists()
     pandas.testing.assert_frame_equal(read(output), expected, check_exact=False, atol=2e-6)
     # Of another run: what is missing, and of a file that was cut off all.
@@ -138,6 +138,6 @@ def test_each_process_measures_the_ranges_of_few_files(ray_predict, model, recor
 
 def test_mistakes(ray_predict, model, tmp_path, capsys):
     assert ray_predict.main(["nowhere", "a.wav", "--output", str(tmp_path / "output")]) == 2
-    assert "nowhere: it is neither a folder here nor a model" in capsys.readouterr().err
+    assert "nowhere: model not found, neither as a folder" in capsys.readouterr().err
     assert ray_predict.main([str(model), str(tmp_path / "*.wav"), "--output", str(tmp_path / "output")]) == 2
     assert "no file matches" in capsys.readouterr().err and not (tmp_path / "output").exists()

@@ -134,7 +134,7 @@ def test_training_without_a_configuration(tones, tmp_path, capsys):
     # The same command again leaves recipe and run as they are.
     before = (output_dir / RECIPE_FILE).stat().st_mtime_ns
     assert main(command) == 0
-    assert "is finished" in capsys.readouterr().out
+    assert "already contains a finished run" in capsys.readouterr().out
     assert (output_dir / RECIPE_FILE).stat().st_mtime_ns == before
 
 

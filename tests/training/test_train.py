@@ -162,7 +162,7 @@ def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):
     command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
     assert main(command) == 0
     output = capsys.readouterr().out
-    assert f"{trained} is finished" in output and f"{'test':12}{'1.000':>16}" in output
+    assert f"{trained} already contains a finished run" in output and f"{'test':12}{'1.000':>16}" in output
     assert (trained / "all_results.json").read_bytes() == before
 
 
@@ -171,7 +171,7 @@ def test_options_that_change_no_weights_may_differ(trained, tones, tiny_options,
     command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
     before = (trained / "train_options.yaml").read_bytes()
     assert main([*command, "--save_total_limit", "7", "--logging_steps", "3"]) == 0
-    assert f"{trained} is finished" in capsys.readouterr().out
+    assert f"{trained} already contains a finished run" in capsys.readouterr().out
     assert (trained / "train_options.yaml").read_bytes() == before
 
 
@@ -335,7 +335,7 @@ def test_resumes_from_the_last_checkpoint(tones, tiny_options, tmp_path, capsys)
     again = ["--num_train_epochs", "4", "--resume_from_checkpoint", "true"]
     capsys.readouterr()
     assert main(["train", "sanet.yaml", *data, "--output_dir", str(in_two), *again]) == 0
-    assert "is finished" not in capsys.readouterr().out
+    assert "already contains a finished run" not in capsys.readouterr().out
     expected = AutoModelForAudioClassification.from_pretrained(at_once).state_dict()
     resumed = AutoModelForAudioClassification.from_pretrained(in_two).state_dict()
     assert all(torch.allclose(resumed[name], expected[name], atol=1e-6) for name in expected)

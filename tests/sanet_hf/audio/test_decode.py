@@ -173,18 +173,18 @@ def write_wrong_lengths(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "there is no such file"),
-        (lambda path: path.mkdir(), "this is not a file"),
+        (lambda path: None, "file not found"),
+        (lambda path: path.mkdir(), "not a file"),
         (lambda path: path.touch(), "the file is empty"),
-        (lambda path: path.write_text("this is no audio"), "neither soundfile nor FFmpeg can read it"),
-        (lambda path: soundfile.write(path, np.zeros(0), RATE), "holds no samples"),
-        (lambda path: write_with(path, np.nan), "holds NaN or Inf"),
-        (lambda path: write_with(path, -np.inf), "holds NaN or Inf"),
-        (write_overflow, "holds NaN or Inf"),
+        (lambda path: path.write_text("this is no audio"), "neither soundfile nor FFmpeg can read the file"),
+        (lambda path: soundfile.write(path, np.zeros(0), RATE), "contains no samples"),
+        (lambda path: write_with(path, np.nan), "contains NaN or Inf"),
+        (lambda path: write_with(path, -np.inf), "contains NaN or Inf"),
+        (write_overflow, "contains NaN or Inf"),
         (lambda path: write_rate(path, 0), "neither"),
-        (lambda path: write_rate(path, 1), "sampling rate of 1 Hz"),
-        (lambda path: write_rate(path, 2**31 - 1), "sampling rate of 2147483647 Hz|neither"),
-        (os.mkfifo, "this is not a file"),
+        (lambda path: write_rate(path, 1), "implausible sampling rate: 1 Hz"),
+        (lambda path: write_rate(path, 2**31 - 1), "implausible sampling rate: 2147483647 Hz|neither"),
+        (os.mkfifo, "not a file"),
         (write_truncated, "cannot|neither|no samples"),
         (write_wrong_lengths, "cannot|neither|no samples"),
     ],
@@ -254,7 +254,7 @@ def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     path = tmp_path / "a.wma"
     path.write_bytes(bytes(1000))
-    with pytest.raises(AudioError, match=r"Reading it needs FFmpeg\. Install it") as error:
+    with pytest.raises(AudioError, match=r"This file needs FFmpeg\. Install it") as error:
         load_audio(path, RATE)
     assert str(error.value).startswith(f"{path}: ")
     # What soundfile reads needs no FFmpeg.

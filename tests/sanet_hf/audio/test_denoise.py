@@ -67,7 +67,7 @@ def test_an_error_of_the_source_is_passed_on():
     [
         ({DENOISED: True}, False, "was trained on denoised clips"),
         ({DENOISED: True}, True, ""),
-        ({DENOISED: False}, True, "does not say that it was trained on denoised clips"),
+        ({DENOISED: False}, True, "does not state that it was trained on denoised clips"),
         ({DENOISED: False}, False, ""),
         ({}, False, ""),
     ],

@@ -73,8 +73,8 @@ def test_what_is_beside_splits_is_left_out_with_a_warning(tmp_path, paths, left_
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        ("airplane/0.wav car/0.wav train/steam/0.wav", "train/ is called like a split and holds class folders, but a"),
-        ("train/a/0.wav test/a/0.wav noise/0.wav", "noise/ beside it holds recordings"),
+        ("airplane/0.wav car/0.wav train/steam/0.wav", "train/ has the name of a split and contains class folders"),
+        ("train/a/0.wav test/a/0.wav noise/0.wav", "noise/ next to it contains recordings"),
         ("train/a/0.wav training/a/0.wav", "several folders for the train split: train/, training/"),
     ],
 )

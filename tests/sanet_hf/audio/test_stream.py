@@ -80,7 +80,7 @@ def test_damage_in_the_middle(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no such file"), (b"", "the file is empty"), (b"no audio" * 100, "can read it as audio")],
+    [(None, "file not found"), (b"", "the file is empty"), (b"no audio" * 100, "can read the file")],
 )
 def test_what_is_no_audio(tmp_path, content, message):
     path = tmp_path / "a.wav"
@@ -92,7 +92,7 @@ def test_what_is_no_audio(tmp_path, content, message):
 
 def test_no_samples_and_nan(tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
-    with pytest.raises(AudioError, match=r"holds no samples|neither soundfile nor FFmpeg"):
+    with pytest.raises(AudioError, match=r"contains no samples|neither soundfile nor FFmpeg"):
         next(stream_audio(tmp_path / "empty.wav", RATE))
     soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan, 0]), RATE, subtype="FLOAT")
     with pytest.raises(AudioError, match="NaN or Inf"):

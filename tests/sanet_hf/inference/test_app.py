@@ -115,7 +115,7 @@ def test_other_architectures_have_no_weights():
 @pytest.mark.parametrize(
     ("name", "limits", "message"),
     [
-        ("text", {}, "^text.wav: neither soundfile nor FFmpeg can read it"),
+        ("text", {}, "^text.wav: neither soundfile nor FFmpeg can read the file"),
         (
             "long",
             {"max_seconds": 2},
@@ -198,7 +198,7 @@ def test_page_shows_label_and_error(page, classifier, files):
     page.wait_for_selector("#picture .picture", state="detached")
     upload(page, files["text"])
     error = page.wait_for_selector("#picture [role=alert]").inner_text()
-    assert "text.wav: neither soundfile nor FFmpeg can read it as audio" in error
+    assert "text.wav: neither soundfile nor FFmpeg can read the file" in error
     assert page.locator("[data-testid=label-output-value]").count() == 0
     page.locator("button", has_text="clip.wav").click()
     page.wait_for_selector("#picture .weights", state="attached")
@@ -266,7 +266,7 @@ def test_space_shows_the_model_that_is_set(classifier, monkeypatch):
     runpy.run_path(str(SPACE / "app.py"))
     assert launched[0].title == "animals"
     monkeypatch.delenv("SANET_MODEL")
-    with pytest.raises(SystemExit, match="Set the variable SANET_MODEL"):
+    with pytest.raises(SystemExit, match="SANET_MODEL is not set"):
         runpy.run_path(str(SPACE / "app.py"))
 
 

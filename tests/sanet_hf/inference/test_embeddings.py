@@ -55,7 +55,7 @@ def test_files(predictions, tmp_path, suffix):
 
 
 def test_other_suffixes(predictions, tmp_path):
-    with pytest.raises(ValueError, match=r"a\.csv: embeddings are written to a file that ends in \.parquet or \.npz"):
+    with pytest.raises(ValueError, match=r"a\.csv: the output must end in \.parquet or \.npz"):
         write_embeddings(make_embedding_table(predictions), tmp_path / "a.csv")
 
 

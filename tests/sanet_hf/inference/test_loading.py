@@ -25,15 +25,15 @@ from sanet_hf.inference.loading import load_classifier
         ({"conv_dim": None}, "conv_dim"),
         ({"num_channels": True}, "num_channels"),
         ({"batch_norm_eps": float("nan")}, "batch_norm_eps=nan must be positive"),
-        ({"conv_dim": [8, 8, 10**9]}, "weights, more than the 2,000,000,000"),
-        ({"conv_kernel": [10**10, 8, 5]}, "weights, more than the 2,000,000,000"),
-        ({"max_position_embeddings": 10**12}, "weights, more than the 2,000,000,000"),
-        ({"pool_hidden_size": 10**12}, "weights, more than the 2,000,000,000"),
-        ({"classifier_hidden_sizes": [10**6, 10**6]}, "weights, more than the 2,000,000,000"),
-        ({"conv_dim": [8] * 10**5, "conv_kernel": [16] * 10**5, "conv_stride": [4] * 10**5}, "64 entries at most"),
+        ({"conv_dim": [8, 8, 10**9]}, "weights, but the maximum is 2,000,000,000"),
+        ({"conv_kernel": [10**10, 8, 5]}, "weights, but the maximum is 2,000,000,000"),
+        ({"max_position_embeddings": 10**12}, "weights, but the maximum is 2,000,000,000"),
+        ({"pool_hidden_size": 10**12}, "weights, but the maximum is 2,000,000,000"),
+        ({"classifier_hidden_sizes": [10**6, 10**6]}, "weights, but the maximum is 2,000,000,000"),
+        ({"conv_dim": [8] * 10**5, "conv_kernel": [16] * 10**5, "conv_stride": [4] * 10**5}, "at most 64 entries"),
         ({"num_labels": 10**12}, f"at most {MAX_LABELS:,}"),
         ({"num_labels": -1}, "num_labels=-1"),
-        ({"conv_dims": [8]}, "no conv_dims; did you mean conv_dim"),
+        ({"conv_dims": [8]}, "no conv_dims. Did you mean conv_dim"),
         ({"model_type": "unheard_of"}, "custom code"),
         ({"id2label": {str(index): str(index) for index in range(5)}}, r"classifier.*\(5,\) not \(3,\)"),
     ],
@@ -93,9 +93,9 @@ def test_pickles_run_nothing(tiny_checkpoint, tmp_path, save):
     weights = load_file(tiny_checkpoint / "model.safetensors")
     (tiny_checkpoint / "model.safetensors").unlink()
     save({**weights, "more": Malicious(trace)}, tiny_checkpoint / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="a pickle that holds something else than tensors"):
+    with pytest.raises(ValueError, match="a pickle with objects other than tensors"):
         load_classifier(tiny_checkpoint)
-    with pytest.raises(ValueError, match="cannot be read as a PyTorch checkpoint of tensors alone"):
+    with pytest.raises(ValueError, match="cannot be read as a PyTorch checkpoint of only tensors"):
         convert_original_checkpoint(tiny_checkpoint / "pytorch_model.bin")
     assert not trace.exists()
     # It is one that would: the test can fail.

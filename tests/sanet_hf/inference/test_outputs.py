@@ -88,7 +88,7 @@ def test_patterns_find_hidden_files_only_by_name(folder):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("*.ogg", "no file matches"), ("@none.txt", "the list cannot be read"), (".git/y", "holds no audio files")],
+    [("*.ogg", "no file matches"), ("@none.txt", "the list cannot be read"), (".git/y", "contains no audio files")],
 )
 def test_nothing_to_classify(folder, name, message):
     (folder / ".git/y").mkdir()
@@ -177,7 +177,7 @@ def test_what_is_missing_is_added_in_its_place(tmp_path, suffix):
     file._file.write('{"path": "b')
     file.close()
     assert path.exists() == (suffix != ".parquet")
-    with pytest.raises(ValueError, match=r"exists: --resume adds what is missing, --overwrite begins anew"):
+    with pytest.raises(ValueError, match=r"already exists\. Use --resume to add missing rows, --overwrite"):
         PredictionFile(path, column_names(1))
     with pytest.raises(ValueError, match="has the columns"):
         PredictionFile(path, column_names(2), resume=True)
@@ -339,7 +339,7 @@ def test_two_runs_on_one_file_are_refused(tmp_path, suffix, options):
     path = tmp_path / f"a{suffix}"
     first = PredictionFile(path, column_names(1))
     first.add(to_rows(make_prediction("a.wav", (1, 0, 0))))
-    with pytest.raises(UsageError, match=f"Another run is writing .*a{suffix}: wait until it ends"):
+    with pytest.raises(UsageError, match=rf"Another run is writing .*a{suffix}\. Wait until it ends"):
         PredictionFile(path, column_names(1), **options)
     first.add(to_rows(make_prediction("b.wav", (1, 0, 0))))
     first.close(["a.wav", "b.wav"])

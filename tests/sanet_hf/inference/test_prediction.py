@@ -90,7 +90,7 @@ def test_errors_stand_in_their_place(tiny_checkpoint, clips):
     predictions = list(predict(model, feature_extractor, paths, batch_size=2))
     assert [prediction.path for prediction in predictions] == paths
     missing = [prediction for prediction in predictions if prediction.error is not None]
-    assert [prediction.error for prediction in missing] == ["there is no such file."] * 3
+    assert [prediction.error for prediction in missing] == ["file not found."] * 3
     assert all(prediction.label is None and prediction.score is None for prediction in missing)
 
 
@@ -196,13 +196,13 @@ def test_quiet_windows_do_not_count(tiny_checkpoint):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window_seconds": 0.6}, r"window of 0\.6 s: this model takes up to 0\.5 s"),
+        ({"window_seconds": 0.6}, r"window of 0\.6 s must be above 0 and at most 0\.5 s"),
         ({"window_seconds": 0}, r"window of 0 s"),
-        ({"hop_seconds": 0.6}, r"hop of 0\.6 s.*at most the window of 0\.5 s"),
+        ({"hop_seconds": 0.6}, r"hop of 0\.6 s must be above 0 and at most 0\.5 s, the length of the window"),
         ({"hop_seconds": 0}, r"hop of 0 s"),
         ({"aggregate": "median"}, r"'median' must be 'loud', 'mean' or 'max'"),
-        ({"min_level": 3}, r"min_level=3 must be 0 or less"),
-        ({"min_level": float("nan")}, r"min_level=nan must be 0 or less"),
+        ({"min_level": 3}, r"min_level=3 must be at most 0"),
+        ({"min_level": float("nan")}, r"min_level=nan must be at most 0"),
         ({"min_score": 1.5}, r"min_score=1\.5 must be between 0 and 1"),
         ({"min_score": float("nan")}, r"min_score=nan must be between 0 and 1"),
     ],

@@ -151,7 +151,7 @@ def test_inputs_that_do_not_fit(full_size_model, optimized, shape, mask_shape):
 
 
 def test_other_models_are_refused():
-    with pytest.raises(TypeError, match="takes a SANet, not Linear"):
+    with pytest.raises(TypeError, match="supports only SANet models, not Linear"):
         optimize_for_inference(nn.Linear(1, 1))
 
 

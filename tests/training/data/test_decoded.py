@@ -139,7 +139,7 @@ def test_recordings_that_change(tmp_path, suffix):
         )
     assert sum(file.stat().st_size for file in (tmp_path / "kept").iterdir()) == 2 * 4 * 25_613
     path.unlink()
-    with pytest.raises(AudioError, match="there is no such file"):
+    with pytest.raises(AudioError, match="file not found"):
         recordings.read(0, row, RATE, 0, 9000)
 
 

@@ -244,7 +244,7 @@ def test_clip_is_a_slice_of_the_file(ramps, rate, bounds, is_to_the_end, stretch
         np.testing.assert_allclose(found, expected, atol=1e-6, strict=True)
         check_end(row, RATE, recording_bounds(row, RATE)[1] or 0)
     else:
-        with pytest.raises(AudioError, match="holds no samples"):
+        with pytest.raises(AudioError, match="contains no samples"):
             load_recording(row, RATE, first, length)
 
 
@@ -327,7 +327,7 @@ def test_clip_beyond_the_end_of_its_file(tmp_path, caplog):
     recordings = load_recordings(DataArguments(manifest=str(path), max_bad_fraction=0.1))
     assert sum(map(len, recordings.values())) == 21
     assert "calls/01.wav [0.5–0.9 s]: the file ends before, after 0.70 s" in caplog.text
-    assert "calls/02.wav [from 0.8 s]: the file holds no samples from 0.8 s on" in caplog.text
+    assert "calls/02.wav [from 0.8 s]: the file contains no samples after 0.8 s" in caplog.text
     with pytest.raises(DataError, match=r"2 of 23 recordings cannot be read"):
         load_recordings(DataArguments(manifest=str(path)))
 

@@ -304,7 +304,7 @@ def test_same_bytes_whatever_the_number_of_processes(prepared, speech, tmp_path)
 def test_a_finished_run_says_so(prepared, speech, capsys):
     before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.is_file()}
     assert main(["prepare", str(speech), str(prepared), "--denoise", "--num_workers", "1"]) == 0
-    assert f"{prepared} is finished; --overwrite" in capsys.readouterr().out
+    assert f"{prepared} is already finished. Use --overwrite" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.is_file()}
 
 
@@ -549,23 +549,23 @@ def make_picture(path):
 @pytest.mark.parametrize(
     ("make", "name", "reason"),
     [
-        (make_text, "a.wav", "neither soundfile nor FFmpeg can read it"),
-        (make_text, "a.mp3", "neither soundfile nor FFmpeg can read it|no samples"),
+        (make_text, "a.wav", "neither soundfile nor FFmpeg can read the file"),
+        (make_text, "a.mp3", "neither soundfile nor FFmpeg can read the file|no samples"),
         (make_text, "a.raw", r"no recording by its name \(\.raw\)"),
         (make_text, "notes.txt", r"no recording by its name \(\.txt\)"),
         (make_text, "README", r"no recording by its name \(no extension\)"),
         (make_empty, "a.wav", "the file is empty"),
-        (make_zeros, "a.flac", "neither soundfile nor FFmpeg can read it"),
-        (make_without_samples, "a.wav", "holds no samples"),
+        (make_zeros, "a.flac", "neither soundfile nor FFmpeg can read the file"),
+        (make_without_samples, "a.wav", "contains no samples"),
         (make_nan, "a.wav", "NaN or Inf"),
         (make_infinite, "a.wav", "NaN or Inf"),
         (make_silent, "a.wav", "silent"),
         (make_folder, "x.wav", "a folder, not a file"),
-        (make_self_link, "a.wav", "symbolic link|no such file"),
-        (make_dangling_link, "a.wav", "no such file"),
+        (make_self_link, "a.wav", "symbolic link|file not found"),
+        (make_dangling_link, "a.wav", "file not found"),
         (make_fifo, "a.wav", "not a file"),
         (make_odd_rate, "a.wav", "5 Hz"),
-        (make_picture, "a.m4a", "neither soundfile nor FFmpeg can read it"),
+        (make_picture, "a.m4a", "neither soundfile nor FFmpeg can read the file"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -606,7 +606,7 @@ def test_a_header_that_claims_4_gb(tmp_path):
 
 
 def test_a_missing_file_is_an_audio_error(tmp_path):
-    with pytest.raises(AudioError, match="there is no such file"):
+    with pytest.raises(AudioError, match="file not found"):
         read_recording(tmp_path / "nowhere.wav")
 
 
