@@ -23,7 +23,7 @@ from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments
 from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.data.batches import collate, mixup
 from sanet_hf.training.data.clips import TrainingClips
-from sanet_hf.training.data.items import HEARD
+from sanet_hf.training.data.items import TEACHER_INPUTS
 from sanet_hf.training.data.joined_clips import JoinedClips
 from sanet_hf.training.data.record import EARLIER, RECORD_FILE, UNLABELED, read_record, seen_digests
 from sanet_hf.training.losses import join_targets, make_loss, make_taught_loss
@@ -160,7 +160,7 @@ def make_batch(clips: TrainingClips, teachers: Teachers, indices: list[int]) -> 
 
 def say(teachers: Teachers, batch: dict) -> torch.Tensor:
     """Probabilities in the targets of a batch."""
-    targets = teachers.make_targets(batch["labels"], batch.get(HEARD), batch["index"])
+    targets = teachers.make_targets(batch["labels"], batch.get(TEACHER_INPUTS), batch["index"])
     return targets[:, -teachers.num_classes :]
 
 
@@ -178,7 +178,7 @@ def test_teachers_hear_what_the_student_hears(tmp_path, model_type, problem_type
     )
     teachers = make_teachers(tmp_path, student, "one", "two", teacher_temperature=1.0)
     heard = []
-    clips.hear = lambda waveform: heard.append(waveform) or teachers.inputs(waveform)
+    clips.teacher_inputs = lambda waveform: heard.append(waveform) or teachers.inputs(waveform)
     batch = make_batch(clips, teachers, [0, 1, 6, 3])
     expected = []
     for place, waveform in enumerate(heard):
@@ -199,7 +199,7 @@ def test_of_longer_clips_windows_are_averaged(tmp_path, caplog):
     assert find_window_seconds(model, feature_extractor) == 0.4
     assert "takes clips of up to 0.4 s" in caplog.text
     clips = make_clips(make_recordings([1.0]), student[1])
-    clips.hear = teachers.inputs
+    clips.teacher_inputs = teachers.inputs
     waveform = read_noise(0, {"seconds": 1.0}, 16000, 0, 16000)
     scores, _ = classify_waveforms(model, feature_extractor, [waveform[i : i + 6400] for i in (0, 6400, 9600)])
     np.testing.assert_allclose(say(teachers, make_batch(clips, teachers, [0]))[0], scores.mean(axis=0), atol=1e-5)
@@ -213,7 +213,7 @@ def test_what_augmentation_after_normalization_does_is_heard(tmp_path):
     student = save_checkpoint(tmp_path / "student", "sanet")
     clips = make_clips(make_recordings([0.5]), student[1], augment_normalized=lambda waveform: 3 * waveform)
     heard = []
-    clips.hear = lambda waveform: heard.append(waveform) or []
+    clips.teacher_inputs = lambda waveform: heard.append(waveform) or []
     clips[0]
     plain = read_noise(0, {"seconds": 0.5}, 16000, 0, 8000)
     np.testing.assert_allclose(heard[0], 3 * (plain - plain.mean()), rtol=1e-2, atol=1e-3)
@@ -235,7 +235,7 @@ def test_fixed_clips_are_heard_once(tmp_path):
     teachers = make_teachers(tmp_path, student, "one")
     labeled, others = (make_clips(make_recordings(s), student[1]) for s in ([0.3, 2.0], [0.4, 3.0, 0.5]))
     clips = JoinedClips(labeled, others)
-    clips.hear, indices = teachers.inputs, [7, 5, 6, 8, 9]
+    clips.teacher_inputs, indices = teachers.inputs, [7, 5, 6, 8, 9]
     batch = make_batch(clips, teachers, indices)
     assert batch["index"].tolist() == indices and batch["labels"].tolist() == [-1, 0, 1, -1, -1]
     at_once = say(teachers, batch)
@@ -246,11 +246,11 @@ def test_fixed_clips_are_heard_once(tmp_path):
     teachers.remember(clips, make_loader, AudioTrainingArguments(output_dir="run", use_cpu=True), Alone())
     assert clips.are_known.tolist() == [True, False, True, False, True]
     batch = make_batch(clips, teachers, indices)
-    assert [len(own["clips"]) for own in batch[HEARD][0]] == [2]
+    assert [len(own["clips"]) for own in batch[TEACHER_INPUTS][0]] == [2]
     torch.testing.assert_close(say(teachers, batch), at_once)
     # A batch of known clips has nothing to hear.
     batch = make_batch(clips, teachers, [5, 7])
-    assert HEARD not in batch
+    assert TEACHER_INPUTS not in batch
     torch.testing.assert_close(say(teachers, batch), at_once[[1, 0]])
 
 

@@ -72,8 +72,8 @@ class TrainingClips(Dataset):
 
     Attributes:
         read_kept: Reads instead of [`load_recording`] what was kept; see [`keep_decoded`].
-        hear: Makes of a clip what teachers hear, the item's `heard`; see [`TeacherInputs`].
-        are_known: Clips that teachers need not hear, bool of shape (clips,).
+        teacher_inputs: Makes of a clip what teachers teacher_inputs, the item's `heard`; see [`TeacherInputs`].
+        are_known: Clips that teachers need not teacher_inputs, bool of shape (clips,).
 
     Raises:
         DataError: A recording has a label that the model does not know.
@@ -105,7 +105,7 @@ class TrainingClips(Dataset):
         self.label_matrix = label_matrix(recordings, label2id)
         self.is_multi_label = is_multi_label(recordings)
         self.read_kept: Callable[..., np.ndarray] | None = None
-        self.hear: Callable[[np.ndarray], list] | None = None
+        self.teacher_inputs: Callable[[np.ndarray], list] | None = None
         self.are_known = np.zeros(len(self), dtype=bool)
         # By row, of the recordings that were searched.
         self._loud_starts: dict[int, np.ndarray] = {}
@@ -158,8 +158,8 @@ class TrainingClips(Dataset):
             missing = self.max_length - len(waveform)
             before = int(generator.integers(missing, endpoint=True))
             waveform = np.pad(waveform, (before, missing - before))
-        hear = None if self.are_known[index % len(self)] else self.hear
-        return {**make_item(waveform, labels, generator, self, hear), "index": index}
+        teacher_inputs = None if self.are_known[index % len(self)] else self.teacher_inputs
+        return {**make_item(waveform, labels, generator, self, teacher_inputs), "index": index}
 
     def _read(self, row: int, start: int, length: int) -> np.ndarray:
         recording, rate = self.recordings[row], self.feature_extractor.sampling_rate
@@ -243,7 +243,7 @@ class StreamedClips(IterableDataset):
         class_names: Option of that name; see [`find_label_format`].
 
     Attributes:
-        hear: As in [`TrainingClips`].
+        teacher_inputs: As in [`TrainingClips`].
     """
 
     def __init__(
@@ -275,7 +275,7 @@ class StreamedClips(IterableDataset):
         self.is_multi_label = is_multi_label
         self.max_bad_fraction = max_bad_fraction
         self.seed, self.epoch = seed, 0
-        self.hear: Callable[[np.ndarray], list] | None = None
+        self.teacher_inputs: Callable[[np.ndarray], list] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate before each epoch."""
@@ -308,7 +308,7 @@ class StreamedClips(IterableDataset):
             length, rate = self.read_length, self.feature_extractor.sampling_rate
             starts = None if self.is_multi_label else find_loud_starts(waveform, length, rate)
             start = draw_start(starts, len(waveform), length, rate, generator)
-            yield make_item(waveform[start : start + length], labels, generator, self, self.hear)
+            yield make_item(waveform[start : start + length], labels, generator, self, self.teacher_inputs)
 
     @cached_property
     def _format(self) -> LabelFormat:

@@ -16,8 +16,8 @@ from sanet_hf.training.data.augmentation import Augmentation, seeded
 from sanet_hf.training.data.labels import as_target
 
 
-# Name in items and batches of what teachers hear.
-HEARD = "heard"
+# Name in items and batches of what teachers teacher_inputs.
+TEACHER_INPUTS = "teacher_inputs"
 
 
 class Clips(Protocol):
@@ -36,7 +36,7 @@ class Teaching(Protocol):
     inputs: Any
 
     def make_targets(
-        self, labels: torch.Tensor, heard: Sequence | None, indices: torch.Tensor | None
+        self, labels: torch.Tensor, inputs: Sequence | None, indices: torch.Tensor | None
     ) -> torch.Tensor: ...
 
     def remember(
@@ -49,18 +49,18 @@ def make_item(
     labels: np.ndarray,
     generator: np.random.Generator,
     clips: Clips,
-    hear: Callable[[np.ndarray], list] | None = None,
+    teacher_inputs: Callable[[np.ndarray], list] | None = None,
 ) -> dict[str, np.ndarray]:
     """
     Return a training item: features of an augmented waveform, its classes as a target (`labels`), and what teachers
-    hear of it (`heard`).
+    teacher_inputs of it (`heard`).
 
     Args:
         waveform: Shape (samples,); of one that is longer than a clip, a random stretch is taken.
         labels: Classes, 0/1 of shape (classes,).
         generator: Decides on the augmentation.
         clips: The dataset of the item.
-        hear: See [`TeacherInputs`]; without it nothing is heard.
+        teacher_inputs: See [`TeacherInputs`]; without it nothing is heard.
     """
     with seeded(int(generator.integers(2**32))):
         if clips.augment is not None:
@@ -75,10 +75,10 @@ def make_item(
         if after:
             normalized = item["input_values"]
             item["input_values"] = clips.augment_normalized(normalized)
-    if hear is not None:
+    if teacher_inputs is not None:
         # Teachers set the loudness in their own way.
         scale = np.sqrt(mean_power(waveform) / max(mean_power(normalized), 1e-12)) if after else 1.0
-        item[HEARD] = hear(item["input_values"] * np.float32(scale) if after else waveform)
+        item[TEACHER_INPUTS] = teacher_inputs(item["input_values"] * np.float32(scale) if after else waveform)
     return {**item, "labels": as_target(labels, clips.is_multi_label)}
 
 

@@ -20,7 +20,7 @@ class Clips(Protocol):
     seconds: list[float]
     are_fixed: np.ndarray
     are_known: np.ndarray
-    hear: Callable[[np.ndarray], list] | None
+    teacher_inputs: Callable[[np.ndarray], list] | None
     parts: list[tuple[int, int]]
     read_kept: Callable[..., np.ndarray] | None
 
@@ -85,7 +85,7 @@ class JoinedClips(Dataset):
 
     @property
     def are_known(self) -> np.ndarray:
-        """Which clips teachers need not hear, bool of shape (clips,)."""
+        """Which clips teachers need not teacher_inputs, bool of shape (clips,)."""
         return np.concatenate([self.labeled.are_known, self.unlabeled.are_known])
 
     @are_known.setter
@@ -93,13 +93,13 @@ class JoinedClips(Dataset):
         self.labeled.are_known, self.unlabeled.are_known = np.split(values, [len(self.labeled)])
 
     @property
-    def hear(self) -> Callable[[np.ndarray], list] | None:
-        """Makes of a clip what teachers hear."""
-        return self.labeled.hear
+    def teacher_inputs(self) -> Callable[[np.ndarray], list] | None:
+        """Makes of a clip what teachers teacher_inputs."""
+        return self.labeled.teacher_inputs
 
-    @hear.setter
-    def hear(self, hear: Callable[[np.ndarray], list] | None) -> None:
-        self.labeled.hear = self.unlabeled.hear = hear
+    @teacher_inputs.setter
+    def teacher_inputs(self, teacher_inputs: Callable[[np.ndarray], list] | None) -> None:
+        self.labeled.teacher_inputs = self.unlabeled.teacher_inputs = teacher_inputs
 
     @property
     def parts(self) -> list[tuple[int, int]]:
