@@ -390,7 +390,8 @@ def write_heads(model: nn.Module, classifier: Baseline, bands: Baseline | None) 
 @torch.no_grad()
 def measure_windows(trainer: Trainer, recordings: Dataset, data: DataArguments) -> WindowFeatures:
     """
-    Return the features of windows of recordings from the trainer's SANet. Each process computes all of them. Unreadable windows are skipped, so that they do not stop the run.
+    Return the features of windows of recordings from the trainer's SANet. Each process computes all of them.
+    Unreadable windows are skipped, so that they do not stop the run.
 
     Raises:
         AudioError: No window can be read.

@@ -77,7 +77,7 @@ def measure_false_alarms(
     def make_pieces() -> Iterator[np.ndarray]:
         for index, (kind, level) in enumerate(plan):
             generator = np.random.default_rng([SEED, seed, index])
-            yield make_noise(kind, generator, round(SECONDS_OF_PIECE * rate), rate, level, is_unheard=True)
+            yield make_noise(kind, generator, round(SECONDS_OF_PIECE * rate), rate, level, is_held_out=True)
 
     predictions = predict(model, feature_extractor, make_pieces(), min_score=min_score)
     by_kind: dict[str, list[Prediction]] = {}
