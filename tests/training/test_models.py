@@ -430,7 +430,7 @@ def test_sanet_crops_to_the_longest_clip(checkpoints, source):
 @pytest.mark.parametrize(
     ("options", "seconds", "message"),
     [
-        ({"model_type": "wav2vec"}, 4, "--model_type wav2vec: no audio classifier; there are .*wav2vec2"),
+        ({"model_type": "wav2vec"}, 4, "--model_type wav2vec is not an audio classifier. Choose one of .*wav2vec2"),
         ({"model_type": "bert"}, 4, "--model_type bert: no audio classifier"),
         ({"config_overrides": "conv_dims=[8]"}, 4, "SANetConfig has no 'conv_dims'"),
         ({"model_type": "ast", "config_overrides": "d_model=8"}, 4, "ASTConfig has no 'd_model'"),
@@ -445,7 +445,11 @@ def test_sanet_crops_to_the_longest_clip(checkpoints, source):
             4,
             "--config_overrides: .*num_heads",
         ),
-        ({"model_name_or_path": "CHECKPOINT", "config_overrides": "hidden_size=64"}, 4, "for a model from scratch"),
+        (
+            {"model_name_or_path": "CHECKPOINT", "config_overrides": "hidden_size=64"},
+            4,
+            "a checkpoint has its own configuration",
+        ),
         ({"model_name_or_path": "none/such"}, 4, "--model_name_or_path none/such: neither a folder"),
         ({"model_type": "ast", "freeze": "feature_encoder"}, 4, "--freeze feature_encoder: .* no convolutions"),
         ({"model_type": "whisper", "freeze": "feature_encoder"}, 4, "--freeze feature_encoder: .* no convolutions"),
@@ -590,7 +594,7 @@ def test_weights_of_a_new_head_are_not_reported(tmp_path, caplog):
     save_checkpoint(tmp_path / "checkpoint", "sanet", ["x", "y", "z"])
     make_model(ModelArguments(model_name_or_path=str(tmp_path / "checkpoint")), ["a", "b"], 0.3)
     assert "it gets a new classification head for a, b" in caplog.text
-    assert "LOAD REPORT" not in caplog.text and "start at random" not in caplog.text
+    assert "LOAD REPORT" not in caplog.text and "start from random values" not in caplog.text
 
 
 def test_missing_weights_of_the_network_are_named(tmp_path, caplog):
@@ -601,4 +605,4 @@ def test_missing_weights_of_the_network_are_named(tmp_path, caplog):
     del weights[lost]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     make_model(ModelArguments(model_name_or_path=str(folder)), ["a", "b"], 0.3)
-    assert f"has no fitting weights for {lost}: these start at random" in caplog.text
+    assert f"has no fitting weights for {lost}. These start from random values" in caplog.text

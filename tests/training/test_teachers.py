@@ -197,7 +197,7 @@ def test_of_longer_clips_windows_are_averaged(tmp_path, caplog):
     model, feature_extractor = save_checkpoint(tmp_path / "one", "sanet", extractor_options={"max_length": 6400})
     teachers = make_teachers(tmp_path, student, "one", teacher_temperature=1.0)
     assert find_window_seconds(model, feature_extractor) == 0.4
-    assert "takes clips of up to 0.4 s" in caplog.text
+    assert "supports clips of up to 0.4 s" in caplog.text
     clips = make_clips(make_recordings([1.0]), student[1])
     clips.teacher_inputs = teachers.inputs
     waveform = read_noise(0, {"seconds": 1.0}, 16000, 0, 16000)
@@ -257,10 +257,10 @@ def test_fixed_clips_are_heard_once(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (("x", "y"), {}, "does not know z"),
+        (("x", "y"), {}, "lacks z"),
         (("x", "y", "z", "w"), {}, "the recordings have no w"),
-        (("x", "y", "w"), {}, "does not know z; the recordings have no w"),
-        (("x", "y", "z"), {"problem_type": SEVERAL}, "knows several classes a clip, but"),
+        (("x", "y", "w"), {}, "lacks z; the recordings have no w"),
+        (("x", "y", "z"), {"problem_type": SEVERAL}, "predicts several classes per clip, but"),
         (("x", "y", "z"), {"problem_type": "regression"}, "is a regression"),
     ],
 )
@@ -273,9 +273,9 @@ def test_teachers_that_cannot_teach(tmp_path, labels, options, message):
 
 def test_a_folder_of_models_is_no_teacher(tmp_path):
     student = save_checkpoint(tmp_path / "folds/fold_1", "sanet")
-    with pytest.raises(UsageError, match=r"Name those that are to teach: --teacher \S*fold_1"):
+    with pytest.raises(UsageError, match=r"Choose from: --teacher \S*fold_1"):
         make_teachers(tmp_path, student, "folds")
-    with pytest.raises(UsageError, match="one model twice"):
+    with pytest.raises(UsageError, match="a model twice"):
         make_teachers(tmp_path, student, "folds/fold_1", "folds/fold_1")
 
 
@@ -292,7 +292,7 @@ def test_a_cross_validation_teaches_fold_by_fold(tmp_path):
     assert find_teachers(names, "b") == [folders[1], "other/model"]
     assert find_teachers(names, "final") == [*folders, "other/model"]
     for fold in (None, "3"):
-        with pytest.raises(UsageError, match="Name those that are to teach"):
+        with pytest.raises(UsageError, match="Choose from"):
             find_teachers(names, fold)
     arguments = AudioTrainingArguments(output_dir="run", use_cpu=True, teacher=names, teacher_weight=0.5)
     text = describe_teachers(find_teachers(names, "final"), arguments, 0)
@@ -379,7 +379,7 @@ def test_a_student_learns_from_recordings_without_labels(student, trained):
     metrics = read(student / "all_results.json")
     assert metrics["test_accuracy"] >= 0.75 and metrics["eval_accuracy"] >= 0.9
     card = (student / "README.md").read_text(encoding="utf-8")
-    assert f"{trained.name} has all of the loss, at temperature 2" in card and str(trained) not in card
+    assert f"{trained.name} has the weight 1 in the loss, at temperature 2" in card and str(trained) not in card
     assert "25 recordings without labels" in card and "Clips: 4 train, 8 validation, 8 test" in card
     # The teacher was trained on others.
     record, before = read_record(student / RECORD_FILE), read_record(trained / RECORD_FILE)
@@ -395,7 +395,7 @@ def test_what_is_also_in_a_split_is_left_out(command, caplog, tmp_path, monkeypa
     monkeypatch.setattr(TrainingClock, "on_train_begin", stop)
     with pytest.raises(Interrupted):
         train(*parse_train_arguments([*command, "--output_dir", str(tmp_path / "run")]))
-    assert "3 of 28 recordings of --unlabeled_dir are left out" in caplog.text
+    assert "Skipped 3 of 28 recordings of --unlabeled_dir" in caplog.text
     assert "copy.wav" in caplog.text and "other.wav" in caplog.text and "third.wav" in caplog.text
     (tmp_path / "empty").mkdir()
     options = ["--output_dir", str(tmp_path / "other"), "--unlabeled_dir", str(tmp_path / "empty")]
@@ -403,7 +403,7 @@ def test_what_is_also_in_a_split_is_left_out(command, caplog, tmp_path, monkeypa
         train(*parse_train_arguments([*command, *options]))
 
 
-@pytest.mark.parametrize(("folder", "message"), [("none", "no such folder"), ("runs", "is in the folder of")])
+@pytest.mark.parametrize(("folder", "message"), [("none", "no such folder"), ("runs", "is inside")])
 def test_folders_without_recordings_to_train_on(folder, message, tmp_path):
     (tmp_path / "runs").mkdir()
     with pytest.raises(UsageError, match=message):
@@ -445,7 +445,7 @@ def test_another_teacher_is_not_taken_on_resuming(command, trained, tmp_path, mo
     weights = load_file(teacher / "model.safetensors")
     name = "sanet.pooling.score.bias"
     save_file({**weights, name: weights[name] + 1}, teacher / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UsageError, match="teacher has changed since it was the teacher of"):
+    with pytest.raises(UsageError, match="teacher has changed since the training of"):
         train(*parse_train_arguments(arguments))
 
 

@@ -152,7 +152,9 @@ def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
 def test_too_much_that_cannot_be_read(tmp_path):
     write_damaged(tmp_path, 7)
     clips = StreamedClips(open_stream(tmp_path), PLAIN, {"0": 0, "1": 1}, 1)
-    with pytest.raises(DataError, match=r"streamed recordings cannot be used, more than max_bad_fraction=0.05.*bad_"):
+    with pytest.raises(
+        DataError, match=r"streamed recordings are unreadable or unlabelled, more than max_bad_fraction=0.05.*bad_"
+    ):
         list(clips)
 
 
@@ -244,7 +246,7 @@ def test_options_that_need_all_recordings(command, parquet, options, message):
 def test_streaming_needs_a_validation_split(command, tmp_path):
     features = Features(audio=Audio(sampling_rate=RATE, decode=False), label=Value("string"))
     Dataset.from_list([{**row(0), "label": "a"}], features=features).to_parquet(tmp_path / "train.parquet")
-    message = "^There is no validation or test split. --streaming needs one to validate on.$"
+    message = "^There is no validation or test split. --streaming needs a validation split.$"
     with pytest.raises(DataError, match=message):
         train(*parse_train_arguments([*command[1:], "--dataset_name", str(tmp_path)]))
 
