@@ -295,7 +295,10 @@ def test_resumption(folders, monkeypatch, capsys):
     assert accuracy.main([*command, "default", "other=sanet.yaml,--num_train_epochs=4"]) == 2
     Path("splits/train/cat/0.wav").rename("splits/train/cat/00.wav")
     assert accuracy.main([*command, *recipes]) == 2
-    assert "was trained with flags" in (error := capsys.readouterr().err) and "has other recordings or other splits" in error
+    assert (
+        "was trained with flags" in (error := capsys.readouterr().err)
+        and "has other recordings or other splits" in error
+    )
     assert len(Training.started) == 6
 
 
