@@ -126,7 +126,7 @@ def _read_predictions(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [(row["file"], row["label"] == row["prediction"]) for row in csv.DictReader(file)]
     except (OSError, KeyError, csv.Error) as error:
-        raise DataError(f"Cannot read {path}: {error}. Delete the folder of the run to repeat it.") from error
+        raise DataError(f"{path} cannot be read: {error}. Delete the folder of the run to repeat it.") from error
     if not rows:
         raise DataError(f"{path} has no predictions. Delete the folder of the run to repeat it.")
     return tuple(name for name, _ in rows), np.array([right for _, right in rows])

@@ -102,7 +102,7 @@ def embed(model: str, files: Sequence[str]) -> np.ndarray:
         classifier = AutoModelForAudioClassification.from_pretrained(folder, dtype=torch.float32).eval()
         feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
     except LOADING_ERRORS as error:
-        raise UsageError(f"--models {model}: cannot load the model ({str(error).splitlines()[0]}).") from error
+        raise UsageError(f"--models {model}: the model cannot be loaded ({str(error).splitlines()[0]}).") from error
     found = predict(prepare_classifier(classifier), feature_extractor, files, return_embeddings=True)
     rows = []
     for prediction in found:

@@ -292,7 +292,7 @@ def _loading_error(name: str, error: Exception) -> UsageError:
             f"{shorten(below)}."
         )
     reason = str(error).splitlines()[0]
-    return UsageError(f"--model_name_or_path {name}: cannot load the model ({reason}).")
+    return UsageError(f"--model_name_or_path {name}: the model cannot be loaded ({reason}).")
 
 
 def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:

@@ -289,7 +289,7 @@ class AudioClassificationTrainer(Trainer):
             shutil.rmtree(self._checkpoint, ignore_errors=True)
             raise OSError(
                 getattr(error, "errno", None) or errno.EIO,
-                f"Cannot write {self._checkpoint}: {error}. Earlier checkpoints are kept. Free some disk space, or "
+                f"{self._checkpoint} cannot be written: {error}. Earlier checkpoints are kept. Free some disk space, or "
                 "keep fewer checkpoints (--save_total_limit 1). Then run the same command again to resume.",
             ) from error
 

@@ -105,7 +105,7 @@ def test_what_is_left_out(make_trainer, capsys):
     data = recordings["validation"], lambda split: predict_windows(trainer, "validation", split, 1.0)
     few = data[0].select(range(19))
     for given, reason in ((None, "no validation split"), (few, "the validation split has 19 recordings")):
-        assert calibrate(trainer, given, data[1]) == (None, f"none: {reason}; it takes 20")
+        assert calibrate(trainer, given, data[1]) == (None, f"none: {reason}; at least 20 are needed")
         assert f"Calibration of the scores: none: {reason}" in capsys.readouterr().err
     trainer.args.calibrate = False
     assert calibrate(trainer, *data) == (None, "none (--calibrate false)")

@@ -319,7 +319,7 @@ def test_misuse_exits_with_2(argv, message, capsys):
         (["--data_dir", "DATA", "--sampling_rate", "192000"], "--sampling_rate 192000 must be from 8000 to 96000 Hz"),
         (["--data_dir", "DATA", "--max_length_seconds", "0"], "--max_length_seconds 0"),
         (["--data_dir", "DATA", "--model_name_or_path", "nowhere"], "--model_name_or_path nowhere: neither"),
-        (["--data_dir", "DATA", "--model_name_or_path", "BERT"], "a model of type 'bert' is no audio classifier"),
+        (["--data_dir", "DATA", "--model_name_or_path", "BERT"], "a model of type 'bert' is not an audio classifier"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
@@ -460,7 +460,7 @@ def test_evaluate(trained, tones, tmp_path, capsys):
     [
         (["--data_dir", "nowhere"], "nowhere: folder not found"),
         (["--data_dir", "TONES", "--manifest", "list.csv"], "--data_dir and --manifest both name recordings"),
-        (["--data_dir", "OTHER", "--split", "all"], "The model does not have: bass, treble"),
+        (["--data_dir", "OTHER", "--split", "all"], "the model does not have: bass, treble"),
         (["--data_dir", "OTHER", "--split", "validation"], "no validation split"),
         (["--split", "all"], "already have splits: test, train, validation"),
     ],

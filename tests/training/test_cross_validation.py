@@ -169,7 +169,7 @@ def test_final_model(done, recordings, capsys):
     assert main(["predict", str(final), str(recordings / "low/0-0.wav")]) == 0
     assert main(["predict", str(done), str(recordings / "low/0-0.wav")]) == 2
     assert f"Choose one: {final}, {done}/fold_1, {done}/fold_2." in capsys.readouterr().err
-    with pytest.raises(UsageError, match=f"holds some. Choose one: {final}"):
+    with pytest.raises(UsageError, match=f"contains models. Choose one: {final}"):
         make_model(ModelArguments(model_name_or_path=str(done)), ["high", "low"], 1.0)
 
 
@@ -376,7 +376,7 @@ def test_models_of_other_classes_are_not_pooled(command, tmp_path):
     with pytest.raises(DataError, match=r"fold_2 has other classes than .*fold_1"):
         collect(tmp_path, {"1": "fold_1", "2": "fold_2"}, arguments)
     path.unlink()
-    with pytest.raises(DataError, match=r"Delete .*fold_2 to make it anew"):
+    with pytest.raises(DataError, match=r"Delete .*fold_2 and run the training again"):
         collect(tmp_path, {"1": "fold_1", "2": "fold_2"}, arguments)
 
 

@@ -349,7 +349,7 @@ def test_the_rate_of_others_is_fixed(checkpoints, model_type, source):
         assert read_sampling_rate(ModelArguments(**options, sampling_rate=48000)) == 48000
         return
     for make in (read_sampling_rate, lambda arguments: make_model(arguments, LABELS, 1.0)):
-        with pytest.raises(UsageError, match=r"--sampling_rate 48000: .* takes 16000 Hz\."):
+        with pytest.raises(UsageError, match=r"--sampling_rate 48000: .* needs 16000 Hz\."):
             make(ModelArguments(**options, sampling_rate=48000))
 
 
@@ -471,7 +471,7 @@ def test_mistakes(checkpoints, options, seconds, message):
 
 def test_model_of_text(tmp_path):
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="a model of type 'bert' is no audio classifier"):
+    with pytest.raises(UsageError, match="a model of type 'bert' is not an audio classifier"):
         load(tmp_path)
 
 

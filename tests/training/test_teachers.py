@@ -438,9 +438,9 @@ def test_another_teacher_is_not_taken_on_resuming(command, trained, tmp_path, mo
     monkeypatch.setattr(TrainingClock, "on_step_end", on_step_end, raising=False)
     with pytest.raises(Interrupted):
         train(*parse_train_arguments(arguments))
-    with pytest.raises(UsageError, match="holds a run with other options: teacher_temperature default → 3"):
+    with pytest.raises(UsageError, match="contains a run with other options: teacher_temperature default → 3"):
         train(*parse_train_arguments([*arguments, "--teacher_temperature", "3"]))
-    with pytest.raises(UsageError, match="holds a run with other options: teacher "):
+    with pytest.raises(UsageError, match="contains a run with other options: teacher "):
         train(*parse_train_arguments([*arguments, "--teacher", str(trained)]))
     weights = load_file(teacher / "model.safetensors")
     name = "sanet.pooling.score.bias"

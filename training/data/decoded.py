@@ -113,7 +113,7 @@ class DecodedRecordings:
         except OSError as error:
             # Leave the disk space to checkpoints.
             shutil.rmtree(self.folder, ignore_errors=True)
-            logger.warning(f"Cannot write {part} ({error.strerror}). Recordings are decoded in each epoch.")
+            logger.warning(f"{part} cannot be written ({error.strerror}). Recordings are decoded in each epoch.")
         # Do not try again.
         self.parts.pop(place)
         with suppress(OSError):

@@ -104,14 +104,14 @@ def _read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"Cannot read --manifest {path}: {error.strerror}.") from error
+        raise DataError(f"--manifest {path} cannot be read: {error.strerror}.") from error
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            f"Cannot read --manifest {path}: line {line} is not UTF-8. Save it as UTF-8 (in Excel: CSV UTF-8)."
+            f"--manifest {path} cannot be read: line {line} is not UTF-8. Save it as UTF-8 (in Excel: CSV UTF-8)."
         ) from error
 
 
@@ -144,9 +144,9 @@ def _read_csv(path: Path, text: str) -> list[dict[str, str]]:
             fields += [""] * (len(header) - len(fields))
             rows.append({name: value for name, value in zip(header, fields) if name})
     except StopIteration:
-        raise DataError(f"Cannot read --manifest {path}: the file is empty.") from None
+        raise DataError(f"--manifest {path} cannot be read: the file is empty.") from None
     except csv.Error as error:
-        raise DataError(f"Cannot read --manifest {path}: line {reader.line_num}: {error}.") from error
+        raise DataError(f"--manifest {path} cannot be read: line {reader.line_num}: {error}.") from error
     missing = [name for name in ("file", "label") if name not in header]
     if missing:
         raise _no_column(path, missing[0], header)
@@ -169,11 +169,11 @@ def _read_json(path: Path, text: str) -> list[dict[str, object]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"Cannot read --manifest {path}: line {number} is not valid JSON ({error}).") from error
+            raise DataError(f"--manifest {path} cannot be read: line {number} is not valid JSON ({error}).") from error
         rows += value if isinstance(value, list) else [value]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise DataError(f"Cannot read --manifest {path}: row {number} is not a JSON object.")
+            raise DataError(f"--manifest {path} cannot be read: row {number} is not a JSON object.")
     return [{_column_name(name): value for name, value in row.items()} for row in rows]
 
 

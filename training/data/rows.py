@@ -93,5 +93,5 @@ def find_stretch(
             with fsspec.open(source, "rb") as file:
                 source = file.read()
         except Exception as error:  # Each protocol has its own errors.
-            raise AudioError(f"{row['file']}: cannot read {source} ({error}).") from error
+            raise AudioError(f"{row['file']}: {source} cannot be read ({error}).") from error
     return source, first + start, length

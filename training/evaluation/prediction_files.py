@@ -27,7 +27,7 @@ def read_predictions(path: Path) -> tuple[list[str], list[list[str]]]:
             header, *rows = csv.reader(file)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"Cannot read {path} ({error}). Delete {path.parents[1]} and run the training again."
+            f"{path} cannot be read ({error}). Delete {path.parents[1]} and run the training again."
         ) from error
     return header, rows
 

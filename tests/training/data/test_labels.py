@@ -197,7 +197,7 @@ def test_split_with_hidden_labels_is_left_out(tmp_path, kind, missing, feature, 
 
 def test_no_label_at_all(tmp_path):
     options = make_source("jsonl", tmp_path, {"train": [-1] * 3, "test": PETS})
-    with pytest.raises(DataError, match="None of the 3 recordings to train on has a label"):
+    with pytest.raises(DataError, match="None of the 3 training recordings has a label"):
         read(options)
 
 
@@ -291,7 +291,7 @@ def test_names_of_class_indices(tmp_path, kind):
         "train": ["fox", "owl", "fox"],
         "validation": ["fox", "owl"],
     }
-    with pytest.raises(DataError, match=r"has the label 1, which is no class: these are 0 to 0 \(owl\)"):
+    with pytest.raises(DataError, match=r"has the label 1, which is not a class\. The classes are 0 to 0 \(owl\)"):
         read({**options, "class_names": "owl"})
     with pytest.raises(DataError, match="contains a class twice"):
         read({**options, "class_names": "owl,owl"})
@@ -300,9 +300,13 @@ def test_names_of_class_indices(tmp_path, kind):
 @pytest.mark.parametrize(
     ("feature", "labels", "message"),
     [
-        (Value("float64"), [0.5, 1.0], r"train_00.flac \(train\) has the label 0.5, which is no class"),
-        (List(Value("float64")), [[0.5, 1.0]], "has the label 0.5, which is no class"),
-        (Features({"name": Value("string")}), [{"name": "owl"}], "has the label {'name': 'owl'}, which is no class"),
+        (Value("float64"), [0.5, 1.0], r"train_00.flac \(train\) has the label 0.5, which is not a class"),
+        (List(Value("float64")), [[0.5, 1.0]], "has the label 0.5, which is not a class"),
+        (
+            Features({"name": Value("string")}),
+            [{"name": "owl"}],
+            "has the label {'name': 'owl'}, which is not a class",
+        ),
     ],
 )
 def test_what_is_no_label(tmp_path, feature, labels, message):
@@ -507,5 +511,5 @@ def test_audio_in_a_table(tmp_path, streaming, cell):
 def test_columns_that_are_no_audio(tmp_path, streaming):
     for split in ("train", "validation"):
         Dataset.from_dict({"audio": [1, 2], "label": ["a", "b"]}).to_parquet(tmp_path / f"{split}.parquet")
-    with pytest.raises(DataError, match="the column 'audio' holds no audio"):
+    with pytest.raises(DataError, match="the column 'audio' contains no audio"):
         read_source(DataArguments(dataset_name=str(tmp_path), streaming=streaming))

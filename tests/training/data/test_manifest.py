@@ -121,9 +121,9 @@ def test_csv_that_cannot_be_right(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"file": "a.wav", "label": "owl"}\n{"file": \n', "line 2 is no JSON"),
+        ('{"file": "a.wav", "label": "owl"}\n{"file": \n', "line 2 is not valid JSON"),
         ('{"file": "a.wav", "label": "owl"}\n3\n', "row 2 is not a JSON object"),
-        ("[" * 100_000, "line 1 is no JSON"),
+        ("[" * 100_000, "line 1 is not valid JSON"),
     ],
     ids=["cut", "number", "nested"],
 )
@@ -194,8 +194,8 @@ def test_bounds(start, end, expected):
 @pytest.mark.parametrize(
     ("start", "end", "message"),
     [
-        ("0:10", "0:20", "row 1 has the start '0:10', which is no number of seconds"),
-        ("0", "inf", "row 1 has the end 'inf', which is no number of seconds"),
+        ("0:10", "0:20", "row 1 has the start '0:10', which is not a number of seconds"),
+        ("0", "inf", "row 1 has the end 'inf', which is not a number of seconds"),
         (True, 2, "row 1 has the start True"),
         ([1], 2, r"row 1 has the start \[1\]"),
         ("-1", "2", "row 1 has a negative start or end: -1, 2"),
@@ -314,7 +314,7 @@ def test_clips_of_a_file_in_two_splits_are_warned_of(tmp_path, caplog):
     lines = [f"{line},{split}" for line, split in zip(lines, splits)]
     (tmp_path / "calls.csv").write_text("\n".join([f"{header},split", *lines]))
     load_recordings(DataArguments(manifest=str(tmp_path / "calls.csv")))
-    assert "1 files with clips stand in test and train, the first: calls/02.wav" in caplog.text
+    assert "1 files with clips are in both test and train, the first: calls/02.wav" in caplog.text
 
 
 def test_clip_beyond_the_end_of_its_file(tmp_path, caplog):

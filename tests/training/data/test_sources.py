@@ -175,8 +175,12 @@ NO_LABEL = r"1 of 2 recordings \(unsplit\) are unlabelled, more than max_bad_fra
 @pytest.mark.parametrize(
     ("suffix", "content", "message"),
     [
-        (".csv", "path,label\nclips/0.wav,a\n", "has no column 'file'; it has 'path', 'label'"),
-        (".jsonl", '{"file": "clips/0.wav", "class": "a"}\n', "has no column 'label'; it has 'file', 'class'"),
+        (".csv", "path,label\nclips/0.wav,a\n", "has no column 'file'. Its columns are 'path', 'label'"),
+        (
+            ".jsonl",
+            '{"file": "clips/0.wav", "class": "a"}\n',
+            "has no column 'label'. Its columns are 'file', 'class'",
+        ),
         (".csv", "file,label,split\nclips/0.wav,a,train\nclips/1.wav,a,held\n", "split of row 2 is 'held'"),
         (".csv", "file,label,split\nclips/0.wav,a,\nclips/1.wav,a,test\n", "split of row 1 is ''.* or in none"),
         (".csv", "file,label\nclips/0.wav,a\nclips/1.wav,\n", NO_LABEL),
@@ -324,11 +328,11 @@ def test_validation_is_taken_from_train(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"audio_column_name": "sound"}, "no column 'sound'; choose --audio_column_name from audio, label, speaker"),
-        ({"label_column_name": "kind"}, "no column 'kind'; choose --label_column_name from"),
-        ({"train_split_name": "fit"}, "no split 'fit'; it has train, test"),
-        ({"validation_split_name": "dev"}, "no split 'dev'; it has train, test"),
-        ({"test_split_name": "held"}, "no split 'held'; it has train, test"),
+        ({"audio_column_name": "sound"}, "no column 'sound'. Choose --audio_column_name from audio, label, speaker"),
+        ({"label_column_name": "kind"}, "no column 'kind'. Choose --label_column_name from"),
+        ({"train_split_name": "fit"}, "no split 'fit'. Choose one of: train, test"),
+        ({"validation_split_name": "dev"}, "no split 'dev'. Choose one of: train, test"),
+        ({"test_split_name": "held"}, "no split 'held'. Choose one of: train, test"),
         ({"dataset_name": "none/such"}, "cannot load the dataset"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -393,9 +397,9 @@ def test_group_pattern_that_does_not_fit(speakers, pattern, message):
 def test_group_in_two_splits_of_the_source(clips, caplog):
     manifest = write_manifest(clips, ".csv", rows_of(["a", "b"] * 3, ["train"] * 4 + ["val", "test"]))
     recordings = load_recordings(DataArguments(manifest=manifest, group_pattern=r"clips/[0-4]|5"))
-    assert "stand in" not in caplog.text
+    assert "are in both" not in caplog.text
     load_recordings(DataArguments(manifest=manifest, group_pattern=r"(clips)/"))
-    assert "1 groups of --group_pattern stand in validation and train, the first: clips" in caplog.text
+    assert "1 groups of --group_pattern are in both validation and train, the first: clips" in caplog.text
     assert len(recordings["train"]) == 4
 
 
@@ -469,7 +473,7 @@ def test_test_split_alone(clips):
     manifest = write_manifest(clips, ".csv", rows_of(["a"] * 6, ["test"] * 6))
     recordings = load_recordings(DataArguments(manifest=manifest), splits=["test"])
     assert {split: len(rows) for split, rows in recordings.items()} == {"test": 6}
-    with pytest.raises(DataError, match="no train split to learn from"):
+    with pytest.raises(DataError, match="but no train split"):
         load_recordings(DataArguments(manifest=manifest))
 
 
