@@ -64,7 +64,7 @@ def parse_augmentations(augmentations: str | list | None) -> list:
     try:
         transforms = yaml.safe_load(augmentations) if isinstance(augmentations, str) else augmentations
     except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"--augmentations {augmentations!r} is not valid YAML or JSON: {error}") from error
+        raise UsageError(f"--augmentations {augmentations!r} cannot be read as YAML or JSON: {error}") from error
     if not isinstance(transforms, list):
         raise UsageError(f"--augmentations {augmentations!r} is not a list of transforms.")
     return transforms

@@ -289,8 +289,8 @@ class AudioClassificationTrainer(Trainer):
             shutil.rmtree(self._checkpoint, ignore_errors=True)
             raise OSError(
                 getattr(error, "errno", None) or errno.EIO,
-                f"{self._checkpoint} cannot be written: {error}. Earlier checkpoints are kept. Free some disk space, or "
-                "keep fewer checkpoints (--save_total_limit 1). Then run the same command again to resume.",
+                f"{self._checkpoint} cannot be written: {error}. Earlier checkpoints are kept. Free some disk space, "
+                "or keep fewer checkpoints (--save_total_limit 1). Then run the same command again to resume.",
             ) from error
 
     def save_model(self, output_dir=None, _internal_call=False):

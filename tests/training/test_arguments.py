@@ -153,8 +153,8 @@ def test_mistakes_on_the_command_line(argv, message):
         ("learning_rat: 1", r"mine.yaml: 'learning_rat' is no option. Did you mean learning_rate\?"),
         ("num_train_epochs: many", "invalid float value: 'many'"),
         ("- a\n- b", "must hold options as"),
-        ("a: [", "is not valid YAML"),
-        ("\x00", "is not valid YAML"),
+        ("a: [", "cannot be read as YAML"),
+        ("\x00", "cannot be read as YAML"),
     ],
 )
 def test_mistakes_in_yaml(tmp_path, text, message):
