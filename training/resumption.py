@@ -196,8 +196,7 @@ def check_options(checkpoint: str | Path, changes: Changes, options: Mapping, nu
         name, reason = next(iter(reasons.items()))
         old, new = changes[name]
         raise UsageError(
-            f"{checkpoint} was trained with {name}={old}. It cannot be resumed with {name}={new}, because {reason}. "
-            f"{RESTART}"
+            f"{checkpoint} was trained with {name}={old}. It cannot be resumed with {new}, because {reason}. {RESTART}"
         )
     if "model_name_or_path" in changes:
         logger.warning("model_name_or_path has no effect when training resumes: the checkpoint has the weights.")

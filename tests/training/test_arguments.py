@@ -246,7 +246,7 @@ CHECKPOINT = ["--model_name_or_path", "x"]
             ["--freeze", "backbone", "--head_learning_rate", "1", "--learning_rate", "1"],
             "--learning_rate has no effect",
         ),
-        (["--greater_is_better", "false"], "--metric_for_best_model macro_f1, the highest value is the best"),
+        (["--greater_is_better", "false"], "the highest --metric_for_best_model macro_f1 is the best"),
         (
             ["--overwrite_output_dir", "--resume_from_checkpoint", "x"],
             "--overwrite_output_dir true deletes the run that",

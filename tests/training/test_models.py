@@ -174,7 +174,7 @@ def test_other_labels_get_a_new_head(checkpoints, model_type, labels, caplog):
     folder, saved = checkpoints[model_type]
     model, feature_extractor = load(folder, labels, **kept_positions(model_type))
     assert model.config.label2id == {label: index for index, label in enumerate(labels)}
-    assert "trained on other labels (x, y, z): it gets a new classification head" in caplog.text
+    assert "trained on other labels (x, y, z). It gets a new classification head" in caplog.text
     old, new, head = saved.state_dict(), model.state_dict(), head_parameter_names(model)
     assert head == HEADS[model_type]
     # Biases and the weights of norms start from constants.
@@ -215,7 +215,7 @@ def test_pretrained_encoder_gets_a_head(tmp_path, model_type, model_class, prefi
     saved = save_checkpoint(tmp_path, model_type, model_class=model_class)[0].state_dict()
     model, feature_extractor = load(tmp_path, LABELS, **kept_positions(model_type))
     assert type(model).__name__ == CLASSIFIERS[model_type] and model.config.id2label == {0: "a", 1: "b", 2: "c"}
-    assert "pretrained without labels: it gets a new classification head for a, b, c" in caplog.text
+    assert "pretrained without labels. It gets a new classification head for a, b, c" in caplog.text
     names = set(dict(backbone(model).named_parameters()))
     loaded = model.state_dict()
     assert names and all(torch.equal(saved[prefix + name], loaded[f"{part}.{name}"]) for name in names)
@@ -593,7 +593,7 @@ def test_model_type_of_another_checkpoint_is_named(checkpoints, caplog):
 def test_weights_of_a_new_head_are_not_reported(tmp_path, caplog):
     save_checkpoint(tmp_path / "checkpoint", "sanet", ["x", "y", "z"])
     make_model(ModelArguments(model_name_or_path=str(tmp_path / "checkpoint")), ["a", "b"], 0.3)
-    assert "it gets a new classification head for a, b" in caplog.text
+    assert "It gets a new classification head for a, b" in caplog.text
     assert "LOAD REPORT" not in caplog.text and "start from random values" not in caplog.text
 
 
