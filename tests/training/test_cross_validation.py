@@ -295,7 +295,7 @@ def test_other_recordings_are_refused(command, recordings, tmp_path):
     run(command, tmp_path / "run")
     shutil.copy(data / "low/0-0.wav", data / "low/new.wav")
     with pytest.raises(
-        UsageError, match=r"differ from those of the cross-validation in .*run: \d new and \d gone, the"
+        UsageError, match=r"differ from those of the cross-validation in .*run: \d new and \d missing, the"
     ):
         run(command, tmp_path / "run")
     result = run(command, tmp_path / "run", "--overwrite_output_dir", "true")
@@ -373,7 +373,7 @@ def test_models_of_other_classes_are_not_pooled(command, tmp_path):
     path = tmp_path / "fold_2/predictions/test.csv"
     path.write_text(path.read_text().replace("probability_low", "probability_owl"))
     arguments = parse_train_arguments([*command[1:], "--folds", "2", "--output_dir", str(tmp_path)])[1]
-    with pytest.raises(DataError, match=r"fold_2 has other classes than .*fold_1"):
+    with pytest.raises(DataError, match=r"fold_2 and .*fold_1 have different classes"):
         collect(tmp_path, {"1": "fold_1", "2": "fold_2"}, arguments)
     path.unlink()
     with pytest.raises(DataError, match=r"Delete .*fold_2 and run the training again"):

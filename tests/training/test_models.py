@@ -431,7 +431,7 @@ def test_sanet_crops_to_the_longest_clip(checkpoints, source):
     ("options", "seconds", "message"),
     [
         ({"model_type": "wav2vec"}, 4, "--model_type wav2vec is not an audio classifier. Choose one of .*wav2vec2"),
-        ({"model_type": "bert"}, 4, "--model_type bert: no audio classifier"),
+        ({"model_type": "bert"}, 4, "--model_type bert is not an audio classifier"),
         ({"config_overrides": "conv_dims=[8]"}, 4, "SANetConfig has no 'conv_dims'"),
         ({"model_type": "ast", "config_overrides": "d_model=8"}, 4, "ASTConfig has no 'd_model'"),
         (
@@ -450,7 +450,11 @@ def test_sanet_crops_to_the_longest_clip(checkpoints, source):
             4,
             "a checkpoint has its own configuration",
         ),
-        ({"model_name_or_path": "none/such"}, 4, "--model_name_or_path none/such: neither a folder"),
+        (
+            {"model_name_or_path": "none/such"},
+            4,
+            "--model_name_or_path none/such: model not found. It is neither a folder",
+        ),
         ({"model_type": "ast", "freeze": "feature_encoder"}, 4, "--freeze feature_encoder: .* no convolutions"),
         ({"model_type": "whisper", "freeze": "feature_encoder"}, 4, "--freeze feature_encoder: .* no convolutions"),
         ({"model_type": "wav2vec2"}, 0, "--max_length_seconds 0 must be positive"),

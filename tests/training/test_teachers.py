@@ -296,7 +296,7 @@ def test_a_cross_validation_teaches_fold_by_fold(tmp_path):
             find_teachers(names, fold)
     arguments = AudioTrainingArguments(output_dir="run", use_cpu=True, teacher=names, teacher_weight=0.5)
     text = describe_teachers(find_teachers(names, "final"), arguments, 0)
-    assert text.startswith("the mean of folds/fold_1, folds/fold_b, other/model has 0.5 of the loss")
+    assert text.startswith("the mean of folds/fold_1, folds/fold_b, other/model has the weight 0.5 in the loss")
 
 
 def test_a_balanced_epoch_has_each_clip_without_a_label_once():

@@ -284,7 +284,7 @@ def test_the_shortest_are_kept(recordings, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * 4 * room + 10))
     line, kept = choose(clips, tmp_path / "run", 2, capsys)
     assert kept == {"train": everything[:4], "validation": everything}
-    assert "MiB: a tenth of the free disk space" in line
+    assert "MiB, limited by a tenth of the free disk space" in line
 
 
 @pytest.mark.parametrize("gibibytes", [0, 1])
