@@ -399,11 +399,11 @@ def test_what_is_also_in_a_split_is_left_out(command, caplog, tmp_path, monkeypa
     assert "copy.wav" in caplog.text and "other.wav" in caplog.text and "third.wav" in caplog.text
     (tmp_path / "empty").mkdir()
     options = ["--output_dir", str(tmp_path / "other"), "--unlabeled_dir", str(tmp_path / "empty")]
-    with pytest.raises(DataError, match="has no recordings"):
+    with pytest.raises(DataError, match="contains no recordings"):
         train(*parse_train_arguments([*command, *options]))
 
 
-@pytest.mark.parametrize(("folder", "message"), [("none", "no such folder"), ("runs", "is inside")])
+@pytest.mark.parametrize(("folder", "message"), [("none", "folder not found"), ("runs", "is inside")])
 def test_folders_without_recordings_to_train_on(folder, message, tmp_path):
     (tmp_path / "runs").mkdir()
     with pytest.raises(UsageError, match=message):

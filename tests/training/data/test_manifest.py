@@ -94,11 +94,11 @@ def test_csv_in_other_ways(tmp_path, content):
         ("file,label\na.wav,Käuzchen\n".encode("cp1252"), r"line 2 is not UTF-8\. Save it as UTF-8 \(in Excel"),
         ("file,label\na.wav,owl,fox\n", "row 1 has more fields than the header"),
         ('file,label\na.wav,"owl\nb.wav,fox\n', ": line 3: unexpected end of data"),
-        ("file,label,file\na.wav,owl,b.wav\n", "several columns 'file'"),
+        ("file,label,file\na.wav,owl,b.wav\n", "several columns named 'file'"),
         ("file,label\n ,owl\n", "row 1 has no file"),
         ("file,label\na.wav,owl\n./a.wav,fox\n", "rows 1 and 2 have different labels for ./a.wav: 'owl' and 'fox'"),
         ("file,label\na.wav,owl\na.wav,fox\n", "rows 1 and 2 have different labels for a.wav: 'owl' and 'fox'"),
-        ("file,label,start,end\na.wav,owl,0,1\na.wav,fox,0.0,1.0\n", "rows 1 and 2 give a.wav"),
+        ("file,label,start,end\na.wav,owl,0,1\na.wav,fox,0.0,1.0\n", "rows 1 and 2 have different labels for a.wav"),
         ("file,label,split\na.wav,owl,train\nb.wav,owl,\n", "the split of row 2 is ''.*in every row or in none"),
     ],
     ids=[
