@@ -285,7 +285,10 @@ def test_a_second_training_starts_from_the_head(trainer, recordings, data):
     ("options", "message"),
     [
         (["--head_first", "true"], "--head_first needs --model_name_or_path"),
-        (["--head_first", "true", "--model_name_or_path", "{}", "--fsdp", "true"], "--head_first needs all weights"),
+        (
+            ["--head_first", "true", "--model_name_or_path", "{}", "--fsdp", "true"],
+            "--head_first does not work with --fsdp: it needs all weights",
+        ),
         (["--head_first", "true", "--head_only", "true"], "--head_first"),
     ],
 )

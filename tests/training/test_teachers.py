@@ -457,7 +457,7 @@ def test_a_teacher_that_has_seen_the_test_split(command, trained, tones, tmp_pat
     shutil.copytree(tones / "validation", data / "validation")
     options = [*command[3:], "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
     train(*parse_train_arguments(["sanet.yaml", "--data_dir", str(data), *options]))
-    text = f"The teacher {trained.name} was trained on 32 of 32 test recordings already"
+    text = f"The teacher {trained.name} was already trained on 32 of 32 test recordings"
     assert text in caplog.text and text in (tmp_path / "run/README.md").read_text(encoding="utf-8")
     record = read_record(tmp_path / "run" / RECORD_FILE)
     assert record["test"] <= record[EARLIER]

@@ -777,7 +777,7 @@ def test_a_diverged_training_says_so_at_its_evaluation(command, capsys, learning
 
 
 def test_no_batch_is_full(command):
-    with pytest.raises(UsageError, match=r"--dataloader_drop_last true leaves no batch.*: 32 clips"):
+    with pytest.raises(UsageError, match=r"--dataloader_drop_last true leaves no batch.*: there are 32 clips"):
         options = ["--dataloader_drop_last", "true", "--per_device_train_batch_size", "33"]
         train(*parse_train_arguments([*command[1:], *options]))
 

@@ -197,7 +197,7 @@ def test_few_recordings_are_warned_of(tmp_path, make_tone, caplog, count, lines)
     if count > 1:
         check_validation(recordings)
     else:
-        with pytest.raises(DataError, match="A class needs at least two recordings; only one: a, b"):
+        with pytest.raises(DataError, match=r"A class needs at least two recordings \(only one: a, b\)"):
             check_validation(recordings)
 
 

@@ -156,7 +156,7 @@ def test_fine_tuning_remembers_what_was_trained_on_before(run, grown, tmp_path, 
     seen = {name.removeprefix("renamed_") for name in names_in(tmp_path / "tuned", "test")}
     seen &= set(names_in(run, "train", "validation"))
     assert seen
-    assert f"{run} was trained on {len(seen)} of " in caplog.text and "test recordings already" in caplog.text
+    assert f"{run} was already trained on {len(seen)} of " in caplog.text and "test recordings, so" in caplog.text
     before, after = read_record(run / RECORD_FILE), read_record(tmp_path / "tuned" / RECORD_FILE)
     assert before["train"] | before["validation"] <= after["train"] | after["validation"] | after[EARLIER]
     assert not {name.removeprefix("renamed_") for name in evaluated(tmp_path / "tuned")} & seen
