@@ -149,7 +149,7 @@ def test_torch_export(trained, tmp_path, capsys):
         (["MODEL", "OUT", "--format", "torch_export", "--quantize", "int8"], "--quantize int8 is for --format onnx"),
         (["MODEL", "OUT", "--calibration_dir", "TONES"], "--calibration_dir is for --quantize int8"),
         (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "nowhere"], "nowhere: there is no such folder"),
-        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "OTHER"], "does not know bass, treble"),
+        (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "OTHER"], "does not have: bass, treble"),
         (["MODEL", "OUT", "--quantize", "int8", "--calibration_dir", "PART"], "There is no test split"),
         (["BARE", "OUT", "--quantize", "int8"], "--calibration_dir is missing"),
         (["MODEL", "OUT", "--quantize", "int8", "--split", "all"], "There is no all split"),
