@@ -1,22 +1,22 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 r"""
-Accuracy of recipes over folds and seeds, beside a baseline, in one table: each run is a `sanet train` of its own.
+Measure the accuracy of recipes and of a baseline over folds and seeds. Each run is a separate `sanet train`.
 
     python -m benchmarks.accuracy --data esc10=DIR drums=DIR voices=DIR --fold_pattern 'esc10=(\d)-' \
         --clips_per_class voices=10 --seeds 0 1 2 esc10=0 voices=0,1,2,3,4 \
         --recipes default ast wav2vec2 'tiny=sanet.yaml,sanet_tiny.yaml,--num_train_epochs=60' --output runs/accuracy
 
-The same command resumes after an interruption: finished runs are kept, and the one that was cut off is resumed.
-`OUTPUT/accuracy.md` has the table, `OUTPUT/accuracy.json` all results; both are written after each run.
+After an interruption, run the same command again: finished runs are kept, and the interrupted run is resumed.
+`OUTPUT/accuracy.md` has the table, and `OUTPUT/accuracy.json` has all results. Both are written after each run.
 
-Test clips choose nothing. With `--fold_pattern`, one fold tests, and epochs, calibration and the like are chosen on
-the next fold (`--validation fold`) or on a tenth of the others (`--validation tenth`); `--refit true` in a recipe then
-trains on all of them. `{default}` in a recipe is the output folder of the recipe `default` on the same recordings and
-seed: `'taught=sanet.yaml,--teacher={default}'`. A folder with splits is used as it is. With `--clips_per_class`, clips
-of the training split are drawn by the seed, a fifth of them for validation; all of the test split tests. Recipes are
-compared by the column of validation; the row "chosen by validation" tests what it chooses. `accuracy_table.py` says
-how intervals are computed.
+Test clips are never used for choices. With `--fold_pattern`, one fold is the test split. Epochs, calibration and so on
+are chosen on the next fold (`--validation fold`) or on a tenth of the others (`--validation tenth`). With `--refit
+true` in a recipe, the final training uses all of them. `{default}` in a recipe is the output folder of the recipe
+`default` on the same recordings and seed: `'taught=sanet.yaml,--teacher={default}'`. The splits of a folder are kept.
+With `--clips_per_class`, the seed draws clips of the training split, a fifth of them for validation; the whole test
+split is used for testing. Compare recipes by the validation column. The row "chosen by validation" tests the recipe
+that validation chooses. `accuracy_table.py` explains the intervals.
 """
 
 import argparse
@@ -54,15 +54,15 @@ from .accuracy_runs import (
 from .accuracy_table import CHOSEN, Result, describe, format_table, make_rows, read_result
 
 
-# What ends the command as Ctrl-C does.
+# Signals that end the command like Ctrl-C.
 STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# Metrics that are printed after each run.
+# Metrics to print after each run.
 SHOWN = ("eval_accuracy", "test_accuracy", "baseline_test_accuracy")
 
 
 def train(run: Run) -> bool:
     """
-    Train, or resume, in a process of its own; whether it finished.
+    Train or resume in a separate process. Return whether it finished.
 
     Raises:
         KeyboardInterrupt: The user interrupted. The training got a SIGTERM and saved a checkpoint.
@@ -86,13 +86,13 @@ def train(run: Run) -> bool:
     _write_json(run.record_file, record)
     start = time.monotonic()
     with open(run.log_file, "ab") as log:
-        # A session of its own, since Ctrl-C would reach it before it can save a checkpoint.
+        # In a separate session, because otherwise Ctrl-C would end it before it can save a checkpoint.
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             process.wait()
         except KeyboardInterrupt:
             process.terminate()
-            print(f"\n{run}: saving a checkpoint; Ctrl-C again kills it.", file=sys.stderr)
+            print(f"\n{run}: saving a checkpoint. Press Ctrl-C again to kill it.", file=sys.stderr)
             try:
                 process.wait()
             except KeyboardInterrupt:
@@ -113,7 +113,7 @@ def _write_json(path: Path, values: object) -> None:
 
 
 def collect(runs: Sequence[Run]) -> tuple[list[Result], dict[str, str]]:
-    """Results of the finished runs, and why others that ended have none."""
+    """Return the results of the finished runs, and the reasons of failed runs."""
     results, failures = [], {}
     for run in runs:
         record = read_file(run.record_file)
@@ -153,20 +153,20 @@ def write_results(runs: Sequence[Run], output: Path, validation: str) -> tuple[s
     choice = (
         "Epochs, calibration and thresholds are chosen on validation clips, never on test clips. With folds, "
         f"validation is {VALIDATION[validation]}. With --clips_per_class it is a fifth of the drawn clips. Recipes "
-        f"are chosen by the validation column; the row '{CHOSEN}' does so in each fold by that fold's own runs."
+        f"are chosen by the validation column. The row '{CHOSEN}' chooses in each fold by the runs of that fold."
     )
     missing = len(runs) - len(results)
     notes = [
         "Mean over folds and seeds; 95 % intervals in brackets (benchmarks/accuracy_table.py says how they are "
-        "computed). Difference: test minus baseline, in points. Time is of one run.",
+        "computed). Difference: test minus baseline, in points. Times are per run.",
         choice,
         f"Trained on {'; '.join(machines) or 'no machine yet'}; commit {', '.join(commits) or 'unknown'}.",
     ]
     if any(row["seeds"] == 1 for row in rows):
-        notes.append("With one seed, intervals are of the clips alone: another seed can give something else.")
+        notes.append("With one seed, intervals only cover the choice of clips, not the variation between seeds.")
     if any(0 < row["baseline_clips"] < row["test_clips"] for row in rows):
         notes.append(
-            "The baseline and the difference are of a part of the test clips, see baseline_clips in the JSON."
+            "The baseline and the difference are measured on a part of the test clips; see baseline_clips in the JSON."
         )
     if missing:
         notes.append(f"{missing} of {len(runs)} runs are missing, {len(failures)} of them failed.")
@@ -203,14 +203,14 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["default"],
         metavar="NAME[=YAML,...,--FLAG=VALUE,...]",
-        help=f"{', '.join(RECIPES)}, or others with their YAML files and flags of sanet train; default: default",
+        help=f"{', '.join(RECIPES)}, or others with their YAML files and flags of sanet train (default: default)",
     )
     parser.add_argument(
         "--seeds",
         nargs="+",
         default=["0"],
         metavar="SEED",
-        help="of each fold or draw of clips; NAME=0,1,2 for one of --data; default: 0",
+        help="seeds of each fold or draw of clips; NAME=0,1,2 for one of --data (default: 0)",
     )
     parser.add_argument(
         "--fold_pattern",
@@ -219,16 +219,16 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME=PATTERN",
         help="regular expression that finds the fold in CLASS/FILE, for data with published folds",
     )
-    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="test these folds only, of data with folds")
+    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="for data with folds: test only these folds")
     parser.add_argument(
-        "--validation", choices=list(VALIDATION), default="fold", help="of data with folds (default: %(default)s)"
+        "--validation", choices=list(VALIDATION), default="fold", help="for data with folds (default: %(default)s)"
     )
     parser.add_argument(
         "--clips_per_class",
         nargs="+",
         default=[],
         metavar="NAME=NUMBER",
-        help="clips of each class, for training and validation together, that each seed draws",
+        help="clips per class, for training and validation together, that each seed draws",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for all runs and the table")
     parser.add_argument("--dry_run", action="store_true", help="list the runs with their commands; train nothing")
@@ -236,13 +236,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train what is missing and print the table; the exit code is 1 where a run failed."""
+    """Train the missing runs and print the table. Return the exit code, which is 1 if a run failed."""
     arguments = make_parser().parse_args(argv)
     try:
         data = parse_data(arguments)
         recipes = [parse_recipe(text) for text in arguments.recipes]
         if len({recipe.name.lower() for recipe in recipes}) < len(recipes):
-            raise UsageError(f"--recipes {' '.join(arguments.recipes)}: two have one name.")
+            raise UsageError(f"--recipes {' '.join(arguments.recipes)}: two recipes have the same name.")
         runs = [
             run
             for one in data
@@ -260,11 +260,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_all(runs: Sequence[Run], output: Path, validation: str) -> int:
-    """Train the runs that are not finished, one at a time; the exit code."""
+    """Train the unfinished runs, one at a time. Return the exit code."""
     disable_progress_bar()
     handlers = {}
     for number in STOPS:
-        # nohup ignores SIGHUP.
+        # Keep SIGHUP ignored under nohup.
         if signal.getsignal(number) != signal.SIG_IGN:
             handlers[number] = signal.signal(number, _interrupt)
     try:
@@ -280,7 +280,7 @@ def run_all(runs: Sequence[Run], output: Path, validation: str) -> int:
             print(f"{run} {outcome}", file=sys.stderr, flush=True)
             write_results(runs, output, validation)
     except KeyboardInterrupt:
-        print("Interrupted. The same command resumes.", file=sys.stderr)
+        print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         return 128 + signal.SIGINT
     finally:
         for number, handler in handlers.items():

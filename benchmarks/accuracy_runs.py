@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The runs of `benchmarks.accuracy`: recipes, data sets, and which recordings train, validate and test in each."""
+"""The runs of `benchmarks.accuracy`: recipes, datasets, and the splits of each run."""
 
 import argparse
 import csv
@@ -28,10 +28,10 @@ from sanet_hf.training.run_folder import is_finished, read_file
 from .accuracy_table import CHOSEN
 
 
-# Names of folders, also in a Markdown table.
+# Names that are valid for folders and in a Markdown table.
 NAME = r"[\w+.-]+"
 SCALED_DOWN = "hidden_size=192,num_hidden_layers=4,num_attention_heads=3,intermediate_size=768"
-# Of the base sizes, which have 87 and 95 million parameters, 1.9 and 2.4 million, from scratch.
+# From scratch, with 1.9 and 2.4 million parameters instead of 87 and 95 million of the base sizes.
 FROM_SCRATCH = "--model_name_or_path=,--learning_rate=5e-4,--num_train_epochs=30"
 RECIPES = {
     "default": "",
@@ -39,14 +39,14 @@ RECIPES = {
     "wav2vec2": f"wav2vec2.yaml,{FROM_SCRATCH},--freeze=none,--gradient_accumulation_steps=2,"
     f"--config_overrides={SCALED_DOWN},conv_dim=[128,128,128,128,128,128,128]",
 }
-# Options of `sanet train` that no recipe has.
+# Options of `sanet train` that this command sets.
 SET_HERE = {"data_dir", "manifest", "dataset_name", "folds", "fold_pattern", "fold", "seed", "output_dir"}
-# What a folder without folds is called in names of runs.
+# Name of a folder without folds in the names of runs.
 SPLITS_AS_THEY_ARE = "splits"
 VALIDATION_PART = 5
 VALIDATION = {
     "fold": "the fold after the tested one (after the last, the first)",
-    "tenth": "a tenth of the clips outside the tested fold, as `sanet train --fold` holds out",
+    "tenth": "a tenth of the clips outside the tested fold, as in `sanet train --fold`",
 }
 
 
@@ -64,13 +64,13 @@ class Recipe:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Hash of the content of each YAML file."""
+        """Return the hash of each YAML file."""
         return {name: hashlib.sha256(find_config(name).read_bytes()).hexdigest() for name in self.configs}
 
 
 @dataclass(frozen=True)
 class Data:
-    """A folder of recordings, and how runs divide it."""
+    """A folder of recordings, and the way in which runs divide it."""
 
     name: str
     folder: Path
@@ -82,12 +82,12 @@ class Data:
 @dataclass(frozen=True)
 class Run:
     """
-    One training: a recipe on a data set, a fold and a seed.
+    One training: a recipe on a dataset, a fold and a seed.
 
     Attributes:
-        fold: As the pattern finds it, or [`SPLITS_AS_THEY_ARE`].
+        fold: Match of the fold pattern, or [`SPLITS_AS_THEY_ARE`].
         folder: `--output_dir`.
-        manifest: Rows of the manifest that divides the recordings; `None` where their folder does.
+        manifest: Rows of the manifest that divides the recordings; `None` if their folder has splits.
         source: The options that name the recordings.
     """
 
@@ -101,7 +101,7 @@ class Run:
 
     @property
     def arguments(self) -> list[str]:
-        """Arguments of `sanet train`."""
+        """Return the arguments of `sanet train`."""
         where = [*self.source, "--output_dir", str(self.folder), "--seed", str(self.seed)]
         return [*self.recipe.configs, *where, *map(self._fill_in, self.recipe.flags)]
 
@@ -112,7 +112,7 @@ class Run:
 
     @property
     def record_file(self) -> Path:
-        """Beside the folder, which is a model to share: how the run was started."""
+        """Return the file with the start options. It is next to the folder, because that is a model to share."""
         return self.folder.with_name(self.folder.name + ".json")
 
     @property
@@ -131,18 +131,18 @@ class Run:
 
 def parse_recipe(text: str) -> Recipe:
     """
-    `name=first.yaml,second.yaml,--flag=value,...`, or the name of one of [`RECIPES`]. A comma before anything but `--`
-    belongs to a flag's value.
+    Parse `name=first.yaml,second.yaml,--flag=value,...`, or the name of one of [`RECIPES`]. Return the recipe. A comma
+    that is not followed by `--` belongs to the value of a flag.
 
     Raises:
-        UsageError: It is neither, or a YAML file is missing.
+        UsageError: The text has neither form, or a YAML file is missing.
     """
     name, has_options, options = text.partition("=")
     if not re.fullmatch(NAME, name) or name == CHOSEN:
         raise UsageError(f"--recipes {text}: {name!r} cannot be the name of a folder. Use letters, digits and _ + . -")
     if not has_options and name not in RECIPES:
         raise UsageError(
-            f"--recipes {name}: there is none of this name. There are {', '.join(RECIPES)}; others need =."
+            f"--recipes {name}: recipe not found. Choose one of {', '.join(RECIPES)}, or define another with =."
         )
     parts = [part for part in re.split(r",(?=--)", options if has_options else RECIPES[name]) if part]
     configs = [] if not parts or parts[0].startswith("--") else parts.pop(0).split(",")
@@ -153,10 +153,10 @@ def parse_recipe(text: str) -> Recipe:
 
 def parse_pairs(values: Sequence[str], option: str, names: Sequence[str] | None = None) -> dict[str, str]:
     """
-    `name=value` of each; with `names`, only of these.
+    Parse `name=value` texts. Return the values by name.
 
     Raises:
-        UsageError: There is another name, one is given twice, or a value is missing.
+        UsageError: A name is not in `names` or is given twice, or a value is missing.
     """
     pairs = {}
     for text in values:
@@ -166,17 +166,17 @@ def parse_pairs(values: Sequence[str], option: str, names: Sequence[str] | None 
         if name in pairs:
             raise UsageError(f"--{option}: {name} is given twice.")
         if names is not None and name not in names:
-            raise UsageError(f"--{option} {text}: --data has no {name}, only {', '.join(names)}.")
+            raise UsageError(f"--{option} {text}: --data does not have {name}, only {', '.join(names)}.")
         pairs[name] = value
     return pairs
 
 
 def parse_seeds(values: Sequence[str], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """
-    Seeds of each data set: the plain numbers, or those of `name=0,1,2`.
+    Return the seeds of each dataset: the plain numbers, or those of `name=0,1,2`.
 
     Raises:
-        UsageError: One is no number, or is given twice.
+        UsageError: A seed is not a number, or is given twice.
     """
     own = parse_pairs([value for value in values if "=" in value], "seeds", names)
     common = [value for value in values if "=" not in value]
@@ -184,35 +184,33 @@ def parse_seeds(values: Sequence[str], names: Sequence[str]) -> dict[str, tuple[
     for name in names:
         texts = own[name].split(",") if name in own else common
         if not all(text.isdecimal() for text in texts) or len(set(map(int, texts))) < len(texts) or not texts:
-            raise UsageError(
-                f"--seeds {' '.join(values)}: {name} needs different whole numbers, as in 0 1 {name}=0,1."
-            )
+            raise UsageError(f"--seeds {' '.join(values)}: {name} needs different integers, such as 0 1 {name}=0,1.")
         seeds[name] = tuple(map(int, texts))
     return seeds
 
 
 def parse_data(arguments: argparse.Namespace) -> list[Data]:
     """
-    The data sets of the command line.
+    Return the datasets of the command line.
 
     Raises:
-        UsageError: Options name others, or have values of another kind.
-        DataError: There is no such folder.
+        UsageError: Options name other datasets, or have invalid values.
+        DataError: A folder does not exist.
     """
     folders = parse_pairs(arguments.data, "data")
     patterns = parse_pairs(arguments.fold_pattern, "fold_pattern", list(folders))
     clips = parse_pairs(arguments.clips_per_class, "clips_per_class", list(folders))
     for name, number in clips.items():
         if name in patterns:
-            raise UsageError(
-                f"{name}: --clips_per_class draws from a training split, --fold_pattern makes folds. Give one."
-            )
+            raise UsageError(f"{name}: --clips_per_class and --fold_pattern do not work together. Leave one out.")
         if not number.isdecimal() or int(number) < 2:
-            raise UsageError(f"--clips_per_class {name}={number}: at least 2, one to train on and one for validation.")
+            raise UsageError(
+                f"--clips_per_class {name}={number} must be at least 2: one for training, one for validation."
+            )
     seeds = parse_seeds(arguments.seeds, list(folders))
     for folder in folders.values():
         if not Path(folder).is_dir():
-            raise DataError(f"--data: there is no folder {folder}.")
+            raise DataError(f"--data {folder}: folder not found.")
     return [
         Data(name, Path(folder), patterns.get(name), int(clips[name]) if name in clips else None, seeds[name])
         for name, folder in folders.items()
@@ -223,17 +221,17 @@ def plan_runs(
     data: Data, recipes: Sequence[Recipe], output: Path, validation: str = "fold", folds: Sequence[str] | None = None
 ) -> list[Run]:
     """
-    All runs of a data set; each seed and fold by all recipes before the next one.
+    Return all runs of a dataset, with all recipes of one seed and fold before the next one.
 
     Args:
-        data: Which.
-        recipes: What to train.
+        data: The dataset.
+        recipes: The recipes to train.
         output: Folder of all runs.
         validation: One of [`VALIDATION`], for data with folds.
-        folds: Which of the folds to test; by default all.
+        folds: Folds to test (default: all).
 
     Raises:
-        DataError: The recordings cannot be divided so.
+        DataError: The recordings cannot be divided in this way.
     """
     place = output / data.name
     manifests: dict[tuple[str, int], Manifest | None] = {}
@@ -245,7 +243,7 @@ def plan_runs(
         folders = name_folders(sort_folds(fold_of))
         for fold in folds or folders:
             if fold not in folders:
-                raise UsageError(f"--folds {fold}: {data.name} has no such fold. It has {', '.join(folders)}.")
+                raise UsageError(f"--folds {fold}: fold not found. {data.name} has {', '.join(folders)}.")
             manifest = divide_by_fold(recordings, fold_of, fold, validation)
             manifests |= {(fold, seed): manifest for seed in data.seeds}
     elif data.clips_per_class is not None:
@@ -266,15 +264,15 @@ def plan_runs(
 
 def divide_by_fold(recordings: Dataset, folds: Sequence[str], fold: str, validation: str) -> Manifest:
     """
-    File, label and split of each recording where a fold tests.
+    Return file, label and split of each recording in the run that tests a fold.
 
     Raises:
-        DataError: Too few folds.
+        DataError: There are too few folds.
     """
     names = sort_folds(folds)
     if validation == "fold":
         if len(names) < 3:
-            raise DataError("--validation fold needs three folds or more. Choose --validation tenth.")
+            raise DataError("--validation fold needs at least three folds. Use --validation tenth.")
         next_fold = names[(names.index(fold) + 1) % len(names)]
         held_out = {index for index, own in enumerate(folds) if own == next_fold}
     else:
@@ -290,8 +288,8 @@ def divide_by_fold(recordings: Dataset, folds: Sequence[str], fold: str, validat
 
 def draw_clips(source: Mapping[str, Dataset], data: Data, seed: int) -> Manifest:
     """
-    File, label and split of as many recordings of each class of the training split as `data` says, drawn by the seed,
-    the last fifth of them for validation, and of the whole test split.
+    Return file, label and split of recordings that are drawn from each class of the training split, the last fifth of
+    them for validation, and of the whole test split.
 
     Raises:
         DataError: There is no training or test split, or a class has too few recordings.
@@ -315,10 +313,10 @@ def draw_clips(source: Mapping[str, Dataset], data: Data, seed: int) -> Manifest
 
 def check_runs(runs: Sequence[Run]) -> None:
     """
-    Check all before any is trained.
+    Check all runs before any training.
 
     Raises:
-        UsageError: An option of a recipe does not exist, or the output has runs by other options or on other
+        UsageError: An option of a recipe does not exist, or the output contains runs with other options or other
             recordings.
     """
     for run in {run.recipe.name: run for run in runs}.values():
@@ -334,19 +332,19 @@ def check_runs(runs: Sequence[Run]) -> None:
         for key, now in identity(run).items():
             if record and record[key] != now:
                 raise UsageError(
-                    f"{run.folder} was trained by {key} {record[key]}, not {now}. Choose another --output, or another "
+                    f"{run.folder} was trained with {key} {record[key]}, not {now}. Use another --output, or another "
                     f"name for the recipe, or delete {run.folder} and {run.record_file.name}."
                 )
         manifest = Path(run.source[1])
         if run.manifest is not None and manifest.is_file() and manifest.read_bytes() != format_manifest(run):
             raise UsageError(
-                f"{manifest} divides other recordings, or in another way. Choose another --output, or give the same "
-                "--data, --fold_pattern, --clips_per_class and --validation as before."
+                f"{manifest} has other recordings or other splits. Use another --output, or the same --data, "
+                "--fold_pattern, --clips_per_class and --validation as before."
             )
 
 
 def identity(run: Run) -> dict[str, object]:
-    """What must stay the same for a finished run to count."""
+    """Return the options that must stay the same for a finished run to be used."""
     return {"flags": list(run.recipe.flags), "configs": run.recipe.digests}
 
 

@@ -1,22 +1,22 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Results of many runs as one table.
+Format the results of many runs as one table.
 
 The score of a clip is the fraction of the seeds in which it was right. The clips of all folds are pooled: accuracy is
-the mean p of the n scores. Its variance is the sum of two:
+the mean p of the n scores. Its variance is the sum of two terms:
 
     V = variance of the scores / n  +  sum over folds of (clips of the fold / n)² · variance of its S accuracies / S
 
-The first is of the clips. The second is of the seeds: initial weights, order of clips, and clips that were drawn. The
-effect of a seed on single clips is in both, so that intervals are too wide rather than too narrow. Welch and
-Satterthwaite give the degrees of freedom of the sum (infinite for the clips), and these give Student's t.
+The first term is due to the clips. The second is due to the seeds: initial weights, order of clips, and drawn clips.
+The effect of a seed on single clips is in both terms, so that intervals are rather too wide than too narrow. Welch and
+Satterthwaite's formula gives the degrees of freedom of the sum (infinite for the clips) for Student's t.
 
-    accuracy    Wilson's interval for p (1 - p) / V clips, with t instead of 1.96. With one seed a fold, the second
-                part is not known, and the interval is the one that `sanet` reports for n clips.
+    accuracy    Wilson's interval for p (1 - p) / V clips, with t instead of 1.96. With one seed per fold, the second
+                term is not known, and the interval is the one that `sanet` reports for n clips.
     difference  network minus baseline, clip by clip, in the same way: D ± t √V.
 
-Clips are taken to be independent. Source: F. E. Satterthwaite, "An Approximate Distribution of Estimates of Variance
+Clips are assumed to be independent. Source: F. E. Satterthwaite, "An Approximate Distribution of Estimates of Variance
 Components", 1946; E. L. Korn and B. I. Graubard, "Confidence Intervals for Proportions with Small Expected Number of
 Positive Counts Estimated from Survey Data", 1998, for intervals with the effective number of clips.
 """
@@ -51,17 +51,17 @@ class Estimate(NamedTuple):
 @dataclass(frozen=True)
 class Result:
     """
-    What a finished run left.
+    The results of a finished run.
 
     Attributes:
-        data, recipe, fold, seed: Which run.
+        data, recipe, fold, seed: Names of the run.
         files: Names of the test clips.
-        is_right: bool of shape (clips,), whether the network was right.
-        is_baseline_right: 1 or 0 as `is_right`, of the baseline, NaN for clips that it was not tested on; `None` where
-            the run has none.
-        validation: Accuracy on the validation clips, `None` without any.
-        training_seconds: Of the training alone, over all interruptions.
-        command_seconds: Of the whole command; `None` where an attempt was killed before it could tell.
+        is_right: Whether the network was right, bool of shape (clips,).
+        is_baseline_right: Whether the baseline was right, 1 or 0; NaN for clips that it was not tested on. `None` if
+            the run has no baseline.
+        validation: Accuracy on the validation clips; `None` if there are none.
+        training_seconds: Duration of the training, including the time before interruptions.
+        command_seconds: Duration of the whole command; `None` if an attempt was killed before it was recorded.
         parameters: Number of parameters.
     """
 
@@ -91,7 +91,7 @@ def read_result(
     Read the results of a finished run.
 
     Raises:
-        DataError: A file is missing or damaged, or the predictions are not those that the results describe.
+        DataError: A file is missing or damaged, or predictions and results do not agree.
     """
     metrics = read_file(folder / RESULTS_FILE)
     files, is_right = _read_predictions(folder / "predictions" / "test.csv")
@@ -102,7 +102,7 @@ def read_result(
         )
     is_baseline_right = None
     if (folder / BASELINE_FILE).is_file():
-        # It may be tested on a part of many clips.
+        # With many clips, the baseline may be tested only on a part of them.
         answers = dict(zip(*_read_predictions(folder / BASELINE_FILE)))
         is_baseline_right = np.array([answers.get(name, np.nan) for name in files], dtype=float)
     return Result(
@@ -121,26 +121,26 @@ def read_result(
 
 
 def _read_predictions(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the clips, and whether the prediction of each is right."""
+    """Return the names of the clips, and whether each prediction is right."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [(row["file"], row["label"] == row["prediction"]) for row in csv.DictReader(file)]
     except (OSError, KeyError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}. Delete the run's folder to repeat it.") from error
+        raise DataError(f"{path} cannot be read: {error}. Delete the folder of the run to repeat it.") from error
     if not rows:
-        raise DataError(f"{path} has no predictions. Delete the run's folder to repeat it.")
+        raise DataError(f"{path} has no predictions. Delete the folder of the run to repeat it.")
     return tuple(name for name, _ in rows), np.array([right for _, right in rows])
 
 
 def estimate_accuracy(right: Sequence[np.ndarray]) -> Estimate:
     """
-    Accuracy over folds and seeds, as the module says.
+    Estimate the accuracy over folds and seeds; see the docstring of the module.
 
     Args:
         right: For each fold, 0/1 of shape (seeds, clips).
     """
     value, variance, t, num_clips = _pool(right)
-    # No more clips than there are answers.
+    # The effective number of clips is at most the number of answers.
     num_answers = sum(of_fold.size for of_fold in right)
     size = num_clips if value in (0, 1) else min(value * (1 - value) / variance if variance else np.inf, num_answers)
     middle, scale = value + t**2 / (2 * size), 1 + t**2 / size
@@ -149,14 +149,14 @@ def estimate_accuracy(right: Sequence[np.ndarray]) -> Estimate:
 
 
 def estimate_difference(right: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Estimate:
-    """How much more often the first are right than the others on the same clips; both as in [`estimate_accuracy`]."""
+    """Estimate the difference of two accuracies on the same clips. The arguments are as in [`estimate_accuracy`]."""
     value, variance, t, _ = _pool([one.astype(float) - other for one, other in zip(right, others)])
     half = float(t * np.sqrt(variance))
     return Estimate(value, value - half, value + half)
 
 
 def _pool(values: Sequence[np.ndarray]) -> tuple[float, float, float, int]:
-    """Mean, variance of the mean, quantile of t, and number of clips."""
+    """Return the mean, the variance of the mean, the quantile of t, and the number of clips."""
     clips = np.concatenate([of_fold.mean(axis=0) for of_fold in values])
     repeated = [of_fold for of_fold in values if len(of_fold) > 1]
     by_seeds = [
@@ -170,8 +170,8 @@ def _pool(values: Sequence[np.ndarray]) -> tuple[float, float, float, int]:
 
 def make_rows(results: Iterable[Result]) -> list[dict]:
     """
-    A row for each data set and recipe, in the order of the results, and where a data set has several recipes with
-    validation, one of the recipe that validation chooses in each fold.
+    Return one row per dataset and recipe, in the order of the results. If a dataset has several recipes with
+    validation, add a row for the recipe that validation chooses in each fold.
 
     Raises:
         DataError: Two runs of a fold were tested on different clips.
@@ -192,8 +192,9 @@ def make_rows(results: Iterable[Result]) -> list[dict]:
 
 def choose_by_validation(by_recipe: Mapping[str, Sequence[Result]]) -> dict[str, list[Result]]:
     """
-    For each fold, the results of the recipe with the best mean accuracy on the validation clips of that fold's own
-    runs; of equal ones the first. None where fewer than two recipes have all folds and validation clips.
+    Return, for each fold, the results of the recipe with the best mean validation accuracy in the runs of that fold.
+    If several are equal, the first one is chosen. The result is empty if fewer than two recipes have all folds and
+    validation clips.
     """
     folds = list(dict.fromkeys(result.fold for own in by_recipe.values() for result in own))
     candidates = {
@@ -217,8 +218,8 @@ def _make_row(data: str, recipe: str, results: Sequence[Result]) -> dict:
     for result in results:
         if by_fold[result.fold] and by_fold[result.fold][0].files != result.files:
             raise DataError(
-                f"{data}, fold {result.fold}: runs were tested on different clips, so that they cannot be compared. "
-                "Repeat them in another --output."
+                f"Cannot compare the runs of {data}, fold {result.fold}: they were tested on different clips. Repeat "
+                "them in another --output."
             )
         by_fold[result.fold].append(result)
     right = [np.stack([result.is_right for result in own]) for own in by_fold.values()]
@@ -254,7 +255,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def format_table(rows: Iterable[Mapping]) -> str:
-    """Return rows as a Markdown table; accuracies in percent with their 95 % intervals."""
+    """Return rows as a Markdown table, with accuracies in percent and their 95 % intervals."""
     lines = [
         "| data | recipe | test, % | baseline, % | difference | validation, % | training, min | command, min "
         "| parameters | runs |",
@@ -289,7 +290,7 @@ def _interval(estimate: Mapping[str, float] | None, sign: str) -> str:
 
 
 def describe(result: Result) -> dict:
-    """Return what `accuracy.json` holds of a run, besides what the run's own record has."""
+    """Return the entry of a run in `accuracy.json`, without the values in its own record."""
     return {
         "data": result.data,
         "recipe": result.recipe,

@@ -1,13 +1,13 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A training step, and a prediction of eight clips by the optimised network, on free cores and with one of them taken by
-another process, for several ways in which OpenMP's threads wait for each other:
+Time a training step, and a prediction of eight clips by the optimised network, on free cores and with one core used by
+another process, for several settings of how OpenMP's threads wait for each other:
 
     python -m benchmarks.busy [--environments GOMP_SPINCOUNT=1000 OMP_WAIT_POLICY=passive] [--network tiny]
 
-Each environment has a process of its own, since OpenMP reads its variables when PyTorch loads it. The processes
-take turns. "as it is" stands for the defaults of the libraries, "sanet" for what the `sanet` command sets.
+Each environment has its own process, because OpenMP reads its variables when PyTorch loads it. The processes run
+interleaved. "as it is" are the defaults of the libraries, and "sanet" are the settings of the `sanet` command.
 """
 
 import argparse
@@ -37,15 +37,15 @@ from .training import make_batch
 AS_IT_IS = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", *AS_IT_IS)
 ENVIRONMENTS = {"as it is": AS_IT_IS, "sanet": SHORT_WAIT}
-NETWORKS = {"sanet": "optimized", "small": "small", "tiny": "tiny"}  # and their optimised variants
+NETWORKS = {"sanet": "optimized", "small": "small", "tiny": "tiny"}  # with their optimised variants
 TASKS = ("training_bfloat16", "training_float32", "prediction_float32")
-# Of the cores, and the signal to the other process that leads to it.
+# States of the cores, with the signal to the other process that causes each.
 STATES = {"free": signal.SIGSTOP, "one core taken": signal.SIGCONT}
 CPU = torch.device("cpu")
 
 
 def make_task(task: str, network: str, batch_size: int, seconds: float) -> Callable[[], object]:
-    """A training step, or a prediction, of clips of noise."""
+    """Return a function that makes a training step or a prediction on clips of noise."""
     name, dtype = task.split("_")
     if name == "prediction":
         classify = variants.make_variant(NETWORKS[network], torch.float32, CPU)
@@ -66,7 +66,7 @@ def make_task(task: str, network: str, batch_size: int, seconds: float) -> Calla
 
 @contextmanager
 def other_process(niceness: int, new_session: bool) -> Iterator[subprocess.Popen]:
-    """A process that keeps a core busy, until a signal stops it."""
+    """Start a process that keeps a core busy, until a signal stops it."""
     command = [sys.executable, "-S", "-c", "while True: pass"]
     process = subprocess.Popen(command, start_new_session=new_session)
     try:
@@ -78,7 +78,7 @@ def other_process(niceness: int, new_session: bool) -> Iterator[subprocess.Popen
 
 
 def measure(run: Callable[[], object], min_seconds: float) -> float:
-    """Seconds a call, for as many calls as fill `min_seconds`."""
+    """Return the seconds per call, over enough calls to fill `min_seconds`."""
     count, start = 0, time.perf_counter()
     while not count or time.perf_counter() - start < min_seconds:
         run()
@@ -87,7 +87,7 @@ def measure(run: Callable[[], object], min_seconds: float) -> float:
 
 
 def serve(run: Callable[[], object], min_seconds: float) -> None:
-    """In a child: answer each line of the parent by a measurement. The first answer says that the child is ready."""
+    """Run in a child: answer each line of the parent with a measurement. The first answer means "ready"."""
     keep_freed_memory()
     run()
     print(flush=True)
@@ -96,13 +96,13 @@ def serve(run: Callable[[], object], min_seconds: float) -> None:
 
 
 def child_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment of this process with these variables, and no others about waiting."""
+    """Return the environment of this process with these variables, and without others about waiting."""
     return {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES} | settings
 
 
 @contextmanager
 def child(task: str, settings: Mapping[str, str], arguments: argparse.Namespace) -> Iterator[Callable[[], float]]:
-    """A function that measures a task in a process of its own, with these variables in its environment."""
+    """Yield a function that measures a task in a separate process with these environment variables."""
     command = [sys.executable, "-m", "benchmarks.busy", *sys.argv[1:], "--child", task]
     options = {"env": child_environment(settings), "cwd": Path(__file__).parents[1], "text": True}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options) as process:
@@ -118,7 +118,7 @@ def child(task: str, settings: Mapping[str, str], arguments: argparse.Namespace)
 def measure_task(
     task: str, environments: Mapping[str, Mapping[str, str]], arguments: argparse.Namespace
 ) -> dict[tuple[str, str], list[float]]:
-    """Seconds a call, for each environment and each of `STATES`."""
+    """Return the seconds per call, for each environment and each of `STATES`."""
     times = {(name, state): [] for name in environments for state in STATES}
     rng = np.random.default_rng(0)
     with ExitStack() as stack:
@@ -133,7 +133,7 @@ def measure_task(
 
 
 def parse_environment(text: str) -> tuple[str, dict[str, str]]:
-    """Name and variables of an environment such as GOMP_SPINCOUNT=1000,KMP_BLOCKTIME=0."""
+    """Return the name and variables of an environment such as GOMP_SPINCOUNT=1000,KMP_BLOCKTIME=0."""
     settings = dict(setting.split("=", 1) for setting in text.split(","))
     return text, settings
 
@@ -145,13 +145,15 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="sanet")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="duration of clips (default: %(default)g)")
-    parser.add_argument("--num_rounds", type=int, default=15, help="turns of each environment (default: %(default)s)")
-    parser.add_argument("--min_seconds", type=float, default=2.0, help="of a turn (default: %(default)g)")
-    parser.add_argument("--num_cores", type=int, default=2, help="that all processes share (default: %(default)s)")
-    parser.add_argument("--niceness", type=int, default=0, help="of the other process (default: %(default)s)")
-    session = "start the other process in a session of its own, as from another terminal, where Linux groups them"
+    parser.add_argument("--num_rounds", type=int, default=15, help="rounds per environment (default: %(default)s)")
+    parser.add_argument("--min_seconds", type=float, default=2.0, help="duration of a round (default: %(default)g)")
+    parser.add_argument(
+        "--num_cores", type=int, default=2, help="cores for all processes together (default: %(default)s)"
+    )
+    parser.add_argument("--niceness", type=int, default=0, help="niceness of the other process (default: %(default)s)")
+    session = "start the other process in a separate session, as from another terminal (Linux may group processes)"
     parser.add_argument("--new_session", action="store_true", help=session)
-    parser.add_argument("--quick", action="store_true", help="a rehearsal: tiny network, short clips, one round")
+    parser.add_argument("--quick", action="store_true", help="try the benchmark: tiny network, short clips, one round")
     parser.add_argument("--child", choices=TASKS, help=argparse.SUPPRESS)
     timing.add_output_options(parser)
     arguments = parser.parse_args()
@@ -166,7 +168,7 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.num_cores])
     environments = {**ENVIRONMENTS, **dict(arguments.environments)}
     rows = []
-    print("Medians in ms; a loss on free cores is over the time as it is.")
+    print('Medians in ms. The loss on free cores is relative to the environment "as it is".')
     print(f"{'':56}{'free':>10}{'taken':>10}{'ratio':>8}{'loss':>9}")
     for task in arguments.tasks:
         times = measure_task(task, environments, arguments)

@@ -1,9 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Training clips a second, in batches as training takes them: this loader beside the way of transformers' audio
-classification example, which decodes a whole file with `datasets` and then cuts out a stretch; and what each transform
-of an augmentation costs. And what recordings cost that are kept decoded (`--cache_audio`), from the second epoch on.
+Measure training clips per second, in batches as in training. Compare this loader with transformers' audio
+classification example, which decodes a whole file with `datasets` and then cuts out a part. Also measure the time of
+each transform of an augmentation, and of recordings that are kept decoded (`--cache_audio`), from the second epoch on.
 
     python -m benchmarks.data [--config sanet_dynamic.yaml] [--repeats 5]
     python -m benchmarks.data --only kept
@@ -43,7 +43,7 @@ from . import timing
 MAX_SECONDS = 4.0
 BATCH_SIZE = 16
 NUM_BATCHES = 8  # in this process
-# Of each worker process: what is ready before the first batch is asked for, and the last ones, count little.
+# Per worker process: many, so that batches that are ready before the first request have little influence.
 NUM_WORKER_BATCHES = 32
 EXTRACTOR = SANetFeatureExtractor(max_length=round(MAX_SECONDS * DEFAULT_SAMPLING_RATE))
 FORMATS = ("wav", "flac", "mp3")
@@ -54,12 +54,12 @@ DURATIONS = (4, 60)  # s
 def write_recordings(
     folder: Path, suffix: str, seconds: int, count: int = 8, rate: int = DEFAULT_SAMPLING_RATE
 ) -> datasets.Dataset:
-    """Recordings of coloured noise, as `load_recordings` gives them."""
+    """Write recordings of coloured noise, and return them as `load_recordings` does."""
     rows = []
     for index in range(count):
         noise = np.random.default_rng(index).standard_normal(seconds * rate + 1)
         path = folder / f"{seconds}_{index}.{suffix}"
-        # libsndfile writes no M4A, and crashes on long Ogg files.
+        # libsndfile does not support M4A, and crashes on long Ogg files.
         is_written_by_ffmpeg = suffix in ("m4a", "ogg")
         written = path.with_suffix(".wav") if is_written_by_ffmpeg else path
         soundfile.write(written, 0.1 * (noise[1:] + noise[:-1]), rate)
@@ -67,7 +67,7 @@ def write_recordings(
             codec = ["-c:a", "libvorbis"] if suffix == "ogg" else []
             subprocess.run(["ffmpeg", "-v", "error", "-i", written, *codec, path], check=True)
         row = {"audio": {"bytes": None, "path": str(path)}, "file": path.name, "label": 0}
-        # AAC is longer than what it was made of.
+        # AAC files are longer than their source.
         rows.append({**row, "seconds": len(load_recording(row, DEFAULT_SAMPLING_RATE)) / DEFAULT_SAMPLING_RATE})
     features = datasets.Features(
         audio={"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
@@ -79,7 +79,7 @@ def write_recordings(
 
 
 class ExampleClips(Dataset):
-    """Decoding of the whole file by `datasets`, then a random stretch, as in run_audio_classification.py."""
+    """Decode the whole file with `datasets`, then cut out a random part, as in run_audio_classification.py."""
 
     def __init__(self, recordings: datasets.Dataset, augment: Augmentation | None):
         self.recordings = recordings.cast_column("audio", datasets.Audio(sampling_rate=DEFAULT_SAMPLING_RATE))
@@ -114,12 +114,12 @@ def clips_per_second(loader: DataLoader) -> float:
 
 
 def measure_loading(augment: Augmentation | None, repeats: int) -> list[dict]:
-    """A row for each loader and kind of recording."""
+    """Return one row per loader and kind of recording."""
     rows = []
     num_cores = len(os.sched_getaffinity(0))
     print(
-        f"\n{'augmented' if augment else 'not augmented'}; clips a second in batches of {BATCH_SIZE}, and times the "
-        f"example's; medians of {repeats}\n"
+        f"\n{'augmented' if augment else 'not augmented'}; clips per second in batches of {BATCH_SIZE}, and ratio to "
+        f"the example; medians of {repeats}\n"
         f"{'recordings':14}{'example':>10}{'sanet':>10}{'ratio':>8}{f'sanet, {num_cores} workers':>20}{'ratio':>8}"
     )
     for seconds in DURATIONS:
@@ -132,7 +132,7 @@ def measure_loading(augment: Augmentation | None, repeats: int) -> list[dict]:
                     make_loader(clips),
                     make_loader(clips, num_cores),
                 ]
-                # The first time starts worker processes and fills caches.
+                # The first round starts worker processes and fills caches.
                 rates = [[clips_per_second(loader) for loader in loaders] for _ in range(repeats + 1)][1:]
                 example, sanet, workers = map(statistics.median, zip(*rates))
                 print(
@@ -148,10 +148,10 @@ def measure_loading(augment: Augmentation | None, repeats: int) -> list[dict]:
 
 
 def measure_kept(repeats: int) -> list[dict]:
-    """A row for each kind of recording, decoded for each clip or kept decoded."""
+    """Return one row per kind of recording, decoded for each clip or kept decoded."""
     rows = []
     print(
-        f"\nms a clip of {MAX_SECONDS:g} s in batches of {BATCH_SIZE}, medians of {repeats}\n"
+        f"\nms per clip of {MAX_SECONDS:g} s in batches of {BATCH_SIZE}, medians of {repeats}\n"
         f"{'recordings':24}{'decoded':>10}{'kept':>10}{'ratio':>8}"
     )
     for seconds in DURATIONS:
@@ -159,11 +159,11 @@ def measure_kept(repeats: int) -> list[dict]:
             with tempfile.TemporaryDirectory() as folder:
                 recordings = write_recordings(Path(folder), suffix, seconds, rate=rate)
                 plain, kept = (TrainingClips(recordings, EXTRACTOR, {"noise": 0}, MAX_SECONDS) for _ in range(2))
-                # FFmpeg takes its time.
+                # FFmpeg is slow.
                 loaders = [make_loader(plain, num_batches=1 if suffix == "m4a" else 4), make_loader(kept)]
                 epochs = TrainingArguments(folder, num_train_epochs=100, use_cpu=True)
                 with redirect_stderr(None), keep_decoded({"train": kept}, Path(folder), 2, epochs):
-                    # The first time writes what is kept.
+                    # The first round writes the kept recordings.
                     times = [[1000 / clips_per_second(loader) for loader in loaders] for _ in range(repeats + 1)][1:]
             decoded, read = map(statistics.median, zip(*times))
             title = f"{suffix}, {rate} Hz, {seconds} s"
@@ -175,12 +175,12 @@ def measure_kept(repeats: int) -> list[dict]:
 
 
 def measure_transforms(transforms: Sequence[dict], repeats: int) -> list[dict]:
-    """A row for each transform."""
+    """Return one row per transform."""
     rows = []
     waveform = (0.1 * np.random.default_rng(0).standard_normal(round(MAX_SECONDS * DEFAULT_SAMPLING_RATE))).astype(
         np.float32
     )
-    print(f"\nms a clip of {MAX_SECONDS:g} s, medians of {repeats * 20}")
+    print(f"\nms per clip of {MAX_SECONDS:g} s, medians of {repeats * 20}")
     costs = {}
     for entry in transforms:
         ((name, parameters),) = entry.items()
@@ -195,7 +195,7 @@ def measure_transforms(transforms: Sequence[dict], repeats: int) -> list[dict]:
         costs[name] = parameters.get("p", 0.5) * median
         print(f"  {name:24}{median:8.2f}, p {parameters.get('p', 0.5):g}: {costs[name]:6.2f}")
         rows.append({"benchmark": "transform", "variant": name, "seconds": MAX_SECONDS, "ms": median})
-    print(f"the costliest by its probability: {max(costs, key=costs.get)}; all {sum(costs.values()):.2f} ms")
+    print(f"largest cost, weighted by probability: {max(costs, key=costs.get)}; all: {sum(costs.values()):.2f} ms")
     return rows
 
 
@@ -203,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="sanet_dynamic.yaml", help="YAML file with the augmentation")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=["loading", "kept", "transforms"], help="one of the parts")
+    parser.add_argument("--only", choices=["loading", "kept", "transforms"], help="run only this part")
     timing.add_output_options(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,7 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Time of SANet's feature extractor beside wav2vec2's on clips of one length and of mixed lengths, taking turns:
+Compare the time of the feature extractors of SANet and wav2vec2 on clips of one length and of mixed lengths,
+interleaved:
 
     python -m benchmarks.features
 """
@@ -36,7 +37,7 @@ def main() -> None:
     }
     rows = []
     for benchmark, clips in batches.items():
-        print(f"\n{benchmark}; speed-ups are over wav2vec2's")
+        print(f"\n{benchmark}; speed-ups are relative to wav2vec2")
         timing.print_header()
         functions = {name: partial(extract_features, extractor, clips) for name, extractor in extractors.items()}
         seconds = float(np.mean([len(clip) for clip in clips]) / extractors["sanet"].sampling_rate)

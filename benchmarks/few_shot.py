@@ -1,16 +1,15 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 r"""
-How well a pretrained network hears new classes: logistic regression with a few clips of each class, on log-mel
-statistics, on the embeddings of the network, which stays as it is, and the mean of both, as `sanet train --head_only`
-fits them.
+Measure the accuracy of a pretrained network on new classes with few clips per class: logistic regression on log-mel
+statistics, on the embeddings of the unchanged network, and the mean of both, as in `sanet train --head_only`.
 
     python -m benchmarks.few_shot --data esc10=DIR drums=DIR --fold_pattern 'esc10=(\d)-' --models sanet-tiny
 
-Each draw takes some clips of each class from the training split. All of the validation split tests, or, for final
-figures, the test split (`--split test`). With `--fold_pattern`, each fold in turn tests, and the others are the
-training split; `--folds` says which folds test. The folds that a network is chosen on are not those of final figures.
-The strength of the regression is fixed: a few clips are too few to choose it by.
+Each draw selects some clips of each class from the training split. The whole validation split is used for testing, or
+the test split for final figures (`--split test`). With `--fold_pattern`, each fold is tested in turn, and the others
+are the training split. `--folds` selects the folds to test. Do not report final figures on folds that were used to
+choose a network. The strength of the regression is fixed, because a few clips are not enough to choose it.
 
 `python -m benchmarks.accuracy --recipes 'tuned=--model_name_or_path=runs/pretrained'` fine-tunes a network.
 """
@@ -49,18 +48,18 @@ LOG_MEL = "log-mel statistics"
 
 def read_sets(arguments: argparse.Namespace) -> dict[str, dict]:
     """
-    Files and labels of each data set, and for each test the rows that are learnt from and tested on.
+    Return files and labels of each dataset, and for each test the training rows and the test rows.
 
     Raises:
         DataError: A folder, split or fold is missing.
-        UsageError: `--fold_pattern` names no data set.
+        UsageError: `--fold_pattern` does not name a dataset.
     """
     folders = parse_pairs(arguments.data, "data")
     patterns = parse_pairs(arguments.fold_pattern, "fold_pattern", list(folders))
     sets = {}
     for name, folder in folders.items():
         if not Path(folder).is_dir():
-            raise DataError(f"--data: there is no folder {folder}.")
+            raise DataError(f"--data {folder}: folder not found.")
         options = DataArguments(data_dir=folder, fold_pattern=patterns.get(name))
         source = read_source(options)
         if name in patterns:
@@ -68,7 +67,7 @@ def read_sets(arguments: argparse.Namespace) -> dict[str, dict]:
             places = np.array(name_folds(recordings, options))
             known = sort_folds(places.tolist())
             if missing := [fold for fold in arguments.folds or () if fold not in known]:
-                raise UsageError(f"--folds {missing[0]}: {name} has no such fold. It has {', '.join(known)}.")
+                raise UsageError(f"--folds {missing[0]}: fold not found. {name} has {', '.join(known)}.")
             tests = [(places != fold, places == fold) for fold in arguments.folds or known]
             files, labels = recordings["file"][:], recordings["label"][:]
         else:
@@ -83,7 +82,7 @@ def read_sets(arguments: argparse.Namespace) -> dict[str, dict]:
 
 
 def measure_log_mel(files: Sequence[str]) -> np.ndarray:
-    """Statistics of shape (files, features), as in the baseline of `sanet train`."""
+    """Return statistics of shape (files, features), as in the baseline of `sanet train`."""
     return np.stack(
         [log_mel_statistics(load_audio(file, DEFAULT_SAMPLING_RATE), DEFAULT_SAMPLING_RATE) for file in files]
     )
@@ -91,7 +90,7 @@ def measure_log_mel(files: Sequence[str]) -> np.ndarray:
 
 def embed(model: str, files: Sequence[str]) -> np.ndarray:
     """
-    Embeddings of shape (files, features), zeros for silence.
+    Return embeddings of shape (files, features), with zeros for silence.
 
     Raises:
         DataError: A file cannot be read.
@@ -99,7 +98,7 @@ def embed(model: str, files: Sequence[str]) -> np.ndarray:
     """
     folder = find_model(model)
     try:
-        # The head of a network without classes is random, and is not looked at.
+        # The head of a network without classes is random, but is not used.
         classifier = AutoModelForAudioClassification.from_pretrained(folder, dtype=torch.float32).eval()
         feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
     except LOADING_ERRORS as error:
@@ -115,7 +114,7 @@ def embed(model: str, files: Sequence[str]) -> np.ndarray:
 
 
 def draw(labels: np.ndarray, learnt: np.ndarray, number: int | None, seed: int) -> np.ndarray:
-    """Indices of `number` clips of each class among those that are learnt from; of all with `None`."""
+    """Return indices of `number` training clips per class; of all training clips with `None`."""
     generator, drawn = np.random.default_rng(seed), []
     for label in np.unique(labels):
         of_class = np.flatnonzero(learnt & (labels == label))
@@ -124,14 +123,14 @@ def draw(labels: np.ndarray, learnt: np.ndarray, number: int | None, seed: int) 
 
 
 def learn(features: np.ndarray, targets: np.ndarray) -> Baseline:
-    """Logistic regression of fixed strength: with one group there is nothing to choose it by."""
+    """Fit logistic regression with a fixed strength: one group gives no folds to choose it."""
     return fit(features, targets, ["one"] * len(targets))
 
 
 def measure(
     data: dict, features: dict[str, list[np.ndarray]], number: int | None, draws: int
 ) -> dict[str, list[float]]:
-    """Accuracy in each test and draw of each kind of features, or of the mean of several."""
+    """Return the accuracy in each test and draw, for each kind of features or the mean of several."""
     names, indices = np.unique(data["labels"], return_inverse=True)
     targets = np.eye(len(names), dtype=int)[indices]
     found = {name: [] for name in features}
@@ -145,28 +144,28 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, in per cent: means over draws and folds, with the standard deviation between them."""
+    """Print a table in percent: mean and standard deviation over draws and folds. Return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.few_shot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER", help="folders of recordings")
-    parser.add_argument("--fold_pattern", nargs="+", default=[], metavar="NAME=PATTERN", help="of data with folds")
-    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="test these folds only (default: all)")
-    parser.add_argument("--split", choices=("validation", "test"), default="validation", help="of data without folds")
+    parser.add_argument("--fold_pattern", nargs="+", default=[], metavar="NAME=PATTERN", help="pattern of the folds")
+    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="test only these folds (default: all)")
+    parser.add_argument("--split", choices=("validation", "test"), default="validation", help="for data without folds")
     parser.add_argument(
         "--models", nargs="*", default=[], metavar="MODEL", help="folders of models, or names on the Hub"
     )
     parser.add_argument(
-        "--clips", nargs="+", default=["3", "5", "10", "all"], help="of each class (default: %(default)s)"
+        "--clips", nargs="+", default=["3", "5", "10", "all"], help="clips per class (default: %(default)s)"
     )
-    parser.add_argument("--draws", type=int, default=8, help="of these clips (default: %(default)s)")
+    parser.add_argument("--draws", type=int, default=8, help="draws of clips (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for all results")
     arguments = parser.parse_args(argv)
     disable_progress_bar()
     set_verbosity_error()
     try:
         if wrong := [text for text in arguments.clips if (text != "all" and not text.isdecimal()) or text == "0"]:
-            raise UsageError(f"--clips {wrong[0]}: a number from 1 on, or all.")
+            raise UsageError(f"--clips {wrong[0]} must be a number of at least 1, or all.")
         results = []
         for name, data in read_sets(arguments).items():
             features = {LOG_MEL: [measure_log_mel(data["files"])]}

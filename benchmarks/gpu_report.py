@@ -1,7 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What benchmarks/gpu.sh checks before its first part, and the summary that it writes after each.
+The check of the machine before the first part of benchmarks/gpu.sh, and the summary after each part.
 
     python -m benchmarks.gpu_report check [--device cpu]
     python -m benchmarks.gpu_report summary OUT
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 
-# Names to import, with those to install.
+# Packages by the name to import, with the name to install.
 PACKAGES = {
     "torch": "torch",
     "torchaudio": "torchaudio",
@@ -37,10 +37,10 @@ PACKAGES = {
     "yaml": "pyyaml",
 }
 ORIGINAL = "original"
-# Of each benchmark: clips of 4 s a second in bfloat16, and times the original in float32 without compilation.
+# Targets of each benchmark: clips of 4 s per second in bfloat16, and ratio to the original in float32, not compiled.
 AIMS = {"model": (20_000, 8), "training": (4_000, 5)}
 TITLES = {
-    "model": "Inference, from features on the device (what the aim is about)",
+    "model": "Inference, from features on the device (subject of the target)",
     "inference": "Inference, from waveforms on the CPU, with the feature extractor",
     "training": "Training steps, from waveforms on the device",
 }
@@ -48,7 +48,7 @@ TITLES = {
 
 def check(device: str) -> None:
     """
-    Print what the machine is.
+    Print a description of the machine.
 
     Raises:
         SystemExit: A package, or a GPU, is missing.
@@ -61,7 +61,7 @@ def check(device: str) -> None:
             print(f"{name}: {error}")
             missing.append(package)
     if missing:
-        sys.exit(f"Install what is missing, or run make setup: pip install {' '.join(missing)}")
+        sys.exit(f"Packages are missing. Run make setup, or pip install {' '.join(missing)}")
     import torch
     import transformers
 
@@ -70,7 +70,7 @@ def check(device: str) -> None:
     if device == "cpu":
         return
     if not torch.cuda.is_available():
-        sys.exit("PyTorch finds no GPU. Install a build with CUDA, or try the script on the CPU: --device cpu --quick")
+        sys.exit("PyTorch found no GPU. Install a build with CUDA, or try the script on the CPU: --device cpu --quick")
     # The first product also loads cuBLAS.
     product = torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda")
     free, total = torch.cuda.mem_get_info()
@@ -78,7 +78,7 @@ def check(device: str) -> None:
 
 
 def summarize(folder: Path) -> str:
-    """Return the summary of the results that a folder holds so far, in Markdown."""
+    """Return a Markdown summary of the results in a folder."""
     lines = ["# GPU run", ""]
     rows = []
     machine = {}
@@ -124,7 +124,7 @@ def _describe_tests(tests: Sequence[dict]) -> list[str]:
     for test in tests:
         if test["outcome"] != "passed":
             reasons = test["reason"].strip().splitlines()
-            # pytest marks the lines of the error itself.
+            # pytest marks the lines of the error with E.
             errors = [line for line in reasons if line.startswith("E ")] or reasons[-1:] or [""]
             lines.append(f"- {test['outcome']}: {test['test']}: {errors[0][:200]}")
     return [*lines, ""]
@@ -175,11 +175,11 @@ def _describe_aims(rows: Sequence[dict]) -> list[str]:
 
 
 def _tabulate(title: str, rows: Sequence[dict]) -> list[str]:
-    """Clips a second, and times the original in float32 at the same batch size."""
+    """Return a table of clips per second, with the ratio to the original in float32 at the same batch size."""
     if not rows:
         return []
     sizes = list(dict.fromkeys((row["batch_size"], row["seconds"]) for row in rows))
-    lines = [f"## {title}", "", "Clips a second (times the original in float32), ms a batch:", ""]
+    lines = [f"## {title}", "", "Clips per second (ratio to the original in float32), ms per batch:", ""]
     lines.append("| | " + " | ".join(f"batch {size}, {seconds:g} s" for size, seconds in sizes) + " |")
     lines.append("| --- |" + " --- |" * len(sizes))
     for variant, dtype in dict.fromkeys((row["variant"], row["dtype"]) for row in rows):
@@ -202,7 +202,7 @@ def _tabulate_loader(rows: Iterable[dict]) -> list[str]:
     ]
     if not lines:
         return []
-    header = ["| | ms a step | clips/s | in next(loader) | the device waits |", "| --- | --- | --- | --- | --- |"]
+    header = ["| | ms per step | clips/s | in next(loader) | the device waits |", "| --- | --- | --- | --- | --- |"]
     return ["## Loader", "", *header, *lines, ""]
 
 

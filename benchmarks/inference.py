@@ -1,12 +1,12 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Clips a second and latency of SANet, as the original computes it, as it comes and optimised, beside AST and
-wav2vec2-base, each from waveforms to logits with its feature extractor:
+Measure clips per second and latency of SANet (original code, default and optimised), AST and wav2vec2-base, each from
+waveforms to logits with its feature extractor:
 
     python -m benchmarks.inference [--batch_sizes 1 8 64] [--seconds 1 4] [--dtypes float32 bfloat16] [--device cuda]
 
-With `--inputs features`, from features that lie on the device already: the model alone.
+With `--inputs features`, the features are already on the device, so that only the model is measured.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from . import timing, variants
 
 
 def make_clips(batch_size: int, seconds: float, device: torch.device) -> list[np.ndarray]:
-    """Noise, on the CPU, where recordings come from."""
+    """Return noise on the CPU, like recordings."""
     return make_noise(SANetFeatureExtractor(), batch_size, seconds, seed=0)
 
 
@@ -31,7 +31,7 @@ def count_flops(name: str, seconds: float) -> int | None:
     return None if name in ("ast", "wav2vec2") else variants.count_sanet_flops(name, seconds)
 
 
-# What the inputs are, with the name of the benchmark in the results.
+# Kinds of inputs, with the name of the benchmark in the results.
 BENCHMARKS = {"waveforms": "inference", "features": "model"}
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--inputs", nargs="+", default=["waveforms"], choices=BENCHMARKS, help="(default: waveforms)")
     timing.add_options(parser)
     arguments = timing.parse(parser)
-    # As `sanet predict` does, for all variants alike: what one leaves free would else change the speed of the next.
+    # As in `sanet predict`, for all variants: otherwise, memory freed by one would change the speed of the next.
     keep_freed_memory()
     bindings = {
         BENCHMARKS[name]: partial if name == "waveforms" else variants.bind_features for name in arguments.inputs

@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Where the time of SANet goes on a device: its kernels, those that take most time first, in inference and in a training
-step; and the part of the time in which the device computes.
+Profile SANet on a device, in inference and in a training step: its kernels, the slowest first, and the fraction of the
+time in which the device computes.
 
     python -m benchmarks.kernels [--batch_sizes 256] [--dtypes bfloat16] [--device cuda]
 """
@@ -39,10 +39,10 @@ def print_kernels(title: str, function: Callable[[], object], device: torch.devi
         synchronize(device)
         seconds = time.perf_counter() - start
     events = profiler.key_averages()
-    print(f"\n{title}: {1000 * seconds / NUM_CALLS:.1f} ms a call, with the profiler", flush=True)
+    print(f"\n{title}: {1000 * seconds / NUM_CALLS:.1f} ms per call, with the profiler", flush=True)
     if is_gpu:
         busy = sum(event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA)
-        print(f"the device computes in {busy / 1e6 / seconds:.0%} of it")
+        print(f"the device computes in {busy / 1e6 / seconds:.0%} of the time")
     order = "self_device_time_total" if is_gpu else "self_cpu_time_total"
     print(events.table(sort_by=order, row_limit=NUM_ROWS, max_name_column_width=70), flush=True)
 

@@ -1,13 +1,13 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-How long a training waits for its clips: `sanet train` on FLAC files of 4 s with several numbers of worker processes,
-with and without the augmentation of sanet_dynamic.yaml.
+Measure how long training waits for its clips: `sanet train` on FLAC files of 4 s with several numbers of worker
+processes, with and without the augmentation of sanet_dynamic.yaml.
 
     python -m benchmarks.loader [--num_workers 0 4 8] [--batch_size 64] [--OPTION of sanet train …]
 
-The device waits in the time that a step takes beyond one on a batch that lies there already (`no loader`). In
-`next(loader)` is what the training loop spends there; on a GPU a part of it passes while the device computes.
+The waiting time of the device is the time of a step minus that of a step on a batch that is already on the device (`no
+loader`). The time in `next(loader)` is that of the training loop; on a GPU, the device computes during a part of it.
 """
 
 import argparse
@@ -40,15 +40,15 @@ from .variants import QUICK_SANET
 AUGMENTATION = "sanet_dynamic.yaml"
 NAMES = ("augmentations", "augmentations_after_normalization")
 WARM_UP = 4  # steps
-MAX_STEPS = 100_000  # more than there is time for
+MAX_STEPS = 100_000  # more than the time allows
 
 
 class Measured(BaseException):
-    """Ends a run when its steps are timed."""
+    """Ends a run after its timed steps."""
 
 
 class TimedTrainer(AudioClassificationTrainer):
-    """Trains for `max_seconds` after the first steps; with `is_fixed`, on the first batch all the time."""
+    """Train for `max_seconds` after the first steps; with `is_fixed`, always on the first batch."""
 
     max_seconds: float
     is_fixed: bool
@@ -68,12 +68,12 @@ class TimedTrainer(AudioClassificationTrainer):
             self._first = [dict(batch) for batch in batches], num_items
         batches, num_items = self._first
         self.clock.in_next += time.perf_counter() - start
-        # The loss takes a part out.
+        # A copy, because the loss removes keys.
         return [dict(batch) for batch in batches], num_items
 
 
 class _Clock(TrainerCallback):
-    """Seconds and number of steps, and seconds in `next(loader)`, after the first steps."""
+    """Measure seconds, number of steps, and seconds in `next(loader)`, after the first steps."""
 
     def __init__(self, device: torch.device, max_seconds: float):
         self.device, self.max_seconds = device, max_seconds
@@ -92,7 +92,7 @@ class _Clock(TrainerCallback):
 
 
 def write_recordings(folder: Path, count: int, seconds: float) -> None:
-    """FLAC files of coloured noise at 16 kHz, in folders of two classes."""
+    """Write FLAC files of coloured noise at 16 kHz, in folders of two classes."""
 
     def write(index: int) -> None:
         noise = np.random.default_rng(index).standard_normal(round(seconds * DEFAULT_SAMPLING_RATE) + 1)
@@ -106,7 +106,7 @@ def write_recordings(folder: Path, count: int, seconds: float) -> None:
 
 
 def time_training(options: Sequence[str], max_seconds: float, is_fixed: bool = False) -> _Clock:
-    """Train as `sanet train` does, up to the end of the steps that are timed."""
+    """Train like `sanet train`, up to the end of the timed steps. Return the clock."""
     TimedTrainer.max_seconds, TimedTrainer.is_fixed = max_seconds, is_fixed
     arguments = parse_train_arguments(list(options))
     with patch.object(make_trainer, "AudioClassificationTrainer", TimedTrainer):
@@ -114,7 +114,7 @@ def time_training(options: Sequence[str], max_seconds: float, is_fixed: bool = F
             train_module.train(*arguments)
         except Measured:
             return TimedTrainer.clock
-    raise RuntimeError("sanet train did not train")
+    raise RuntimeError("sanet train did not train.")
 
 
 def augmentation_options() -> list[str]:
@@ -127,8 +127,10 @@ def main() -> None:
     parser.add_argument("--num_workers", type=int, nargs="+", default=[0, 4, 8])
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--num_recordings", type=int, default=2048)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a recording (default: %(default)g)")
-    parser.add_argument("--max_seconds", type=float, default=5.0, help="of timed steps (default: %(default)g)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a recording (default: %(default)g)")
+    parser.add_argument(
+        "--max_seconds", type=float, default=5.0, help="duration of the timed steps (default: %(default)g)"
+    )
     parser.add_argument("--quick", action="store_true", help="a small network on few, short recordings")
     timing.add_output_options(parser)
     arguments, others = parser.parse_known_args()
@@ -147,7 +149,7 @@ def main() -> None:
         runs = [("no loader", 0, [], True)]
         for name, augmentation in (("plain", []), ("augmented", augmentation_options())):
             runs += [(f"{name}, {number} workers", number, augmentation, False) for number in arguments.num_workers]
-        print(f"{'':24}{'ms a step':>12}{'clips/s':>10}{'in next()':>12}{'device waits':>14}")
+        print(f"{'':24}{'ms per step':>12}{'clips/s':>10}{'in next()':>12}{'device waits':>14}")
         for index, (name, num_workers, augmentation, is_fixed) in enumerate(runs):
             output = [f"--output_dir={folder}/{index}", f"--dataloader_num_workers={num_workers}"]
             clock = time_training([*common, *output, *augmentation, *others], arguments.max_seconds, is_fixed)
@@ -155,7 +157,7 @@ def main() -> None:
             row = {"benchmark": "loader", "variant": name, "batch_size": arguments.batch_size}
             row |= {"seconds": arguments.seconds, "device": clock.device.type, "ms": 1000 * step}
             row |= {"clips_per_second": arguments.batch_size / step, "in_next": clock.in_next / clock.seconds}
-            # Steps of a free machine differ by a few percent.
+            # At least 0, because the times of steps vary by a few percent.
             row["device_waits"] = max(0.0, 1 - rows[0]["ms"] / row["ms"]) if rows else 0.0
             rows.append(row)
             print(

@@ -1,11 +1,11 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Peak memory of classifying a batch and of a training step, each in a process of its own, with all that it loaded:
+Measure the peak memory of classifying a batch and of a training step, each in a separate process, including libraries:
 
     python -m benchmarks.memory
 
-On a GPU it is the memory that PyTorch holds there, weights included.
+On a GPU, this is the memory that PyTorch uses there, including weights.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from sanet_hf.training.evaluation.costs import peak_memory
 from . import inference, timing, training, variants
 
 
-NUM_CALLS = 3  # what is allocated once and kept is there after the first
+NUM_CALLS = 3  # the first call allocates memory that is kept
 
 
 def measure(benchmark: str, variant: str, dtype: torch.dtype, device: str, batch_size: int, seconds: float) -> int:
-    """Peak in bytes, of this process or of the GPU."""
+    """Return the peak in bytes, of this process or of the GPU."""
     device = torch.device(device)
     if benchmark == "training":
         run = training.make_step(variant, dtype, device)
@@ -32,7 +32,7 @@ def measure(benchmark: str, variant: str, dtype: torch.dtype, device: str, batch
     else:
         run = variants.make_variant(variant, dtype, device)
         inputs = inference.make_clips(batch_size, seconds, device)
-    # Not the peak of an export to ONNX.
+    # Do not include the peak of the export to ONNX.
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
@@ -62,7 +62,7 @@ def main() -> None:
                             try:
                                 peak = executor.submit(measure, *what).result()
                             except (ValueError, ModuleNotFoundError) as error:
-                                print(f"{name} is left out: {error}")
+                                print(f"Skipped {name}: {error}")
                                 continue
                         row = dict(zip(timing.KEYS, (benchmark, name, batch_size, seconds, dtype, arguments.device)))
                         row["megabytes"] = peak / 1e6

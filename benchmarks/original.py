@@ -1,9 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-SANet as the original computes it, layer by layer, to measure against: `Conv1d` over (batch, channels, frames),
-BatchNorm and activations one by one, `nn.MultiheadAttention` with its default weights, `nn.ConvTranspose1d`. Its state
-dict has the original's names, so that `sanet_hf.convert_original_checkpoint` takes it.
+SANet as in the original project, as a reference for timing: `Conv1d` over (batch, channels, frames), separate
+BatchNorm and activations, `nn.MultiheadAttention` with its default weights, `nn.ConvTranspose1d`. Its state dict has
+the original names, so that `sanet_hf.convert_original_checkpoint` supports it.
 """
 
 import math

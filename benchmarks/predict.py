@@ -1,7 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Peak memory and speed of classifying a short and a long file, each in a process of its own.
+Measure peak memory and speed of classifying a short and a long file, each in a separate process.
 
     python -m benchmarks.predict [--model runs/sanet] [--seconds 60 7200] [--suffix flac]
 """
@@ -26,7 +26,7 @@ SAMPLING_RATE = 44100  # Hz, stereo
 
 
 def write_recording(path: Path, seconds: int) -> None:
-    """Noise, written in blocks; by FFmpeg where soundfile does not know the format."""
+    """Write noise in blocks, with FFmpeg if soundfile does not support the format."""
     wav = path if path.suffix in (".wav", ".flac", ".ogg", ".mp3") else path.with_suffix(".flac")
     rng = np.random.default_rng(0)
     with soundfile.SoundFile(wav, "w", SAMPLING_RATE, channels=2) as file:
@@ -38,7 +38,7 @@ def write_recording(path: Path, seconds: int) -> None:
 
 
 def classify(model: str, path: str) -> None:
-    """Classify a file and print the peak memory in MB, the seconds it took, and those of the file."""
+    """Classify a file. Print the peak memory in MB, the elapsed seconds and the length of the file in seconds."""
     loaded = load_classifier(model, device="cpu")
     start = time.perf_counter()
     (prediction,) = predict(*loaded, [path])
@@ -48,7 +48,7 @@ def classify(model: str, path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder or Hub id; by default a SANet with random weights")
+    parser.add_argument("--model", help="folder or Hub id (default: a SANet with random weights)")
     parser.add_argument("--seconds", type=int, nargs="+", default=[60, 7200])
     parser.add_argument("--suffix", default="flac", help="format of the files, such as flac, mp3 or m4a")
     parser.add_argument("--classify", help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Timing by turns, and results that can be kept and compared."""
+"""Interleaved timing, and results that can be stored and compared."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from sanet_hf.training.evaluation.costs import describe_machine, synchronize
 from sanet_hf.utils.files import write_atomically
 
 
-# Columns that say what was measured; the others say what came out.
+# Columns that identify a measurement. The others are its results.
 KEYS = ("benchmark", "variant", "batch_size", "seconds", "dtype", "device")
 PACKAGES = ("sanet-hf", "onnxruntime", "openvino")
 
@@ -27,10 +27,11 @@ def take_turns(
     functions: Mapping[str, Callable[[], object]], num_rounds: int, max_seconds: float, device: torch.device
 ) -> dict[str, list[float]]:
     """
-    Seconds of each call, all functions in turns, in random order, so that what else the machine does meets them alike.
+    Return the seconds of each call. All functions run interleaved, in random order, so that other load on the machine
+    affects all of them equally.
 
-    A first round is not counted. One that has taken `max_seconds` so far is called three times all the same, then no
-    more. One that fails, as where the memory does not suffice, is left out.
+    The first round does not count. A function that has used `max_seconds` is not called again after three calls. A
+    function that fails, for example because memory runs out, is skipped.
     """
     rng = np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -44,7 +45,7 @@ def take_turns(
                 functions[name]()
                 synchronize(device)
             except RuntimeError as error:
-                print(f"{name} is left out: {type(error).__name__}: {error}", flush=True)
+                print(f"Skipped {name}: {type(error).__name__}: {error}", flush=True)
                 del times[name]
                 continue
             if index:
@@ -53,12 +54,12 @@ def take_turns(
 
 
 def matrix_product_rate(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
-    """The machine's best rate of products of two square matrices, in FLOP/s: through oneDNN on a CPU."""
+    """Return the best rate of products of two square matrices in FLOP/s; with oneDNN on a CPU."""
     size = size or (2048 if device.type == "cpu" else 8192)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
     def multiply() -> None:
-        # On processors other than Intel's, PyTorch's own product in float32 (MKL) has half the rate of oneDNN's.
+        # On non-Intel processors, PyTorch's default float32 product (MKL) has half the rate of oneDNN.
         if device.type == "cpu" and has_onednn():
             onednn_linear(left, right, None)
         else:
@@ -70,31 +71,29 @@ def matrix_product_rate(dtype: torch.dtype, device: torch.device, size: int | No
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of benchmarks whose variants take turns."""
-    parser.add_argument("--num_rounds", type=int, default=15, help="turns of each variant (default: %(default)s)")
+    """Add the options of benchmarks with interleaved variants."""
+    parser.add_argument("--num_rounds", type=int, default=15, help="calls per variant (default: %(default)s)")
     parser.add_argument(
         "--max_seconds",
         type=float,
         default=20.0,
-        help="of a variant's turns, but three at least (default: %(default)g)",
+        help="largest total time of a variant, but at least three calls (default: %(default)g)",
     )
-    parser.add_argument("--threads", type=int, help="of PyTorch and the others (default: one a core)")
-    parser.add_argument(
-        "--quick", action="store_true", help="few turns of small networks, to try the benchmark itself"
-    )
+    parser.add_argument("--threads", type=int, help="threads of PyTorch and other libraries (default: one per core)")
+    parser.add_argument("--quick", action="store_true", help="try the benchmark: few calls of small networks")
     add_output_options(parser)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the results, written after each group")
-    parser.add_argument("--append", action="store_true", help="keep other results that the file has")
+    parser.add_argument("--append", action="store_true", help="keep other results in the file")
     parser.add_argument("--compare", type=_read_rows, metavar="OLD.json", help="results to compare with")
 
 
 def add_model_options(
     parser: argparse.ArgumentParser, variants: Sequence[str], batch_sizes: Sequence[int], durations: Sequence[float]
 ) -> None:
-    """Options that benchmarks of models have, with what they measure by default."""
+    """Add the options of benchmarks of models, with these defaults."""
     parser.add_argument("--variants", nargs="+", default=list(variants), choices=variants)
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=list(batch_sizes), metavar="N")
     parser.add_argument("--seconds", type=float, nargs="+", default=list(durations), help="durations of clips")
@@ -103,7 +102,7 @@ def add_model_options(
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Arguments of the command line; the number of threads is set."""
+    """Parse the command line and set the number of threads. Return the arguments."""
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -120,19 +119,20 @@ def run(
     count_flops: Callable[[str, float], float | None],
 ) -> None:
     """
-    Measure variants in each number format, duration and size of batches, print tables and keep the results.
+    Measure variants in each number format, duration and batch size, print tables and write the results.
 
     Args:
-        benchmarks: Names of what is measured, each with a function that makes a variant and its inputs one to call:
-            `partial`, unless a part of the work is to be done before.
+        benchmarks: Functions by the name of the benchmark. Each makes a callable from a variant and its inputs, such
+            as `partial`, or does a part of the work before.
         arguments: The options of [`add_options`] and [`add_model_options`].
-        make_variant: A function of what `make_inputs` gives, for a variant, number format and device; a ValueError or
-            ModuleNotFoundError says why there is none.
-        make_inputs: Of a batch size, duration in seconds and device.
-        count_flops: Operations a clip of a variant and duration in seconds, or `None` if they are not SANet's.
+        make_variant: Makes a function of the inputs for a variant, number format and device. Raises a ValueError or
+            ModuleNotFoundError if the variant is not available.
+        make_inputs: Makes inputs from a batch size, a duration in seconds and a device.
+        count_flops: Returns the operations per clip for a variant and a duration in seconds; `None` for models other
+            than SANet.
     """
     device = torch.device(arguments.device)
-    print("Speed-ups are over the first variant; it, too, is computed in the number format above the table.")
+    print("Speed-ups are relative to the first variant in the same number format, which is given above the table.")
     rows = []
     for dtype in arguments.dtypes:
         variants = {}
@@ -140,7 +140,7 @@ def run(
             try:
                 variants[name] = make_variant(name, getattr(torch, dtype), device)
             except (ValueError, ModuleNotFoundError) as error:
-                print(f"{name} is left out: {error}")
+                print(f"Skipped {name}: {error}")
         peak = matrix_product_rate(getattr(torch, dtype), device, 256 if arguments.quick else None)
         print(f"\n{dtype}, products of matrices at {peak / 1e9:,.0f} GFLOP/s")
         print_header()
@@ -169,7 +169,7 @@ def time_group(
     arguments: argparse.Namespace,
     device: torch.device,
 ) -> list[dict]:
-    """A row for each function, with `what`: median, 95th percentile and interquartile range in ms, and the rate."""
+    """Return one row per function, with `what`: median, 95th percentile and interquartile range in ms, and rate."""
     rows = []
     for name, times in take_turns(functions, arguments.num_rounds, arguments.max_seconds, device).items():
         low, median, high, p95 = (float(value) for value in np.percentile(times, [25, 50, 75, 95]))
@@ -193,7 +193,7 @@ def print_row(row: Mapping[str, object], first: Mapping[str, object]) -> None:
 
 
 def write_rows(rows: list[dict], arguments: argparse.Namespace, device: torch.device) -> None:
-    """Write the results so far to `--output`, with `--append` after those of other benchmarks that it has."""
+    """Write the results so far to `--output`. With `--append`, keep the results of other benchmarks in it."""
     if arguments.output is None:
         return
     kept = []
@@ -211,13 +211,13 @@ def write_rows(rows: list[dict], arguments: argparse.Namespace, device: torch.de
 
 
 def finish(rows: list[dict], arguments: argparse.Namespace, device: torch.device) -> None:
-    """Write the results to `--output`, and print how they compare with those of `--compare`."""
+    """Write the results to `--output`, and print the ratios to the results of `--compare`."""
     if arguments.output is not None:
         write_rows(rows, arguments, device)
         print(f"\nThe results are in {arguments.output}.")
     if arguments.compare is not None:
         old = {_key(row): row for row in arguments.compare}
-        print("\nBefore over now, so that more is better:")
+        print("\nOld / new (higher is better):")
         for row in rows:
             if _key(row) in old:
                 what = ", ".join(str(value) for value in _key(row) if value is not None)
@@ -229,7 +229,7 @@ def _read_rows(path: str | Path) -> list[dict]:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise argparse.ArgumentTypeError(f"{path} holds no results of a benchmark ({error})") from error
+        raise argparse.ArgumentTypeError(f"{path} contains no results of a benchmark ({error})") from error
 
 
 def _key(row: Mapping[str, object]) -> tuple:
@@ -237,7 +237,7 @@ def _key(row: Mapping[str, object]) -> tuple:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of this package and of those that are compared, as far as they are installed."""
+    """Return the versions of this package and of the compared packages, if they are installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -248,7 +248,7 @@ def package_versions() -> dict[str, str]:
 
 
 def describe_commit() -> str | None:
-    """The commit, with a + where files differ from it."""
+    """Return the commit, with a + if files differ from it."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.strip() or None

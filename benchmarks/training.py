@@ -1,8 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A training step, forward, backward and AdamW, of SANet as it comes, as the original computes it, and of the smaller
-networks:
+Time a training step (forward, backward and AdamW) of SANet, of the original code, and of the smaller networks:
 
     python -m benchmarks.training [--batch_sizes 16] [--seconds 4] [--dtypes float32 bfloat16] [--device cuda]
 """
@@ -29,8 +28,8 @@ def make_step(
     name: str, dtype: torch.dtype, device: torch.device, quick: bool = False
 ) -> Callable[[tuple[torch.Tensor, torch.Tensor]], None]:
     """
-    A training step on waveforms of shape (batch, samples) with labels of shape (batch,), by autocast where `dtype` is
-    bfloat16, as `Trainer` has it. The original's is that of a plain loop; SANet's has the fused AdamW of
+    Return a function for a training step on waveforms of shape (batch, samples) with labels of shape (batch,). It uses
+    autocast if `dtype` is bfloat16, like `Trainer`. The original has a plain AdamW; SANet has the fused AdamW of
     `TrainingArguments`. With `quick`, SANet is a small network.
     """
     torch.manual_seed(0)
@@ -62,13 +61,13 @@ def make_step(
 
 
 def make_batch(batch_size: int, seconds: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise of shape (batch, samples), and labels."""
+    """Return noise of shape (batch, samples), and labels."""
     waveforms = 0.1 * torch.randn(batch_size, round(seconds * DEFAULT_SAMPLING_RATE), device=device)
     return waveforms, torch.arange(batch_size, device=device) % NUM_CLASSES
 
 
 def count_flops(name: str, seconds: float) -> int:
-    """A backward pass has twice the operations of a forward pass."""
+    """Return the operations of a step. A backward pass has twice the operations of a forward pass."""
     return 3 * count_sanet_flops(name, seconds)
 
 

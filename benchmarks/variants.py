@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The classifiers that are measured, each from waveforms to logits with its feature extractor. Weights are random, since
-time does not depend on them.
+The measured classifiers, each from waveforms to logits with its feature extractor. Weights are random, because they do
+not affect the time.
 """
 
 import os
@@ -46,7 +46,7 @@ ORIGINAL = "original"
 NUM_CLASSES = 10
 # Configurations of smaller networks.
 SMALLER = {"small": "sanet_small.yaml", "tiny": "sanet_tiny.yaml"}
-# Of networks that are only to show that a benchmark runs.
+# Sizes of a network that only serves to try a benchmark.
 QUICK_SANET = {
     "conv_dim": [8, 16],
     "conv_kernel": [8, 4],
@@ -63,14 +63,14 @@ ALL = (ORIGINAL, "sanet", "optimized", "int8", "compiled", "onnxruntime", "openv
 
 def make_variant(name: str, dtype: torch.dtype, device: torch.device, quick: bool = False) -> Classify:
     """
-    A classifier of clips at 16 kHz.
+    Make a classifier of clips at 16 kHz.
 
     Args:
-        name: One of `ALL`: SANet as the original computes it; as it comes; after `optimize_for_inference`; after
-            `quantize_for_inference`, in 8-bit integers whatever `dtype` says; the former
-            compiled by `torch.compile`; exported to ONNX and run by onnxruntime or OpenVINO; the smaller SANets after
-            `optimize_for_inference`; AST and wav2vec2-base as they come.
-        quick: Whether the networks other than the original are to be small.
+        name: One of `ALL`: the original code; SANet; SANet after `optimize_for_inference`; SANet after
+            `quantize_for_inference`, in 8-bit integers independent of `dtype`; the optimised SANet with
+            `torch.compile`; SANet exported to ONNX, with onnxruntime or OpenVINO; the smaller SANets after
+            `optimize_for_inference`; AST and wav2vec2-base.
+        quick: Whether to use small networks, except for the original.
 
     Raises:
         ModuleNotFoundError: A package is missing.
@@ -99,28 +99,29 @@ def make_variant(name: str, dtype: torch.dtype, device: torch.device, quick: boo
         model = quantize_for_inference(model.eval(), calibrate_int8(model, [make_features(feature_extractor)]))
         return _TorchClassifier(model, feature_extractor, torch.float32, device)
     if device.type != "cpu":
-        raise ValueError(f"{name} is measured on the CPU alone")
+        raise ValueError(f"{name} is only measured on the CPU")
     if name == "onnxruntime":
         if dtype != torch.float32:
-            raise ValueError("onnxruntime computes SANet in float32")
+            raise ValueError("onnxruntime only supports SANet in float32")
         return _in_onnxruntime(model, feature_extractor)
     if name == "openvino":
         return _in_openvino(model, feature_extractor, dtype)
-    raise ValueError(f"there is no variant {name}, only {', '.join(ALL)}")
+    raise ValueError(f"variant {name} not found. Choose one of {', '.join(ALL)}")
 
 
 def make_features(feature_extractor: FeatureExtractionMixin) -> BatchFeature:
-    """Of noise, to measure ranges of activations on, on which time does not depend either."""
+    """Return features of noise, to measure the ranges of activations, which do not affect the time."""
     clips = np.random.default_rng(0).standard_normal((2, 4 * DEFAULT_SAMPLING_RATE), dtype=np.float32)
     return extract_features(feature_extractor, list(0.1 * clips))
 
 
 def compile_model(model: nn.Module, device: torch.device, quick: bool = False) -> nn.Module:
     """
-    For each shape of inputs on its own, and with CUDA graphs, on a GPU. Elsewhere `quick` leaves generating code out.
+    Compile a model, on a GPU for each shape of inputs separately and with CUDA graphs. On other devices, `quick` skips
+    code generation.
 
     Raises:
-        ValueError: There is no compiler that torch.compile could use.
+        ValueError: There is no compiler for torch.compile.
     """
     if device.type == "cuda":
         torch._dynamo.config.recompile_limit = 64
@@ -128,12 +129,12 @@ def compile_model(model: nn.Module, device: torch.device, quick: bool = False) -
     if quick:
         return torch.compile(model, backend="aot_eager")
     if shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise ValueError("torch.compile needs g++ or the compiler that CXX names")
+        raise ValueError("torch.compile needs g++ or the compiler in the environment variable CXX")
     return torch.compile(model)
 
 
 def make_config(name: str, quick: bool = False) -> SANetConfig:
-    """Of a variant of SANet."""
+    """Return the configuration of a variant of SANet."""
     overrides = QUICK_SANET if quick else {}
     if name in SMALLER and not quick:
         options = yaml.safe_load(find_config(SMALLER[name]).read_text(encoding="utf-8"))
@@ -143,14 +144,14 @@ def make_config(name: str, quick: bool = False) -> SANetConfig:
 
 @cache
 def count_sanet_flops(name: str, seconds: float) -> int:
-    """Operations of a clip's convolutions, matrix products and attention; a multiply-add is two."""
+    """Return the operations of a clip's convolutions, matrix products and attention. A multiply-add counts as two."""
     waveforms = torch.zeros(1, round(seconds * DEFAULT_SAMPLING_RATE))
     model = SANetForAudioClassification(make_config(name)).eval()
     return count_flops(model, BatchFeature({"input_values": waveforms}))
 
 
 class _TorchClassifier:
-    """Logits of clips, or of their features, as `extract` gives them."""
+    """Compute logits of clips, or of features from `extract`."""
 
     def __init__(
         self, model: nn.Module, feature_extractor: FeatureExtractionMixin, dtype: torch.dtype, device: torch.device
@@ -159,7 +160,7 @@ class _TorchClassifier:
         self.dtype, self.device = dtype, device
 
     def extract(self, clips: Sequence[np.ndarray]) -> BatchFeature:
-        """Features on the device, in the number format."""
+        """Return features on the device, in the number format."""
         features = extract_features(self.feature_extractor, clips)
         drop_full_mask(features, clips)
         return features.to(self.device, dtype=self.dtype)
@@ -173,7 +174,7 @@ class _TorchClassifier:
 
 
 def bind_features(classifier: Classify, clips: Sequence[np.ndarray]) -> Callable[[], object]:
-    """A call of the model alone: features are extracted here. Of what is not PyTorch's, a call from waveforms."""
+    """Extract features and return a call of the model alone. For other runtimes than PyTorch, include extraction."""
     return partial(classifier, classifier.extract(clips) if isinstance(classifier, _TorchClassifier) else clips)
 
 
@@ -186,7 +187,7 @@ def _in_onnxruntime(model: PreTrainedModel, feature_extractor: FeatureExtraction
 
 def _in_openvino(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, dtype: torch.dtype) -> Classify:
     if find_spec("openvino") is None:
-        raise ModuleNotFoundError("openvino is not installed: pip install openvino")
+        raise ModuleNotFoundError("openvino is not installed. Install it: pip install openvino")
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:

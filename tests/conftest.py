@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of all tests: no network, caches of their own, one thread a process; the device of tests for GPUs."""
+"""Settings of all tests: no network, separate caches, one thread per process, and the device of GPU tests."""
 
 import atexit
 import gc
@@ -10,12 +10,12 @@ import shutil
 import tempfile
 
 
-# Before transformers and datasets are imported, which read them once. Commands run by tests inherit them.
+# Set before the import of transformers and datasets, which read them only once. Commands run by tests inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 for cache in ("HF_DATASETS_CACHE", "HF_ASSETS_CACHE"):
     os.environ[cache] = tempfile.mkdtemp(prefix="sanet-tests-")
     atexit.register(shutil.rmtree, os.environ[cache], ignore_errors=True)
-# Tiny networks gain nothing from threads, and processes that share cores lose much by them.
+# Threads do not speed up tiny networks, and slow down processes that share cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest  # noqa: E402
@@ -27,22 +27,22 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def gpu() -> torch.device:
-    """The GPU of a test marked `gpu`, which is skipped without one; SANET_TEST_DEVICE=cpu tries it on the CPU."""
+    """Return the GPU for a test marked `gpu`. Skip the test without a GPU, unless SANET_TEST_DEVICE=cpu is set."""
     if os.environ.get("SANET_TEST_DEVICE") == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        pytest.skip("needs a GPU; SANET_TEST_DEVICE=cpu tries it on the CPU")
+        pytest.skip("needs a GPU; set SANET_TEST_DEVICE=cpu to try it on the CPU")
     return torch.device("cuda")
 
 
 def pytest_collection_finish() -> None:
-    """What all imports made stays: each training collects garbage, which is a matter of half a second otherwise."""
+    """Freeze the objects of imports: each training collects garbage, which would otherwise take 0.5 s."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Append each result to the JSON Lines file that SANET_TEST_RESULTS names, so that a run cut off keeps them."""
+    """Append each result to the JSON Lines file in SANET_TEST_RESULTS, so that an interrupted run keeps them."""
     path = os.environ.get("SANET_TEST_RESULTS")
     if path and (report.when == "call" or not report.passed):
         outcome = "xfailed" if hasattr(report, "wasxfail") and report.skipped else report.outcome

@@ -1,9 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Files that are broken, odd or made to do harm, and what is to become of each.
+Broken, unusual and malicious files, and the expected result for each.
 
-    python tests/hostile_audio.py FOLDER    writes them all
+    python tests/hostile_audio.py FOLDER    writes all of them
 """
 
 import io
@@ -25,14 +25,14 @@ import soundfile
 
 RATE = 16000
 HOURS = 10
-# A refusal for want of anything that decoders know.
+# Errors for files that no decoder supports.
 NO_AUDIO = "neither soundfile nor FFmpeg|cannot decode|no samples"
 
 
 class Case(NamedTuple):
     """
-    A file and what it gives: samples, which last from `shortest` to `longest` seconds, or an error that holds
-    `reason`, a regular expression. Of damaged files that decoders mend to some degree, either.
+    A file and its expected result: samples with a length of `shortest` to `longest` seconds, or an error that matches
+    the regular expression `reason`. For damaged files that decoders partly repair, both are allowed.
     """
 
     name: str | bytes
@@ -40,7 +40,7 @@ class Case(NamedTuple):
     reason: str | None = None
     shortest: float | None = None
     longest: float | None = None
-    needs: str = ""  # a program to make it with, or "user" for one who is not root
+    needs: str = ""  # a program to make it, or "user" for a user who is not root
 
     @property
     def is_long(self) -> bool:
@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 def write_corpus(folder: Path, is_long: bool = False) -> dict[Path, Case]:
-    """Write the files that can be made here, those that last for hours or the others; gives their cases."""
+    """Write the files that can be made on this machine, either those of hours or the others. Return their cases."""
     folder.mkdir(parents=True, exist_ok=True)
     cases = {case.path(folder): case for case in CASES if case.is_possible() and case.is_long == is_long}
     for path, case in cases.items():
@@ -74,7 +74,7 @@ def noise(seconds: float = 1.0, channels: int = 1) -> np.ndarray:
 
 @cache
 def encode(container: str, subtype: str | None = None, seconds: float = 1.0, channels: int = 1) -> bytes:
-    """A sound file of noise."""
+    """Return a sound file of noise."""
     buffer = io.BytesIO()
     soundfile.write(buffer, noise(seconds, channels), RATE, subtype, format=container)
     return buffer.getvalue()
@@ -84,7 +84,7 @@ def encode(container: str, subtype: str | None = None, seconds: float = 1.0, cha
 def encode_with_ffmpeg(container: str, *options: str) -> bytes:
     command = ["ffmpeg", "-v", "error", "-i", "pipe:0", *options, "-f", container]
     if container in ("ipod", "mov"):
-        # Their index needs a file to go back in, or else parts with an index each.
+        # To write their index, FFmpeg must seek in a file, or write fragments with their own indices.
         command += ["-movflags", "frag_keyframe+empty_moov"]
     return subprocess.run([*command, "pipe:1"], input=encode("WAV"), stdout=subprocess.PIPE, check=True).stdout
 
@@ -96,7 +96,7 @@ def samples(values: np.ndarray, subtype: str = "FLOAT", rate: int = RATE, contai
 
 
 def chunk(name: bytes, body: bytes, size: int | None = None) -> bytes:
-    """Of RIFF; the size may lie."""
+    """Return a RIFF chunk, whose size may be wrong."""
     return name + struct.pack("<I", len(body) if size is None else size) + body + b"\0" * (len(body) % 2)
 
 
@@ -113,7 +113,7 @@ DATA = chunk(b"data", PCM)
 
 
 def nested(depth: int) -> bytes:
-    """Lists in lists."""
+    """Return nested lists."""
     body = b""
     for _ in range(depth):
         body = chunk(b"LIST", b"INFO" + body)
@@ -121,7 +121,7 @@ def nested(depth: int) -> bytes:
 
 
 def game_music() -> bytes:
-    """A program for a NES that turns on a tone and leaves it on."""
+    """Return a program for the NES that starts an endless tone."""
     header = b"NESM\x1a\x01\x01\x01" + struct.pack("<HHH", 0x8000, 0x8000, 0x8000) + bytes(96)
     header += struct.pack("<H", 16666) + bytes(8) + struct.pack("<H", 20000) + bytes(6)
     stores = ((0x01, 0x4015), (0xBF, 0x4000), (0xFE, 0x4002), (0x00, 0x4003))
@@ -129,12 +129,12 @@ def game_music() -> bytes:
 
 
 def id3(size: int, body: bytes = b"") -> bytes:
-    """A tag that says how long it is, 7 bits a byte."""
+    """Return a tag with its size, with 7 bits per byte."""
     return b"ID3\x04\x00\x00" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + body
 
 
 def flac_with(total: int) -> bytes:
-    """A header that promises so many samples, 36 bits of them."""
+    """Return a file whose header gives this number of samples (36 bits)."""
     content = bytearray(encode("FLAC"))
     content[21] = content[21] & 0xF0 | total >> 32
     content[22:26] = struct.pack(">I", total % 2**32)
@@ -142,13 +142,13 @@ def flac_with(total: int) -> bytes:
 
 
 def replaced(content: bytes, mark: bytes, offset: int, value: bytes) -> bytes:
-    """`value` in the place that lies `offset` bytes after a mark."""
+    """Replace the bytes at `offset` after a mark with `value`."""
     start = content.index(mark) + offset
     return content[:start] + value + content[start + len(value) :]
 
 
 def damaged(content: bytes, start: float = 0.5, length: float = 0.1) -> bytes:
-    """A part of the file overwritten with other bytes."""
+    """Overwrite a part of the file with other bytes."""
     first, count = int(len(content) * start), int(len(content) * length)
     return content[:first] + np.random.default_rng(1).bytes(count) + content[first + count :]
 
@@ -158,7 +158,7 @@ def cut(content: bytes, part: float = 0.5) -> bytes:
 
 
 def ogg_with_granules(position: int) -> bytes:
-    """Pages that say at which sample they end; with sums that fit."""
+    """Return a file whose pages give this end position, with valid checksums."""
     content, start = bytearray(encode("OGG", "VORBIS")), 0
     while (start := content.find(b"OggS", start)) >= 0:
         if struct.unpack_from("<q", content, start + 6)[0] > 0:
@@ -200,14 +200,14 @@ def link_to(target: str) -> Callable[[Path], None]:
 
 
 def make_sparse_silence(path: Path) -> None:
-    """Hours that take no room on the disk."""
+    """Make a sparse file of hours, which needs no disk space."""
     size = HOURS * 3600 * RATE * 2
     path.write_bytes(b"RIFF" + struct.pack("<I", size + 36) + b"WAVE" + fmt() + b"data" + struct.pack("<I", size))
     os.truncate(path, size + 44)
 
 
 def make_long_flac(path: Path) -> None:
-    """Hours that compress to a megabyte."""
+    """Make a file of hours that compress to a megabyte."""
     minute = np.zeros(60 * RATE, np.int16)
     with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16", format="FLAC") as file:
         for _ in range(60 * HOURS):
@@ -215,7 +215,7 @@ def make_long_flac(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    """Its name may have a hundred bytes, so that it is made from within its folder."""
+    """Make a socket from within its folder, because its path is limited to about a hundred bytes."""
     before = os.getcwd()
     os.chdir(path.parent)
     try:
@@ -300,7 +300,7 @@ def _cases() -> Iterator[Case]:
     # Ten hours.
     yield reads("ten_hours.wav", make_sparse_silence, HOURS * 3600)
     yield reads("ten_hours.flac", make_long_flac, HOURS * 3600)
-    # Sizes in headers that lie.
+    # Wrong sizes in headers.
     yield reads("data_size_0.wav", riff(fmt(), chunk(b"data", PCM, 0)))
     yield reads("data_size_max.wav", riff(fmt(), chunk(b"data", PCM, 2**32 - 1)))
     yield either("riff_size_0.wav", riff(fmt(), DATA, size=0))
@@ -364,7 +364,7 @@ def _cases() -> Iterator[Case]:
     yield reads("tag_of_4_mb.mp3", id3(2**22, bytes(2**22)) + mp3, longest=1.2)
     yield either("many_tags.mp3", id3(0) * 50 + mp3, 1.2)
     yield either("tag_before.flac", id3(2**28 - 1) + flac)
-    # What FFmpeg alone reads.
+    # Formats that only FFmpeg reads.
     for container, name, *options in (
         ("ipod", "m4a", "-c:a", "aac"),
         ("matroska", "mka", "-c:a", "aac"),
@@ -375,7 +375,7 @@ def _cases() -> Iterator[Case]:
         yield either(f"damaged.{name}", holding(lambda whole=whole: damaged(whole())), 1.3, "ffmpeg")
         yield either(f"cut.{name}", holding(lambda whole=whole: cut(whole())), 1.3, "ffmpeg")
         yield refused(f"header.{name}", holding(lambda whole=whole: whole()[:40]), needs="ffmpeg")
-    # No files.
+    # Not regular files.
     yield refused("folder.wav", lambda path: path.mkdir(), "not a file")
     yield refused("fifo.wav", os.mkfifo, "not a file")
     yield refused("socket.wav", make_socket, "not a file")

@@ -1,13 +1,13 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Reads files, or runs a command, in a process of its own that may take so much memory beyond what its modules take.
+Read files, or run a command, in a separate process with a memory limit in addition to the memory of its modules.
 
     python tests/in_bounds.py MEGABYTES read READER SECONDS < paths, separated by NUL
     python tests/in_bounds.py MEGABYTES sanet predict …
 
-Reading prints a line of JSON a file: `path`, and `seconds` of audio, or the `error` and its `type`. A file that takes
-longer than SECONDS gives an error too.
+Reading prints one line of JSON per file: `path`, and `seconds` of audio, or the `error` and its `type`. A file that
+takes longer than SECONDS also gives an error.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# These and others are imported so as not to count against the files.
+# Imported before the limit is set, so that modules do not count.
 import torchaudio.functional  # noqa: F401
 
 from sanet_hf.audio.decode import load_audio, stream_audio
@@ -39,14 +39,14 @@ READERS = {
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Of the address space, which files that are mapped into memory take part of too."""
+    """Limit the address space, which includes memory-mapped files."""
     with open("/proc/self/statm", encoding="utf-8") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + num_bytes, resource.RLIM_INFINITY))
 
 
 class OutOfTime(BaseException):
-    """Not to be caught as an error of a file."""
+    """A BaseException, so that it is not caught as an error of a file."""
 
 
 def stop(*_) -> None:

@@ -108,14 +108,14 @@ def test_a_recipe_can_name_the_run_of_another(folders, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--recipes", "fast"], "There are default, ast, wav2vec2"),
+        (["--recipes", "fast"], "Choose one of default, ast, wav2vec2"),
         (["--recipes", "fast=sanet.yaml,--speed=3"], "--recipes fast: --speed=3 is no option"),
         (["--recipes", "fast=sanet.yaml,--seed=3"], "--seed=3 is set by this command"),
-        (["--recipes", "default", "Default=sanet.yaml"], "two have one name"),
-        (["--seeds", "0", "0"], "needs different whole numbers"),
-        (["--seeds", "other=0"], "--data has no other"),
+        (["--recipes", "default", "Default=sanet.yaml"], "two recipes have the same name"),
+        (["--seeds", "0", "0"], "needs different integers"),
+        (["--seeds", "other=0"], "--data does not have other"),
         (["--clips_per_class", "set=11"], "cat has only 10"),
-        (["--fold_pattern", r"set=(\d)", "--folds", "77"], "has no such fold"),
+        (["--fold_pattern", r"set=(\d)", "--folds", "77"], "--folds 77: fold not found"),
     ],
 )
 def test_mistakes_are_found_before_training(options, message, folders, capsys):
@@ -295,7 +295,10 @@ def test_resumption(folders, monkeypatch, capsys):
     assert accuracy.main([*command, "default", "other=sanet.yaml,--num_train_epochs=4"]) == 2
     Path("splits/train/cat/0.wav").rename("splits/train/cat/00.wav")
     assert accuracy.main([*command, *recipes]) == 2
-    assert "was trained by flags" in (error := capsys.readouterr().err) and "divides other recordings" in error
+    assert (
+        "was trained with flags" in (error := capsys.readouterr().err)
+        and "has other recordings or other splits" in error
+    )
     assert len(Training.started) == 6
 
 

@@ -66,7 +66,7 @@ def test_tested_clips_are_not_learnt_from():
     [
         (["--clips", "0"], "--clips 0"),
         (["--clips", "some"], "--clips some"),
-        (["--fold_pattern", r"tones=(\d)-", "--folds", "7"], "has no such fold. It has 1, 2, 3"),
+        (["--fold_pattern", r"tones=(\d)-", "--folds", "7"], "fold not found. tones has 1, 2, 3"),
         ([], "has no train and no validation folder"),
     ],
 )

@@ -13,7 +13,7 @@ WAITING = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "unique_d
 
 
 class Waits(TorchDispatchMode):
-    """Counts them, by operator and by the line of code outside PyTorch that calls it, in `found`."""
+    """Count these operations in `found`, by operator and by the line of code outside PyTorch that calls it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from sanet_hf.training.teacher_arguments import TeacherArguments
 
 logger = logging.get_logger(__name__)
 
-# Ends of the names of metrics.
+# Suffixes of metric names.
 LOWER_IS_BETTER = ("loss", "ece")
 # With fewer training recordings, auto of refit and of band_head are true.
 FEW_RECORDINGS = 2000
@@ -29,7 +29,7 @@ def greater_is_better(metric: str) -> bool:
 
 @dataclass
 class ModelArguments:
-    """What is trained."""
+    """Options of the model."""
 
     model_name_or_path: str | None = field(
         default=None,
@@ -92,15 +92,15 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What it is trained on: one of `data_dir`, `manifest` and `dataset_name`."""
+    """Options of the data: one of `data_dir`, `manifest` and `dataset_name`, and how to use it."""
 
     data_dir: str | None = field(
         default=None,
         metadata={
             "help": "Folder of recordings: either <class>/*.wav, or train/<class>/*.wav with validation/ and test/. "
             "In the first form, a hash of the file name assigns about 80/10/10 percent to train, validation and test, "
-            "so that a recording stays in its split when others are added. Each class of three or more recordings has "
-            "at least one in each split."
+            "so that a recording stays in its split when others are added. Each class with three or more recordings "
+            "has at least one in each split."
         },
     )
     manifest: str | None = field(
@@ -126,7 +126,7 @@ class DataArguments:
     train_split_name: str = field(default="train", metadata={"help": "Split of dataset_name to train on."})
     validation_split_name: str = field(
         default="validation",
-        metadata={"help": "Split of dataset_name to choose the best epoch by; where there is none, a tenth of train."},
+        metadata={"help": "Split of dataset_name that selects the best epoch. If it is missing: a tenth of train."},
     )
     test_split_name: str = field(default="test", metadata={"help": "Split of dataset_name to test on."})
     streaming: bool = field(
@@ -208,7 +208,10 @@ class DataArguments:
     )
     augmentations_after_normalization: str | None = field(
         default=None,
-        metadata={"help": "Like augmentations, but after loudness normalisation, which would undo Gain."},
+        metadata={
+            "help": "Like augmentations, but applied after loudness normalisation. Put Gain here; otherwise "
+            "normalisation undoes it."
+        },
     )
     samples_per_class: int | None = field(
         default=None,
@@ -247,9 +250,9 @@ class DataArguments:
 
 @dataclass
 class AudioTrainingArguments(TeacherArguments, TrainingArguments):
-    """`TrainingArguments` and what else can be set for training a classifier."""
+    """`TrainingArguments` and further options for training a classifier."""
 
-    # transformers 5.0 does not have it.
+    # transformers 5.0 lacks this option.
     train_sampling_strategy: str = field(
         default="random",
         metadata={
@@ -267,7 +270,9 @@ class AudioTrainingArguments(TeacherArguments, TrainingArguments):
     )
     greater_is_better: bool | None = field(
         default=None,
-        metadata={"help": "Whether a higher metric_for_best_model is better (default: yes, but for losses and ece)."},
+        metadata={
+            "help": "Whether a higher metric_for_best_model is better (default: true, except for losses and ece)."
+        },
     )
     metric_for_best_model: str | None = field(
         default=None,
@@ -421,7 +426,7 @@ class AudioTrainingArguments(TeacherArguments, TrainingArguments):
 
     @property
     def n_gpu(self) -> int:
-        """GPUs of this process: one, where `Trainer` would copy the model to all (`nn.DataParallel`)."""
+        """Return at most 1: with more GPUs per process, `Trainer` would copy the model to all (`nn.DataParallel`)."""
         count = super().n_gpu
         if count > 1:
             logger.warning_once(
@@ -431,7 +436,7 @@ class AudioTrainingArguments(TeacherArguments, TrainingArguments):
 
 
 DATA_SOURCES = ("data_dir", "manifest", "dataset_name")
-# Options of the data that only training has.
+# Data options that apply only to training.
 TRAINING_DATA_OPTIONS = (
     *("streaming", "shuffle_buffer_size", "augmentations", "augmentations_after_normalization"),
     *("samples_per_class", "max_segments", "background_dir", "cache_audio"),
@@ -440,5 +445,5 @@ FOLD_OPTIONS = ("folds", "fold_pattern", "fold")
 
 
 def is_resumption(resume_from_checkpoint: str | None) -> bool:
-    """Whether the option asks to resume, instead of leaving that to what is in the folder."""
+    """Return whether the option asks to resume. Without it, the content of the folder decides."""
     return str(resume_from_checkpoint or "false").lower() != "false"

@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Calibration of a trained classifier on its validation split, inside its last linear layer.
+Calibration of a trained classifier on its validation split, folded into its last linear layer.
 
-So every client of the saved model (pipelines, ONNX, int8) gets calibrated scores. Checkpoints keep uncalibrated
-weights: a run that is resumed is calibrated once, however often it was killed.
+This way every use of the saved model (pipelines, ONNX, int8) gives calibrated scores. Checkpoints keep uncalibrated
+weights, so that a resumed run is calibrated only once.
 """
 
 import sys
@@ -28,7 +28,7 @@ from sanet_hf.training.evaluation.calibration import (
 from sanet_hf.training.evaluation.results import Evaluation, summarize_calibration
 
 
-# On statistics of a SANet's log-mel bands; see [`training.regression_heads`].
+# Head on statistics of a SANet's log-mel bands; see [`training.regression_heads`].
 BAND_HEAD = "band_head"
 
 
@@ -36,16 +36,16 @@ def calibrate(
     trainer: Trainer, validation: Dataset | None, predict: Callable[[Dataset], WindowLogits]
 ) -> tuple[Calibration | None, str]:
     """
-    Calibrate the trainer's model on the validation split, unless its options say otherwise; where a clip can have
-    several classes, store the thresholds of the best F1 in `config.thresholds`.
+    Calibrate the trainer's model on the validation split, if its options ask for it. For a multi-label model, store
+    the thresholds with the best F1 in `config.thresholds`.
 
     Args:
-        trainer: With the trained model; `args.calibrate` says whether to calibrate.
-        validation: The validation split as [`load_recordings`] gives it, if there is one.
-        predict: Gives the logits of the trainer's model for it, as [`predict_windows`] does.
+        trainer: Has the trained model and the option `args.calibrate`.
+        validation: The validation split as [`load_recordings`] returns it, if there is one.
+        predict: Returns the logits of the trainer's model for that split, as [`predict_windows`] does.
 
     Returns:
-        The calibration, or None where there is none, and a description of it, or why there is none.
+        The calibration (None if there is none), and a text that describes it or the reason for its absence.
     """
     model = trainer.model
     num_recordings = 0 if validation is None else len(validation)
@@ -54,7 +54,7 @@ def calibrate(
         return None, "none (--calibrate false)"
     if num_recordings < MIN_RECORDINGS:
         found = f"the validation split has {num_recordings} recordings" if num_recordings else "no validation split"
-        return None, _say(trainer, f"none: {found}; it takes {MIN_RECORDINGS}")
+        return None, _say(trainer, f"none: {found}; at least {MIN_RECORDINGS} are needed")
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return None, _say(trainer, "none: --fsdp and --deepspeed divide the weights between processes")
     windows = predict(validation)
@@ -75,7 +75,7 @@ def calibrate(
 def print_calibration(
     trainer: Trainer, calibration: Calibration | None, evaluations: Mapping[str, Evaluation]
 ) -> dict[str, float]:
-    """Print errors before and after calibration; return the `temperature` for `all_results.json`, if there is one."""
+    """Print calibration errors before and after. Return the `temperature` for `all_results.json`, if there is one."""
     rows = summarize_calibration(evaluations)
     if rows and trainer.is_world_process_zero():
         titles = ("", "", "ECE before", "after", "log loss before", "after")
@@ -97,7 +97,7 @@ def _calibrate_on(trainer: Trainer, windows: WindowLogits) -> tuple[Calibration 
     model = trainer.model
     layer = find_logits_layer(model)
     if layer is None or (windows.is_multi_label and layer.bias is None):
-        return None, f"none: {model.config.model_type} has no linear layer that gives the scores"
+        return None, f"none: the scores of {model.config.model_type} do not come from a linear layer"
     calibration = fit(windows)
     extractor = trainer.processing_class
     noise = 0.1 * np.random.default_rng(0).standard_normal(extractor.sampling_rate // 2, dtype=np.float32)
@@ -107,14 +107,14 @@ def _calibrate_on(trainer: Trainer, windows: WindowLogits) -> tuple[Calibration 
     before = _compute_logits(model, inputs)
     fold(model, calibration)
     after, expected = _compute_logits(model, inputs), before * calibration.scale + calibration.offset
-    # The logits of a trainer of half the precision have 8 bits.
+    # In half precision, the trainer's logits have only 8 significant bits.
     is_exact = layer.weight.dtype == torch.float32 and not (trainer.args.bf16 or trainer.args.fp16)
     tolerance = (1e-3 if is_exact else 0.05) * max(1.0, np.abs(expected).max())
     if not np.allclose(after, expected, rtol=0, atol=tolerance):
         with torch.no_grad():
             for parameter, weight in zip(parameters, weights):
                 parameter.copy_(weight)
-        return None, f"none: the last linear layer of {model.config.model_type} does not give the scores alone"
+        return None, f"none: the scores of {model.config.model_type} depend on more than its last linear layer"
     if windows.is_multi_label:
         kind = "a scale and an offset per class"
     else:
@@ -132,7 +132,7 @@ def _compute_logits(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) 
 
 
 def find_logits_layer(model: PreTrainedModel) -> nn.Linear | None:
-    """Return the last linear layer outside of the backbone, if it has an output per class; not that on bands."""
+    """Return the last linear layer outside the backbone and the band head, if it has one output per class."""
     names = head_parameter_names(model)
     layers = [
         module
@@ -144,8 +144,8 @@ def find_logits_layer(model: PreTrainedModel) -> nn.Linear | None:
 
 @torch.no_grad()
 def fold(model: PreTrainedModel, calibration: Calibration) -> None:
-    """Change the layers that give the logits in place, so that the model gives calibrated logits."""
-    # In float64, so that weights of half the precision are rounded once.
+    """Change the layers that compute the logits in place, so that the model gives calibrated logits."""
+    # In float64, so that half-precision weights are rounded only once.
     scale, offset = torch.from_numpy(calibration.scale), torch.from_numpy(calibration.offset)
     for layer in _logits_layers(model):
         layer.weight.copy_(layer.weight.cpu().double() * scale[:, None])
@@ -155,6 +155,6 @@ def fold(model: PreTrainedModel, calibration: Calibration) -> None:
 
 
 def _logits_layers(model: PreTrainedModel) -> list[nn.Linear]:
-    """Return the layers whose outputs are the logits, or are added to them."""
+    """Return the layers whose outputs are the logits or are added to the logits."""
     layers = [find_logits_layer(model), getattr(model, BAND_HEAD, None)]
     return [layer for layer in layers if layer is not None]

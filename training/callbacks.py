@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Callbacks of a training: the mean of the last epochs' weights, SIGTERM, a table of evaluations, the time."""
+"""Callbacks of training: weight averaging, files of the run, resuming, SIGTERM, the table of evaluations, the time."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from transformers import ProgressCallback, TrainerCallback, TrainerState
 
-# Not among the names that transformers exports, but documented: what a checkpoint keeps of a callback.
+# Documented, although transformers does not export it: saves the state of a callback in checkpoints.
 from transformers.trainer_callback import ExportableState
 
 from sanet_hf.training.checkpoints import TRAINING_WEIGHTS_FILE
@@ -27,21 +27,21 @@ from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.utils.files import write_atomically
 
 
-# In the metadata of a checkpoint's training weights.
+# Key in the metadata of a checkpoint's training weights.
 NUM_AVERAGED = "num_averaged"
 
 
 class WeightAverage(TrainerCallback):
     """
-    Mean of the weights at the ends of the last epochs of a training.
+    Average the weights at the ends of the last epochs of a training.
 
     Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018.
 
     Args:
-        num_epochs: Epochs that count; with 1 there is no mean. Until they begin there is none either.
-        estimate_batch_norm: Sets the statistics of the model's BatchNorm layers to those that fit its weights.
-        fraction: Part of the training that counts instead: the weights after each hundredth of the training.
-        find_progress: The part of the training that is over, from 0 to 1; by default that of its steps.
+        num_epochs: Number of last epochs to average. 1: no average. Before these epochs there is no average either.
+        estimate_batch_norm: Recomputes the statistics of the model's BatchNorm layers for its current weights.
+        fraction: Average over this last fraction of the training instead, sampled after each hundredth of it.
+        find_progress: Returns the finished fraction of the training, from 0 to 1 (default: of its steps).
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class WeightAverage(TrainerCallback):
         self.estimate_batch_norm = estimate_batch_norm
         self.find_progress = find_progress or (lambda state: state.global_step / state.max_steps)
         self._progress = 0.0
-        self.checkpoint: str | Path | None = None  # that the training resumes from
+        self.checkpoint: str | Path | None = None  # to resume from
         self.average: AveragedModel | None = None
         self._is_estimated = False
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        # Trainer has loaded the checkpoint's model, which is the mean.
+        # Trainer has loaded the checkpoint's model, which is the average.
         path = None if self.checkpoint is None else Path(self.checkpoint, TRAINING_WEIGHTS_FILE)
         if path is not None and path.is_file():
             self.average, self._is_estimated = AveragedModel(model), False
@@ -86,25 +86,25 @@ class WeightAverage(TrainerCallback):
             return
         if self.average is None:
             self.average = AveragedModel(model)
-        # Checkpoints of earlier versions do not have it.
+        # Checkpoints of earlier versions lack this number.
         self.average.n_averaged.fill_(number - 1)
         self.average.update_parameters(model)
         self._is_estimated = False
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        # Otherwise the model is that of the best checkpoint, which is an average already.
+        # The model of the best checkpoint is already an average.
         if self.average is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._load(model)
         self.average = None
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Of the weights that training resumes from: of how many weights the mean is."""
+        """Return metadata for the file of the training weights: the number of averaged weights."""
         return {} if self.average is None else {NUM_AVERAGED: str(int(self.average.n_averaged))}
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[dict[str, torch.Tensor] | None]:
-        """Give the model the mean as its weights; yield a copy of its own, or None where there is no mean."""
+        """Load the average into the model. Yield a copy of the model's own weights, or None without an average."""
         if self.average is None:
             yield None
             return
@@ -125,12 +125,12 @@ class WeightAverage(TrainerCallback):
 
 class RunFiles(TrainerCallback):
     """
-    Write files that describe a run when its training begins: a checkpoint that cannot be resumed leaves them as they
-    are.
+    Write the files that describe a run when its training begins. If a checkpoint cannot be resumed, they are not
+    changed.
 
     Args:
-        files: The path of each YAML or JSON file, and its names and values.
-        outdated: Results of an earlier training, which are deleted: without them, the run is not finished.
+        files: Path of each YAML or JSON file, with its content.
+        outdated: File with the results of an earlier training. It is deleted, so that the run counts as unfinished.
     """
 
     def __init__(self, files: Mapping[Path, Mapping[str, object]], outdated: Path):
@@ -152,16 +152,16 @@ class RunFiles(TrainerCallback):
 
 class OptionsOnResuming(TrainerCallback):
     """
-    Puts what options say now in the place of what a checkpoint has of them: the steps between evaluations, checkpoints
-    and logs, and the learning rates, weight decay and moments of the optimizer.
+    Replace values from a checkpoint with the current options: the steps between evaluations, checkpoints and logs, and
+    the learning rates, weight decay and momentum of the optimizer.
 
     Attributes:
-        groups: Options of each parameter group of the optimizer as it was made, without its parameters.
+        groups: Initial options of each parameter group of the optimizer, without its parameters.
         is_resumed: Whether a checkpoint was loaded.
-        has_begun: Whether all that a training needs was made.
+        has_begun: Whether the setup succeeded and training has begun.
     """
 
-    # Of optimizers that have them.
+    # Not every optimizer has all of them.
     HYPERPARAMETERS = ("weight_decay", "betas", "eps", "momentum")
 
     def __init__(self):
@@ -173,7 +173,7 @@ class OptionsOnResuming(TrainerCallback):
         if not self.is_resumed:
             return
         state.compute_steps(args, state.max_steps)
-        # DeepSpeed has optimizers of its own.
+        # DeepSpeed has its own optimizers.
         if args.deepspeed or optimizer is None or len(optimizer.param_groups) != len(self.groups):
             return
         for group, new in zip(optimizer.param_groups, self.groups):
@@ -190,7 +190,10 @@ class OptionsOnResuming(TrainerCallback):
 
 
 class EarlyStoppingCallback(transformers.EarlyStoppingCallback):
-    """That of transformers, under whose name checkpoints keep its state, with the patience that is given now."""
+    """
+    Stop early with the current patience, not that of the checkpoint. Checkpoints store the state by the class name, so
+    it is the same as in transformers.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
@@ -198,7 +201,7 @@ class EarlyStoppingCallback(transformers.EarlyStoppingCallback):
 
     @staticmethod
     def has_stopped(state: TrainerState, patience: int | None) -> bool:
-        """Whether early stopping had ended the training of a checkpoint's state."""
+        """Return whether early stopping had already ended the training in a checkpoint's state."""
         saved = state.stateful_callbacks.get("EarlyStoppingCallback", {})
         if patience is None or not isinstance(saved, dict):
             return False
@@ -207,11 +210,11 @@ class EarlyStoppingCallback(transformers.EarlyStoppingCallback):
 
 class CheckpointOnSIGTERM(TrainerCallback):
     """
-    Ends a training after the step during which SIGTERM came, with a checkpoint. `Trainer.train` then returns as if it
-    were done; `is_terminated` tells.
+    End training after the current step when SIGTERM arrives, and save a checkpoint. `Trainer.train` then returns as
+    usual, and `is_terminated` is true.
 
-    `TrainingArguments.enable_jit_checkpoint` does less: its checkpoint of an epoch's last step lacks the evaluation
-    that belongs to it, and processes that train together do not agree on a step.
+    `TrainingArguments.enable_jit_checkpoint` does less. Its checkpoint at the last step of an epoch lacks the
+    evaluation of that epoch, and with several processes, each may stop at a different step.
     """
 
     def __init__(self):
@@ -221,7 +224,7 @@ class CheckpointOnSIGTERM(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._cpu_group = new_cpu_group()
-        # Python gives signals to the main thread alone.
+        # Python delivers signals only to the main thread.
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._on_signal)
 
@@ -230,17 +233,17 @@ class CheckpointOnSIGTERM(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if args.world_size > 1:
-            # Each process has a signal of its own, perhaps in another step.
+            # Each process receives its own signal, perhaps in another step.
             flag = torch.tensor([self.is_terminated], dtype=torch.int32)
             distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self._cpu_group)
             self.is_terminated = bool(flag)
         if self.is_terminated:
-            # The mean loss of an epoch's first part is not in a checkpoint.
+            # A checkpoint does not contain the running mean of the loss, so log it now.
             control.should_log = control.should_training_stop = True
-            # At the end of an epoch the evaluation and what else belongs to it come first.
+            # At the end of an epoch, its evaluation comes first.
             control.should_save = not _is_whole(state.epoch)
             if args.save_total_limit == 1:
-                # At its end, Trainer would delete this checkpoint if it is not the best.
+                # Otherwise Trainer deletes this checkpoint at the end of training, unless it is the best.
                 args.save_total_limit = 2
 
     def on_epoch_end(self, args, state, control, **kwargs):
@@ -255,7 +258,7 @@ class CheckpointOnSIGTERM(TrainerCallback):
 
 
 class EvaluationTable(ProgressCallback):
-    """A progress bar of the steps and a line of results for each evaluation."""
+    """Show a progress bar of the steps, and print one line of results per evaluation."""
 
     COLUMNS = ("mAP", "accuracy", "macro_f1")
 
@@ -264,7 +267,7 @@ class EvaluationTable(ProgressCallback):
         self.columns = None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Without the dictionaries that the base class prints."""
+        """Do nothing: the base class prints dictionaries."""
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         super().on_evaluate(args, state, control, **kwargs)
@@ -282,10 +285,10 @@ class EvaluationTable(ProgressCallback):
 
 class TrainingClock(TrainerCallback, ExportableState):
     """
-    Seconds of training, over all resumptions; `Trainer` itself counts from the last one.
+    Count the seconds of training, including those before resuming. `Trainer` counts only from the last start.
 
     Attributes:
-        limit: Seconds after which `--max_minutes` ends the training, if it is given.
+        limit: Seconds after which `--max_minutes` ends the training, or None without this option.
     """
 
     def __init__(self, seconds: float = 0.0, limit: float | None = None):
@@ -294,7 +297,7 @@ class TrainingClock(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started = time.monotonic()
-        # Not that of the checkpoint.
+        # The current option counts, not that of the checkpoint.
         minutes = getattr(args, "max_minutes", None)
         self.limit = None if minutes is None else 60 * minutes
 
@@ -313,7 +316,7 @@ def _is_whole(epoch: float) -> bool:
 
 
 def new_cpu_group() -> distributed.ProcessGroup | None:
-    """A group of all processes that exchanges numbers without waiting for GPUs; None where the default one does."""
+    """Return a group of all processes that does not wait for GPUs; None if the default group can be used."""
     if not distributed.is_initialized() or distributed.get_backend() == "gloo":
         return None
     return distributed.new_group(backend="gloo")

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a training that was interrupted: which one is complete, and where it is in the training."""
+"""Checkpoints of an interrupted training: find the last complete one, and check its position in the training."""
 
 import json
 import zipfile
@@ -15,15 +15,15 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 
-# Names that transformers' Trainer gives.
+# Names set by transformers' Trainer.
 PREFIX = "checkpoint-"
 STATE_FILE = "trainer_state.json"
-# In a checkpoint whose model is an average: the weights that training resumes from.
+# If the model of a checkpoint is an average: the weights to resume from.
 TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
 
 
 def find_last_checkpoint(output_dir: Path) -> str | None:
-    """Return the complete checkpoint of the latest step; a warning names those that are incomplete."""
+    """Return the latest complete checkpoint, or None. Warn of incomplete ones."""
     found = {}
     for path in output_dir.glob(f"{PREFIX}*"):
         step = path.name.removeprefix(PREFIX)
@@ -38,7 +38,7 @@ def find_last_checkpoint(output_dir: Path) -> str | None:
 
 
 def find_fault(path: Path) -> str | None:
-    """Why a checkpoint is incomplete; None if it is complete."""
+    """Return why a checkpoint is incomplete; None if it is complete."""
     # Trainer writes its state last.
     try:
         json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
@@ -52,26 +52,26 @@ def find_fault(path: Path) -> str | None:
             return f"{file.name}: {error}"
     for file in (*path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.bin")):
         if not zipfile.is_zipfile(file):
-            return f"{file.name} is cut off"
+            return f"{file.name} is truncated"
     return None
 
 
 def check_position(state: TrainerState, num_batches: int, batches_per_step: int) -> None:
     """
-    Warn where a checkpoint is at another place in this training than it was in its own.
+    Warn if the step of a checkpoint is now in another epoch than when it was saved.
 
     Args:
-        state: Of the checkpoint.
-        num_batches: In an epoch of this training.
-        batches_per_step: Of this training.
+        state: State of the checkpoint.
+        num_batches: Batches per epoch of the current training.
+        batches_per_step: Batches per step of the current training.
     """
     steps_per_epoch = -(-num_batches // batches_per_step)
     epochs, steps = divmod(state.global_step, steps_per_epoch)
     epoch = epochs + steps * batches_per_step / num_batches
     if state.epoch is not None and abs(epoch - state.epoch) > 1e-3:
         logger.warning(
-            f"Training resumes at step {state.global_step}. That was epoch {state.epoch:.4g} and is now epoch "
-            f"{epoch:.4g}, since the clips of an epoch, the batch size or the number of processes differ."
+            f"Training resumes at step {state.global_step}. This was epoch {state.epoch:.4g} and is now epoch "
+            f"{epoch:.4g}, because the clips per epoch, the batch size or the number of processes changed."
         )
 
 
@@ -82,9 +82,9 @@ def read_state(checkpoint: str | Path) -> TrainerState:
 
 def load_renamed_weights(model: PreTrainedModel) -> None:
     """
-    Make `model.load_state_dict` take the names under which `save_pretrained` writes weights. For some models, such as
-    AST, transformers 5 has new names but still writes the old ones. `Trainer` calls `load_state_dict` to resume and to
-    load the best epoch, and only warns of weights that it does not find.
+    Make `model.load_state_dict` support the weight names that `save_pretrained` writes. For some models, such as AST,
+    transformers 5 has new names but still writes the old ones. `Trainer` calls `load_state_dict` to resume and to load
+    the best epoch, and only warns of missing weights.
     """
     model.register_load_state_dict_pre_hook(_rename)
 
@@ -92,12 +92,12 @@ def load_renamed_weights(model: PreTrainedModel) -> None:
 def _rename(model: PreTrainedModel, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
     """
     Raises:
-        RuntimeError: The weights are not those of the model, as `load_state_dict` raises it where sizes differ.
+        RuntimeError: The weights do not fit the model. `load_state_dict` raises the same error if shapes differ.
     """
     if prefix or model.state_dict().keys() == state_dict.keys():
         return
     verbosity = logging.get_verbosity()
-    # transformers lists all weights of another network.
+    # For the weights of another network, transformers would print a long list.
     logging.set_verbosity_error()
     try:
         loaded, info = type(model).from_pretrained(

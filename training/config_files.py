@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""YAML configurations: those that come with the package, and options that are mappings or lists."""
+"""YAML configurations: the files shipped with the package, and options that are mappings or lists."""
 
 from pathlib import Path
 
@@ -10,36 +10,41 @@ from sanet_hf.errors import UsageError
 
 
 def find_config(name: str) -> Path:
-    """A YAML file by its path, or one that comes with the package by its bare name, with or without `.yaml`."""
+    """
+    Return the path of a YAML file: a path, or the name of a shipped file, with or without `.yaml`.
+
+    Raises:
+        UsageError: No such file.
+    """
     if Path(name).is_file():
         return Path(name)
     for path in shipped_configs():
         if name in (path.name, path.stem):
             return path
     raise UsageError(
-        f"{name}: there is no such configuration file, and none of that name comes with sanet-hf "
-        f"({', '.join(path.name for path in shipped_configs())})."
+        f"{name}: configuration file not found. The files shipped with sanet-hf are: "
+        f"{', '.join(path.name for path in shipped_configs())}."
     )
 
 
 def shipped_configs() -> list[Path]:
-    """The YAML files that come with the package."""
-    # In a checkout configs/ stands beside this package, in a wheel inside it.
+    """Return the YAML files that are shipped with the package."""
+    # In a checkout configs/ is beside this package, in a wheel inside it.
     package = Path(__file__).parent
     return sorted([*package.glob("configs/*.yaml"), *package.parent.glob("configs/*.yaml")])
 
 
 def parse_config_overrides(overrides: str | None) -> dict:
     """
-    `"conv_dim=[8,16],se_reduction=4"`, or the same as a YAML or JSON mapping, as a dict.
+    Parse `"conv_dim=[8,16],se_reduction=4"`, or the same as a YAML or JSON mapping. Return a dict.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: The text has neither form.
     """
     if not overrides:
         return {}
     text = overrides.strip()
-    # YAML raises a ValueError for what looks like a date but is none.
+    # YAML raises a ValueError for an invalid date such as 2026-13-01.
     try:
         values = yaml.safe_load(text if text.startswith("{") else "{" + text.replace("=", ": ") + "}")
     except (yaml.YAMLError, ValueError) as error:
@@ -49,10 +54,10 @@ def parse_config_overrides(overrides: str | None) -> dict:
 
 def parse_augmentations(augmentations: str | list | None) -> list:
     """
-    The list of transforms in an option such as `augmentations`.
+    Return the list of transforms in an option such as `augmentations`.
 
     Raises:
-        UsageError: It is no list.
+        UsageError: The option is not a list.
     """
     if augmentations is None or augmentations in ("", "none"):
         return []
@@ -61,5 +66,5 @@ def parse_augmentations(augmentations: str | list | None) -> list:
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"--augmentations {augmentations!r} cannot be read as YAML or JSON: {error}") from error
     if not isinstance(transforms, list):
-        raise UsageError(f"--augmentations {augmentations!r} is no list of transforms.")
+        raise UsageError(f"--augmentations {augmentations!r} is not a list of transforms.")
     return transforms

@@ -1,7 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Cross-validation: a model for each fold of the recordings, and what all of them say of the recordings.
+Cross-validation: one model per fold of the recordings, and the pooled results of all folds.
 
     sanet train sanet.yaml --data_dir recordings --output_dir runs/folds --folds 5
     sanet train sanet.yaml --data_dir ESC-50 --output_dir runs/esc50 --fold_pattern "(\\d)-" --final_model true
@@ -50,8 +50,8 @@ from sanet_hf.training.run_folder import (
     CROSS_VALIDATION_FILE,
     FOLDS_FILE,
     OPTIONS_FILE,
+    RESTART,
     RESULTS_FILE,
-    START_ANEW,
     is_cross_validation,
     is_finished,
     locked,
@@ -60,7 +60,7 @@ from sanet_hf.training.run_folder import (
 from sanet_hf.utils.files import write_atomically
 
 
-# What a report calls the predictions of all test folds.
+# Name of the predictions of all test folds in a report.
 POOLED = "pooled test"
 PREDICTIONS = Path("predictions/out_of_fold.csv")
 BASELINE_PREDICTIONS = PREDICTIONS.with_name(BASELINE_PREFIX + PREDICTIONS.name)
@@ -74,31 +74,31 @@ def cross_validate(
     train: Train,
 ) -> dict[str, Any]:
     """
-    Train a model for each fold, each tested on its fold, and write to `output_dir`: a folder for each run (`fold_1`,
-    ...), `cross_validation.json`, `predictions/out_of_fold.csv`, `report.html`, `folds.csv` and, with `final_model`,
-    the model of all recordings in `final`.
+    Train one model per fold and test it on that fold. Write to `output_dir`: a folder per run (`fold_1`, ...),
+    `cross_validation.json`, `predictions/out_of_fold.csv`, `report.html`, `folds.csv` and, with `final_model`, a model
+    trained on all recordings in `final`.
 
-    Finished runs are kept, and an interrupted one is resumed.
+    Finished runs are kept, and an interrupted run is resumed.
 
     Args:
-        model_arguments, data_arguments, training_arguments: As [`train.train`] takes them; `data_arguments` has
-            `folds` or `fold_pattern`.
+        model_arguments, data_arguments, training_arguments: As in [`train.train`]; `data_arguments` has `folds` or
+            `fold_pattern`.
         train: [`train.train`].
 
     Returns:
-        What `cross_validation.json` holds: `folds`, a list of `fold`, `folder`, number of `recordings` and `metrics`;
-        `metrics`, for each the `mean`, the `standard_deviation` and the 95 % interval of the mean (`low`, `high`) over
-        folds; `out_of_fold`, number of `recordings` and `metrics` of all predictions; and `baseline`, if the runs have
-        one, as [`compare_with_baseline`] returns it.
+        The content of `cross_validation.json`: `folds`, a list of `fold`, `folder`, number of `recordings` and
+        `metrics`; `metrics`, for each the `mean`, the `standard_deviation` and the 95 % interval of the mean (`low`,
+        `high`) over folds; `out_of_fold`, number of `recordings` and `metrics` of all predictions; and `baseline`, if
+        the runs have one, as [`compare_with_baseline`] returns it.
 
     Raises:
-        UsageError: Options contradict each other, or `output_dir` holds something else.
+        UsageError: Options contradict each other, or `output_dir` contains something else.
         DataError: The recordings cannot be divided into these folds.
-        TrainingTerminated: SIGTERM came; a checkpoint was saved.
+        TrainingTerminated: SIGTERM ended the training; a checkpoint was saved.
     """
     _check_options(data_arguments, training_arguments)
     output_dir = Path(training_arguments.output_dir)
-    # One of the processes that a launcher started together is enough.
+    # With several processes, only the first one takes the lock.
     with locked(output_dir) if training_arguments.process_index == 0 else nullcontext():
         return _cross_validate(model_arguments, data_arguments, training_arguments, train)
 
@@ -132,12 +132,12 @@ def _cross_validate(
             _arguments_for(training_arguments, output_dir / folder),
         )
         if not is_old:
-            # Before the next model needs the memory.
+            # Free the memory before the next model needs it.
             gc.collect()
         if is_main and not (output_dir / FOLDS_FILE).exists():
             with write_atomically(output_dir / FOLDS_FILE) as file:
                 file.write(table.encode())
-    # The main process, which writes the last fold's results, is there last.
+    # The main process arrives last, because it writes the results of the last fold.
     with training_arguments.main_process_first(local=False, desc="the results of all folds"):
         result, evaluation, tables = collect(output_dir, folders, data_arguments)
         if is_main:
@@ -151,7 +151,7 @@ def _cross_validate(
 
 
 def summarize(result: Mapping[str, Any]) -> str:
-    """Return a table with a row for each fold, the mean, the standard deviation and intervals."""
+    """Return a text table with one row per fold, the mean, the standard deviation and intervals."""
     names = [name for name in METRICS if name in result["metrics"]]
     pooled, metrics = result["out_of_fold"], result["metrics"]
 
@@ -180,12 +180,12 @@ def summarize(result: Mapping[str, Any]) -> str:
 
 
 def name_folders(folds: Sequence[str]) -> dict[str, str]:
-    """Return the folder of each fold: `fold_1`, or its name with `_` for what not every file system accepts."""
+    """Return the folder of each fold: `fold_1`, or its name, with `_` for characters that some file systems reject."""
     folders: dict[str, str] = {}
     for fold in folds:
         plain = folder = "fold_" + re.sub(r"[^\w.-]+", "_", fold)[:100]
         number = 1
-        # Not every file system tells upper from lower case.
+        # Some file systems ignore case.
         while folder.lower() in {name.lower() for name in folders.values()}:
             number += 1
             folder = f"{plain}_{number}"
@@ -202,7 +202,7 @@ def collect(
     Args:
         output_dir: Folder of the cross-validation.
         folders: Folder of each fold.
-        arguments: Of the cross-validation.
+        arguments: Data options of the cross-validation.
 
     Returns:
         The result as in [`cross_validate`], the predictions of all folds, and the rows of `out_of_fold.csv` and, if
@@ -217,7 +217,7 @@ def collect(
         header = header or own_header
         if own_header != header:
             raise DataError(
-                f"{output_dir / folder} has other classes than {output_dir / next(iter(folders.values()))}."
+                f"{output_dir / folder} and {output_dir / next(iter(folders.values()))} have different classes."
             )
         metrics = read_file(output_dir / folder / RESULTS_FILE)
         metrics = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
@@ -248,7 +248,7 @@ def read_out_of_fold(output_dir: str | Path) -> Evaluation:
     Return the predictions of a finished cross-validation.
 
     Raises:
-        DataError: It is not finished, or damaged.
+        DataError: The cross-validation is not finished, or a file is damaged.
     """
     output_dir = Path(output_dir)
     folds = read_file(output_dir / CROSS_VALIDATION_FILE).get("folds")
@@ -262,8 +262,8 @@ def read_out_of_fold(output_dir: str | Path) -> Evaluation:
 
 def over_folds(values: Sequence[float], metric: str) -> dict[str, float]:
     """
-    Return `mean`, `standard_deviation` (of a fold, with n - 1) and the 95 % interval of the mean (`low`, `high`), by
-    Student's t; of all metrics but the loss as far as it is between 0 and 1.
+    Return `mean`, `standard_deviation` (over folds, with n - 1) and the 95 % interval of the mean (`low`, `high`) by
+    Student's t. Except for the loss, the interval is clipped to 0 to 1.
     """
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     margin = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
@@ -278,23 +278,23 @@ def _check_options(data: DataArguments, training: AudioTrainingArguments) -> Non
     if is_resumption(training.resume_from_checkpoint):
         raise UsageError("Leave out --resume_from_checkpoint: the same command resumes a cross-validation.")
     if training.push_to_hub and not training.final_model:
-        raise UsageError("--push_to_hub with --folds uploads the final model: it needs --final_model true.")
+        raise UsageError("--push_to_hub with --folds uploads the final model. Add --final_model true.")
     if training.final_model:
-        # Its errors before the work.
+        # Raise its errors before any training.
         without_evaluation(training)
 
 
 def _check_output(output_dir: Path, data: DataArguments, table: str) -> None:
-    """Refuse a folder with a run, or with a cross-validation of other folds."""
+    """Raise a UsageError if the folder contains a single run, or a cross-validation with other folds."""
     if not is_cross_validation(output_dir) and any((output_dir / n).exists() for n in (OPTIONS_FILE, "config.json")):
-        raise UsageError(f"{output_dir} holds a single run. Choose another --output_dir.")
+        raise UsageError(f"{output_dir} contains a single run. Use another --output_dir.")
     for path in sorted(output_dir.glob(f"fold_*/{OPTIONS_FILE}")):
         old = read_file(path)
         for name in ("folds", "fold_pattern", "group_pattern"):
             if old.get(name) != getattr(data, name) and is_cross_validation(output_dir):
                 raise UsageError(
-                    f"{output_dir} holds a cross-validation with {name}={old.get(name, 'its default')}, not "
-                    f"{getattr(data, name) or 'its default'}. {START_ANEW}"
+                    f"{output_dir} contains a cross-validation with {name}={old.get(name, 'its default')}, not "
+                    f"{getattr(data, name) or 'its default'}. {RESTART}"
                 )
     if not (output_dir / FOLDS_FILE).is_file():
         return
@@ -302,30 +302,30 @@ def _check_output(output_dir: Path, data: DataArguments, table: str) -> None:
     old_places, new_places = (Counter(row[:2] for row in rows.elements()) for rows in (old, new))
     if old_places == new_places:
         changed_labels = sorted((new - old).elements())
-        # An earlier version kept no labels.
+        # Files of an earlier version contain no labels.
         if changed_labels and all(len(row) > 2 for row in old):
             name, _, label = changed_labels[0]
             raise UsageError(
-                f"The labels differ from those of the cross-validation in {output_dir}: of {len(changed_labels)} "
-                f"recordings, the first: {name} (now {label}). {START_ANEW}"
+                f"The labels differ from those of the cross-validation in {output_dir}: {len(changed_labels)} "
+                f"changed, the first: {name} (now {label}). {RESTART}"
             )
         return
     new, gone = new_places - old_places, old_places - new_places
     first = min(new + gone)
     raise UsageError(
-        f"The recordings, or their folds, differ from those of the cross-validation in {output_dir}: "
-        f"{len(new)} new and {len(gone)} gone, the first: {first[0]} (fold {first[1]}). {START_ANEW}"
+        f"The recordings or their folds differ from those of the cross-validation in {output_dir}: "
+        f"{len(new)} new and {len(gone)} missing, the first: {first[0]} (fold {first[1]}). {RESTART}"
     )
 
 
 def _read_folds(table: str) -> Counter:
-    # macOS lists names in another Unicode form.
+    # macOS lists file names in another Unicode form.
     table = unicodedata.normalize("NFC", table)
     return Counter(tuple(row) for row in list(csv.reader(io.StringIO(table, newline="")))[1:])
 
 
 def _delete_runs(output_dir: Path) -> None:
-    """Delete the runs of an earlier cross-validation, also those of folds that there are no more."""
+    """Delete all runs of an earlier cross-validation, including folds that no longer exist."""
     for folder in (*output_dir.glob("fold_*"), output_dir / FINAL):
         if (folder / OPTIONS_FILE).is_file():
             shutil.rmtree(folder)
@@ -334,9 +334,9 @@ def _delete_runs(output_dir: Path) -> None:
 
 
 def _arguments_for(arguments: AudioTrainingArguments, folder: Path, is_final: bool = False) -> AudioTrainingArguments:
-    """Options of one run of a cross-validation, as if it were trained alone."""
+    """Return the options of one run of a cross-validation, as if it were trained alone."""
     name = Path(arguments.output_dir).resolve().name
-    # Not dataclasses.replace, which would check and convert once more what has been converted.
+    # dataclasses.replace would check and convert the options a second time.
     arguments = copy.copy(arguments)
     arguments.output_dir, arguments.final_model = str(folder), False
     if arguments.run_name is not None:
@@ -349,9 +349,9 @@ def _arguments_for(arguments: AudioTrainingArguments, folder: Path, is_final: bo
 
 
 def _pooled_metrics(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Return the `value` of each metric, with a 95 % interval (`low`, `high`) where there is one."""
+    """Return the `value` of each metric, with a 95 % interval (`low`, `high`) if there is one."""
     intervals = {name: interval(values[0]) for name, values in bootstrap([evaluation], seed=0).items()}
-    # Wilson's is right for few clips, and where all are right.
+    # Wilson's interval also holds for few clips and for an accuracy of 100 %.
     low, high = accuracy_interval(evaluation)
     intervals["accuracy"] = {"low": low, "high": high}
     return {name: {"value": value, **intervals.get(name, {})} for name, value in evaluation.metrics.items()}
@@ -368,7 +368,7 @@ def _write_results(
     for name, rows in tables.items():
         with write_atomically(output_dir / name) as file:
             file.write(_format_csv(rows).encode())
-    # Not of names that several recordings have: which one a row is of cannot be told.
+    # If several recordings have the same name, the row of a prediction is ambiguous.
     names = Counter(source["file"])
     places = {name: index for index, name in enumerate(source["file"]) if names[name] == 1}
     model, extractor = (
@@ -377,7 +377,7 @@ def _write_results(
     )
     rate = extractor.get("sampling_rate", DEFAULT_SAMPLING_RATE)
     num_tested = result["out_of_fold"]["recordings"]
-    unread = f"; {len(source) - num_tested} of {len(source)} cannot be read" if num_tested < len(source) else ""
+    unread = f"; {len(source) - num_tested} of {len(source)} unreadable" if num_tested < len(source) else ""
     facts = {
         "Model": model.get("model_type", ""),
         "Recordings": Path(arguments.data_dir or arguments.manifest or arguments.dataset_name).name + unread,

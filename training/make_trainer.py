@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The clips of a training run and its trainer, made from options."""
+"""Make the clips and the trainer of a training run from its options."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -45,8 +45,21 @@ def make_clips(
     unlabeled: Dataset | None = None,
 ) -> dict[str, AnyClips]:
     """
-    Clips to train on, from the stream if there is one, and of the validation split if there is one. The former are
-    prepared for teachers, if there are some, and have the recordings without labels among them.
+    Make the clips of the training split (or stream) and, if there is one, of the validation split.
+
+    Args:
+        stream: Streamed training recordings, or None.
+        recordings: Splits; `train` is used without a stream.
+        model: Its configuration has the classes.
+        feature_extractor: That of the model.
+        arguments: Options of the data.
+        augmentations: Before and after loudness normalisation.
+        training: Options of training.
+        teachers: Training clips also get the inputs of these teachers.
+        unlabeled: Recordings without labels, which are added to the training clips.
+
+    Returns:
+        Clips by split: `train`, and `validation` if there is one.
     """
     data = (feature_extractor, model.config.label2id, arguments.max_length_seconds)
     if stream is not None:
@@ -62,20 +75,20 @@ def make_clips(
             num_processes=training.world_size,
             class_names=arguments.class_names,
         )
-        streamed.hear = teachers and teachers.inputs
+        streamed.teacher_inputs = teachers and teachers.inputs
         return {"train": streamed, "validation": EvaluationClips(recordings["validation"], *data)}
     joined = {"samples_per_class": arguments.samples_per_class, "max_segments": arguments.max_segments}
     joined["seed"] = training.seed
     clips: dict[str, AnyClips] = {"train": TrainingClips(recordings["train"], *data, *augmentations, **joined)}
     if unlabeled is not None:
-        # Another seed, so that the first of both do not hear the same augmentation.
+        # Another seed, so that clips with the same index do not get the same augmentation.
         others = TrainingClips(unlabeled, *data, *augmentations, seed=training.seed + UNLABELED_SEED)
         clips["train"] = JoinedClips(clips["train"], others)
-    clips["train"].hear = teachers and teachers.inputs
+    clips["train"].teacher_inputs = teachers and teachers.inputs
     if "validation" in recordings and arguments.samples_per_class is None:
         clips["validation"] = EvaluationClips(recordings["validation"], *data)
     elif "validation" in recordings:
-        # Always of the same indices, and so the same clips.
+        # Evaluation always uses the same indices, and therefore the same clips.
         joined["samples_per_class"] = -(-arguments.samples_per_class // 4)
         clips["validation"] = TrainingClips(recordings["validation"], *data, **joined)
     return clips
@@ -90,16 +103,16 @@ def make_trainer(
     teachers: Teaching | None = None,
 ) -> AudioClassificationTrainer:
     """
-    Make a trainer of a model from clips as [`make_clips`] returns them.
+    Make the trainer of a model, with clips as [`make_clips`] returns them.
 
     Raises:
-        UsageError: Options do not fit each other, the device or the installed packages.
+        UsageError: Options do not work with each other, the device or the installed packages.
     """
     if arguments.torch_compile and version.parse(torch.__version__).release < COMPILED_TRAINING_VERSION:
-        # Seen with 2.8 in a padded batch; 2.11 is right.
+        # PyTorch 2.8 was wrong for a padded batch; 2.11 is right.
         raise UsageError(
-            f"--torch_compile needs PyTorch 2.11 or newer, not {torch.__version__}: older ones may compute wrong "
-            "statistics of BatchNorm."
+            f"--torch_compile needs PyTorch 2.11 or newer, but {torch.__version__} is installed: older versions may "
+            "compute wrong BatchNorm statistics. Update PyTorch, or leave the option out."
         )
     averaging = {
         "averaged_epochs": arguments.averaged_epochs > 1,
@@ -107,15 +120,16 @@ def make_trainer(
     }
     for option, is_given in averaging.items():
         if is_given and (arguments.fsdp or arguments.deepspeed):
-            raise UsageError(f"--{option} needs all weights in one place, which --fsdp and --deepspeed divide.")
+            raise UsageError(
+                f"--{option} does not work with --fsdp or --deepspeed: it needs all weights in one process. "
+                "Leave one out."
+            )
     if all(averaging.values()):
-        raise UsageError("--averaged_epochs and --averaged_fraction both say what is averaged. Leave one out.")
+        raise UsageError("--averaged_epochs and --averaged_fraction do not work together. Leave one out.")
     is_stream = isinstance(clips["train"], StreamedClips)
     arguments = limit_steps(arguments, is_stream)
     if arguments.enable_jit_checkpoint:
-        raise UsageError(
-            "Leave out --enable_jit_checkpoint: SIGTERM always saves a checkpoint, and both would write it."
-        )
+        raise UsageError("--enable_jit_checkpoint is not supported: SIGTERM always saves a checkpoint. Leave it out.")
     is_multi_label = model.config.problem_type == "multi_label_classification"
     class_weights = (
         balanced_class_weights(clips["train"].class_matrix, is_multi_label)
@@ -126,25 +140,25 @@ def make_trainer(
     train_loss = make_loss(is_multi_label, *of_labels)
     if teachers is not None and arguments.accelerator_config.dispatch_batches:
         raise UsageError(
-            "--teacher does not work with dispatch_batches of --accelerator_config, which divides batches without "
-            "what teachers hear. Leave one out."
+            "--teacher does not work with dispatch_batches of --accelerator_config, which does not divide the "
+            "teachers' inputs. Leave one out."
         )
     if teachers is not None:
         of_teachers = (arguments.teacher_weight, arguments.teacher_temperature)
         train_loss = make_taught_loss(is_multi_label, *of_teachers, *of_labels)
-    # Compiled is for one length.
+    # A compiled model needs clips of one length.
     length = clips["train"].max_length if arguments.torch_compile else None
     collator = partial(collate, feature_extractor=feature_extractor, length=length)
     if teachers is not None:
         collator = partial(teachers.inputs.collate, collate_others=collator)
-    # The items are made from columns that the model knows nothing of.
+    # Clips are made from columns that are no arguments of the model.
     arguments.remove_unused_columns = False
     let_steps_overlap(arguments)
     limit = None
     if arguments.max_minutes:
         limit = TimeLimit(60 * arguments.max_minutes, arguments.max_evaluations, is_stream)
     with warnings.catch_warnings():
-        # Trainer has no label smoothing for several classes a clip; make_loss has.
+        # Trainer does not support label smoothing for multi-label data; make_loss does.
         warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
         try:
             trainer = AudioClassificationTrainer(
@@ -158,15 +172,15 @@ def make_trainer(
                 eval_dataset=clips.get("validation"),
                 processing_class=feature_extractor,
                 compute_metrics=compute_metrics,
-                # SIGTERM last: it decides on the last checkpoint.
+                # CheckpointOnSIGTERM is last, so that its decision on the last checkpoint counts.
                 callbacks=[TrainingClock(), *([limit] if limit else []), CheckpointOnSIGTERM()],
                 time_limit=limit,
             )
         except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            # Trainer checks options such as --report_to, and the packages for them, here.
-            raise UsageError(f"The training options cannot be used: {' '.join(str(error).split())}") from error
+            # Trainer checks options such as --report_to and their packages here.
+            raise UsageError(f"The training options are not valid: {' '.join(str(error).split())}") from error
     if arguments.fsdp and trainer.accelerator.distributed_type != DistributedType.FSDP:
-        raise UsageError("--fsdp divides the weights between several GPUs, each with a process; here it would not.")
+        raise UsageError("--fsdp needs several GPUs, one process each. Start with `accelerate launch`.")
     if arguments.early_stopping_patience is not None:
         if not arguments.load_best_model_at_end:
             raise UsageError("--early_stopping_patience needs --load_best_model_at_end true.")
@@ -177,20 +191,20 @@ def make_trainer(
 
 
 def let_steps_overlap(arguments: AudioTrainingArguments) -> None:
-    """Change options by which every step would wait for a GPU, where another step could be launched."""
-    # The trainer itself looks for losses that are not finite, every 16 steps.
+    """Change options in place that make every step wait for the GPU instead of launching the next step."""
+    # AudioClassificationTrainer checks for losses that are not finite every 16 steps.
     arguments.logging_nan_inf_filter = False
     if arguments.device.type != "mps":
         arguments.accelerator_config.non_blocking = arguments.dataloader_pin_memory
 
 
 def number_format(arguments: AudioTrainingArguments) -> torch.dtype:
-    """In which a training computes."""
+    """Return the number format of training."""
     return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
 
 
 def check_layers(model: nn.Module, arguments: AudioTrainingArguments) -> None:
-    """Replace the layers of a SANet that this processor computes wrongly, if it is what the training runs on."""
+    """Replace the layers of a SANet that this CPU computes wrongly, if training runs on the CPU."""
     if arguments.device.type == "cpu":
         replace_wrong_layers(model, number_format(arguments), training=True)
 
@@ -201,32 +215,38 @@ def is_band_head_wanted(trainer: Trainer, train: Dataset | None) -> bool:
 
     Args:
         trainer: `args.band_head` is `auto`, `true` or `false`.
-        train: The training split, or None where it is streamed.
+        train: The training split, or None if it is streamed.
 
     Raises:
-        UsageError: It is asked for, but the network has no spectrogram, or the recordings are streamed.
+        UsageError: `band_head` is `true`, but the network has no spectrogram, the recordings are streamed, or the
+            weights are divided between processes.
     """
     wanted, reason = trainer.args.band_head, None
     if not getattr(trainer.model.config, "spectrogram_dim", ()):
         reason = "needs a network on a spectrogram, such as that of sanet_spectrogram.yaml"
     elif train is None:
-        reason = "needs all training recordings at hand, which --streaming does not have"
+        reason = "does not work with --streaming: it needs all training recordings"
     elif trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        reason = "needs all weights in one place, which --fsdp and --deepspeed divide"
+        reason = "does not work with --fsdp or --deepspeed: it needs all weights in one process"
     if wanted == "true" and reason:
-        raise UsageError(f"--band_head true {reason}. Leave one of them out.")
+        raise UsageError(f"--band_head true {reason}. Leave it out.")
     return wanted == "true" or (wanted == "auto" and reason is None and len(train) < FEW_RECORDINGS)
 
 
 def check_streaming(data: DataArguments, training: AudioTrainingArguments) -> None:
-    """Streamed recordings are read in their order, once, and how many there are is not known."""
+    """
+    Check the options of a training with `--streaming`, whose recordings are read once, in order.
+
+    Raises:
+        UsageError: An option needs all recordings, or their number.
+    """
     if not data.dataset_name:
         raise UsageError(
-            "--streaming needs --dataset_name: a data set on the Hub, or a folder of Parquet or tar files."
+            "--streaming needs --dataset_name: a dataset on the Hub, or a folder of Parquet or tar files."
         )
     if training.max_steps <= 0 and not training.max_minutes:
         raise UsageError(
-            "--streaming needs --max_steps or --max_minutes: how many recordings there are is not known beforehand."
+            "--streaming needs --max_steps or --max_minutes: the number of recordings is not known beforehand."
         )
     others = {
         "--sampler balanced": training.sampler != "shuffle",
@@ -239,5 +259,7 @@ def check_streaming(data: DataArguments, training: AudioTrainingArguments) -> No
     }
     for option, is_given in others.items():
         if is_given:
-            raise UsageError(f"{option} needs all training recordings at hand, which --streaming does not have.")
+            raise UsageError(
+                f"{option} does not work with --streaming: it needs all training recordings. Leave one out."
+            )
     training.train_sampling_strategy = "random"

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Models to train, of any architecture with an audio classifier in transformers, from scratch or from a checkpoint."""
+"""Make models to train: any audio classifier of transformers, from scratch or from a checkpoint."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -46,9 +46,9 @@ from sanet_hf.utils.formatting import shorten
 
 logger = logging.get_logger(__name__)
 
-# Where that of transformers does not fit: it makes waveforms for a model of spectrograms.
+# transformers maps these models to a feature extractor that returns waveforms, but they need spectrograms.
 FEATURE_EXTRACTORS = {"wav2vec2-bert": SeamlessM4TFeatureExtractor}
-# Fields of configurations that describe no network.
+# Fields of configurations that do not describe the network.
 NO_OVERRIDES = {
     *("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "name_or_path", "num_labels"),
     *("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype"),
@@ -58,8 +58,8 @@ NO_OVERRIDES = {
 
 def read_sampling_rate(arguments: ModelArguments) -> int:
     """
-    Sampling rate in Hz of the model that the options ask for. Recordings are read at it before there are labels to
-    make the model for.
+    Return the sampling rate in Hz of the model that the options describe. It is needed to read the recordings before
+    the model is made, because their labels are not known yet.
 
     Raises:
         UsageError: As in [`make_model`].
@@ -68,11 +68,11 @@ def read_sampling_rate(arguments: ModelArguments) -> int:
     if arguments.model_name_or_path:
         _read_config(arguments.model_name_or_path)
         rate = _read_feature_extractor(arguments.model_name_or_path).sampling_rate
-        owner, why = arguments.model_name_or_path, "A checkpoint keeps the rate that it was trained at."
+        owner, why = arguments.model_name_or_path, "A checkpoint keeps the sampling rate of its training."
     else:
         config_class = _config_class(arguments.model_type)
         rate = _extractor_class(config_class)().sampling_rate
-        owner, why = config_class.model_type, f"Its features are made for {rate} Hz."
+        owner, why = config_class.model_type, "Its features are made for this rate."
         if wanted is not None and architecture_of(config_class()).takes_any_sampling_rate:
             lowest, highest = SAMPLING_RATES
             if not lowest <= wanted <= highest:
@@ -80,15 +80,15 @@ def read_sampling_rate(arguments: ModelArguments) -> int:
             return wanted
     if wanted not in (None, rate):
         raise UsageError(
-            f"--sampling_rate {wanted}: {owner} takes {rate} Hz. {why} Leave the option out, or train a SANet from "
-            "scratch, which is made for any rate."
+            f"--sampling_rate {wanted}: {owner} needs {rate} Hz. {why} Leave the option out, or train a SANet from "
+            "scratch, which supports any rate."
         )
     return rate
 
 
 def read_model_type(arguments: ModelArguments) -> str:
     """
-    Architecture of the model that the options ask for, as `model_type` of its configuration.
+    Return the architecture of the model that the options describe, as `model_type` of its configuration.
 
     Raises:
         UsageError: As in [`make_model`].
@@ -100,34 +100,36 @@ def read_model_type(arguments: ModelArguments) -> str:
 
 def check_regression(model: ModelArguments, data: DataArguments, training: AudioTrainingArguments) -> None:
     """
+    Check the options that do not work with `--head_only` or `--head_first`.
+
     Raises:
-        UsageError: `--head_only` or `--head_first` does not go with another option.
+        UsageError: Such an option is given.
     """
     name = "--head_only" if training.head_only else "--head_first"
     others = {
-        "--streaming": (data.streaming, "needs all training recordings at hand"),
-        "--samples_per_class": (data.samples_per_class is not None, "hears each recording once, and joins none"),
-        "--teacher": (training.head_only and bool(training.teacher), "learns from the labels alone"),
-        "--fsdp": (bool(training.fsdp), "needs all weights in one place"),
-        "--deepspeed": (bool(training.deepspeed), "needs all weights in one place"),
+        "--streaming": (data.streaming, "it needs all training recordings"),
+        "--samples_per_class": (data.samples_per_class is not None, "it uses each recording once, without joining"),
+        "--teacher": (training.head_only and bool(training.teacher), "it only uses the labels"),
+        "--fsdp": (bool(training.fsdp), "it needs all weights in one process"),
+        "--deepspeed": (bool(training.deepspeed), "it needs all weights in one process"),
     }
     for option, (is_given, reason) in others.items():
         if is_given:
-            raise UsageError(f"{name} {reason}, so that {option} does not go with it. Leave one of them out.")
+            raise UsageError(f"{name} does not work with {option}: {reason}. Leave one out.")
     if not model.model_name_or_path:
-        raise UsageError(f"{name} needs --model_name_or_path: a network from scratch has learnt nothing yet.")
+        raise UsageError(f"{name} needs --model_name_or_path: a network from scratch is not trained yet.")
     if model.config_overrides:
-        raise UsageError(f"--config_overrides is for a model from scratch, which has learnt nothing for {name}.")
+        raise UsageError(f"{name} does not work with --config_overrides: it needs a trained network. Leave one out.")
     if model.model_type != ModelArguments.model_type:
         raise UsageError(f"{name} is for SANet. Leave out --model_type {model.model_type}.")
     if (model_type := read_model_type(model)) != ModelArguments.model_type:
-        instead = f": --freeze backbone instead of {name} trains its head" if training.head_only else ""
-        raise UsageError(f"{name} is for SANet, but {model.model_name_or_path} is of type {model_type}{instead}.")
+        instead = " Use --freeze backbone to train only its head." if training.head_only else ""
+        raise UsageError(f"{name} is for SANet, but {model.model_name_or_path} is of type {model_type}.{instead}")
 
 
 def read_window_seconds(name: str) -> float | None:
     """
-    Length of the clips that a checkpoint of a SANet was trained on, in seconds; None where it is not known.
+    Return the length in seconds of the clips that a SANet checkpoint was trained on; None if it is not known.
 
     Raises:
         UsageError: As in [`make_model`].
@@ -144,15 +146,17 @@ def make_model(
     problem_type: str = "single_label_classification",
 ) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """
-    The model that the options ask for, with a head for `labels`, and its feature extractor, for clips of up to
+    Make the model that the options describe, with a head for `labels`, and its feature extractor, for clips of up to
     `max_length_seconds`.
 
     A model from scratch is made for this length and, if it is a SANet, for the sampling rate of the options. A
-    checkpoint keeps its head where it was trained on the same labels; otherwise it gets a new one, and a warning says
-    so.
+    checkpoint keeps its head if it was trained on the same labels. Otherwise it gets a new head, with a warning.
+
+    Returns:
+        The model and its feature extractor.
 
     Raises:
-        UsageError: The checkpoint cannot be loaded or is no audio model, or options contradict each other.
+        UsageError: The checkpoint cannot be loaded, is not an audio classifier, or options contradict each other.
     """
     label_maps = {
         "id2label": dict(enumerate(labels)),
@@ -165,24 +169,27 @@ def make_model(
         if arguments.sampling_rate is not None:
             read_sampling_rate(arguments)
         if arguments.config_overrides:
-            raise UsageError("--config_overrides is for a model from scratch: a checkpoint brings its own sizes.")
+            raise UsageError(
+                "--config_overrides does not work with --model_name_or_path: a checkpoint has its own configuration. "
+                "Leave one out."
+            )
         model, feature_extractor = _load_checkpoint(arguments.model_name_or_path, label_maps)
         model_type = MODEL_TYPE_ALIASES.get(arguments.model_type, arguments.model_type)
         if model_type not in (ModelArguments.model_type, model.config.model_type):
             logger.warning(
-                f"model_type {arguments.model_type} has no effect: {arguments.model_name_or_path} is a "
+                f"model_type {arguments.model_type} has no effect: {arguments.model_name_or_path} is of type "
                 f"{model.config.model_type}."
             )
     else:
         model, feature_extractor = _from_scratch(arguments, label_maps, max_length_seconds)
     architecture = architecture_of(model)
-    # A checkpoint keeps what it was trained with.
+    # Without the option, a checkpoint keeps the padding of its training.
     if arguments.padding is not None:
         architecture.set_padding(feature_extractor, arguments.padding)
     if arguments.position_embeddings == "keep" and type(architecture).fit_positions is Architecture.fit_positions:
         raise UsageError(
-            f"--position_embeddings keep has no effect on {model.config.model_type}, whose positions always stay. "
-            "Leave it out."
+            f"--position_embeddings keep has no effect on {model.config.model_type}, whose position embeddings are "
+            "never interpolated. Leave it out."
         )
     if arguments.position_embeddings == "interpolate":
         architecture.fit_positions(model, feature_extractor, max_length_seconds)
@@ -195,7 +202,7 @@ def _config_class(model_type: str) -> type[PreTrainedConfig]:
     model_type = MODEL_TYPE_ALIASES.get(model_type, model_type)
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         known = sorted(config.model_type for config in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)
-        raise UsageError(f"--model_type {model_type}: no audio classifier; there are {', '.join(known)}.")
+        raise UsageError(f"--model_type {model_type} is not an audio classifier. Choose one of: {', '.join(known)}.")
     return CONFIG_MAPPING[model_type]
 
 
@@ -209,7 +216,7 @@ def _from_scratch(
     for name in overrides:
         if name in NO_OVERRIDES:
             raise UsageError(
-                f"--config_overrides cannot set {name}, which follows from the recordings and other options."
+                f"--config_overrides cannot set {name}: it follows from the recordings and other options."
             )
         if not hasattr(known, name):
             raise UsageError(f"--config_overrides: {config_class.__name__} has no {name!r}.")
@@ -217,13 +224,13 @@ def _from_scratch(
     sizes = {}
     try:
         config = config_class(**overrides, **label_maps)
-        # What is given counts, also where it does not fit the length.
+        # Given values have priority, even if they do not fit the length.
         sizes = architecture_of(config).sizes_for_length(config, max_length_seconds, sampling_rate)
         if not sizes.keys() <= overrides.keys():
             config = config_class(**{**sizes, **overrides}, **label_maps)
         model = AutoModelForAudioClassification.from_config(config)
     except Exception as error:
-        # Architectures fail in many ways on values that they do not expect.
+        # Architectures raise many kinds of errors for unexpected values.
         if not overrides and not sizes:
             raise
         reason = f"{type(error).__name__}: {error}" if isinstance(error, (LookupError, ArithmeticError)) else error
@@ -242,14 +249,14 @@ def _extractor_class(config_class: type[PreTrainedConfig]) -> type[FeatureExtrac
 
 @torch.no_grad()
 def _try(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> None:
-    """Raise a [`UsageError`] for a network from `config_overrides` that cannot take the feature extractor's clips."""
+    """Raise a [`UsageError`] if a network from `config_overrides` fails on a clip of the feature extractor."""
     was_training = model.training
     try:
-        # Half a second of a tone.
+        # 0.5 s of a tone.
         clip = np.sin(0.1 * np.arange(feature_extractor.sampling_rate // 2, dtype=np.float32))
         model.eval()(**extract_features(feature_extractor, [clip]))
     except Exception as error:
-        raise UsageError(f"--config_overrides: the network does not take recordings: {error}") from error
+        raise UsageError(f"--config_overrides: the network fails on a clip: {error}") from error
     finally:
         model.train(was_training)
 
@@ -261,9 +268,11 @@ def _read_config(name: str) -> PreTrainedConfig:
     except LOADING_ERRORS as error:
         if Path(name).is_dir():
             raise _loading_error(name, error) from error
-        raise UsageError(f"{option}: neither a folder with a model nor one on the Hub that can be reached.") from error
+        raise UsageError(
+            f"{option}: model not found. It is neither a folder with a model nor a reachable model on the Hub."
+        ) from error
     if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
-        raise UsageError(f"{option}: a model of type {config.model_type!r} is no audio classifier.")
+        raise UsageError(f"{option}: a model of type {config.model_type!r} is not an audio classifier.")
     return config
 
 
@@ -279,7 +288,8 @@ def _read_feature_extractor(name: str) -> FeatureExtractionMixin:
 def _loading_error(name: str, error: Exception) -> UsageError:
     if below := models_below(name):
         return UsageError(
-            f"--model_name_or_path {name}: the folder is no model, but holds some. Choose one: {shorten(below)}."
+            f"--model_name_or_path {name}: the folder is not a model, but contains models. Choose one: "
+            f"{shorten(below)}."
         )
     reason = str(error).splitlines()[0]
     return UsageError(f"--model_name_or_path {name}: the model cannot be loaded ({reason}).")
@@ -287,7 +297,7 @@ def _loading_error(name: str, error: Exception) -> UsageError:
 
 def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     config = _read_config(name)
-    # wav2vec2 and its kin call it ...ForSequenceClassification.
+    # wav2vec2 and similar models call it ...ForSequenceClassification.
     classifier = MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING[type(config)].__name__
     has_head = classifier in (config.architectures or [])
     keeps_head = has_head and set(config.label2id) == set(label_maps["label2id"])
@@ -296,11 +306,11 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     else:
         old = f" ({shorten(config.label2id, 5)})" if has_head else ""
         logger.warning(
-            f"{name} was {'trained on other labels' if has_head else 'pretrained without labels'}{old}: it gets a new "
+            f"{name} was {'trained on other labels' if has_head else 'pretrained without labels'}{old}. It gets a new "
             f"classification head for {shorten(label_maps['label2id'], 5)}."
         )
         config.update(label_maps)
-    # Those of another training; its own come last.
+    # Remove the thresholds of the earlier training. New ones are computed after this training.
     if getattr(config, "thresholds", None) is not None:
         config.thresholds = None
     feature_extractor = _read_feature_extractor(name)
@@ -313,14 +323,14 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     except (*LOADING_ERRORS, UnpicklingError) as error:
         raise _loading_error(name, error) from error
     if not keeps_head:
-        # A mismatch comes with its two shapes.
+        # A mismatched key comes with two shapes.
         unknown = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
         if own := sorted(key for key in unknown if key.startswith(f"{model.base_model_prefix}.")):
-            logger.warning(f"{name} has no fitting weights for {shorten(own, 5)}: these start at random.")
-    # Loaded with the others, since transformers warns of weights that are left over. Its own is fitted in the end.
+            logger.warning(f"{name} has no fitting weights for {shorten(own, 5)}. These start from random values.")
+    # The old band head was loaded because transformers warns of unused weights. A new one is fitted after training.
     remove_band_head(model)
     if not keeps_head:
-        # Layers of the old head whose shapes fit were loaded too.
+        # Layers of the old head with matching shapes were also loaded. Replace them.
         fresh = AutoModelForAudioClassification.from_config(model.config)
         for child, module in fresh.named_children():
             if module is not backbone(fresh):
@@ -332,7 +342,7 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
 
 @contextmanager
 def _without_loading_report() -> Iterator[None]:
-    """Leave out transformers' table of weights that a new head does not find in a checkpoint."""
+    """Suppress transformers' table of weights that are missing in a checkpoint, such as those of a new head."""
     logger = logging.get_logger("transformers.modeling_utils")
 
     def is_other(record: LogRecord) -> bool:
@@ -349,8 +359,8 @@ def _freeze(model: PreTrainedModel, part: str) -> None:
     if part == "feature_encoder":
         if not hasattr(model, "freeze_feature_encoder"):
             raise UsageError(
-                f"--freeze feature_encoder: {model.config.model_type} has no convolutions that read the waveform. "
-                "Choose none or backbone."
+                f"--freeze feature_encoder: {model.config.model_type} has no convolutions on the waveform. Choose "
+                "none or backbone."
             )
         model.freeze_feature_encoder()
     elif part == "backbone":

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a training that contradict each other, or that have no effect beside others."""
+"""Checks of training options: options that contradict each other or have no effect."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -29,7 +29,7 @@ DEFAULTS = {
     for kind in (ModelArguments, DataArguments, AudioTrainingArguments)
     for f in dataclasses.fields(kind)
 }
-# Options of steps, which a head that is fitted by regression does not take.
+# Options of training by steps, which have no effect on a head that is fitted by regression.
 NEED_TRAINING = (
     *("augmentations", "augmentations_after_normalization", "averaged_epochs", "averaged_fraction", "cache_audio"),
     *("early_stopping_patience", "eval_steps", "eval_strategy", "freeze", "gradient_accumulation_steps"),
@@ -39,7 +39,7 @@ NEED_TRAINING = (
     *("optim", "per_device_train_batch_size", "refit_from", "resume_from_checkpoint", "sampler", "save_steps"),
     *("save_strategy", "torch_compile", "train_sampling_strategy", "warmup_steps", "weight_decay"),
 )
-# When an option has no effect, and why.
+# Options that can have no effect: when, and why.
 WITHOUT_EFFECT: Mapping[str, tuple[Callable[[Values], bool], str]] = {
     **dict.fromkeys(
         DATASET_OPTIONS,
@@ -49,16 +49,16 @@ WITHOUT_EFFECT: Mapping[str, tuple[Callable[[Values], bool], str]] = {
     "cache_audio": (lambda values: values["streaming"], "with --streaming recordings are not read again"),
     "group_pattern": (
         lambda values: values["streaming"],
-        "with --streaming the training recordings are not known beforehand, and keep the splits that they have",
+        "with --streaming the recordings keep their splits, because they are not known beforehand",
     ),
     "data_seed": (lambda values: values["streaming"], "with --streaming the order follows from --seed"),
     "max_segments": (
         lambda values: values["samples_per_class"] is None,
-        "only clips of --samples_per_class are joined",
+        "it needs --samples_per_class",
     ),
     "model_type": (
         lambda values: bool(values["model_name_or_path"]),
-        "the checkpoint of --model_name_or_path brings its own architecture",
+        "the checkpoint of --model_name_or_path has its own architecture",
     ),
     "from_scratch": (
         lambda values: bool(values["model_name_or_path"]) or values["head_only"],
@@ -66,76 +66,77 @@ WITHOUT_EFFECT: Mapping[str, tuple[Callable[[Values], bool], str]] = {
     ),
     "learning_rate": (
         lambda values: values["freeze"] == "backbone" and values["head_learning_rate"] is not None,
-        "with --freeze backbone only the head is trained, whose rate is that of --head_learning_rate",
+        "with --freeze backbone only the head is trained, at --head_learning_rate",
     ),
     **dict.fromkeys(NEED_TEACHER, (lambda values: not values["teacher"], "it needs --teacher")),
     **dict.fromkeys(
         ("class_weights", "label_smoothing_factor"),
         (
             lambda values: bool(values["teacher"]) and values["teacher_weight"] == 1,
-            "with --teacher_weight 1 the labels do not count in the loss",
+            "with --teacher_weight 1 the loss does not depend on the labels",
         ),
     ),
     "refit_from": (lambda values: values["refit"] == "false", "it needs --refit true or auto"),
     "max_evaluations": (
         lambda values: not values["max_minutes"],
-        "it spreads evaluations over the time of --max_minutes",
+        "it needs --max_minutes",
     ),
     "train_sampling_strategy": (
         lambda values: values["streaming"],
-        "with --streaming clips come in the order of the stream, shuffled by --shuffle_buffer_size",
+        "with --streaming the order is that of the stream, shuffled by --shuffle_buffer_size",
     ),
 }
-# Options of `TrainingArguments` that are for other kinds of models, or that training here needs as they are.
+# Options of `TrainingArguments` that are for other kinds of models, or that must keep their defaults here.
 UNSUPPORTED = {
-    "neftune_noise_alpha": "it adds noise to embeddings of text, which audio models do not have",
-    "label_names": "labels are always called labels",
-    "prediction_loss_only": "evaluation needs predictions for its metrics",
-    "batch_eval_metrics": "metrics are those of all recordings together",
+    "neftune_noise_alpha": "it adds noise to text embeddings, which audio models do not have",
+    "label_names": "the labels of a batch are always named labels",
+    "prediction_loss_only": "metrics need the predictions",
+    "batch_eval_metrics": "metrics are computed over all recordings together",
     "eval_do_concat_batches": "metrics need the predictions of all batches together",
-    "include_for_metrics": "metrics are computed from predictions and labels alone",
+    "include_for_metrics": "metrics are computed only from predictions and labels",
 }
 
 
 def check_options(values: Values, given: Collection[str], given_in_files: Collection[str] = ()) -> None:
     """
-    Refuse options that contradict each other, and options on the command line that have no effect beside others; warn
-    of such options in the user's YAML files, which are often written for several runs. A default is never refused.
+    Refuse options that contradict each other, and options on the command line that have no effect. Options without
+    effect in the user's YAML files only give a warning, because such files often serve several runs. Defaults are
+    never refused.
 
     Args:
         values: All options of `sanet train`.
-        given: Names of those on the command line.
-        given_in_files: Names of those in YAML files of the user.
+        given: Names of the options on the command line.
+        given_in_files: Names of the options in the user's YAML files.
 
     Raises:
-        UsageError: The message names both options.
+        UsageError: Names the options and the remedy.
     """
     for name, reason in UNSUPPORTED.items():
-        # Not all versions of transformers have all of them.
+        # Some versions of transformers lack some of these options.
         if name in values and values[name] != DEFAULTS[name]:
             raise UsageError(f"--{name} is not supported: {reason}. Leave it out.")
     if values["sampler"] == "balanced" and values["class_weights"] == "balanced":
         raise UsageError(
-            "--sampler balanced and --class_weights balanced both make up for rare classes; together they count them "
-            "twice. Leave one out."
+            "--sampler balanced and --class_weights balanced both compensate for rare classes. Together they would "
+            "compensate twice. Leave one out."
         )
     if values["sampler"] == "balanced" and values["train_sampling_strategy"] == "sequential":
         raise UsageError(
-            "--sampler balanced draws clips at random, --train_sampling_strategy sequential does not. Leave one out."
+            "--sampler balanced and --train_sampling_strategy sequential contradict each other. Leave one out."
         )
     metric, is_greater_better = values["metric_for_best_model"] or "macro_f1", values["greater_is_better"]
     if is_greater_better not in (None, greater_is_better(metric)):
         best = "highest" if greater_is_better(metric) else "lowest"
         raise UsageError(
-            f"--greater_is_better {str(is_greater_better).lower()} would keep the worst epoch: of "
-            f"--metric_for_best_model {metric}, the {best} value is the best. Leave --greater_is_better out."
+            f"--greater_is_better {str(is_greater_better).lower()} would keep the worst epoch: the {best} "
+            f"--metric_for_best_model {metric} is the best. Leave --greater_is_better out."
         )
     if values["overwrite_output_dir"] and is_resumption(values["resume_from_checkpoint"]):
         raise UsageError(
-            "--overwrite_output_dir true deletes what --resume_from_checkpoint resumes. Leave one of them out."
+            "--overwrite_output_dir true deletes the run that --resume_from_checkpoint resumes. Leave one out."
         )
     if values["load_best_model_at_end"] and values["eval_strategy"] == "no":
-        raise UsageError("--load_best_model_at_end true needs evaluations: --eval_strategy must not be no.")
+        raise UsageError("--load_best_model_at_end true needs evaluations. Use another --eval_strategy than no.")
     check_effects(values, given)
     for name in sorted(set(given_in_files) - set(given)):
         reason = why_without_effect(name, values)
@@ -145,8 +146,10 @@ def check_options(values: Values, given: Collection[str], given_in_files: Collec
 
 def check_effects(values: Values, given: Collection[str]) -> None:
     """
+    Check that all given options have an effect.
+
     Raises:
-        UsageError: An option of `given` has no effect beside the other `values`.
+        UsageError: An option of `given` has no effect in combination with the other `values`.
     """
     for name in sorted(given):
         reason = why_without_effect(name, values)
@@ -155,7 +158,7 @@ def check_effects(values: Values, given: Collection[str]) -> None:
 
 
 def why_without_effect(name: str, values: Values) -> str | None:
-    """Why an option has no effect beside the other `values`; None if it has one, or is at its default."""
+    """Return why an option has no effect with the other `values`; None if it has an effect or its default value."""
     if values[name] == DEFAULTS[name]:
         return None
     if name in NEED_TRAINING and values["head_only"]:
@@ -168,15 +171,14 @@ def why_without_effect(name: str, values: Values) -> str | None:
 
 def check_precision(values: Values, given: Collection[str]) -> str:
     """
-    Return the precision that `precision`, `bf16` and `fp16` ask for together: as `precision`, where `auto` leaves the
-    choice between fp16, if that is asked for, and others to the device.
+    Combine the options `precision`, `bf16` and `fp16` into one value of `precision`. With `fp16`, it is `auto`.
 
     Args:
         values: All options of `sanet train`.
-        given: Names of those on the command line or in YAML files.
+        given: Names of the options on the command line or in YAML files.
 
     Raises:
-        UsageError: They ask for several.
+        UsageError: The options contradict each other.
     """
     asked = {name: values[name] for name in ("bf16", "fp16") if name in given}
     for name, is_wanted in asked.items():
@@ -195,13 +197,15 @@ def check_precision(values: Values, given: Collection[str]) -> str:
 
 def check_metric(name: str, is_multi_label: bool, num_classes: int) -> None:
     """
+    Check that a metric exists for these classes.
+
     Raises:
-        UsageError: There is no such metric for these classes. The message names those that there are.
+        UsageError: It does not. The message lists the available metrics.
     """
     missing = "top_3_accuracy" if is_multi_label or num_classes <= TOP_K else None, None if is_multi_label else "mAP"
     metrics = [metric for metric in CHOOSING_METRICS if metric not in missing]
     if name.removeprefix("eval_") not in metrics:
-        kind = "several classes a clip" if is_multi_label else f"one of {num_classes} classes a clip"
+        kind = "multi-label data" if is_multi_label else f"single-label data with {num_classes} classes"
         raise UsageError(
-            f"--metric_for_best_model {name}: no metric where there is {kind}. Choose one of: {', '.join(metrics)}."
+            f"--metric_for_best_model {name} is not a metric for {kind}. Choose one of: {', '.join(metrics)}."
         )

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a training compared, overridden and checked."""
+"""Compare, override and check options of training."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ from sanet_hf.training.arguments import DATA_SOURCES, FOLD_OPTIONS, AudioTrainin
 
 logger = logging.get_logger(__name__)
 
-# Options of `dataset_name`.
+# Options that need `dataset_name`.
 DATASET_OPTIONS = (
     *("dataset_config_name", "audio_column_name", "label_column_name"),
     *("train_split_name", "validation_split_name", "test_split_name", "streaming"),
@@ -27,21 +27,21 @@ DATASET_OPTIONS = (
 
 def override_data_arguments(options: Mapping[str, object], given: Mapping[str, object]) -> DataArguments:
     """
-    Options of the data of a finished run, overridden; a source that is given takes the place of the run's.
+    Return the data options of a finished run, with some of them overridden. A given source replaces that of the run.
 
     Args:
         options: All options of the run.
-        given: Options of [`DataArguments`] to override them.
+        given: Options of [`DataArguments`] that override them.
 
     Raises:
-        UsageError: No source or several are named, or an option of `given` has no effect on them.
+        UsageError: There is no source or there are several, or an option of `given` has no effect.
     """
     if any(given.get(name) for name in DATA_SOURCES):
         if "fold" in options and not is_same_source(options, given):
-            # The folds are those of the run's recordings; other recordings are divided as for any run.
+            # The folds apply only to the recordings of the run. Other recordings are divided as without folds.
             logger.warning(
                 f"The model was trained in cross-validation (fold {options['fold']}). If these are the same "
-                "recordings in another place, give --folds (or --fold_pattern) and --fold as in its training."
+                "recordings in another folder, give --folds (or --fold_pattern) and --fold as in its training."
             )
             options = {name: value for name, value in options.items() if name not in FOLD_OPTIONS}
         options = {name: value for name, value in options.items() if name not in DATA_SOURCES}
@@ -56,10 +56,10 @@ def override_data_arguments(options: Mapping[str, object], given: Mapping[str, o
 
 def without_evaluation(arguments: AudioTrainingArguments) -> AudioTrainingArguments:
     """
-    Copy options of a training, without all that needs a validation split.
+    Return a copy of training options without those that need a validation split.
 
     Raises:
-        UsageError: The learning rate follows a metric of the validation split.
+        UsageError: The learning rate schedule needs a metric of the validation split.
     """
     if arguments.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
         raise UsageError(
@@ -75,32 +75,34 @@ def without_evaluation(arguments: AudioTrainingArguments) -> AudioTrainingArgume
 
 
 def is_same_source(options: Mapping[str, object], others: Mapping[str, object]) -> bool:
-    """Whether two sets of options name the same recordings."""
+    """Return whether two sets of options name the same recordings."""
     pairs = [(options.get(name) or None, others.get(name) or None) for name in DATA_SOURCES]
     return all(one == two or (one and two and Path(one).resolve() == Path(two).resolve()) for one, two in pairs)
 
 
 def check_data_source(arguments: DataArguments) -> None:
     """
+    Check that exactly one source of recordings is given.
+
     Raises:
         UsageError: None or several of `data_dir`, `manifest` and `dataset_name` are given.
     """
     given = [name for name in DATA_SOURCES if getattr(arguments, name)]
     if not given:
-        raise UsageError("--data_dir is missing: the folder with the recordings (or --manifest, or --dataset_name).")
+        raise UsageError("No recordings are given. Add --data_dir (a folder), --manifest or --dataset_name.")
     if len(given) > 1:
-        raise UsageError(f"--{given[0]} and --{given[1]} both name recordings: give one of them.")
+        raise UsageError(f"--{given[0]} and --{given[1]} both name recordings. Leave one out.")
 
 
 def changed_options(arguments: object) -> dict[str, object]:
-    """The options of an argument class that differ from its defaults."""
+    """Return the options of an argument class that differ from its defaults."""
     if isinstance(arguments, TrainingArguments):
         default = type(arguments)(output_dir=arguments.output_dir, use_cpu=arguments.use_cpu)
         values, defaults = arguments.to_dict(), default.to_dict()
-        # By time, epochs need no limit.
+        # With a time limit, the number of epochs is infinite.
         if math.isinf(values["num_train_epochs"]):
             values["num_train_epochs"] = defaults["num_train_epochs"]
-        # Where a run lies and how it was started is not part of it.
+        # The folder of a run and the way it was started are not part of the run.
         for name in ("output_dir", "use_cpu", "resume_from_checkpoint", "overwrite_output_dir", "bf16"):
             values.pop(name)
     else:

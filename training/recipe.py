@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Choose how to train a SANet by the recordings and the time: what `sanet train` does without a configuration file.
+Choose how to train a SANet from the recordings and the time. `sanet train` does this without a configuration file.
 
-Choices and reasons are written to `recipe.yaml` in the run's folder, a configuration file like any other, which the
-run then uses. They rest on measurements with `python -m benchmarks.accuracy`; docs/accuracy.md has the tables.
+Choices and reasons are written to `recipe.yaml` in the folder of the run, which then uses it as its configuration
+file. They are based on measurements with `python -m benchmarks.accuracy`; docs/accuracy.md has the tables.
 """
 
 import dataclasses
@@ -34,28 +34,28 @@ from sanet_hf.utils.formatting import format_duration
 
 RECIPE_FILE = "recipe.yaml"
 
-# Channels of the blocks on the spectrogram, and the fewest training recordings from which they are chosen.
+# Channels of the blocks on the spectrogram, and the smallest number of training recordings for which they are chosen.
 WIDTHS = {"narrow": ([16, 32, 64, 128], 0), "wide": ([32, 64, 128, 256], 3000)}
-# Of a spectrogram at 16 kHz; at other rates, the power of two that lasts about as long.
+# Window of the spectrogram at 16 kHz. At other rates, it is the power of two with the closest duration.
 WINDOW_SECONDS = 1024 / 16000
 LONGEST_SECONDS, SHORTEST_SECONDS = 2.048, 0.512
 BATCH_SIZE = 16
-# Steps after which more gained nothing on a few hundred recordings, and bounds of the epochs that they are.
+# On a few hundred recordings, more steps gained nothing. The steps are converted to epochs within these bounds.
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 3000, 30, 150
-# Of some dozen recordings, many more epochs are still few steps.
+# With a few dozen recordings, even more epochs are still few steps.
 FEWEST_STEPS, MAX_EPOCHS_OF_FEW = 2000, 500
-# From a network that has learnt before.
+# Steps from a pretrained network.
 PRETRAINED_STEPS = 1200
 DEFAULT_MINUTES = 30.0
 MEASURED_STEPS, MAX_MEASURING = 8, 3.0  # seconds
-# Part of the time that steps may take by the estimate: the rest is for evaluation and for a processor that is busy.
+# Fraction of the time that the estimated steps may take. The rest is for evaluation and for a busy processor.
 USED_PART = 0.75
 MAX_POSITIONS = 4096
 
 
 class Facts(NamedTuple):
     """
-    What the choices depend on.
+    Properties of the recordings that determine the choices.
 
     Attributes:
         seconds: Length of each training recording.
@@ -71,7 +71,7 @@ class Facts(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The value of an option, and why it was chosen."""
+    """The value of an option and the reason for it."""
 
     value: object
     reason: str
@@ -91,45 +91,45 @@ def choose_recipe(
 
     Args:
         facts: The recordings.
-        batch_size: Clips of a step.
-        max_minutes: Time that was asked for: then it ends the training, not the epochs.
-        seconds_per_step: As [`measure_step`] gives it, if the time of a step is known.
-        max_length_seconds: Length of a stretch that was asked for.
-        start: Checkpoint of a SANet that the training starts from.
-        fits_head: Whether the head of a network that comes with sanet-hf is fitted before.
+        batch_size: Clips per step.
+        max_minutes: Time limit of the training, if given. It replaces the number of epochs.
+        seconds_per_step: As [`measure_step`] returns it, if it was measured.
+        max_length_seconds: Clip length, if given.
+        start: SANet checkpoint from which the training starts.
+        fits_head: Whether to fit the head of a shipped network first (`head_first`).
 
     Returns:
-        Choices by the name of the option, in the order in which they are to be read.
+        Choices by the name of the option, in the order of the file.
     """
     num_recordings = len(facts.seconds)
     width, dim = choose_width(num_recordings)
     stretch = choose_stretch(facts) if max_length_seconds is None else max_length_seconds
-    # A network of the user's keeps what it was trained with.
+    # A checkpoint of the user keeps its padding.
     is_own = start is not None and start not in model_names()
     if start is None:
         network = make_network(dim, facts.sampling_rate, stretch)
-        reason = f"the best of the networks tried on up to {WIDTHS['wide'][1]:,} recordings"
+        reason = f"the best of the networks tested on up to {WIDTHS['wide'][1]:,} recordings"
         choices = {
             "model_type": Choice("sanet", "the architecture of this project"),
             "config_overrides": Choice(network, f"{width} two-dimensional blocks on a log-mel spectrogram: {reason}"),
         }
     else:
-        choices = {"model_name_or_path": Choice(start, "a network that has learnt what sounds are like")}
+        choices = {"model_name_or_path": Choice(start, "a pretrained network")}
         if fits_head and not is_own:
-            choices["head_first"] = Choice(True, "shows in seconds what training has to beat, and is its start")
+            choices["head_first"] = Choice(True, "fits a head in seconds, which training starts from and must beat")
     choices |= {
         "max_length_seconds": Choice(
             stretch,
-            f"random stretches this long in training, and windows in evaluation: {_explain_length(facts, start)}",
+            f"random clips of this length in training, windows in evaluation: {_explain_length(facts, start)}",
         ),
         **({} if is_own else {"padding": _choose_padding(facts, stretch)}),
-        "per_device_train_batch_size": Choice(batch_size, "more steps of few clips"),
-        "learning_rate": Choice(1e-3, "of AdamW, for networks of this size"),
-        "lr_scheduler_type": Choice("cosine", "falls to zero"),
-        "warmup_steps": Choice(0.05, "part of all steps"),
-        "weight_decay": Choice(0.05, "of weights with more than one dimension"),
-        "max_grad_norm": Choice(1.0, "against rare large gradients"),
-        "mixup_alpha": Choice(1.0, "mixes clips in pairs: worth several points on few recordings"),
+        "per_device_train_batch_size": Choice(batch_size, "small batches give more steps"),
+        "learning_rate": Choice(1e-3, "for AdamW and networks of this size"),
+        "lr_scheduler_type": Choice("cosine", "decays to zero"),
+        "warmup_steps": Choice(0.05, "fraction of all steps"),
+        "weight_decay": Choice(0.05, "applies to weights with more than one dimension"),
+        "max_grad_norm": Choice(1.0, "limits rare large gradients"),
+        "mixup_alpha": Choice(1.0, "mixes pairs of clips: gains several points on few recordings"),
         "augmentations": Choice(
             [
                 {"Resample": {"min_speed": 0.8, "max_speed": 1.25, "p": 0.6}},
@@ -137,7 +137,7 @@ def choose_recipe(
                 {"AddGaussianSNR": {"min_snr_db": 15, "max_snr_db": 40, "p": 0.3}},
                 {"PolarityInversion": {"p": 0.5}},
             ],
-            "speed and pitch, microphones, noise",
+            "vary speed and pitch, microphone, noise and polarity",
         ),
     }
     steps_per_epoch = max(1, -(-num_recordings // batch_size))
@@ -145,29 +145,29 @@ def choose_recipe(
     if max_minutes is None:
         choices["num_train_epochs"] = Choice(epochs, reason)
     choices |= {
-        "averaged_fraction": Choice(0.3, "the mean of the last weights is steadier than the best epoch"),
-        "load_best_model_at_end": Choice(False, "the best of noisy epochs on few validation recordings is luck"),
+        "averaged_fraction": Choice(0.3, "the average of the last weights is more stable than the best epoch"),
+        "load_best_model_at_end": Choice(False, "few validation recordings select the best epoch by chance"),
         "refit": _choose_refit(facts),
-        "eval_strategy": Choice("no", "nothing is chosen between epochs"),
-        "save_strategy": Choice("steps", "so that an interrupted training resumes"),
+        "eval_strategy": Choice("no", "no epoch is selected"),
+        "save_strategy": Choice("steps", "saves checkpoints, so that an interrupted training can resume"),
         "save_steps": Choice(
-            0.1, "part of all steps; late checkpoints estimate BatchNorm's statistics anew, which takes a while"
+            0.1, "fraction of all steps; late checkpoints recompute BatchNorm statistics, which takes time"
         ),
         "save_total_limit": Choice(1, "only the last checkpoint is needed"),
-        "logging_strategy": Choice("epoch", "a point of the loss curve"),
+        "logging_strategy": Choice("epoch", "one point of the loss curve per epoch"),
     }
     return choices
 
 
 def choose_width(num_recordings: int) -> tuple[str, list[int]]:
-    """Return the name and the channels of the widest network that so many training recordings are enough for."""
+    """Return the name and the channels of the widest network for this number of training recordings."""
     return next((name, dim) for name, (dim, fewest) in reversed(WIDTHS.items()) if num_recordings >= fewest)
 
 
 def choose_stretch(facts: Facts) -> float:
     """
-    Return seconds of a stretch: as long as three quarters of the recordings, within limits, in whole frames of the
-    last block.
+    Return the clip length in seconds: the 75th percentile of the recordings, within limits, rounded up to whole frames
+    of the last block.
     """
     longest = float(np.quantile(facts.seconds, 0.75)) if len(facts.seconds) else LONGEST_SECONDS
     frame = _window(facts.sampling_rate) * 2 / facts.sampling_rate
@@ -178,16 +178,16 @@ def choose_stretch(facts: Facts) -> float:
 def _choose_padding(facts: Facts, stretch: float) -> Choice:
     short = float(np.mean(facts.seconds < stretch)) if len(facts.seconds) else 0.0
     if short <= 0.5:
-        return Choice("longest", "most recordings fill a stretch")
+        return Choice("longest", "most recordings fill a clip")
     return Choice(
-        "max_length", f"{short:.0%} of the recordings are shorter than a stretch: how long a sound is counts"
+        "max_length", f"{short:.0%} of the recordings are shorter than a clip, so that duration is a feature"
     )
 
 
 def make_network(dim: list[int], sampling_rate: int, stretch: float) -> dict[str, object]:
-    """Return the options of [`SANetConfig`] of a network on a spectrogram."""
+    """Return the [`SANetConfig`] options of a network on a spectrogram."""
     window = _window(sampling_rate)
-    # Windows in evaluation and in use may be four times as long as those in training.
+    # Windows in evaluation and prediction may be four times as long as clips in training.
     positions = int(np.ceil(4 * stretch * sampling_rate / (window * 8)))
     return {
         "spectrogram_dim": dim,
@@ -208,18 +208,18 @@ def make_network(dim: list[int], sampling_rate: int, stretch: float) -> dict[str
 
 
 def _window(sampling_rate: int) -> int:
-    """Samples of a frame of the spectrogram."""
+    """Return the window of the spectrogram in samples."""
     return max(256, 2 ** round(np.log2(WINDOW_SECONDS * sampling_rate)))
 
 
 def choose_epochs(
     steps_per_epoch: int, seconds_per_step: float | None, is_refit: bool, is_pretrained: bool = False
 ) -> tuple[int, str]:
-    """Return the number of epochs and why: enough steps, within the time."""
+    """Return the number of epochs and the reason: enough steps, within the time."""
     steps, fewest = (PRETRAINED_STEPS, PRETRAINED_STEPS) if is_pretrained else (STEPS, FEWEST_STEPS)
     epochs = min(max(round(steps / steps_per_epoch), MIN_EPOCHS), MAX_EPOCHS)
     epochs = max(epochs, min(round(fewest / steps_per_epoch), MAX_EPOCHS_OF_FEW))
-    reason = f"about {epochs * steps_per_epoch:,} steps, after which more gained little"
+    reason = f"about {epochs * steps_per_epoch:,} steps; more gained little in our measurements"
     if seconds_per_step is None:
         return epochs, reason
     trainings = 2 if is_refit else 1
@@ -235,14 +235,14 @@ def choose_epochs(
 
 
 def will_refit(facts: Facts) -> bool:
-    """Whether the final network is trained on training and validation recordings together."""
+    """Return whether the final network is trained on training and validation recordings together."""
     return 0 < facts.num_validation and len(facts.seconds) < FEW_RECORDINGS
 
 
 def measure_step(choices: Mapping[str, Choice], facts: Facts, arguments: AudioTrainingArguments) -> float:
     """
-    Return seconds of a step of training on noise, on the device of the training: the shortest of a few, since another
-    program may take the processor for a moment.
+    Measure the seconds of a training step on noise, on the device of the training. Return the minimum of a few steps,
+    because another program may use the processor for a moment.
     """
     stretch = choices["max_length_seconds"].value
     if "config_overrides" in choices:
@@ -277,12 +277,12 @@ def find_recipe(
     model: ModelArguments, data: DataArguments, training: AudioTrainingArguments, given: Collection[str]
 ) -> Path | None:
     """
-    Return the configuration file of a run without one: that in its folder, or a new one, which is printed. None where
-    none can be chosen: for other architectures, and for clips that are streamed or joined.
+    Return the recipe of a run without a configuration file: the one in its folder, or a new one, which is printed.
+    Return None if the run was started without a recipe.
 
     Args:
         model, data, training: Options of the run so far.
-        given: Names of those that are given: they are not chosen.
+        given: Names of the given options, which are not chosen.
 
     Raises:
         DataError: There is nothing to train on.
@@ -302,7 +302,7 @@ def find_recipe(
         (path.parent / OPTIONS_FILE).is_file() or is_cross_validation(path.parent)
     )
     if not is_new and not path.is_file():
-        # A run that was begun without a recipe goes on without one.
+        # A run that was started without a recipe resumes without one.
         return None
     is_main = training.process_index == 0
     with training.main_process_first(local=False, desc="choosing a recipe"):
@@ -316,7 +316,7 @@ def find_recipe(
             choices = choose_head_recipe(facts, start)
         else:
             choices = _choose_training(facts, data, training, given, start)
-        # What says that the head alone is fitted is part of the recipe.
+        # The recipe must contain head_only, although it is given as a flag.
         write_recipe(choices, set(given) - {"head_only"}, path)
         print(f"Chosen for {len(facts.seconds)} training recordings ({path}):", file=sys.stderr)
         print(summarize(choices, given), file=sys.stderr)
@@ -324,7 +324,7 @@ def find_recipe(
 
 
 def _choose_start(facts: Facts, model: ModelArguments, data: DataArguments, given: Collection[str]) -> str | None:
-    """The network that comes with sanet-hf, where it suits recordings and options; None for one from scratch."""
+    """Return the shipped network if it suits the recordings and options; None to train from scratch."""
     is_large = len(facts.seconds) >= WIDTHS["wide"][1]
     if model.from_scratch or is_large or {"config_overrides", "model_type"} & set(given):
         return None
@@ -344,7 +344,7 @@ def _choose_training(
 ) -> dict[str, Choice]:
     options = {
         "start": start,
-        # It needs all weights in one place.
+        # Fitting a head needs all weights in one process.
         "fits_head": not (training.fsdp or training.deepspeed),
         "batch_size": training.per_device_train_batch_size if "per_device_train_batch_size" in given else BATCH_SIZE,
         "max_minutes": training.max_minutes,
@@ -359,20 +359,20 @@ def _choose_training(
 def _explain_length(facts: Facts, start: str | None) -> str:
     if start in (None, *model_names()):
         return f"half of the recordings are up to {np.median(facts.seconds):.3g} s long"
-    return f"the length that {start} was trained on; --max_length_seconds changes it"
+    return f"the clip length of {start}; change it with --max_length_seconds"
 
 
 def _trained_length(start: str | None) -> float | None:
-    """Seconds of the clips that a network of the user's was trained on: another training keeps to them."""
+    """Return the clip length in seconds of a user's checkpoint; None for a shipped network or no checkpoint."""
     return None if start in (None, *model_names()) else read_window_seconds(start)
 
 
 def choose_head_recipe(facts: Facts, start: str) -> dict[str, Choice]:
-    """Choose the options of a training of the head alone, as [`choose_recipe`] those of a network."""
+    """Choose the options to fit only the head, in the form of [`choose_recipe`]."""
     stretch = _trained_length(start) or choose_stretch(facts)
     return {
-        "head_only": Choice(True, "the network stays as it is"),
-        "model_name_or_path": Choice(start, "the network whose embeddings the head is given"),
+        "head_only": Choice(True, "the rest of the network stays unchanged"),
+        "model_name_or_path": Choice(start, "the network that computes the embeddings"),
         "max_length_seconds": Choice(stretch, f"windows: {_explain_length(facts, start)}"),
         "refit": _choose_refit(facts),
     }
@@ -381,14 +381,16 @@ def choose_head_recipe(facts: Facts, start: str) -> dict[str, Choice]:
 def _choose_refit(facts: Facts) -> Choice:
     if not facts.num_validation:
         return Choice("false", "there is no validation split")
-    return Choice("auto", f"below {FEW_RECORDINGS:,} recordings, the validation recordings are trained on in the end")
+    return Choice(
+        "auto", f"below {FEW_RECORDINGS:,} recordings, the final training includes the validation recordings"
+    )
 
 
 def find_facts(arguments: DataArguments, sampling_rate: int) -> Facts:
-    """Read the recordings, as the training will, and return what the choices depend on."""
+    """Read the recordings, as the training will, and return the properties that determine the choices."""
     if arguments.fold is None:
         arguments = dataclasses.replace(arguments, folds=None, fold_pattern=None)
-    # The training reads them again, and warns of them.
+    # The training reads the recordings again and gives the same warnings.
     logging.disable(logging.WARNING)
     try:
         recordings = load_recordings(arguments, sampling_rate)
@@ -400,9 +402,9 @@ def find_facts(arguments: DataArguments, sampling_rate: int) -> Facts:
 
 
 def write_recipe(choices: Mapping[str, Choice], given: Collection[str], path: Path) -> None:
-    """Write a configuration file with the reason beside each option, but for those that are `given` as flags."""
+    """Write a configuration file with a reason above each option. Leave out options that are `given` as flags."""
     lines = [
-        "# Chosen by `sanet train` for these recordings and this machine. To train others in the same way:",
+        "# Chosen by `sanet train` for these recordings and this machine. To use it for other recordings:",
         "#   sanet train recipe.yaml --data_dir FOLDER --output_dir RUN",
     ]
     for name, (value, reason) in choices.items():
@@ -414,7 +416,7 @@ def write_recipe(choices: Mapping[str, Choice], given: Collection[str], path: Pa
 
 
 def summarize(choices: Mapping[str, Choice], given: Collection[str]) -> str:
-    """Return the choices that matter, a line each, for the console."""
+    """Return the important choices for the console, one per line."""
     shown = ("model_name_or_path", "config_overrides", "max_length_seconds", "padding", "num_train_epochs", "refit")
     lines = []
     for name in shown:

@@ -1,11 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Training on the training and validation recordings together, `--refit`, once all is chosen on the latter.
+Final training on the training and validation recordings together (`--refit`), after validation has selected the model.
 
-The first phase is a training as without refit. The second one trains for as many epochs as the first took up to its
-best one (at least half of all), or for the time that is left, without evaluations. Its checkpoints are in a folder of
-their own.
+The first phase is the training without refit. The second phase trains up to the best epoch of the first phase (at
+least half of its epochs), or for the remaining time, without evaluations. Its checkpoints are in a separate folder.
 """
 
 import copy
@@ -34,17 +33,17 @@ from sanet_hf.utils.formatting import format_duration
 
 
 PLAN_FILE = "plan.json"
-# Part of --max_minutes that the first phase has.
+# Fraction of --max_minutes for the first phase.
 FIRST_PART = {"scratch": 0.4, "trained": 0.8}
-# Where the second phase continues from the weights of the first: parts of its epochs and of its learning rate.
+# If the second phase starts from trained weights: fraction of the epochs and the learning rate of the first phase.
 CONTINUED_PART = 0.25
-# Part of the first phase's epochs that the second has at least.
+# Smallest fraction of the first phase's epochs for the second phase.
 MIN_PART = 0.5
 TrainerMaker = Callable[[DatasetDict, AudioTrainingArguments], AudioClassificationTrainer]
 
 
 class Refit(NamedTuple):
-    """What the second phase did. It starts from `scratch` or `trained` weights, or fits the `head` alone."""
+    """Facts about the second phase. It starts from `scratch` or `trained` weights, or fits only the `head`."""
 
     num_recordings: int
     num_epochs: float
@@ -54,14 +53,14 @@ class Refit(NamedTuple):
     def __str__(self) -> str:
         if self.starts_from == "head":
             return (
-                f"After all was chosen on validation, the head was fitted to {self.num_recordings:,} training and "
-                "validation recordings together. Results on validation are those before."
+                f"After model selection on validation, the head was fitted to {self.num_recordings:,} training and "
+                "validation recordings together. Validation results are from before this fit."
             )
         start = "the initial weights" if self.starts_from == "scratch" else "the weights of the first training"
         return (
-            f"After all was chosen on validation, trained from {start} on {self.num_recordings:,} training and "
-            f"validation recordings together ({format_duration(self.seconds)}, {self.num_epochs:.4g} epochs). Results "
-            "on validation are those before."
+            f"After model selection on validation, the model was trained from {start} on {self.num_recordings:,} "
+            f"training and validation recordings together ({format_duration(self.seconds)}, {self.num_epochs:.4g} "
+            "epochs). Validation results are from before this training."
         )
 
     @property
@@ -73,36 +72,36 @@ def is_refit_wanted(
     arguments: AudioTrainingArguments, data: DataArguments, recordings: Mapping[str, Dataset], is_final: bool = False
 ) -> bool:
     """
-    Return whether there is a second phase: not in the final model of cross-validation, which has no validation split.
+    Return whether there is a second phase. The final model of cross-validation has no validation split and none.
 
     Raises:
-        UsageError: It is asked for, but other options or the recordings do not allow it.
+        UsageError: `refit` is `true`, but other options or the recordings do not allow it.
     """
     if arguments.refit == "false" or is_final:
         return False
     reason = None
     if data.streaming:
-        reason = "needs all training recordings at hand, which --streaming does not have"
+        reason = "does not work with --streaming: it needs all training recordings"
     elif "validation" not in recordings:
-        reason = "trains on the validation recordings as well, and there are none"
+        reason = "needs validation recordings, but there are none"
     elif arguments.fsdp or arguments.deepspeed:
-        reason = "needs all weights in one place, which --fsdp and --deepspeed divide"
+        reason = "does not work with --fsdp or --deepspeed: it needs all weights in one process"
     elif arguments.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-        reason = f"has no evaluations, which --lr_scheduler_type {arguments.lr_scheduler_type.value} follows"
+        reason = f"does not work with --lr_scheduler_type {arguments.lr_scheduler_type.value}, which needs evaluations"
     if arguments.refit == "auto":
         return reason is None and len(recordings["train"]) < FEW_RECORDINGS
     if reason:
-        raise UsageError(f"--refit true {reason}. Leave one of them out.")
+        raise UsageError(f"--refit true {reason}. Leave it out.")
     return True
 
 
 def first_phase(arguments: AudioTrainingArguments) -> AudioTrainingArguments:
-    """Copy options of a training with a second phase: those of the first one."""
+    """Return a copy of the options for the first phase of a training with refit."""
     arguments = copy.copy(arguments)
     if arguments.max_minutes:
         arguments.max_minutes *= FIRST_PART[arguments.refit_from]
     if arguments.save_total_limit == 1:
-        # Trainer would delete the last checkpoint at the end, so that an interrupted second phase repeated the first.
+        # With a limit of 1, Trainer deletes the last checkpoint at the end, and resuming would repeat the first phase.
         arguments.save_total_limit = 2
     return arguments
 
@@ -116,21 +115,24 @@ def refit(
     gibibytes: float = 0.0,
 ) -> Refit:
     """
-    Train on the training and validation recordings together, and give the weights to the model of the first phase.
+    Train on the training and validation recordings together, and copy the weights to the model of the first phase.
 
-    An interrupted one is resumed, if the first phase ended in the same way.
+    An interrupted second phase is resumed if the first phase ended in the same way.
 
     Args:
-        trainer: Of the first phase, which has ended.
-        make_trainer: Makes a trainer with a model in its initial weights from recordings and options.
-        recordings: With the splits `train` and `validation`; clips that were added to them are trained on as well.
-        arguments: Of the whole training.
-        cause: What else decides on the weights, such as options and a hash of the recordings: where it differs from
-            that of an interrupted second phase, that one is not resumed.
-        gibibytes: Most decoded audio that may be kept; see [`keep_decoded`].
+        trainer: Trainer of the finished first phase.
+        make_trainer: Makes a trainer, with a model in its initial weights, from recordings and options.
+        recordings: Has the splits `train` and `validation`. Clips that were added to them are also used.
+        arguments: Options of the whole training.
+        cause: Everything else that determines the weights, such as options and a hash of the recordings. If it has
+            changed, an interrupted second phase is not resumed.
+        gibibytes: Largest amount of decoded audio to keep; see [`keep_decoded`].
+
+    Returns:
+        Facts about the second phase.
 
     Raises:
-        TrainingTerminated: SIGTERM came; a checkpoint was saved.
+        TrainingTerminated: SIGTERM ended the training; a checkpoint was saved.
     """
     folder = Path(arguments.output_dir) / REFIT_FOLDER
     joined = join_splits(recordings)
@@ -154,7 +156,7 @@ def refit(
 
 
 def join_splits(recordings: Mapping[str, Dataset]) -> Dataset:
-    """Return what the second phase trains on: the training and the validation split together."""
+    """Return the training and the validation split as one dataset."""
     return concatenate_datasets([recordings["train"], recordings["validation"]])
 
 
@@ -162,12 +164,12 @@ def make_plan(
     state: TrainerState, arguments: AudioTrainingArguments, cause: Mapping[str, object], seconds: float
 ) -> dict[str, object]:
     """
-    Return how long the second phase is (`epochs`, or `minutes` where the time is limited), and what this follows from.
+    Return the length of the second phase (`epochs`, or `minutes` with a time limit) and everything that determines it.
 
     Args:
-        state: Of the trainer at the end of the first phase.
-        arguments: Of the whole training.
-        cause: What else decides on the weights.
+        state: State of the trainer at the end of the first phase.
+        arguments: Options of the whole training.
+        cause: As in [`refit`].
         seconds: Duration of the first phase.
     """
     is_chosen = arguments.load_best_model_at_end and state.best_model_checkpoint and state.best_global_step
@@ -175,7 +177,7 @@ def make_plan(
     epochs = next(
         (entry["epoch"] for entry in state.log_history if entry.get("step") == step and "epoch" in entry), state.epoch
     )
-    # Of few validation recordings, or equal results, an epoch is chosen by chance.
+    # With few validation recordings or equal results, the best epoch may be an early one by chance.
     epochs = max(epochs, MIN_PART * state.epoch)
     if arguments.refit_from == "trained":
         epochs *= CONTINUED_PART
@@ -183,13 +185,13 @@ def make_plan(
     minutes = None
     if arguments.max_minutes:
         part = 1 - FIRST_PART[arguments.refit_from]
-        # Where the first phase ended early, the second one has its time; where late, not less than half of its own.
+        # The second phase gets the remaining time, but at least half of its planned part.
         minutes = max(arguments.max_minutes - seconds / 60, 0.5 * part * arguments.max_minutes)
     return {"epochs": epochs, "minutes": minutes, "cause": {"step": step, **cause}}
 
 
 def second_phase(arguments: AudioTrainingArguments, plan: Mapping[str, object]) -> AudioTrainingArguments:
-    """Copy options of a training with a second phase: those of the second one."""
+    """Return a copy of the options for the second phase of a training with refit."""
     arguments = without_evaluation(arguments)
     arguments.output_dir = str(Path(arguments.output_dir) / REFIT_FOLDER)
     arguments.push_to_hub, arguments.save_total_limit = False, 1
@@ -207,11 +209,11 @@ def second_phase(arguments: AudioTrainingArguments, plan: Mapping[str, object]) 
 
 
 def _agree_on_plan(folder: Path, plan: dict[str, object], arguments: TrainingArguments) -> dict[str, object]:
-    """Return the plan of a second phase that was interrupted, if it is the same; otherwise delete its checkpoints."""
+    """Return the plan of an interrupted second phase if it still applies. Otherwise delete its checkpoints."""
     with arguments.main_process_first(local=False, desc="planning the second phase"):
         old = read_file(folder / PLAN_FILE)
         if old.get("cause") == plan["cause"]:
-            # The duration of the first phase is a little longer after each resumption.
+            # The measured duration of the first phase grows slightly with each resumption, so keep the old plan.
             return old
         if arguments.process_index == 0:
             shutil.rmtree(folder, ignore_errors=True)
@@ -223,22 +225,24 @@ def _agree_on_plan(folder: Path, plan: dict[str, object], arguments: TrainingArg
 
 def find_callback(trainer: AudioClassificationTrainer, kind: type) -> TrainerCallback:
     """Return the trainer's callback of a class."""
-    # Resuming puts another one, with the checkpoint's state, in the place of the first.
+    # Resuming replaces the callback with another one that has the checkpoint's state.
     return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kind))
 
 
 def check_terminated(trainer: AudioClassificationTrainer, output_dir: Path) -> None:
     """
+    Check whether SIGTERM has ended the training.
+
     Raises:
-        TrainingTerminated: SIGTERM ended the training.
+        TrainingTerminated: It has.
     """
     if not find_callback(trainer, CheckpointOnSIGTERM).is_terminated:
         return
-    then = "the same command resumes from it"
+    then = "Run the same command again to resume"
     if trainer.args.save_only_model:
-        then = "with --save_only_model true, training cannot resume from it"
+        then = "With --save_only_model true, training cannot resume from it"
     about = "about " if trainer.time_limit is not None else ""
     raise TrainingTerminated(
-        f"Ended by SIGTERM after step {trainer.state.global_step} of {about}{trainer.state.max_steps}. A checkpoint "
-        f"is in {output_dir}: {then}."
+        f"SIGTERM ended the training after step {trainer.state.global_step} of {about}{trainer.state.max_steps}. A "
+        f"checkpoint is in {output_dir}. {then}."
     )

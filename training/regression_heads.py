@@ -3,14 +3,14 @@
 """
 Logistic regressions that become linear layers of a SANet.
 
-- On the log-mel bands of a trained network: the scores are added to its own. On some dozen or hundred recordings the
-  two make different mistakes: their mean in logits is right more often than either. How much the regression counts is
-  chosen on validation.
-- On what a network pools, as its classifier, with `--head_only`: it takes seconds, and the network stays as it is.
-  From a few recordings of each class, little more can be learnt.
-- The same before a training, with `--head_first`. It shows what the training has to beat, and stays where it is
-  clearly better on validation. The training starts from it, which keeps more of what the network has learnt than a
-  random head does (Kumar et al., 2022, https://arxiv.org/abs/2202.10054).
+- `--band_head`: regression on log-mel band statistics, added to the scores of a trained network. With a few dozen or
+  hundred recordings, the two make different mistakes, and their mean logit is right more often than either. The weight
+  of the regression is chosen on validation.
+- `--head_only`: regression on the pooled features, as the classifier. It takes seconds, and the rest of the network
+  stays unchanged. With a few recordings per class, training the network gains little more.
+- `--head_first`: the same before training, which then starts from this head. It keeps more of the pretrained features
+  than a random head does (Kumar et al., 2022, https://arxiv.org/abs/2202.10054). If the head alone is clearly better
+  on validation than the trained network, it is kept.
 """
 
 import sys
@@ -35,31 +35,30 @@ from sanet_hf.training.evaluation.scores import Score, score_windows
 from sanet_hf.utils.formatting import format_duration, shorten
 
 
-# Validation recordings below which nothing is chosen.
+# With fewer validation recordings, nothing is chosen.
 MIN_RECORDINGS = 10
-# Parts of the scores that the regression can have. Above a half, the network would hardly count.
+# Candidate weights of the regression in the scores. Above 0.5, the network would have little influence.
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-# Part of the log loss on validation that it has to save: less is chance.
+# The regression must lower the validation log loss by this fraction. A smaller gain may be chance.
 MIN_GAIN = 0.05
-# Standard deviation below which a statistic is not used: one that differs in use would get any score.
+# Statistics with a smaller standard deviation are not used: a deviating value in use would get an arbitrary score.
 SMALLEST_DEVIATION = 0.05
-# Validation recordings below which a regression on the log-mel bands has half of the scores: so few do not tell which
-# part is best.
+# With fewer validation recordings, the weight of a regression on the log-mel bands cannot be measured. It is 0.5 then.
 MIN_FOR_SHARE = 50
-# Of a longer recording, so many windows are measured, evenly spread; of many recordings fewer, for the time.
+# Largest number of evenly spread windows per recording, and of all recordings together, to limit the time.
 MAX_WINDOWS, MAX_TOTAL_WINDOWS = 30, 10_000
 BATCH_SIZE = 32
 
 
 class BandHead(NamedTuple):
     """
-    What was fitted.
+    A fitted band head.
 
     Attributes:
         baseline: Logistic regression on [`band_statistics`](sanet_hf.pooling_sanet) of windows.
-        factor: What its logits are multiplied by before they are added to the network's, shape (1,) or (classes,).
-        share: Its part of the scores.
-        losses: Log loss on validation of the network alone, and with the regression; both calibrated.
+        factor: Factor of its logits before they are added to those of the network, shape (1,) or (classes,).
+        share: Its weight in the scores.
+        losses: Calibrated log loss on validation of the network alone, and with the regression.
     """
 
     baseline: Baseline
@@ -71,19 +70,19 @@ class BandHead(NamedTuple):
         alone, together = self.losses
         return (
             f"logistic regression on the log-mel bands has {self.share:.0%} of the scores, chosen on validation (log "
-            f"loss {alone:.3f} without, {together:.3f} with it)"
+            f"loss {alone:.3f} without it, {together:.3f} with it)"
         )
 
 
 class RegressionHead(NamedTuple):
     """
-    What was fitted.
+    A fitted classification head.
 
     Attributes:
         classifier: Logistic regression on the embeddings of windows.
-        bands: One on the statistics of their log-mel bands, where too few validation recordings say what it is worth.
-        num_recordings: Recordings that it was fitted to.
-        seconds: How long that took.
+        bands: Logistic regression on the log-mel band statistics of windows; only with few validation recordings.
+        num_recordings: Number of recordings in the fit.
+        seconds: Duration of the fit.
     """
 
     classifier: Baseline
@@ -93,25 +92,25 @@ class RegressionHead(NamedTuple):
 
     @property
     def description(self) -> str:
-        """What was fitted to what, for people."""
-        with_bands = ", and half of the scores from one on the log-mel bands" if self.bands else ""
+        """Return a text about the regressions, the number of recordings and the duration."""
+        with_bands = ", averaged with one on the log-mel bands" if self.bands else ""
         return (
             f"logistic regression on the embeddings of {self.num_recordings:,} recordings{with_bands} "
             f"({format_duration(self.seconds)})"
         )
 
     def __str__(self) -> str:
-        return f"{self.description}; the network stays as it was"
+        return f"{self.description}; the rest of the network is unchanged"
 
 
 class FirstHead(NamedTuple):
     """
-    What was fitted before the training.
+    A head that was fitted before training.
 
     Attributes:
-        head: Its regressions.
-        weights: Of the whole model with them.
-        score: On the validation split; None where that has fewer than ten recordings.
+        head: The regressions.
+        weights: Weights of the whole model with this head.
+        score: Score on the validation split; None if it has fewer than ten recordings.
     """
 
     head: RegressionHead
@@ -121,15 +120,15 @@ class FirstHead(NamedTuple):
 
 class WindowFeatures(NamedTuple):
     """
-    Windows of recordings.
+    Features of the windows of recordings. The first four attributes leave silent windows out.
 
     Attributes:
-        embeddings: What the classifier is given, of those that are not silent, (windows, features).
-        statistics: Of their log-mel bands, (windows, features); of width 0 where the network has none.
-        targets: Their classes, 0/1 of shape (windows, classes).
-        groups: Of their recordings: a group stays in one fold.
-        logits: Of all windows, of the classifier alone.
-        all_statistics: Of all windows.
+        embeddings: Input of the classifier, shape (windows, features).
+        statistics: Log-mel band statistics, shape (windows, features); of width 0 if the network has none.
+        targets: Classes, 0/1 of shape (windows, classes).
+        groups: Group of the recording of each window. A group stays in one fold.
+        logits: Logits of the classifier without the band head, for all windows.
+        all_statistics: Log-mel band statistics of all windows.
     """
 
     embeddings: np.ndarray
@@ -144,16 +143,16 @@ def add_band_head(
     trainer: Trainer, train: Dataset, validation: Dataset | None, data: DataArguments
 ) -> BandHead | None:
     """
-    Fit logistic regression to the training split, and add it to the trainer's model in place if that lowers the log
-    loss on validation. Print what was done.
+    Fit logistic regression on the log-mel bands to the training split. Add it to the trainer's model in place if this
+    lowers the log loss on validation. Print the result.
 
     Args:
-        trainer: With the trained model and its feature extractor.
-        train, validation: As [`load_recordings`] gives them.
-        data: Options; recordings of a group are in one fold.
+        trainer: Has the trained model and its feature extractor.
+        train, validation: As [`load_recordings`] returns them.
+        data: Data options. Recordings of a group stay in one fold.
 
     Returns:
-        What was fitted; None where nothing was added.
+        The band head; None if it was not added.
     """
     head, text = _fit_bands(trainer, train, validation, data)
     if head is None:
@@ -164,14 +163,14 @@ def add_band_head(
 
 
 def refit_band_head(trainer: Trainer, head: BandHead, joined: Dataset, data: DataArguments) -> None:
-    """Fit the regression to the training and validation split together, for a network that was trained on both."""
+    """Fit the regression to the training and validation splits together, for a network that was trained on both."""
     attach_band_head(trainer.model)
     windows = measure_windows(trainer, joined, data)
     _write(trainer.model.band_head, head.baseline.refit(drop_flat(windows.statistics), windows.targets), head.factor)
 
 
 def drop_flat(features: np.ndarray) -> np.ndarray:
-    """Return features of shape (windows, features) with zeros for those that are nearly the same in all windows."""
+    """Return features of shape (windows, features), with zeros for features that are nearly constant."""
     return features * (features.std(axis=0) >= SMALLEST_DEVIATION)
 
 
@@ -181,7 +180,7 @@ def _fit_bands(
     num_recordings = 0 if validation is None else len(validation)
     if num_recordings < MIN_RECORDINGS:
         found = f"the validation split has {num_recordings} recordings" if num_recordings else "no validation split"
-        return None, f"left out: {found}; it takes {MIN_RECORDINGS}"
+        return None, f"left out: {found}; at least {MIN_RECORDINGS} are needed"
     model = trainer.model
     attach_band_head(model)
     learnt, held_out = measure_windows(trainer, train, data), measure_windows(trainer, validation, data)
@@ -192,21 +191,20 @@ def _fit_bands(
     given = held_out.statistics, held_out.targets
     baseline = fit(drop_flat(learnt.statistics), learnt.targets, learnt.groups, given, several, is_balanced)
     if not np.isfinite(baseline.bias).all():
-        return None, "left out: all training recordings, or none, have a class"
+        return None, "left out: a class has all training recordings or none"
     scores = baseline.logits(held_out.all_statistics)
     alone = fit_calibration(held_out.logits)
     candidates = []
     for share in SHARES:
-        # The network's logits keep their scale: that of the calibration, which comes next, is theirs.
+        # The network's logits keep their scale. The later calibration sets the scale of the sum.
         factor = share / ((1 - share) * alone.scale)
         mixed = _add_scores(held_out.logits, factor * scores)
         candidates.append((_loss(mixed, fit_calibration(mixed)), share, factor))
     before = candidates[0][0]
     loss, share, factor = min(candidates, key=lambda candidate: candidate[0])
-    # A loss of 0 cannot become lower.
+    # A loss of 0 cannot decrease.
     if share == 0 or loss > (1 - MIN_GAIN) * before:
-        reason = f"logistic regression on them brings the log loss on validation from {before:.3f} to {loss:.3f} alone"
-        return None, f"left out: {reason}"
+        return None, f"left out: they change the log loss on validation only from {before:.3f} to {loss:.3f}"
     _write(model.band_head, baseline, factor)
     head = BandHead(baseline, factor, share, (before, loss))
     return head, str(head)
@@ -221,7 +219,7 @@ def _loss(windows: WindowLogits, calibration: Calibration) -> float:
 
 
 def attach_band_head(model: PreTrainedModel) -> None:
-    """Add a head that gives zeros."""
+    """Add a band head whose scores are zero."""
     config = model.config
     config.use_band_statistics = True
     model.band_head = nn.Linear(4 * config.num_mel_bins + 1, config.num_labels, device=model.device, dtype=model.dtype)
@@ -231,7 +229,7 @@ def attach_band_head(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _write(layer: nn.Linear, baseline: Baseline, factor: np.ndarray | float) -> None:
-    """Give a linear layer the weights of a regression on standardised features."""
+    """Write a regression on standardised features into a linear layer."""
     weights = (baseline.weights / baseline.scale[:, None] * factor).T
     layer.weight.copy_(torch.from_numpy(weights))
     layer.bias.copy_(torch.from_numpy(baseline.bias * factor - weights @ baseline.mean))
@@ -239,18 +237,21 @@ def _write(layer: nn.Linear, baseline: Baseline, factor: np.ndarray | float) -> 
 
 def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data: DataArguments) -> RegressionHead:
     """
-    Fit a linear head to the training split and put it into the trainer's model, in the place of its own.
+    Fit a linear head to the training split, and replace the head of the trainer's model with it.
 
-    The strength of the regression is chosen on validation, or by cross-validation. With few validation recordings or
-    none, a regression on the log-mel bands has half of the scores; with more, [`add_band_head`] chooses its part.
+    The strength of the regression is chosen on validation, or by cross-validation. With few or no validation
+    recordings, a regression on the log-mel bands has the weight 0.5. With more, [`add_band_head`] chooses its weight.
 
     Args:
-        trainer: With the model, a [`SANetForAudioClassification`], and its feature extractor.
-        train, validation: As [`load_recordings`] gives them.
-        data: Options; recordings of a group are in one fold of the cross-validation.
+        trainer: Has the model, a [`SANetForAudioClassification`], and its feature extractor.
+        train, validation: As [`load_recordings`] returns them.
+        data: Data options. Recordings of a group stay in one fold of the cross-validation.
+
+    Returns:
+        The fitted head.
 
     Raises:
-        DataError: A class has no recording that is not silent.
+        DataError: All training recordings of a class are silent, or all have the same class.
     """
     started, model = time.monotonic(), trainer.model
     num_validation = 0 if validation is None else len(validation)
@@ -275,7 +276,7 @@ def fit_head(trainer: Trainer, train: Dataset, validation: Dataset | None, data:
 
 
 def refit_head(trainer: Trainer, head: RegressionHead, joined: Dataset, data: DataArguments) -> RegressionHead:
-    """Fit the head to the training and validation split together, with the strength that was chosen before."""
+    """Fit the head to the training and validation splits together, with the same strength. Return the new head."""
     started, model = time.monotonic(), trainer.model
     windows = measure_windows(trainer, joined, data)
     classifier = head.classifier.refit(windows.embeddings, windows.targets)
@@ -288,13 +289,13 @@ def fit_first_head(
     trainer: Trainer, train: Dataset, validation: Dataset | None, data: DataArguments
 ) -> FirstHead | None:
     """
-    Fit a head to the training split and leave its regression on embeddings in the trainer's model. Print its score.
+    Fit a head to the training split, and write its regression on embeddings into the trainer's model. Print its score.
 
     Args:
         trainer, train, validation, data: As in [`fit_head`].
 
     Returns:
-        What was fitted; None where a regression cannot learn the classes, such as one of silence.
+        The head; None if a regression cannot be fitted, for example because all recordings of a class are silent.
     """
     model = trainer.model
     try:
@@ -317,7 +318,7 @@ def fit_first_head(
 
 
 def start_from_head(first: FirstHead, trainer: Trainer, joined: Dataset, data: DataArguments) -> None:
-    """Put the head, fitted to the recordings of a second training, into the model that it is about to train."""
+    """Fit the head to the recordings of the second phase, and write it into the model before its training."""
     make_linear(trainer.model)
     head = refit_head(trainer, first.head._replace(bands=None), joined, data)
     if trainer.is_world_process_zero():
@@ -328,15 +329,15 @@ def choose_head(
     first: FirstHead, trainer: Trainer, validation: Dataset | None, data: DataArguments
 ) -> tuple[bool, str]:
     """
-    Put the first head, with the network as it was, back into the trainer's model if it is clearly better on validation
-    than the trained one. Where the two are close, a few validation recordings do not tell which one is better on
-    others: training is, as measured (docs/pretraining.md).
+    Restore the first head and the original network if they are clearly better on validation than the trained network.
+    If the two are close, a few validation recordings cannot decide. Then the trained network is kept, which was better
+    on other recordings in our measurements (docs/pretraining.md).
 
     Returns:
-        Whether it was put back, and what was found, for people.
+        Whether they were restored, and a text about the comparison.
     """
     if first.score is None:
-        return False, "a head of the pretrained network was the start; too few validation recordings compare them"
+        return False, "training started from this head; there are too few validation recordings to compare them"
     after = _score(trainer, validation, data)
     is_kept = first.score.is_clearly_better_than(after)
     if is_kept:
@@ -344,9 +345,9 @@ def choose_head(
         trainer.model.load_state_dict(first.weights)
     text = f"{first.score.value:.1%} on validation before training, {after.value:.1%} after it"
     if is_kept:
-        text += ": clearly worse, so that the network stays as it was before"
+        text += ": clearly worse, so the original network is restored"
     elif first.score.value > after.value:
-        text += ": within chance, so that the trained network stays"
+        text += ": the difference may be chance, so the trained network is kept"
     if trainer.is_world_process_zero():
         print(f"Head first: {text}.", file=sys.stderr)
     return is_kept, text
@@ -362,7 +363,7 @@ def _score(trainer: Trainer, validation: Dataset, data: DataArguments) -> Score:
 
 
 def make_linear(model: nn.Module) -> None:
-    """Give the model a classifier of one layer."""
+    """Replace the model's classifier with one linear layer."""
     config = model.config
     config.classifier_hidden_sizes = []
     layer = nn.Linear(2 * config.hidden_size, config.num_labels, device=model.device, dtype=model.dtype)
@@ -372,14 +373,14 @@ def make_linear(model: nn.Module) -> None:
 def _check_classes(windows: WindowFeatures, id2label: dict[int, str]) -> None:
     counts = windows.targets.sum(axis=0)
     if missing := [repr(id2label[index]) for index, count in enumerate(counts) if count == 0]:
-        raise DataError(f"No training recording of {shorten(missing)} has a sound. Add some, or remove the class.")
+        raise DataError(f"All training recordings of {shorten(missing)} are silent. Add others, or remove the class.")
     if windows.logits.is_multi_label and (counts == len(windows.targets)).any():
         everywhere = [repr(id2label[index]) for index in np.flatnonzero(counts == len(windows.targets)).tolist()]
-        raise DataError(f"All training recordings have the label {shorten(everywhere)}. Add some without it.")
+        raise DataError(f"All training recordings have the label {shorten(everywhere)}. Add recordings without it.")
 
 
 def write_heads(model: nn.Module, classifier: Baseline, bands: Baseline | None) -> None:
-    """Put a regression into the classifier or, of two, the mean of their scores into both heads."""
+    """Write a regression into the classifier, or two into both heads, so that the model averages their scores."""
     factor = 1.0 if bands is None else 0.5
     _write(model.classifier[-1], classifier, factor)
     if bands is not None:
@@ -389,11 +390,11 @@ def write_heads(model: nn.Module, classifier: Baseline, bands: Baseline | None) 
 @torch.no_grad()
 def measure_windows(trainer: Trainer, recordings: Dataset, data: DataArguments) -> WindowFeatures:
     """
-    Run the trainer's SANet over the windows of recordings. Each process does the same: what is measured is little.
-    Windows that cannot be read are left out, so that no training is lost by them.
+    Return the features of windows of recordings from the trainer's SANet. Each process computes all of them.
+    Unreadable windows are skipped, so that they do not stop the run.
 
     Raises:
-        AudioError: None can be read.
+        AudioError: No window can be read.
     """
     model, device = trainer.model, trainer.model.device
     clips = EvaluationClips(
@@ -431,7 +432,7 @@ def measure_windows(trainer: Trainer, recordings: Dataset, data: DataArguments) 
         logits.append(scores.float().cpu().numpy())
     model.train(was_training)
     if not is_read.any():
-        raise AudioError("None of the recordings can be read any more.")
+        raise AudioError("None of the recordings can be read any more. Check that their files still exist.")
     embeddings, statistics, labels = (np.concatenate(values) for values in (embeddings, statistics, labels))
     chosen = chosen[is_read]
     rows, silent = clips.rows[chosen], clips.silent[chosen]

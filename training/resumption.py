@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint to resume from, and what must agree between the training that was interrupted and this one."""
+"""Find the checkpoint to resume from, and check that options and data agree with the interrupted training."""
 
 import json
 import shutil
@@ -16,8 +16,8 @@ from sanet_hf.training.checkpoints import PREFIX, STATE_FILE, TRAINING_WEIGHTS_F
 from sanet_hf.training.run_folder import (
     OPTIONS_FILE,
     REFIT_FOLDER,
+    RESTART,
     RESULTS_FILE,
-    START_ANEW,
     is_finished,
     read_file,
     read_options,
@@ -26,23 +26,23 @@ from sanet_hf.training.run_folder import (
 
 logger = logging.get_logger(__name__)
 
-# The recordings of a run, as `data_fingerprint` describes them.
+# Fingerprint of the recordings of a run; see `data_fingerprint`.
 DATA_FILE = "training_data.json"
-# The value of an option that a file of options leaves out.
+# Shown as the value of an option that is missing in a file of options.
 DEFAULT = "default"
-# Options that cannot change on resuming.
+# Options that cannot change when training resumes, and why.
 FIXED = {
-    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), "the best epoch so far was chosen by it"),
-    **dict.fromkeys(("optim", "optim_args"), "the checkpoint holds the state of the other optimizer"),
-    **dict.fromkeys(("averaged_epochs", "averaged_fraction"), "the checkpoint may hold a mean of other epochs"),
-    "problem_type": "the model was trained to another end",
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), "it has selected the best epoch so far"),
+    **dict.fromkeys(("optim", "optim_args"), "the checkpoint contains the state of the other optimizer"),
+    **dict.fromkeys(("averaged_epochs", "averaged_fraction"), "the checkpoint may contain another average"),
+    "problem_type": "the model was trained for another kind of labels",
 }
 BATCH_OPTIONS = ("per_device_train_batch_size", "gradient_accumulation_steps")
-# Schedules whose state includes the learning rate itself.
+# Schedules whose state includes the learning rate.
 SCHEDULES_WITH_RATE = ("reduce_lr_on_plateau", "greedy")
-RESTART = "Start again with --overwrite_output_dir true, or choose another --output_dir."
+RESUME_ANYWAY = "To resume anyway, add --resume_from_checkpoint true."
 
-# Options that change nothing in the weights, so that a run may be resumed with others.
+# Options that do not affect the weights, so that they may change when a run is resumed.
 FREE_OPTIONS = {
     *("band_head", "baseline", "cache_audio", "false_alarm_minutes"),
     *(
@@ -59,17 +59,17 @@ Changes = Mapping[str, tuple[object, object]]
 
 def find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainingArguments) -> str | None:
     """
-    The checkpoint to resume from, if there is one.
+    Return the checkpoint to resume from, if there is one.
 
     Raises:
-        UsageError: The folder holds a run that other options describe, and `resume_from_checkpoint` is not given; or
-            an option was changed that cannot count on resuming.
+        UsageError: The folder contains a run with other options, and `resume_from_checkpoint` is not given; or an
+            option was changed that cannot change when training resumes.
     """
     checkpoint = _find_checkpoint(output_dir, options, arguments)
     if checkpoint is not None:
         check_state(checkpoint)
         old = read_options(Path(checkpoint).parent)
-        # Of a checkpoint that another program saved, nothing is known.
+        # A checkpoint from another program has no options to compare with.
         if old:
             check_options(checkpoint, find_changes(old, options, FREE_OPTIONS), options, arguments.world_size)
     return checkpoint
@@ -82,31 +82,31 @@ def _find_checkpoint(output_dir: Path, options: Mapping, arguments: AudioTrainin
         return None
     if resume and resume.lower() not in ("true", "false"):
         if not Path(resume).is_dir():
-            raise UsageError(f"--resume_from_checkpoint {resume}: there is no such folder.")
+            raise UsageError(f"--resume_from_checkpoint {resume}: folder not found.")
         if not (Path(resume) / STATE_FILE).is_file():
-            raise UsageError(f"--resume_from_checkpoint {resume}: the folder holds no checkpoint of a training.")
+            raise UsageError(f"--resume_from_checkpoint {resume}: the folder is not a checkpoint of a training.")
         return resume
     checkpoint = find_last_checkpoint(output_dir)
     if resume and resume.lower() == "true":
         if checkpoint is None:
-            raise UsageError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint to go on from.")
+            raise UsageError(f"--resume_from_checkpoint: {output_dir} contains no complete checkpoint.")
         return checkpoint
     options_file = output_dir / OPTIONS_FILE
     if not options_file.is_file() and (checkpoint is not None or (output_dir / "config.json").exists()):
-        raise UsageError(f"{output_dir} already holds a model. {START_ANEW}")
+        raise UsageError(f"{output_dir} already contains a model. {RESTART}")
     if checkpoint is None and not is_finished(output_dir):
         return None
     changes = find_changes(read_file(options_file), options, FREE_OPTIONS)
     if changes:
-        resuming = "" if checkpoint is None else " To resume it all the same: --resume_from_checkpoint true."
+        resuming = "" if checkpoint is None else f" {RESUME_ANYWAY}"
         raise UsageError(
-            f"{output_dir} holds a run with other options: {list_changes(changes)}. {START_ANEW}{resuming}"
+            f"{output_dir} contains a run with other options: {list_changes(changes)}. {RESTART}{resuming}"
         )
     return None if is_finished(output_dir) else checkpoint
 
 
 def _delete_run(output_dir: Path) -> None:
-    """Delete what tells a run to go on; the rest is written over at its end."""
+    """Delete the files that make a run resume. The others are overwritten at the end of the new run."""
     for path in output_dir.glob(f"{PREFIX}*"):
         if path.is_dir():
             shutil.rmtree(path)
@@ -116,7 +116,7 @@ def _delete_run(output_dir: Path) -> None:
 
 
 def find_changes(old: Mapping, new: Mapping, free: Collection[str] = ()) -> Changes:
-    """Return old and new value of each option that differs, except for those of `free`."""
+    """Return the old and the new value of each option that differs, except for those in `free`."""
     pairs = {
         name: (old.get(name, DEFAULT), _as_yaml(new.get(name, DEFAULT))) for name in sorted({*old, *new} - set(free))
     }
@@ -130,33 +130,36 @@ def list_changes(changes: Changes) -> str:
 
 def check_state(checkpoint: str | Path) -> None:
     """
+    Check that training can resume from a checkpoint.
+
     Raises:
-        UsageError: The checkpoint has no state of the optimizer, the schedule or the random numbers.
+        UsageError: The state of the optimizer, the schedule or the random numbers is missing.
     """
-    # DeepSpeed keeps its own state of the first two.
+    # DeepSpeed stores the state of the optimizer and the schedule elsewhere.
     names = (
         ["rng_state*"] if any(Path(checkpoint).glob("global_step*")) else ["optimizer*", "scheduler*", "rng_state*"]
     )
     missing = [name.rstrip("*") for name in names if not any(Path(checkpoint).glob(name))]
     if missing:
         raise UsageError(
-            f"{checkpoint} has no {', '.join(missing)}, as with --save_only_model true: training cannot resume from "
-            f"it. {RESTART} There, --model_name_or_path {checkpoint} starts from its weights."
+            f"Training cannot resume from {checkpoint}: it has no {', '.join(missing)} (saved with --save_only_model "
+            f"true?). {RESTART} To start from its weights, use another --output_dir and --model_name_or_path "
+            f"{checkpoint}."
         )
 
 
 def check_options(checkpoint: str | Path, changes: Changes, options: Mapping, num_processes: int = 1) -> None:
     """
-    Refuse options that cannot count on resuming; say which others changed.
+    Refuse options that cannot change when training resumes. Warn of all other changes.
 
     Args:
-        checkpoint: To resume from.
+        checkpoint: Checkpoint to resume from.
         changes: Options that differ from those of the checkpoint's run.
-        options: Options that are given now and differ from their defaults.
-        num_processes: Processes that train together now.
+        options: Current options that differ from their defaults.
+        num_processes: Current number of processes.
 
     Raises:
-        UsageError: The message names the option, its values, and the reason.
+        UsageError: Names the option, its values and the reason.
     """
     reasons = {name: FIXED[name] for name in changes if name in FIXED}
     if any(name in changes for name in BATCH_OPTIONS):
@@ -169,14 +172,14 @@ def check_options(checkpoint: str | Path, changes: Changes, options: Mapping, nu
         ]
         if sizes[0] != sizes[1]:
             reasons.update(
-                {name: "the place in an epoch is counted in batches" for name in BATCH_OPTIONS if name in changes}
+                {name: "the position in an epoch is counted in batches" for name in BATCH_OPTIONS if name in changes}
             )
     if "lr_scheduler_type" in changes and any(kind in SCHEDULES_WITH_RATE for kind in changes["lr_scheduler_type"]):
-        reasons["lr_scheduler_type"] = "the checkpoint holds the state of the other schedule"
+        reasons["lr_scheduler_type"] = "the checkpoint contains the state of the other schedule"
     elif options.get("lr_scheduler_type") in SCHEDULES_WITH_RATE:
         reasons.update(
             {
-                name: "the schedule of the checkpoint has changed it since"
+                name: "the schedule of the checkpoint has already changed it"
                 for name in ("learning_rate", "head_learning_rate")
                 if name in changes
             }
@@ -184,7 +187,7 @@ def check_options(checkpoint: str | Path, changes: Changes, options: Mapping, nu
     if (Path(checkpoint) / TRAINING_WEIGHTS_FILE).is_file():
         reasons.update(
             {
-                name: "the mean of the last epochs has begun"
+                name: "averaging of the weights has already begun"
                 for name in ("num_train_epochs", "max_steps", "max_minutes")
                 if name in changes
             }
@@ -193,10 +196,10 @@ def check_options(checkpoint: str | Path, changes: Changes, options: Mapping, nu
         name, reason = next(iter(reasons.items()))
         old, new = changes[name]
         raise UsageError(
-            f"{checkpoint} was trained with {name}={old}. It cannot be resumed with {new}, since {reason}. {RESTART}"
+            f"{checkpoint} was trained with {name}={old}. It cannot be resumed with {new}, because {reason}. {RESTART}"
         )
     if "model_name_or_path" in changes:
-        logger.warning("model_name_or_path has no effect on resuming: the weights are those of the checkpoint.")
+        logger.warning("model_name_or_path has no effect when training resumes: the checkpoint has the weights.")
     if changes:
         logger.warning(f"Resuming {checkpoint} with other options: {list_changes(changes)}.")
 
@@ -205,16 +208,16 @@ def check_data(
     checkpoint: str | Path, id2label: Mapping[int, str], fingerprint: Mapping, arguments: AudioTrainingArguments
 ) -> None:
     """
-    Compare classes and recordings with those that a checkpoint was trained on.
+    Compare classes and recordings with those of a checkpoint's training.
 
     Args:
-        checkpoint: To resume from.
-        id2label: Classes of the model now.
-        fingerprint: The recordings now, as [`data_fingerprint`] describes them.
-        arguments: Whether `resume_from_checkpoint` is given, so that other recordings are only warned of.
+        checkpoint: Checkpoint to resume from.
+        id2label: Current classes of the model.
+        fingerprint: Fingerprint of the current recordings; see [`data_fingerprint`].
+        arguments: With `resume_from_checkpoint`, other recordings only give a warning.
 
     Raises:
-        UsageError: The classes differ, or the recordings do and resuming was not asked for.
+        UsageError: The classes differ, or the recordings differ and `resume_from_checkpoint` is not given.
     """
     config = _read_json(Path(checkpoint) / "config.json")
     if "id2label" in config:
@@ -223,29 +226,29 @@ def check_data(
         if old != new:
             raise UsageError(
                 f"{checkpoint} was trained on other classes: {_compare_classes(old, new)}. Its weights do not fit "
-                f"them. {RESTART}"
+                f"the current classes. {RESTART}"
             )
     old = _read_json(Path(checkpoint).parent / DATA_FILE)
     pairs = zip(old.get("teachers", []), fingerprint.get("teachers", []))
     changed = [name for (_, before), (name, now) in pairs if before != now]
     if changed:
-        message = f"{', '.join(changed)} has changed since it was the teacher of {checkpoint}."
+        message = f"The teacher {', '.join(changed)} has changed since the training of {checkpoint}."
         if not is_resumption(arguments.resume_from_checkpoint):
-            raise UsageError(f"{message} {RESTART} To resume all the same: --resume_from_checkpoint true.")
-        logger.warning(f"{message} Training resumes with that of now.")
+            raise UsageError(f"{message} {RESTART} {RESUME_ANYWAY}")
+        logger.warning(f"{message} Training resumes with the current one.")
     if not old or old.get("digest") == fingerprint["digest"]:
         return
     counts = find_changes(old.get("counts", {}), fingerprint["counts"])
     if not counts and old.get("is_checked", True) != fingerprint["is_checked"]:
         logger.warning(
-            f"Whether {checkpoint} was trained on the same recordings is not known: --check_recordings differs."
+            f"Cannot check whether {checkpoint} was trained on the same recordings: --check_recordings has changed."
         )
         return
-    what = f"{list_changes(counts)} recordings" if counts else "as many, but with other contents, labels or splits"
+    what = f"{list_changes(counts)} recordings" if counts else "the same number, but other contents, labels or splits"
     message = f"{checkpoint} was trained on other recordings: {what}."
     if not is_resumption(arguments.resume_from_checkpoint):
-        raise UsageError(f"{message} {RESTART} To resume all the same: --resume_from_checkpoint true.")
-    logger.warning(f"{message} Training resumes with those of now.")
+        raise UsageError(f"{message} {RESTART} {RESUME_ANYWAY}")
+    logger.warning(f"{message} Training resumes with the current ones.")
 
 
 def _batch_size(options: Mapping) -> int:
@@ -269,7 +272,7 @@ def _read_json(path: Path) -> dict:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}): training cannot resume. {RESTART}") from error
+        raise UsageError(f"Training cannot resume: {path} is damaged ({error}). {RESTART}") from error
     return values if isinstance(values, dict) else {}
 
 

@@ -19,26 +19,26 @@ LOCK_FILE = ".train.lock"
 OPTIONS_FILE = "train_options.yaml"
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
-# Checkpoints of the second phase of a training with `--refit`; `Trainer` uploads no file whose name begins like this.
+# Checkpoints of the second phase of a training with `--refit`. `Trainer` does not upload names with this underscore.
 REFIT_FOLDER = "_refit"
-# Files of a cross-validation, whose runs are in folders below.
+# Files of a cross-validation, whose runs are in subfolders.
 CROSS_VALIDATION_FILE = "cross_validation.json"
 FOLDS_FILE = "folds.csv"
-# Options that say where things lie here, and are nobody else's business.
+# Options with local paths, which are private.
 LOCAL_OPTIONS = (*DATA_SOURCES, "model_name_or_path", "background_dir", "teacher", "unlabeled_dir")
-# How to go on where a folder holds another run.
-START_ANEW = "Choose another --output_dir, or start anew with --overwrite_output_dir true."
+# The remedy if a folder contains another run.
+RESTART = "Use another --output_dir, or start again with --overwrite_output_dir true."
 METRIC_PREFIXES = {"train": "train", "validation": "eval", "test": "test"}
 
 
 def read_options(name: str | Path) -> dict:
-    """Options that differ from the defaults of the training run that left a folder; none where there is no such."""
+    """Return the options of the run in a folder that differ from the defaults; empty if there is no run."""
     return read_file(Path(name) / OPTIONS_FILE)
 
 
 def read_file(path: Path) -> dict:
     """
-    The options or results in a YAML or JSON file; none where there is no such file.
+    Return the options or results in a YAML or JSON file; empty if the file does not exist.
 
     Raises:
         DataError: The file is damaged.
@@ -47,22 +47,22 @@ def read_file(path: Path) -> dict:
         return {}
     try:
         text = path.read_text(encoding="utf-8")
-        # JSON is nearly YAML, but YAML takes 1e-05 for text.
+        # YAML would read the number 1e-05 as text.
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text) or {}
     except (ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
     if not isinstance(values, dict):
-        raise DataError(f"{path} is damaged: it holds no options.")
+        raise DataError(f"{path} is damaged: it is not a mapping of names to values.")
     return values
 
 
 def is_finished(output_dir: str | Path) -> bool:
-    """Whether a run trained and was evaluated to the end."""
+    """Return whether a run was trained and evaluated to the end."""
     return (Path(output_dir) / RESULTS_FILE).is_file()
 
 
 def is_left_alone(arguments: AudioTrainingArguments) -> bool:
-    """Whether `output_dir` holds a finished run that is neither overwritten nor resumed."""
+    """Return whether `output_dir` contains a finished run that is neither overwritten nor resumed."""
     is_resumed = is_resumption(arguments.resume_from_checkpoint)
     return is_finished(arguments.output_dir) and not is_resumed and not arguments.overwrite_output_dir
 
@@ -70,10 +70,10 @@ def is_left_alone(arguments: AudioTrainingArguments) -> bool:
 @contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
     """
-    The folder for this run alone. The system releases the lock of a run that was killed.
+    Lock the folder for this run. The operating system releases the lock of a killed run.
 
     Raises:
-        UsageError: Another training has it.
+        UsageError: Another training has locked the folder.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / LOCK_FILE
@@ -82,25 +82,24 @@ def locked(output_dir: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise UsageError(
-            f"Another `sanet train` is writing to {output_dir}. Wait until it has ended, or choose another "
-            "--output_dir."
+            f"Another `sanet train` is writing to {output_dir}. Wait until it has ended, or use another --output_dir."
         ) from None
     try:
         yield
     finally:
-        # The folder is a model to share. Windows deletes no open file.
+        # Remove the lock file, because the folder may be shared as a model. Windows cannot delete an open file.
         with suppress(OSError):
             path.unlink()
         lock.release()
 
 
 def is_cross_validation(output_dir: str | Path) -> bool:
-    """Whether a folder holds a cross-validation, perhaps unfinished, instead of a run."""
+    """Return whether a folder contains a cross-validation, perhaps unfinished, instead of a single run."""
     return any((Path(output_dir) / name).is_file() for name in (CROSS_VALIDATION_FILE, FOLDS_FILE))
 
 
 def show_model(name: str) -> str:
-    """Return the name of a model for others: a Hub id, or a folder without the way to it; of a fold, with its run."""
+    """Return a model name to publish: a Hub id, or a folder without its path; for a fold, the last two folders."""
     path = Path(name).resolve()
     if not path.is_dir():
         return name
@@ -109,18 +108,23 @@ def show_model(name: str) -> str:
 
 def check_output(output_dir: Path, arguments: DataArguments, unlabeled_dir: str | None = None) -> None:
     """
+    Check that the output is not written into a folder of recordings.
+
     Raises:
-        UsageError: The next training would take the output for a class of its recordings, or for recordings without
-            labels; or there is no folder of the latter.
+        UsageError: It is, so that the next training would read it as recordings; or `unlabeled_dir` does not exist.
     """
     output = output_dir.resolve()
     if unlabeled_dir is not None:
         if not Path(unlabeled_dir).is_dir():
-            raise UsageError(f"--unlabeled_dir {unlabeled_dir}: there is no such folder.")
+            raise UsageError(f"--unlabeled_dir {unlabeled_dir}: folder not found.")
         if Path(unlabeled_dir).resolve() in (output, *output.parents):
-            raise UsageError(f"--output_dir {output_dir} is in the folder of --unlabeled_dir, {unlabeled_dir}.")
+            raise UsageError(
+                f"--output_dir {output_dir} is inside --unlabeled_dir {unlabeled_dir}. Use a folder outside it."
+            )
     if not arguments.data_dir or not Path(arguments.data_dir).is_dir():
         return
     data_dir = Path(arguments.data_dir).resolve()
     if output == data_dir or (data_dir in output.parents and not find_split_folders(data_dir)):
-        raise UsageError(f"--output_dir {output_dir} is in the folder of the recordings, {arguments.data_dir}.")
+        raise UsageError(
+            f"--output_dir {output_dir} is inside --data_dir {arguments.data_dir}. Use a folder outside it."
+        )

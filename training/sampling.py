@@ -11,12 +11,12 @@ from torch.utils.data import Sampler, WeightedRandomSampler
 
 class EpochSampler(Sampler[int]):
     """
-    Draws the clips of each epoch anew, as `epoch * num_clips + clip`, so that a data set knows the epoch too.
+    Draw new clips in each epoch, as `epoch * num_clips + clip`, so that a dataset also knows the epoch.
 
     Args:
-        num_clips: Clips to draw from.
-        draw: Clips of an epoch, drawn with a generator.
-        seed: With the epoch, decides what is drawn.
+        num_clips: Number of clips to draw from.
+        draw: Draws the clips of an epoch with a generator.
+        seed: Seeds the generator, together with the epoch.
     """
 
     def __init__(self, num_clips: int, draw: Callable[[torch.Generator], Sequence[int]], seed: int):
@@ -24,7 +24,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch."""
+        """Set the epoch. accelerate calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -38,13 +38,14 @@ class EpochSampler(Sampler[int]):
 
 def draw_balanced(class_matrix: np.ndarray, generator: torch.Generator, num_others: int = 0) -> list[int]:
     """
-    As many clips as there are, with replacement, each class equally often. Clips of several classes are drawn as often
-    as their rarest; those of none count as one more class. Clips without a label come once each, among the others.
+    Draw as many clips as there are, with replacement, with each class equally often. Return their indices. A clip of
+    several classes is drawn as often as its rarest class. Clips of no class count as one more class. Each clip without
+    a label is drawn once, at a random position.
 
     Args:
         class_matrix: 0/1 of shape (clips with labels, classes).
-        generator: To draw with.
-        num_others: Clips without a label, whose numbers follow.
+        generator: Random generator.
+        num_others: Number of clips without a label, whose indices follow.
     """
     class_matrix = np.column_stack([class_matrix, ~class_matrix.any(axis=1)])
     weights = (class_matrix / np.maximum(class_matrix.sum(axis=0), 1)).max(axis=1)
@@ -62,16 +63,16 @@ def group_by_length(
     draw: Callable[[torch.Generator], Sequence[int]] | None = None,
 ) -> list[int]:
     """
-    The clips of an epoch in an order in which batches hold clips of similar length: they are drawn, and up to 50
-    batches in a row sorted by length. The longest clip comes first, so that a lack of memory shows at once.
+    Return the clips of an epoch in batches of similar length: draw them, and sort up to 50 batches at a time by
+    length. The longest clip comes first, so that running out of memory shows at once.
 
-    Source: `transformers.trainer_pt_utils.get_length_grouped_indices`, whose order this is.
+    Source: the same order as `transformers.trainer_pt_utils.get_length_grouped_indices`.
 
     Args:
-        seconds: Length of each clip as it is trained on. The order of clips of one length is random.
-        batch_size: Clips of a batch.
-        generator: To draw with.
-        draw: Clips of the epoch; by default every clip once, at random.
+        seconds: Length of each training clip. Clips of equal length are in random order.
+        batch_size: Clips per batch.
+        generator: Random generator.
+        draw: Draws the clips of the epoch (default: every clip once, at random).
     """
     size = batch_size * max(1, min(len(seconds) // (batch_size * 4), 50))
     order = shuffle(len(seconds), generator) if draw is None else list(draw(generator))
@@ -82,5 +83,5 @@ def group_by_length(
 
 
 def shuffle(num_clips: int, generator: torch.Generator) -> list[int]:
-    """Every clip once, in random order."""
+    """Return the indices of all clips in random order."""
     return torch.randperm(num_clips, generator=generator).tolist()

@@ -1,13 +1,13 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options of training with teachers; see [`~sanet_hf.training.teachers`]."""
+"""Options for training with teachers; see [`~sanet_hf.training.teachers`]."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class TeacherArguments:
-    """Trained classifiers whose probabilities are learned beside the labels."""
+    """Options for teachers: trained classifiers whose probabilities the model learns in addition to the labels."""
 
     teacher: list[str] | None = field(
         default=None,
@@ -38,5 +38,5 @@ class TeacherArguments:
     )
 
 
-# Options of it that have an effect beside a teacher alone.
+# Options that need a teacher.
 NEED_TEACHER = ("teacher_weight", "teacher_temperature", "unlabeled_dir")

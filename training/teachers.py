@@ -1,16 +1,16 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Trained classifiers that teach another one: `sanet train --teacher`.
+Training with teachers (knowledge distillation): `sanet train --teacher`.
 
-A teacher hears each clip exactly as the student does, stretch and augmentation included, at its own sampling rate and
-through its own feature extractor. What it says is the mean of the probabilities of its windows, and of several
-teachers the mean of theirs; see [`make_taught_loss`] for how the student learns it.
+A teacher gets the same augmented clip as the student, at its own sampling rate and through its own feature extractor.
+Its probabilities are averaged over windows, and then over teachers. [`make_taught_loss`] is the student's loss.
 
-Workers of a `DataLoader` prepare what teachers hear ([`TeacherInputs`]). The teachers run in the main process, on its
-device. Clips that are the same in each epoch (recordings no longer than a clip, without augmentation) are heard once,
-before the training, in one order: a training that is interrupted and resumed gets the same values. They are kept in
-memory, 4 bytes per clip and class (8 where multi-label). All others are heard when they are trained on.
+The workers of the `DataLoader` prepare the teachers' inputs ([`TeacherInputs`]). The teachers run in the main process,
+on its device. Clips that are the same in each epoch (recordings no longer than a clip, without augmentation) are
+predicted once, before training and in a fixed order, so that a resumed training gets the same values. These
+probabilities are kept in memory, 4 bytes per clip and class (8 with multi-label data). All other clips are predicted
+in each training step.
 """
 
 import hashlib
@@ -33,9 +33,9 @@ from sanet_hf.inference.loading import load_classifier, models_below
 from sanet_hf.optimization.self_check import replace_wrong_layers
 from sanet_hf.training.arguments import AudioTrainingArguments
 from sanet_hf.training.data.folds import FINAL
-from sanet_hf.training.data.items import HEARD
+from sanet_hf.training.data.items import TEACHER_INPUTS
 from sanet_hf.training.data.labels import clean_label
-from sanet_hf.training.data.teacher_inputs import Ear, TeacherInputs
+from sanet_hf.training.data.teacher_inputs import FrontEnd, TeacherInputs
 from sanet_hf.training.losses import join_targets
 from sanet_hf.training.run_folder import CROSS_VALIDATION_FILE, read_file, show_model
 from sanet_hf.utils.formatting import shorten
@@ -44,17 +44,17 @@ from sanet_hf.utils.formatting import shorten
 logger = logging.get_logger(__name__)
 
 MULTI_LABEL = "multi_label_classification"
-# Probabilities that float32 rounds to 0 have a logarithm all the same.
+# Lower bound of probabilities, so that their logarithm is finite.
 SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class Teacher(NamedTuple):
     """
-    One of them.
+    A trained classifier.
 
     Attributes:
-        name: As given: a folder or a Hub id.
-        model, feature_extractor: As [`load_classifier`] gives them; in evaluation mode, in float32.
+        name: A folder or a Hub id, as given.
+        model, feature_extractor: As [`load_classifier`] returns them; in evaluation mode, in float32.
         digest: Hash of weights, classes and feature extractor.
     """
 
@@ -69,20 +69,20 @@ def load_teachers(arguments: AudioTrainingArguments, fold: str | None = None) ->
     Load the classifiers of the option `teacher`.
 
     Args:
-        arguments: The option, and the device.
-        fold: Of a cross-validation that is trained, if one is; see [`find_teachers`].
+        arguments: Has the option and the device.
+        fold: Fold of the current cross-validation, if any; see [`find_teachers`].
 
     Raises:
-        UsageError: One is no audio classifier, or is named twice.
+        UsageError: A teacher is not an audio classifier, or is given twice.
     """
     names = find_teachers(arguments.teacher or [], fold)
     if len(set(names)) < len(names):
-        raise UsageError(f"--teacher names one model twice: {', '.join(names)}. Name each once.")
+        raise UsageError(f"--teacher contains a model twice: {', '.join(names)}. Give each model once.")
     teachers = []
     for name in names:
         model, feature_extractor = load_classifier(name, str(arguments.device), torch.float32)
         if model.config.problem_type == "regression":
-            raise UsageError(f"--teacher {name} is a regression, and has no classes to teach.")
+            raise UsageError(f"--teacher {name} is a regression model. Use a classifier.")
         replace_wrong_layers(model, torch.float32)
         model.requires_grad_(False)
         teachers.append(Teacher(name, model, feature_extractor, _hash(model, feature_extractor)))
@@ -91,15 +91,15 @@ def load_teachers(arguments: AudioTrainingArguments, fold: str | None = None) ->
 
 def find_teachers(names: Sequence[str], fold: str | None) -> list[str]:
     """
-    Return folders and Hub ids of models. A finished cross-validation is, in a fold, its model of that fold, which was
-    not trained on the test recordings of the fold either, and for the final model, its models of all folds.
+    Return the folders and Hub ids of the teachers. A finished cross-validation stands for its model of the same fold,
+    which was not trained on the test recordings of that fold. For the final model, it stands for all its models.
 
     Args:
         names: Models and cross-validations.
-        fold: As in the option of that name; `None` in a training without folds.
+        fold: Value of the option `fold`; `None` in a training without folds.
 
     Raises:
-        UsageError: A folder holds several models, and it is not known which are to teach.
+        UsageError: A folder contains several models, and it is not clear which to use.
     """
     found = []
     for name in names:
@@ -110,8 +110,8 @@ def find_teachers(names: Sequence[str], fold: str | None) -> list[str]:
         elif not Path(name, "config.json").is_file() and (below := models_below(name)):
             of_fold = f", none of them of fold {fold} of a finished cross-validation" if fold is not None else ""
             raise UsageError(
-                f"--teacher {name} is no model, but the folder holds some{of_fold}. Name those that are to teach: "
-                f"--teacher {' '.join(below)}"
+                f"--teacher {name}: the folder is not a model, but contains models{of_fold}. Choose from: --teacher "
+                f"{' '.join(below)}"
             )
         else:
             found.append(name)
@@ -129,20 +129,20 @@ def _hash(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> 
 
 class Teachers:
     """
-    Teachers of a training, with the classes of its student.
+    The teachers of a training, with the classes of the student.
 
     Args:
-        teachers: At least one, as [`load_teachers`] gives them.
+        teachers: At least one, as [`load_teachers`] returns them.
         student: The model to train.
         feature_extractor: That of the student.
         arguments: Options `teacher_temperature`, `bf16` and `fp16`.
         max_length_seconds: Length of the student's clips.
 
     Attributes:
-        inputs: Prepares what they hear.
+        inputs: Prepares the teachers' inputs.
 
     Raises:
-        UsageError: A teacher has other classes than the student, or one has several classes a clip, the other has not.
+        UsageError: A teacher and the student have different classes, or only one of them is multi-label.
     """
 
     def __init__(
@@ -159,35 +159,37 @@ class Teachers:
         self.num_classes = student.config.num_labels
         self._orders = [_find_order(teacher, student) for teacher in teachers]
         dtype = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
-        # On a CPU, half precision is no faster for each of the layers, and wrong for some.
+        # On a CPU, half precision is slower for some layers and wrong for others.
         self._dtype = None if arguments.device.type == "cpu" else dtype
-        ears: dict[tuple, Ear] = {}
+        front_ends: dict[tuple, FrontEnd] = {}
         self._places = []
         for teacher in teachers:
             own, seconds = teacher.feature_extractor, find_window_seconds(teacher.model, teacher.feature_extractor)
             window = round(seconds * own.sampling_rate)
             if seconds < max_length_seconds:
                 logger.warning(
-                    f"The teacher {teacher.name} takes clips of up to {seconds:.4g} s. Of longer ones, it gives the "
-                    "mean of windows."
+                    f"The teacher {teacher.name} supports clips of up to {seconds:.4g} s. For longer clips, its "
+                    "probabilities are averaged over windows."
                 )
-            # Folds of a cross-validation hear the same.
+            # The models of a cross-validation share one front end.
             key = (own.to_json_string(), window)
-            ears.setdefault(key, Ear(own, window))
-            self._places.append(list(ears).index(key))
-        self.inputs = TeacherInputs(list(ears.values()), feature_extractor.sampling_rate, not self.is_multi_label)
-        # Scores of each clip of the dataset, 0 for clips that are not known; see _hear.
+            front_ends.setdefault(key, FrontEnd(own, window))
+            self._places.append(list(front_ends).index(key))
+        self.inputs = TeacherInputs(
+            list(front_ends.values()), feature_extractor.sampling_rate, not self.is_multi_label
+        )
+        # Scores of each clip of the dataset, 0 for clips that are not predicted in advance; see _predict.
         self._known: torch.Tensor | None = None
         self._warn_of_preparation(feature_extractor)
 
     @property
     def digests(self) -> list[list[str]]:
-        """Name, without the way to it, and hash of each teacher."""
+        """Return the name (without its folder) and the hash of each teacher."""
         return [[show_model(teacher.name), teacher.digest] for teacher in self.teachers]
 
     @property
     def sampling_rates(self) -> dict[str, int]:
-        """Of each teacher, in Hz, by its name."""
+        """Return the sampling rate of each teacher in Hz, by its name."""
         return {teacher.name: teacher.feature_extractor.sampling_rate for teacher in self.teachers}
 
     def _warn_of_preparation(self, feature_extractor: FeatureExtractionMixin) -> None:
@@ -196,37 +198,39 @@ class Teachers:
             other = getattr(teacher.feature_extractor, DENOISED, None)
             if None not in (own, other) and own != other:
                 logger.warning(
-                    f"{teacher.name} was trained on clips {'with' if other else 'without'} noise reduction, these "
-                    f"are clips {'with' if own else 'without'}: what it says of them may be wrong."
+                    f"The teacher {teacher.name} was trained on clips {'with' if other else 'without'} noise "
+                    f"reduction, but these clips are {'with' if own else 'without'} it. Its predictions may be wrong."
                 )
 
-    def make_targets(self, labels: torch.Tensor, heard: Sequence | None, indices: torch.Tensor | None) -> torch.Tensor:
+    def make_targets(
+        self, labels: torch.Tensor, inputs: Sequence | None, indices: torch.Tensor | None
+    ) -> torch.Tensor:
         """
-        Return targets of a batch for [`make_taught_loss`], of shape (batch, 2 * classes + 1).
+        Return the targets of a batch for [`make_taught_loss`], shape (batch, 2 * classes + 1).
 
         Args:
-            labels: As datasets give them; see [`join_targets`].
-            heard: As [`TeacherInputs`] makes it; `None` where all clips are known.
-            indices: Of the clips, shape (batch,); `None` in a stream.
+            labels: Labels of the dataset; see [`join_targets`].
+            inputs: Inputs from [`TeacherInputs`]; `None` if all clips are known.
+            indices: Indices of the clips, shape (batch,); `None` in a stream.
         """
-        scores = self._hear(heard or [], len(labels))
+        scores = self._predict(inputs or [], len(labels))
         if self._known is not None and indices is not None:
             scores += self._known[indices % len(self._known)]
         return join_targets(labels, temper(scores, self.temperature, self.is_multi_label))
 
     @torch.no_grad()
-    def _hear(self, heard: Sequence[Sequence[Mapping]], num_clips: int) -> torch.Tensor:
+    def _predict(self, inputs: Sequence[Sequence[Mapping]], num_clips: int) -> torch.Tensor:
         """
-        Return the mean of the teachers' probabilities, 0 for clips that they do not hear: float32 of shape (clips,
-        classes), or, where multi-label, (clips, 2 * classes): the probabilities that a class is there, and is not.
+        Return the mean of the teachers' probabilities, 0 for clips without inputs. float32 of shape (clips, classes);
+        with multi-label data (clips, 2 * classes): the probabilities that a class is present and that it is absent.
         """
         width = self.num_classes * (2 if self.is_multi_label else 1)
         device = self.teachers[0].model.device
         scores = torch.zeros(num_clips, width, device=device)
-        # The autocast of the training, if there is one, is not for the teachers.
+        # The teachers do not use the autocast of the training.
         with torch.autocast(device.type, self._dtype, enabled=self._dtype is not None):
             for teacher, order, place in zip(self.teachers, self._orders, self._places):
-                for batch in heard[place] if heard else []:
+                for batch in inputs[place] if inputs else []:
                     features = {
                         name: value.to(device, torch.float32 if value.is_floating_point() else None)
                         for name, value in batch["features"].items()
@@ -234,7 +238,7 @@ class Teachers:
                     logits = teacher.model(**features, return_dict=True).logits.float()[:, order]
                     found = logits.softmax(-1)
                     if self.is_multi_label:
-                        # Not one minus the other, which is rounded to 0.
+                        # 1 - probability would be rounded to 0.
                         found = torch.cat([logits.sigmoid(), (-logits).sigmoid()], dim=1)
                     parts = batch["parts"].to(device) / len(self.teachers)
                     scores.index_add_(0, batch["clips"].to(device), found * parts[:, None])
@@ -248,14 +252,13 @@ class Teachers:
         accelerator: Accelerator,
     ) -> None:
         """
-        Hear once the clips that are the same in each epoch. Each process that trains hears its part of them.
+        Predict the clips that are the same in each epoch once, and keep the result. Each process predicts a part.
 
         Args:
-            clips: To train on. Those that are known are marked in its `are_known`.
-            make_loader: Takes a dataset, the batch size and options of `DataLoader`, and makes batches with what
-                teachers hear.
+            clips: Training clips. Known clips are then marked in its `are_known`.
+            make_loader: Makes batches with teachers' inputs from a dataset, a batch size and `DataLoader` options.
             arguments: Option `per_device_eval_batch_size`.
-            accelerator: Of the training.
+            accelerator: Accelerator of the training.
         """
         self._known = None
         if isinstance(clips, IterableDataset) or not clips.are_fixed.any():
@@ -263,14 +266,14 @@ class Teachers:
         clips.are_known = np.zeros(len(clips), dtype=bool)
         rows = np.flatnonzero(clips.are_fixed)
         own = rows[accelerator.process_index :: accelerator.num_processes]
-        known = self._hear([], len(clips))
+        known = self._predict([], len(clips))
         loader = []
         if len(own):
             loader = make_loader(Subset(clips, own.tolist()), arguments.eval_batch_size, persistent_workers=False)
-        bar = tqdm(desc="Teachers hear clips", total=len(own), unit="clip", disable=not accelerator.is_main_process)
+        bar = tqdm(desc="Teachers' predictions", total=len(own), unit="clip", disable=not accelerator.is_main_process)
         with bar:
             for batch in loader:
-                scores = self._hear(batch[HEARD], len(batch["index"]))
+                scores = self._predict(batch[TEACHER_INPUTS], len(batch["index"]))
                 known[batch["index"].to(known.device)] = scores
                 bar.update(len(scores))
         self._known = accelerator.reduce(known, "sum")
@@ -279,11 +282,11 @@ class Teachers:
 
 def temper(scores: torch.Tensor, temperature: float, is_multi_label: bool) -> torch.Tensor:
     """
-    Return probabilities of shape (clips, classes) at a temperature, by which logits are divided.
+    Apply a temperature, which divides the logits. Return probabilities of shape (clips, classes).
 
     Args:
-        scores: Probabilities of shape (clips, classes), or, where multi-label, (clips, 2 * classes): that a class is
-            there, and then that it is not.
+        scores: Probabilities of shape (clips, classes); with multi-label data (clips, 2 * classes): that a class is
+            present, and then that it is absent.
         temperature: Above 0.
         is_multi_label: Whether a clip can have several classes.
     """
@@ -296,38 +299,39 @@ def temper(scores: torch.Tensor, temperature: float, is_multi_label: bool) -> to
 
 def describe_teachers(names: Sequence[str], arguments: AudioTrainingArguments, num_unlabeled: int) -> str:
     """
-    Return what teachers do in a training, for reports and model cards, with folders without the way to them.
+    Return a text about the teachers of a training, for reports and model cards, without the paths of folders.
 
     Args:
-        names: Of the teachers, as in [`Teacher`].
+        names: Names of the teachers, as in [`Teacher`].
         arguments: Options of the training.
         num_unlabeled: Recordings without labels.
     """
     names = [show_model(name) for name in names]
     which = names[0] if len(names) == 1 else f"the mean of {', '.join(names)}"
     weight, temperature = arguments.teacher_weight, f"at temperature {arguments.teacher_temperature:g}"
-    text = f"{which} has {weight:.4g} of the loss, {temperature}; the labels have the rest"
+    text = f"{which} has the weight {weight:.4g} in the loss, {temperature}; the labels have the rest"
     if weight == 1:
-        text = f"{which} has all of the loss, {temperature}; the labels do not count"
+        text = f"{which} has the weight 1 in the loss, {temperature}; the labels are not used"
     if num_unlabeled:
-        text += f"; {num_unlabeled:,} recordings without labels were trained on as well"
+        text += f"; training also used {num_unlabeled:,} recordings without labels"
     return text
 
 
 def _find_order(teacher: Teacher, student: PreTrainedModel) -> list[int]:
     """Return the teacher's index of each class of the student."""
-    config, several = teacher.model.config, "several classes a clip"
+    config, several = teacher.model.config, "several classes per clip"
     if (config.problem_type == MULTI_LABEL) != (student.config.problem_type == MULTI_LABEL):
-        kinds = (several, "one class a clip") if config.problem_type == MULTI_LABEL else ("one class a clip", several)
-        raise UsageError(f"--teacher {teacher.name} knows {kinds[0]}, but the model is trained on {kinds[1]}.")
+        one = "one class per clip"
+        kinds = (several, one) if config.problem_type == MULTI_LABEL else (one, several)
+        raise UsageError(f"--teacher {teacher.name} predicts {kinds[0]}, but the model is trained on {kinds[1]}.")
     labels = {clean_label(label): index for index, label in config.id2label.items()}
     own = [clean_label(student.config.id2label[index]) for index in range(student.config.num_labels)]
     missing, extra = sorted(set(own) - set(labels)), sorted(set(labels) - set(own))
     if missing or extra or len(labels) < config.num_labels:
-        parts = [f"it does not know {shorten(missing)}"] if missing else []
+        parts = [f"it lacks {shorten(missing)}"] if missing else []
         parts += [f"the recordings have no {shorten(extra)}"] if extra else []
         raise UsageError(
             f"--teacher {teacher.name} has other classes: {'; '.join(parts) or 'it has one twice'}. A teacher needs "
-            "the classes of the recordings."
+            "the same classes as the recordings."
         )
     return [labels[name] for name in own]

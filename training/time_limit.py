@@ -1,12 +1,12 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Training for a given time, `--max_minutes`: the learning rate, evaluations and checkpoints follow the clock.
+Training for a given time (`--max_minutes`): the learning rate, evaluations and checkpoints follow the clock.
 
-The clock starts with the first epoch and is stored in checkpoints, so that a resumed training has the time that is
-left. Steps, evaluations and checkpoints count; reading recordings before the training and the final evaluation do not.
-The schedule is computed from the elapsed time at every step. A schedule over a number of steps that is estimated from
-the first ones would end with a high learning rate, or too late, where another program takes a core meanwhile.
+The clock starts with the first epoch and is stored in checkpoints, so that a resumed training has the remaining time.
+Steps, evaluations and checkpoints count. Reading recordings before training and the final evaluation do not count. The
+learning rate is computed from the elapsed time at every step. If the schedule used an estimated number of steps, it
+would end too early or too late when other programs start or stop using the CPU.
 """
 
 import copy
@@ -29,34 +29,34 @@ from sanet_hf.utils.formatting import format_duration
 
 logger = logging.get_logger(__name__)
 
-# Steps of a training that only the time limits, for `Trainer`, which needs a number.
+# Number of steps for `Trainer`, which needs one, if only the time limits the training.
 UNLIMITED_STEPS = 10_000_000
-# Steps of the schedule that is stretched over the time.
+# Steps of the schedule, which are mapped to the time.
 SCHEDULE_STEPS = 10_000
 NUM_LOGS = 100
 SECONDS_BETWEEN_CHECKPOINTS = 180.0
-# Training takes at least this many times as long as the evaluations between its parts.
+# Training takes at least this many times as long as the evaluations in between.
 MIN_TRAINING_PER_EVALUATION = 5
 read_clock = time.monotonic
 
 
 class TimeLimit(TrainerCallback):
     """
-    Ends a training after a time, and spreads over it what `--eval_strategy`, `--save_strategy` and
-    `--logging_strategy` do in each epoch. Where they name steps, these count.
+    End training after a given time. Spread the evaluations, checkpoints and logs evenly over this time if their
+    strategy (`--eval_strategy`, `--save_strategy`, `--logging_strategy`) is `epoch`. With `steps`, the steps count.
 
-    Of processes that train together, the clock of the first one counts.
+    With several processes, the clock of the first one counts.
 
     Args:
-        seconds: Time of the training, over all resumptions.
-        num_evaluations: Evaluations in this time at most.
-        is_stream: Whether the training reads a stream, of which it is not known how long an epoch is: the part of the
-            training is called the epoch, as in a training of a number of steps.
+        seconds: Time of the training, including the time before resuming.
+        num_evaluations: Largest number of evaluations.
+        is_stream: Whether the training reads a stream. The length of an epoch is then not known, and the finished
+            fraction of the training is reported as the epoch.
 
     Attributes:
         elapsed: Seconds of training up to the last step.
-        progress: Part of the training that is over, from 0 to 1: of the time or, where `num_train_epochs` or
-            `max_steps` limits the training as well, of the steps, whichever is larger.
+        progress: Finished fraction of the training, from 0 to 1: of the time or, if `num_train_epochs` or `max_steps`
+            is also given, of the steps, whichever is larger.
     """
 
     def __init__(self, seconds: float, num_evaluations: int, is_stream: bool = False):
@@ -64,7 +64,7 @@ class TimeLimit(TrainerCallback):
         self.elapsed = self.progress = 0.0
         self._earlier = self._started = self._begun = 0.0
         self._max_steps = UNLIMITED_STEPS
-        # Seconds of the last step and of the last evaluation, or of a checkpoint where there are no evaluations.
+        # Seconds of the last step and of the last evaluation (of the last checkpoint if there are no evaluations).
         self._step, self._event = 0.0, 0.0
         self._event_started: float | None = None
         self._last: dict[str, float] = {}
@@ -83,7 +83,7 @@ class TimeLimit(TrainerCallback):
             self._event, self._event_started = self._begun - self._event_started, None
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        """Before the scheduler sets the learning rate of the next step."""
+        """Update the progress before the scheduler sets the learning rate of the next step."""
         self._step = read_clock() - self._begun
         self._read(args, state.global_step + 1)
 
@@ -97,11 +97,11 @@ class TimeLimit(TrainerCallback):
 
     @property
     def _end(self) -> float:
-        """Seconds until the last step: after it comes one more evaluation, which may not take all of the time."""
+        """Return the time of the last step in seconds. It leaves time for one more evaluation."""
         return max(self.seconds - self._event, 0.5 * self.seconds)
 
     def on_step_end(self, args, state, control, **kwargs):
-        # Ending now is nearer to the limit than ending after another step.
+        # Stop now if another step would end further from the limit.
         is_over = self.progress >= 1 or self.elapsed + self._step / 2 >= self._end
         for name, strategy, steps in _list_strategies(args):
             if strategy == IntervalStrategy.NO or strategy == SaveStrategy.BEST:
@@ -113,7 +113,7 @@ class TimeLimit(TrainerCallback):
         if args.eval_delay > (state.epoch if args.eval_strategy == IntervalStrategy.EPOCH else state.global_step):
             control.should_evaluate = False
         if control.should_evaluate:
-            # The best checkpoint is one of those that were evaluated, and a table shows the loss.
+            # An evaluation needs a checkpoint, which may be the best, and a log, whose loss is in the table.
             control.should_save = control.should_save or args.save_strategy == IntervalStrategy.EPOCH
             control.should_log = control.should_log or args.logging_strategy == IntervalStrategy.EPOCH
         self._last.update((name, self.elapsed) for name in self._last if getattr(control, f"should_{name}"))
@@ -126,7 +126,7 @@ class TimeLimit(TrainerCallback):
             self.progress = 1.0
             state.max_steps, state.num_train_epochs = state.global_step, math.ceil(state.epoch - 1e-9)
         else:
-            # An estimate, which the next step does not reach: Trainer would end with it.
+            # An estimate that the next step does not reach, because Trainer would stop there.
             state.max_steps = max(state.global_step + 2, round(state.global_step / max(self.progress, 1e-6)))
 
     def _is_due(self, name: str, part: float | None) -> bool:
@@ -134,7 +134,7 @@ class TimeLimit(TrainerCallback):
         if name == "save" and part is None:
             interval = min(interval, SECONDS_BETWEEN_CHECKPOINTS)
         if name != "log":
-            # Of averaged weights, a checkpoint reads training clips for BatchNorm's statistics.
+            # With averaged weights, a checkpoint takes time: it reads training clips for the BatchNorm statistics.
             interval = max(interval, (1 + MIN_TRAINING_PER_EVALUATION) * self._event)
         if name == "evaluate" and self.elapsed + interval / 2 > self._end:
             # The last evaluation is at the end.
@@ -142,14 +142,14 @@ class TimeLimit(TrainerCallback):
         return self.elapsed - self._last[name] >= interval
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        """Take back what is due in each epoch, unless it is the time for it."""
+        """Cancel what `Trainer` does at the end of each epoch, unless it is due."""
         for name, strategy, _ in _list_strategies(args):
             if strategy == IntervalStrategy.EPOCH:
                 setattr(control, f"should_{name}", False)
 
 
 def _list_strategies(args: TrainingArguments) -> list[tuple[str, str, float | None]]:
-    """What is done now and then, when, and after how many steps."""
+    """Return the name, strategy and number of steps of evaluations, checkpoints and logs."""
     return [
         ("evaluate", args.eval_strategy, args.eval_steps),
         ("save", args.save_strategy, args.save_steps),
@@ -158,7 +158,7 @@ def _list_strategies(args: TrainingArguments) -> list[tuple[str, str, float | No
 
 
 class TimedTable(EvaluationTable):
-    """[`EvaluationTable`] with a progress bar of the time that is left."""
+    """[`EvaluationTable`] with a progress bar of the remaining time."""
 
     def __init__(self, limit: TimeLimit):
         super().__init__()
@@ -180,12 +180,12 @@ class TimedTable(EvaluationTable):
 
 
 def find_seconds(state: TrainerState) -> float:
-    """Return the seconds of training up to a checkpoint, which its state holds for [`TrainingClock`]."""
+    """Return the seconds of training up to a checkpoint, from the state of [`TrainingClock`] in it."""
     return float(_saved_clock(state).get("args", {}).get("seconds", 0.0))
 
 
 def has_ended(state: TrainerState, seconds: float) -> bool:
-    """Whether a checkpoint is that of the last step of a training with this limit."""
+    """Return whether a training with this limit has already ended at a checkpoint."""
     limit = _saved_clock(state).get("attributes", {}).get("limit")
     return limit == seconds and state.global_step >= state.max_steps
 
@@ -197,8 +197,8 @@ def _saved_clock(state: TrainerState) -> dict:
 
 def follow_time(scheduler: LRScheduler, limit: TimeLimit) -> LRScheduler:
     """
-    Let a scheduler that was made for `SCHEDULE_STEPS` steps follow the progress of a training instead. One without a
-    formula, such as `reduce_lr_on_plateau`, is left as it is.
+    Make a scheduler for `SCHEDULE_STEPS` steps follow the progress of the training instead. Return it. A scheduler
+    without a formula, such as `reduce_lr_on_plateau`, is not changed.
     """
     if isinstance(scheduler, LambdaLR):
         scheduler.lr_lambdas = [_stretch(factor, limit) for factor in scheduler.lr_lambdas]
@@ -211,26 +211,30 @@ def _stretch(factor: Callable[[int], float], limit: TimeLimit) -> Callable[[int]
 
 def limit_steps(arguments: TrainingArguments, is_stream: bool = False) -> TrainingArguments:
     """
-    Copy options of a training by time for `Trainer`, which needs a number of steps. Of a stream, epochs are no limit.
+    Return a copy of the options with a number of steps, which `Trainer` needs, if `max_minutes` is given. With a
+    stream, the number of epochs does not limit the training.
 
     Raises:
-        UsageError: An option counts steps or epochs of a training whose number is not known beforehand.
+        UsageError: An option needs the number of steps or epochs, which is not known beforehand.
     """
     if not arguments.max_minutes:
         return arguments
     if arguments.averaged_epochs > 1:
         raise UsageError(
-            "--averaged_epochs counts from the last epoch, which --max_minutes does not know beforehand. Give "
-            "--averaged_fraction instead, a part of the training such as 0.3."
+            "--averaged_epochs does not work with --max_minutes: the last epoch is not known beforehand. Use "
+            "--averaged_fraction instead, a fraction of the training such as 0.3."
         )
     if arguments.warmup_steps >= 1:
         raise UsageError(
-            f"--warmup_steps {arguments.warmup_steps:g} must be a part of the training, such as 0.1, with "
-            "--max_minutes: how many steps there are is not known beforehand."
+            f"--warmup_steps {arguments.warmup_steps:g} does not work with --max_minutes: the number of steps is not "
+            "known beforehand. Use a fraction of the training such as 0.1."
         )
     counted = [name for name in arguments.lr_scheduler_kwargs or {} if name.endswith("_steps") or name == "timescale"]
     if counted:
-        raise UsageError(f"--lr_scheduler_kwargs {counted[0]} counts steps, whose number --max_minutes leaves open.")
+        raise UsageError(
+            f"--lr_scheduler_kwargs {counted[0]} does not work with --max_minutes: the number of steps is not known "
+            "beforehand. Leave one out."
+        )
     arguments = copy.copy(arguments)
     if arguments.max_steps <= 0 and (is_stream or math.isinf(arguments.num_train_epochs)):
         arguments.max_steps = UNLIMITED_STEPS
@@ -241,13 +245,13 @@ def without_epochs(
     values: Mapping[str, object], given: Collection[str], given_in_files: Collection[str]
 ) -> dict[str, object]:
     """
-    Options that `--max_minutes` takes the place of, where they are those of a shipped configuration: the number of
-    epochs, and averaged epochs, whose part of all epochs counts.
+    Return the options of a shipped configuration that `--max_minutes` replaces: the number of epochs, and
+    `averaged_epochs`, which becomes a fraction.
 
     Args:
         values: All options of `sanet train`.
-        given: Names of those on the command line.
-        given_in_files: Names of those in YAML files of the user.
+        given: Names of the options on the command line.
+        given_in_files: Names of the options in the user's YAML files.
 
     Returns:
         Options to override.
@@ -257,10 +261,10 @@ def without_epochs(
     )
     changes: dict[str, object] = {}
     if averaged > 1 and fraction > 0:
-        # The later source counts.
+        # Flags have priority over files.
         of_flags = [name for name in ("averaged_epochs", "averaged_fraction") if name in given]
         if len(of_flags) != 1:
-            raise UsageError("--averaged_epochs and --averaged_fraction both say what is averaged. Leave one out.")
+            raise UsageError("--averaged_epochs and --averaged_fraction do not work together. Leave one out.")
         changes |= {"averaged_fraction": 0.0} if of_flags == ["averaged_epochs"] else {"averaged_epochs": 1}
         averaged, fraction = changes.get("averaged_epochs", averaged), changes.get("averaged_fraction", fraction)
     if not values["max_minutes"]:

@@ -1,7 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Training of an audio classifier on recordings with transformers' `Trainer`.
+Train an audio classifier on recordings with transformers' `Trainer`.
 
     sanet train sanet.yaml --data_dir data --output_dir runs/sanet
     sanet train wav2vec2.yaml --data_dir data --output_dir runs/wav2vec2
@@ -111,29 +111,29 @@ def train(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: AudioTrainingArguments
 ) -> dict[str, float]:
     """
-    Train a classifier, keep the best epoch, evaluate it on every split, and write to `output_dir`: the model with its
-    feature extractor as `from_pretrained` and `pipeline` take them, a model card, `report.html`, `all_results.json`,
-    the options as `train_options.yaml`, hashes of the recordings as `recordings.csv`, `predictions/<split>.csv`, and
-    `int8_calibration.json` of a SANet with a validation split.
+    Train a classifier, keep the best epoch, and evaluate it on every split. Write to `output_dir`: the model and its
+    feature extractor for `from_pretrained` and `pipeline`, a model card, `report.html`, `all_results.json`, the
+    options (`train_options.yaml`), hashes of the recordings (`recordings.csv`), `predictions/<split>.csv` and, for a
+    SANet with a validation split, `int8_calibration.json`.
 
-    A run that was interrupted goes on from its last checkpoint; one that is finished is left as it is.
+    An interrupted run is resumed from its last checkpoint. A finished run is not changed.
 
     Returns:
         Metrics of the best model, as in `all_results.json`: `train_*`, `eval_*` (validation) and `test_*`.
 
     Raises:
-        UsageError: Options contradict each other, or `output_dir` holds something else than the run they describe.
-        DataError: There is nothing to train on.
+        UsageError: Options contradict each other, or `output_dir` contains something else than the described run.
+        DataError: There are no usable training recordings.
         FloatingPointError: The loss or the weights are no longer finite.
-        TrainingTerminated: SIGTERM came; a checkpoint was saved.
+        TrainingTerminated: SIGTERM ended the training; a checkpoint was saved.
     """
     output_dir = Path(training_arguments.output_dir)
     check_output(output_dir, data_arguments, training_arguments.unlabeled_dir)
     if training_arguments.head_only or training_arguments.head_first:
         check_regression(model_arguments, data_arguments, training_arguments)
     if is_cross_validation(output_dir) and not training_arguments.overwrite_output_dir:
-        raise UsageError(f"{output_dir} holds a cross-validation. Choose another --output_dir.")
-    # One of the processes that a launcher started together is enough, and a finished run is only read.
+        raise UsageError(f"{output_dir} contains a cross-validation. Use another --output_dir.")
+    # With several processes, only the first one takes the lock. A finished run is only read.
     is_alone = training_arguments.process_index == 0 and not is_left_alone(training_arguments)
     with locked(output_dir) if is_alone else nullcontext():
         return _train(model_arguments, data_arguments, training_arguments)
@@ -143,7 +143,7 @@ def _train(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: AudioTrainingArguments
 ) -> dict[str, float]:
     output_dir = Path(training_arguments.output_dir)
-    # The model of all recordings after cross-validation: nothing is held out to choose an epoch by or to report on.
+    # The final model of cross-validation is trained on all recordings, so that none are left to evaluate it.
     is_final = data_arguments.fold == FINAL
     if is_final:
         training_arguments = without_evaluation(training_arguments)
@@ -156,13 +156,13 @@ def _train(
     if is_finished(output_dir) and checkpoint is None:
         return read_file(output_dir / RESULTS_FILE)
 
-    # Before the seed, so that the model begins with the same weights as without.
+    # Before the seed is set, so that the initial weights are the same as without teachers.
     loaded = load_teachers(training_arguments, data_arguments.fold)
     set_seed(training_arguments.seed)
     if training_arguments.device.type == "cpu":
         keep_freed_memory()
     sampling_rate = read_sampling_rate(model_arguments)
-    # Before recordings are read, so that a mistake in them is found at once.
+    # Before recordings are read, so that an error in the augmentations is found at once.
     augmentations = [
         make_augmentation(parse_augmentations(transforms), sampling_rate)
         for transforms in (data_arguments.augmentations, data_arguments.augmentations_after_normalization)
@@ -172,7 +172,10 @@ def _train(
         stream = stream_training_split(data_arguments)
         recordings = load_recordings(data_arguments, sampling_rate, splits=("validation", "test"))
         if "validation" not in recordings:
-            raise DataError("Streaming needs a validation split to choose the best checkpoint by.")
+            raise DataError(
+                "--streaming needs a validation split, which selects the best checkpoint. Check "
+                "--validation_split_name."
+            )
         labels = stream_label_names(stream, data_arguments.class_names) or label_names(recordings["validation"])
         background = Background()
     else:
@@ -186,7 +189,7 @@ def _train(
         unlabeled = load_unlabeled(training_arguments.unlabeled_dir, recordings, data_arguments, sampling_rate)
     everything = dict(recordings) if unlabeled is None else {**recordings, UNLABELED: unlabeled}
     is_multi_label = data_arguments.problem_type == "multi_label_classification"
-    # Clips that were added are trained on, also in refit, but are no part of what is compared and reported.
+    # Added clips are used for training and refit, but not for evaluation.
     own = without_added(recordings)
     is_refit = is_refit_wanted(training_arguments, data_arguments, own, is_final)
     if training_arguments.metric_for_best_model is not None:
@@ -230,7 +233,7 @@ def _train(
     if training_arguments.baseline and trainer.is_world_process_zero():
         is_balanced = training_arguments.class_weights == "balanced"
         baseline = prepare_baseline(own, model.config.label2id, sampling_rate, data_arguments, is_balanced)
-    # Of streamed recordings it is not known how many there are.
+    # The number of streamed recordings is not known, so none are kept.
     gibibytes = 0 if data_arguments.streaming else data_arguments.cache_audio
     regression, first = None, None
     if training_arguments.head_only:
@@ -247,13 +250,13 @@ def _train(
             result = trainer.train(resume_from_checkpoint=checkpoint)
         check_terminated(trainer, output_dir)
         metrics = {**result.metrics, "train_runtime": find_callback(trainer, TrainingClock).total()}
-    # As in use: whole recordings, not augmented.
+    # Evaluate as in prediction: whole recordings, without augmentation.
     own = {split: longest_first(dataset) for split, dataset in own.items() if split != "train" or not is_final}
     seconds = data_arguments.max_length_seconds
-    # Of the model of the first phase: its weights are those of the second phase afterwards.
+    # Keep the weights of the first phase, because refit replaces them.
     weights = {name: value.clone() for name, value in model.state_dict().items()} if is_refit else {}
     if not is_refit:
-        # An evaluation that fails does not lose it.
+        # Save the model now, in case the evaluation fails.
         trainer.save_model()
 
     def add_bands() -> BandHead | None:
@@ -272,7 +275,7 @@ def _train(
     )
     refitted, evaluations = None, {}
     if is_refit:
-        # Before the model is trained on it.
+        # Evaluate on validation before the model is trained on it.
         evaluations = evaluate_splits(trainer, {"validation": own["validation"]}, seconds, fitted)
 
         def begin(joined: DatasetDict, arguments: AudioTrainingArguments) -> AudioClassificationTrainer:
@@ -304,12 +307,12 @@ def _train(
             refit_band_head(trainer, head, join_splits(recordings), data_arguments)
         if fitted is not None:
             fold(model, fitted)
-            calibration_text += "; fitted before the training on both splits"
+            calibration_text += "; fitted before refit"
             fitted = dataclasses.replace(fitted, windows=None)
     trainer.save_model()
     trainer.save_state()
     has_int8 = model.config.model_type == "sanet" and not model.config.spectrogram_dim
-    # Of a refitted model, what it says of the validation split is for the comparison with int8 alone.
+    # After refit, predictions on the validation split are only used for the comparison with int8.
     left = {split: dataset for split, dataset in own.items() if split not in evaluations or has_int8}
     after = evaluate_splits(trainer, left, seconds, fitted)
     evaluations = in_order({**after, **evaluations})
@@ -356,7 +359,7 @@ def _train(
             teachers=teaching,
         )
     if training_arguments.push_to_hub:
-        # Before the report, whose recordings and file names need not be public.
+        # Before the report is written, because its recordings and file names may be private.
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
         facts = {
@@ -379,7 +382,7 @@ def _format_name(arguments: AudioTrainingArguments) -> str:
 
 
 def _source_name(arguments: DataArguments) -> str:
-    """A Hub id, or the name of a file or folder without the way to it."""
+    """Return a Hub id, or the name of a file or folder without its path."""
     name = arguments.data_dir or arguments.manifest or arguments.dataset_name
     return Path(name).resolve().name if Path(name).exists() else name
 
@@ -420,7 +423,7 @@ def _write_results(
 def _describe_training(trainer: AudioClassificationTrainer, metrics: Mapping[str, float]) -> str:
     duration = format_duration(metrics["train_runtime"] - metrics.get("refit_runtime", 0))
     if trainer.args.head_only:
-        return f"{duration}, the head alone"
+        return f"{duration}, head only"
     text = f"{duration}, {trainer.state.epoch:.4g} epochs, {trainer.state.global_step} steps"
     if trainer.time_limit is not None:
         text += f" (limit: {format_duration(trainer.time_limit.seconds)})"

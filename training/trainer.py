@@ -1,9 +1,9 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-transformers' `Trainer` with what training audio classifiers on small data needs.
+transformers' `Trainer`, extended for training audio classifiers on small datasets.
 
-Only public methods of `Trainer` are overridden, since the private ones change between its versions.
+Only public methods of `Trainer` are overridden, because private ones change between versions.
 """
 
 import errno
@@ -38,19 +38,20 @@ from sanet_hf.training.checkpoints import (
     read_state,
 )
 from sanet_hf.training.data.batches import mixup
-from sanet_hf.training.data.items import HEARD, Teaching
+from sanet_hf.training.data.items import TEACHER_INPUTS, Teaching
 from sanet_hf.training.options import changed_options
+from sanet_hf.training.run_folder import RESTART
 from sanet_hf.training.sampling import EpochSampler, draw_balanced, group_by_length, shuffle
 from sanet_hf.training.time_limit import SCHEDULE_STEPS, TimeLimit, follow_time, has_ended
 
 
 STEPS_BETWEEN_CHECKS = 16  # of the loss on a GPU
-BATCH_NORM_BATCHES = 64  # that statistics for averaged weights are estimated from, at most
-NO_INPUTS = ("labels", "index", HEARD)  # of a model, in its batches
-# Tables of positions and single learned vectors, as transformers' audio models name them.
+BATCH_NORM_BATCHES = 64  # for the statistics of averaged weights, at most
+NO_INPUTS = ("labels", "index", TEACHER_INPUTS)  # keys of a batch that the model does not get
+# Position tables and single learned vectors in transformers' audio models.
 NOT_DECAYED = re.compile(r"position|pos_embed|rel_attn_embed|distance_embedding|(cls|dist|distillation)_token$")
 
-# Options of what is made before the first step.
+# Options that can cause an error before the first step.
 INVOLVED = re.compile(
     "accelerator|adam|compile|dataloader|deepspeed|fsdp|gradient|learning_rate|liger|lr_|optim|paral|warmup"
 )
@@ -58,23 +59,22 @@ INVOLVED = re.compile(
 
 class AudioClassificationTrainer(Trainer):
     """
-    `Trainer` with mixup, a sampler that draws classes equally often, length-grouped batches without decoding audio, a
-    learning rate of its own for the head, and the mean of the last epochs' weights, which is then evaluated, saved and
-    returned.
+    `Trainer` with mixup, balanced sampling, length-grouped batches without decoding audio, a separate learning rate
+    for the head, and weight averaging. The averaged weights are evaluated, saved and returned.
 
     Args:
-        train_loss, eval_loss: As [`make_loss`] returns them. Evaluation has one of its own, so that its loss compares
+        train_loss, eval_loss: As [`make_loss`] returns them. Evaluation has its own loss, which can be compared
             between runs with different training losses.
-        teachers: If there are some, `train_loss` is as [`make_taught_loss`] returns it.
-        time_limit: One of the callbacks, if it ends the training and decides on the learning rate.
+        teachers: Teachers, if any. Then `train_loss` is the result of [`make_taught_loss`].
+        time_limit: The callback that ends the training after a time and sets the learning rate, if any.
         kwargs: Arguments of `Trainer`: `args` is an [`AudioTrainingArguments`], `train_dataset` a [`TrainingClips`] or
             [`StreamedClips`].
 
     Raises:
-        FloatingPointError: In training, the loss or the weights are no longer finite. No checkpoint of them is saved.
+        FloatingPointError: The loss or the weights are no longer finite. No checkpoint with such weights is saved.
         OSError: A checkpoint cannot be written.
-        UsageError: Options do not fit each other, the data, the installed packages or the checkpoint, so that training
-            cannot begin.
+        UsageError: Training cannot begin: options do not work with each other, the data, the installed packages or the
+            checkpoint.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class AudioClassificationTrainer(Trainer):
             self.add_callback(callback)
         for module in self.model.modules():
             if isinstance(module, SANetBatchNorm):
-                # As one process with all of the batch would.
+                # The same statistics as in one process with the whole batch.
                 module.synchronize = self.args.world_size > 1
         if not (self.args.fsdp or self.args.deepspeed):
             load_renamed_weights(self.model)
@@ -112,12 +112,12 @@ class AudioClassificationTrainer(Trainer):
     # Loss
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        # The model does not know it.
+        # The index is not an input of the model.
         self._indices = inputs.pop("index", None)
         self.compute_loss_func = self.train_loss if model.training else self.eval_loss
-        heard = inputs.pop(HEARD, None)
+        teacher_inputs = inputs.pop(TEACHER_INPUTS, None)
         if model.training and self.teachers is not None:
-            inputs["labels"] = self.teachers.make_targets(inputs["labels"], heard, self._indices)
+            inputs["labels"] = self.teachers.make_targets(inputs["labels"], teacher_inputs, self._indices)
         if model.training and self.args.mixup_alpha > 0:
             labels = inputs["labels"]
             if not labels.is_floating_point():
@@ -130,7 +130,7 @@ class AudioClassificationTrainer(Trainer):
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
         self._unchecked.append((self.state.global_step + 1, self._indices, loss.detach()))
-        # Looking at a loss waits for the GPU.
+        # Reading a loss waits for the GPU.
         if self.args.device.type == "cpu" or len(self._unchecked) == STEPS_BETWEEN_CHECKS:
             self._check_losses()
         return loss
@@ -153,18 +153,18 @@ class AudioClassificationTrainer(Trainer):
             advice.append("--precision bf16 or fp32")
         if self.args.bf16:
             advice.append("--precision fp32")
-        named = f", whose batch holds {', '.join(dict.fromkeys(files))}" if files else ""
+        named = f". Its batch contains {', '.join(dict.fromkeys(files))}" if files else ""
         raise FloatingPointError(
-            f"{what}{named}. Checkpoints in {self.args.output_dir} are of earlier steps and stay. Try "
-            f"{', or '.join(advice)}; --resume_from_checkpoint true resumes with other options."
+            f"{what}{named}. Earlier checkpoints in {self.args.output_dir} are kept. Try {', or '.join(advice)}. "
+            "--resume_from_checkpoint true resumes with other options."
         )
 
     # Optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """
-        Names of the parameters with weight decay: those with more than one dimension that are no position table.
-        `Trainer` goes by the names of normalisation layers instead, and knows half of SANet's.
+        Return the names of the parameters with weight decay: those with more than one dimension, except for position
+        tables. `Trainer` selects by the names of normalisation layers instead, and misses half of SANet's.
 
         Source: `timm.optim.param_groups_weight_decay`.
         """
@@ -173,7 +173,7 @@ class AudioClassificationTrainer(Trainer):
         ]
 
     def create_optimizer(self, *args):
-        # Some versions of Trainer give the model that it has wrapped.
+        # Some versions of Trainer pass the wrapped model.
         is_new, model = self.optimizer is None, args[0] if args else self.model
         optimizer = super().create_optimizer(*args)
         if is_new and self.args.head_learning_rate is not None:
@@ -197,7 +197,7 @@ class AudioClassificationTrainer(Trainer):
                 optimizer.add_param_group({**group, "params": of_head, "lr": self.args.head_learning_rate})
             elif of_head:
                 group["lr"] = self.args.head_learning_rate
-        # Optimizers that step within the backward pass have no groups, or do not read them.
+        # Optimizers that step within the backward pass have no parameter groups or ignore them.
         if head or "lomo" in self.args.optim:
             raise UsageError(f"--head_learning_rate does not work with --optim {self.args.optim}. Leave one out.")
 
@@ -209,7 +209,7 @@ class AudioClassificationTrainer(Trainer):
 
     def log(self, logs, *args, **kwargs):
         if self.time_limit is not None and "train_steps_per_second" in logs:
-            # Trainer computes it from the steps that it was given as a limit.
+            # Trainer computes this value from the limit of steps, not from the actual steps.
             rate = logs["train_steps_per_second"] * self.get_total_train_batch_size(self.args)
             logs["train_samples_per_second"] = round(rate, 3)
         super().log(logs, *args, **kwargs)
@@ -235,29 +235,29 @@ class AudioClassificationTrainer(Trainer):
         except Exception as error:
             if self.options_on_resuming.has_begun:
                 raise
-            # The optimizer, its schedule, the loader and others check options each in its own way.
+            # The optimizer, the schedule, the loader and others raise different kinds of errors for bad options.
             reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | AttributeError) else error
             involved = ", ".join(f"--{name}" for name in changed_options(self.args) if INVOLVED.search(name))
             raise UsageError(
-                f"Training cannot begin: {' '.join(str(reason).split())} (options that can be the reason: {involved})."
+                f"Training cannot begin: {' '.join(str(reason).split())} (possible causes: {involved})."
             ) from error
         finally:
             if self.args.dataloader_persistent_workers:
-                # They end with their loader; Python would end them by SIGTERM, which they ignore, and wait for ever.
+                # Delete the loader to end its workers. They ignore SIGTERM, and Python would wait for them forever.
                 self.callback_handler.train_dataloader = None
                 self.accelerator._dataloaders.clear()
                 gc.collect()
 
     def _check_batches(self, checkpoint: str | bool | None) -> None:
-        """Check that there are batches to train on, and where in them a checkpoint is."""
+        """Check that there are batches to train on, and the position of a checkpoint in them."""
         if isinstance(self.train_dataset, IterableDataset):
             return
         num_batches = len(self.get_train_dataloader())
         if not num_batches:
             raise UsageError(
-                f"--dataloader_drop_last true leaves no batch to train on: {len(self.train_dataset)} clips are fewer "
-                f"than --per_device_train_batch_size {self.args.per_device_train_batch_size} in each process. Lower "
-                "it, or leave --dataloader_drop_last out."
+                f"--dataloader_drop_last true leaves no batch to train on: there are {len(self.train_dataset)} clips, "
+                f"fewer than --per_device_train_batch_size {self.args.per_device_train_batch_size} in each process. "
+                "Use a smaller batch size, or leave --dataloader_drop_last out."
             )
         if isinstance(checkpoint, str):
             state = read_state(checkpoint)
@@ -274,27 +274,27 @@ class AudioClassificationTrainer(Trainer):
         except ValueError as error:
             if resume_from_checkpoint and "parameter group" in str(error):
                 raise UsageError(
-                    f"{resume_from_checkpoint} was saved by an earlier version of sanet-hf, or with other options, "
-                    "whose optimizer has other groups of parameters. Start again with --overwrite_output_dir true."
+                    f"Cannot resume {resume_from_checkpoint}: its optimizer has other parameter groups. It was saved "
+                    f"by an earlier version of sanet-hf or with other options. {RESTART}"
                 ) from error
             raise
-        # PyTorch raises a RuntimeError where the disk is full, too.
+        # PyTorch also raises a RuntimeError if the disk is full.
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             if resume_from_checkpoint and "size mismatch" in str(error):
                 raise UsageError(
-                    f"{resume_from_checkpoint} is of another network or has other classes: it cannot be resumed here."
+                    f"Cannot resume {resume_from_checkpoint}: it has another network or other classes. {RESTART}"
                 ) from error
             if self._checkpoint is None or find_fault(self._checkpoint) is None:
                 raise
             shutil.rmtree(self._checkpoint, ignore_errors=True)
             raise OSError(
                 getattr(error, "errno", None) or errno.EIO,
-                f"{self._checkpoint} cannot be written: {error}. Earlier checkpoints stay. Free some space, or keep "
-                "fewer checkpoints (--save_total_limit 1). The same command then resumes from the last one.",
+                f"{self._checkpoint} cannot be written: {error}. Earlier checkpoints are kept. Free some disk space, "
+                "or keep fewer checkpoints (--save_total_limit 1). Then run the same command again to resume.",
             ) from error
 
     def save_model(self, output_dir=None, _internal_call=False):
-        # Only a checkpoint is saved by an internal call.
+        # Internal calls save checkpoints.
         if _internal_call:
             self._check_losses()
             if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
@@ -318,11 +318,11 @@ class AudioClassificationTrainer(Trainer):
     @torch.no_grad()
     def _estimate_batch_norm(self) -> None:
         """
-        Set BatchNorm's running statistics to the mean of those of training batches: where weights are the mean of
-        several, theirs are not the mean of the statistics.
+        Set BatchNorm's running statistics to their mean over training batches. Averaged weights need this, because the
+        mean of the old statistics does not fit them.
 
-        `torch.optim.swa_utils.update_bn` does not fit: it gives the model one tensor, so no mask, and resets layers
-        with frozen weights, which keep their statistics in training.
+        `torch.optim.swa_utils.update_bn` is not suitable. It passes one tensor without a mask to the model, and it
+        resets layers with frozen weights, which keep their statistics in training.
 
         Source: Izmailov et al., 2018, section 3.2.
         """
@@ -332,11 +332,11 @@ class AudioClassificationTrainer(Trainer):
         if not norms:
             return
         momenta, was_training = [norm.momentum for norm in norms], model.training
-        # Those of the next epoch, whose augmentation was not trained on.
+        # Clips of the next epoch, whose augmentation was not used in training.
         generator = torch.Generator().manual_seed(self.args.seed)
         order = round(self.state.epoch or 0) * len(clips) + torch.randperm(len(clips), generator=generator)
         batches = order.split(self.args.train_batch_size)
-        # A last batch that is not full would count as much as the others.
+        # A smaller last batch would have too much weight.
         batches = [batch.tolist() for batch in batches if len(batch) == self.args.train_batch_size] or [order.tolist()]
         num_batches = min(BATCH_NORM_BATCHES, len(batches) // self.args.world_size) or 1
         numbers = range(self.args.process_index, num_batches * self.args.world_size, self.args.world_size)
@@ -361,8 +361,8 @@ class AudioClassificationTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of training clips, drawn anew each epoch; each process has its part."""
-        # Private, but the only place where --auto_find_batch_size leaves the batch size.
+        """Return the loader of training clips, which are drawn in each epoch. Each process gets a part of them."""
+        # A private attribute, but --auto_find_batch_size stores the batch size only there.
         batch_size, drop_last = self._train_batch_size, self.args.dataloader_drop_last
         if not isinstance(self.train_dataset, IterableDataset):
             return self.accelerator.prepare(
@@ -370,8 +370,8 @@ class AudioClassificationTrainer(Trainer):
                     self.train_dataset, batch_size, sampler=self._make_sampler(batch_size), drop_last=drop_last
                 )
             )
-        # Each process reads its part already: accelerate is to divide nothing. Workers that stay would not learn of
-        # the next epoch.
+        # Each process already reads only its part, so accelerate must not divide it. Persistent workers would not
+        # get the number of the next epoch.
         self._stream_loader = self._make_loader(
             self.train_dataset, batch_size, drop_last=drop_last, persistent_workers=False
         )
@@ -386,9 +386,9 @@ class AudioClassificationTrainer(Trainer):
         )
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """Batches in the order of the dataset, which predictions are matched with; it is by length already."""
+        """Return a loader in the order of the dataset, which is sorted by length. Predictions are matched by order."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        # Evaluations make a loader each, whose workers are not to stay.
+        # Each evaluation makes a new loader, so its workers must end with it.
         loader = self._make_loader(dataset, self.args.eval_batch_size, persistent_workers=False)
         return self.accelerator.prepare(loader)
 
@@ -396,7 +396,7 @@ class AudioClassificationTrainer(Trainer):
         return self.get_eval_dataloader(test_dataset)
 
     def _make_loader(self, dataset: Dataset, batch_size: int, **options) -> DataLoader:
-        """A loader with all options of `DataLoader` that this version of `TrainingArguments` has."""
+        """Return a loader with all options of `DataLoader` in this version of `TrainingArguments`."""
         given = {
             name: getattr(self.args, f"dataloader_{name}")
             for name in inspect.signature(DataLoader).parameters
@@ -425,7 +425,7 @@ class AudioClassificationTrainer(Trainer):
         if self.args.world_size == 1 or not isinstance(self.train_dataset, IterableDataset):
             return super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = list(islice(epoch_iterator, num_batches))
-        # Each process takes part in every step: those with fewer batches repeat theirs until all are done.
+        # All processes must take part in every step. A process with fewer batches repeats its own.
         most = torch.tensor(len(batches))
         distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self._cpu_group)
         while len(batches) < most:
@@ -436,7 +436,7 @@ class AudioClassificationTrainer(Trainer):
             if batch is None:
                 raise DataError(
                     f"Process {self.args.process_index} of {self.args.world_size} has no recordings to train on: "
-                    "there are fewer than processes."
+                    "there are fewer recordings than processes. Start fewer processes."
                 )
             batches.append(batch)
         if not most:
@@ -445,5 +445,5 @@ class AudioClassificationTrainer(Trainer):
 
 
 def _ignore_sigterm(worker_id: int) -> None:
-    """In a worker of a `DataLoader`: schedulers send SIGTERM to all processes, and the main one still saves."""
+    """Ignore SIGTERM in a `DataLoader` worker. Schedulers send it to all processes while the main one still saves."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

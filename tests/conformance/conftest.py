@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What the test modules of this folder share: the package of transformers' common tests, a tiny model, and the entries in
-transformers' tables that its own models have.
+Fixtures of this folder: the package of transformers' common tests, a tiny model, and the entries in transformers'
+tables that its own models have.
 """
 
 import sys
@@ -18,9 +18,9 @@ from transformers.models.auto.modeling_auto import (
 from sanet_hf import SANetConfig, SANetForAudioClassification, SANetModel
 
 
-# pytest's importlib mode leaves sys.path alone, so that the package beside this file would not be found by name.
+# pytest's importlib mode does not change sys.path, so that the package next to this file would not be found.
 sys.path.append(str(Path(__file__).parent))
-# Some of its modules are called test_*.py after what they stand in for.
+# Some of its modules are named test_*.py, like the modules that they replace.
 collect_ignore = ["transformers_common_tests"]
 
 
@@ -38,7 +38,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def tiny_config_kwargs() -> dict:
-    """A SANet of two stages, attention after the second, for clips of at most 1024 samples. Lists, as in JSON."""
+    """Return a SANet of two stages, with attention after the second, for clips of up to 1024 samples."""
     return {
         "conv_dim": [16, 32],
         "conv_kernel": [8, 4],
@@ -56,7 +56,7 @@ def tiny_config_kwargs() -> dict:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """More threads gain a tiny model nothing, and cost it seconds where other processes run."""
+    """Use one thread: more do not speed up a tiny model, and cost seconds if other processes run."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -66,8 +66,9 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def names_in_transformers_tables(monkeypatch):
     """
-    The common tests look classes up by name in transformers' own tables, which registration does not touch: without
-    an entry they take the base model for a head and make no labels for the classifier.
+    Add entries to transformers' own tables, in which the common tests look up classes by name. Registration does not
+    change these tables. Without entries, the tests treat the base model as a head, and make no labels for the
+    classifier.
     """
     monkeypatch.setitem(MODEL_MAPPING_NAMES, SANetConfig.model_type, SANetModel.__name__)
     monkeypatch.setitem(

@@ -1,11 +1,12 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Fuzzes what reads audio and the feature extractor, guided by coverage, from the files of `tests/hostile_audio.py`:
+Fuzz the audio readers and the feature extractor, guided by coverage, starting from the files of
+`tests/hostile_audio.py`:
 
     make fuzz FUZZ_SECONDS=600
 
-Or, with options of libFuzzer or with what it has found, to see it again:
+Or with options of libFuzzer, or with one of its findings to reproduce it:
 
     python tests/fuzz/fuzz_audio.py -max_total_time=600 -artifact_prefix=build/fuzz/ build/fuzz/corpus
     python tests/fuzz/fuzz_audio.py build/fuzz/crash-…
@@ -31,9 +32,9 @@ with atheris.instrument_imports(include=["sanet_hf.feature_extraction_sanet"]):
 
 
 RATE = 16000
-# The longest that a test may take of blocks, which can come without an end.
+# Largest number of samples to read of a stream, which may be endless.
 MAX_SAMPLES = 2**24
-# What the first byte of an input says to do with the rest.
+# The first byte of an input selects the target for the rest.
 TARGETS = ("load", "load a stretch", "stream", "extract")
 DTYPES = ("f4", "f8", "f2", ">f4", "i2", "i1", "i4", "i8", "u1", "u2", "?", "c8", "S1", "O", "M8[s]")
 
@@ -84,7 +85,7 @@ def pick(data: atheris.FuzzedDataProvider, values: tuple):
 
 
 def make_clip(data: atheris.FuzzedDataProvider):
-    """An array, tensor or list, sometimes of other things than samples."""
+    """Return an array, tensor or list, which sometimes contains other values than samples."""
     dtype = np.dtype(pick(data, DTYPES))
     shape = [data.ConsumeIntInRange(0, 40) for _ in range(data.ConsumeIntInRange(0, 3))]
     count = int(np.prod(shape))
@@ -141,7 +142,7 @@ def run(content: bytes) -> None:
 
 
 def write_seeds(folder: Path) -> None:
-    """The small files of the corpus, for each of the targets."""
+    """Write the small files of the corpus, for each of the targets."""
     from hostile_audio import write_corpus
 
     folder.mkdir(parents=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the test modules of this folder share: weights and clips that a formula makes, a tiny and a full-size model."""
+"""Fixtures of this folder: weights and clips from a formula, a tiny and a full-size model."""
 
 import json
 import zlib
@@ -34,17 +34,17 @@ TINY = {
     "num_labels": 3,
 }
 
-# The same examples in every run, so that a failure is no matter of luck.
+# The same examples in every run, so that failures are reproducible.
 settings.register_profile("sanet_hf", derandomize=True, deadline=None, print_blob=True, database=None)
 settings.load_profile("sanet_hf")
 
 
 def formula_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """
-    The tensor of this name that the original's expected outputs were computed with; see test_parity.py.
+    Return the tensor of this name for which the expected outputs of the original were computed; see test_parity.py.
 
-    Initial weights would give logits of 1e-3, in which errors go unnoticed; these give logits of about 1, and
-    BatchNorm statistics that are no identity.
+    Initial weights would give logits of 1e-3, in which errors are not noticed. These weights give logits of about 1,
+    and BatchNorm statistics that are not the identity.
     """
     if name.endswith("num_batches_tracked"):
         return torch.tensor(0)
@@ -64,7 +64,7 @@ def formula_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def make_waveforms() -> Callable[[int, int], torch.Tensor]:
-    """(batch, samples): a rising tone in noise, of another pitch in each clip."""
+    """Return a function that makes clips of shape (batch, samples): a rising tone in noise, with different pitches."""
 
     def make(batch_size: int, length: int) -> torch.Tensor:
         rng = np.random.RandomState(1000)
@@ -81,7 +81,7 @@ def make_waveforms() -> Callable[[int, int], torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def parity() -> tuple[dict[str, torch.Tensor], dict[str, list]]:
-    """The original network's outputs by name, and `state_dict` (names and shapes) and `grad_order`."""
+    """Return the original network's outputs by name, and `state_dict` (names and shapes) and `grad_order`."""
     with safe_open(DATA / "parity.safetensors", framework="pt") as file:
         metadata = file.metadata()
         return (
@@ -92,19 +92,19 @@ def parity() -> tuple[dict[str, torch.Tensor], dict[str, list]]:
 
 @pytest.fixture(scope="session")
 def original_state_dict(parity) -> dict[str, torch.Tensor]:
-    """State dict of the original network at its full size, with 10 classes."""
+    """Return the state dict of the original network in full size, with 10 classes."""
     return {name: formula_tensor(name, tuple(shape)) for name, shape in parity[1]["state_dict"].items()}
 
 
 @pytest.fixture(scope="session")
 def full_size_model(original_state_dict) -> SANetForAudioClassification:
-    """The default architecture in evaluation mode. All tests share it: copy it before changing it."""
+    """Return the default architecture in evaluation mode. All tests share it, so copy it before changing it."""
     return convert_original_checkpoint(original_state_dict)
 
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., SANetForAudioClassification]:
-    """A tiny model with weights by formula, in evaluation mode; arguments replace those of TINY."""
+    """Return a function for a tiny model with formula weights, in evaluation mode. Arguments override TINY."""
 
     def make(**config_kwargs) -> SANetForAudioClassification:
         model = SANetForAudioClassification(SANetConfig(**TINY | config_kwargs)).eval()
@@ -128,7 +128,7 @@ def tiny_model(make_model) -> SANetForAudioClassification:
 
 @pytest.fixture
 def tiny_checkpoint(make_model, tmp_path) -> Path:
-    """Folder with a tiny model of three named classes and its feature extractor."""
+    """Return a folder with a tiny model of three named classes and its feature extractor."""
     id2label = {0: "cat", 1: "dog", 2: "owl"}
     folder = tmp_path / "tiny_checkpoint"
     make_model(id2label=id2label, label2id={label: index for index, label in id2label.items()}).save_pretrained(folder)

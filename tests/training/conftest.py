@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Small recordings, and a model trained on them by the `sanet` command."""
+"""Fixtures of this folder: small recordings, and a model trained on them with the `sanet` command."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ TINY_NETWORK = (
 
 
 def write_tone(path: Path, frequency: float, seconds: float = 0.5, sampling_rate: int = 16000, seed: int = 0) -> None:
-    """A tone in a little noise."""
+    """Write a tone with a little noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     time = np.arange(round(seconds * sampling_rate)) / sampling_rate
     noise = np.random.default_rng(seed).standard_normal(len(time))
@@ -35,7 +35,7 @@ def make_tone():
 
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory) -> Path:
-    """Folders of split and class: `high` and `low` tones of different lengths."""
+    """Return a folder of splits and classes, with `high` and `low` tones of different lengths."""
     folder = tmp_path_factory.mktemp("tones")
     rng = np.random.default_rng(0)
     for split, count in (("train", 16), ("validation", 4), ("test", 4)):
@@ -48,7 +48,7 @@ def tones(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def few_tones(tmp_path_factory) -> Path:
-    """Folders of split and class: 12 short tones to train on, 4 to validate on, 2 to test on."""
+    """Return a folder of splits and classes, with 12 short tones for training, 4 for validation and 2 for testing."""
     folder = tmp_path_factory.mktemp("few_tones")
     for split, count in (("train", 6), ("validation", 2), ("test", 1)):
         for label, frequency in (("a", 300), ("b", 900)):
@@ -60,7 +60,7 @@ def few_tones(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def speech(tmp_path_factory) -> Path:
-    """Two synthetic voices with four sentences each, in class folders."""
+    """Return a folder with two synthetic voices in class folders, with four sentences each."""
     folder = tmp_path_factory.mktemp("speech")
     make_speech_dataset(folder / "clips", num_train=4, num_validation=1, num_test=1)
     for voice in ("annie", "max"):
@@ -77,16 +77,16 @@ def speech(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_options() -> list[str]:
-    """Options of `sanet train` for a network of some thousand parameters, in a few seconds."""
+    """Return options of `sanet train` for a network of a few thousand parameters, which takes a few seconds."""
     options = ["--config_overrides", TINY_NETWORK, "--max_length_seconds", "1", "--precision", "fp32"]
-    # For the time; see `trained`.
+    # To save time; `trained` has a baseline.
     options += ["--baseline", "false"]
     return [*options, "--num_train_epochs", "12", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2"]
 
 
 @pytest.fixture(scope="module")
 def without_report():
-    """No report.html, whose plots take as long as a tiny training: for modules that look at other results of many."""
+    """Do not write report.html, whose plots take as long as a tiny training. For modules with many trainings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sanet_hf.training.train.write_report", lambda *arguments, **options: None)
         yield
@@ -94,11 +94,11 @@ def without_report():
 
 @pytest.fixture(scope="session")
 def trained(tones, tiny_options, tmp_path_factory) -> Path:
-    """A model that `sanet train` made of `tones`."""
+    """Return a model that `sanet train` trained on `tones`."""
     output_dir = tmp_path_factory.mktemp("runs") / "tones"
     command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options]
     with pytest.MonkeyPatch.context() as patch:
-        # Also where a module asks for it first that is `without_report`.
+        # Write the report even if a module with `without_report` uses this fixture first.
         patch.setattr("sanet_hf.training.train.write_report", write_report)
         assert main([*command, "--baseline", "true"]) == 0
     return output_dir

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Commands in processes that are killed: amid a write, at another change of a file, or by the clock."""
+"""Run commands in processes that are killed during a write, at another change of a file, or after a time."""
 
 import builtins
 import hashlib
@@ -20,7 +20,7 @@ import torch
 from sanet_hf.cli.main import main
 
 
-# Modules that every process needs, loaded once.
+# Loads the modules that every process needs only once.
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
@@ -35,9 +35,9 @@ PROCESSES.set_forkserver_preload(
 @dataclass
 class Kill:
     """
-    SIGKILL at the `number`-th change of a file that a process makes; a write is cut off at a random byte.
+    SIGKILL at the `number`-th change of a file by a process. A write is truncated at a random byte.
 
-    `in_worker` says whether that is a worker's change; `whole` whether all processes go or that one alone.
+    `in_worker`: whether the change is by a worker. `whole`: whether all processes are killed, or only that one.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Kill:
 
 
 class _Changes:
-    """Counts what a process changes in the file system, and ends it at the right one."""
+    """Count the changes of a process in the file system, and kill it at the given one."""
 
     def __init__(self, kill: Kill | None):
         self.kill, self.count, self.main = kill, 0, os.getpid()
@@ -90,14 +90,14 @@ class _Changes:
                 return super().write(data)
 
         def open_to_write(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, **others):
-            # What has an opener is a temporary file without a name.
+            # Files with an opener are unnamed temporary files.
             if others or isinstance(file, int) or not set(mode) & set("wxa"):
                 return open_file(file, mode, buffering, encoding, errors, newline, **others)
             buffered = io.BufferedWriter(File(file, mode.replace("b", "").replace("t", "")))
             return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
 
         def write_parquet(table, path, *args, **kwargs):
-            # Arrow writes files without Python.
+            # Arrow writes files without Python's open.
             is_last = isinstance(path, (str, Path)) and self.is_last()
             to_parquet(table, path, *args, **kwargs)
             if is_last:
@@ -109,7 +109,7 @@ class _Changes:
 
 
 def start(log: str) -> None:
-    """What a process of [`PROCESSES`] does first: a group of its own, output to a file, one thread."""
+    """Set up a process of [`PROCESSES`]: a separate process group, output to a file, one thread."""
     os.setpgid(0, 0)
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
@@ -119,23 +119,23 @@ def start(log: str) -> None:
 
 def _run(command: list[str], log: str, kill: Kill | None, connection) -> None:
     start(log)
-    # Workers that need not load everything again; there are no threads here that could hold a lock.
+    # Fork workers, so that they do not load everything again. There are no threads here that could hold a lock.
     multiprocessing.get_context = lambda method: get_context("fork")
     changes = _Changes(kill)
     changes.install()
     code = main(command)
     connection.send(changes.count)
-    # Not sys.exit: a process of a pool would say that it failed.
+    # With sys.exit, a process of a pool would report a failure.
     os._exit(code)
 
 
 def run(command: list[str], log: Path, kill: Kill | None = None, seconds: float | None = None) -> tuple[int, int]:
     """
-    The exit code of a command, where that of a signal is negative, and how many changes its main process made.
+    Run a command. Return its exit code (negative for a signal) and the number of changes by its main process.
 
     Args:
         command: Arguments of `sanet`.
-        log: File for what it prints.
+        log: File for its output.
         kill: When to kill it.
         seconds: Time after which to kill it.
     """
@@ -168,7 +168,7 @@ def _is_alive(group: int) -> bool:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Hash of every file but the lock and what filled the disk."""
+    """Return the hash of every file, except for the lock and the file that filled the disk."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a program as several processes that train together."""
+"""Run a program as several processes that train together."""
 
 import os
 import signal
@@ -11,8 +11,8 @@ import sys
 def start_processes(
     arguments: list[str], num_processes: int = 2, env: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """A script, or `-m` and a module, with these arguments as `accelerate launch` starts it."""
-    # On a CPU too: with --cpu it starts one process.
+    """Start a script, or `-m` and a module, with these arguments, with `accelerate launch`."""
+    # Also on a CPU, because with --cpu, accelerate starts only one process.
     launch = ["--multi_gpu", "--num_processes", str(num_processes), "--num_machines", "1", "--main_process_port", "0"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     return subprocess.Popen(
@@ -26,7 +26,7 @@ def start_processes(
 
 
 def wait_for(process: subprocess.Popen[str], timeout: float) -> tuple[str, str]:
-    """What the processes print to stdout and stderr. None of them is left, should one hang."""
+    """Wait for the processes and return their stdout and stderr. Kill all of them if one hangs."""
     try:
         return process.communicate(timeout=timeout)
     finally:
@@ -35,7 +35,7 @@ def wait_for(process: subprocess.Popen[str], timeout: float) -> tuple[str, str]:
 
 
 def run_in_processes(arguments: list[str], timeout: float, num_processes: int = 2) -> str:
-    """What a program prints to stdout that ends without an error."""
+    """Run a program that must end without an error. Return its stdout."""
     process = start_processes(arguments, num_processes)
     output, errors = wait_for(process, timeout)
     assert process.returncode == 0, output + errors

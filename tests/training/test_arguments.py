@@ -130,15 +130,15 @@ def test_debug_is_the_option_of_transformers():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--output_dir", "out"], "--data_dir is missing"),
+        (["--output_dir", "out"], "No recordings are given. Add --data_dir"),
         (["--data_dir", "data"], "--output_dir is missing"),
         ([*REQUIRED, "--learningrate", "1"], r"--learningrate is not an option.*Did you mean --learning_rate\?"),
         ([*REQUIRED, "--learning_rate", "fast"], "invalid float value: 'fast'"),
         ([*REQUIRED, "--freeze", "everything"], "invalid choice: 'everything'"),
         ([*REQUIRED, "--load_best_model_at_end", "true"], "--load_best_model_at_end true needs evaluations"),
-        (["missing.yaml", *REQUIRED], r"missing.yaml: there is no such configuration file.*sanet.yaml"),
+        (["missing.yaml", *REQUIRED], r"missing.yaml: configuration file not found.*sanet.yaml"),
         ([*REQUIRED, "sanet.yaml"], "sanet.yaml is not an option"),
-        (["sanet.yaml", "missing.yaml", *REQUIRED], "missing.yaml: there is no such configuration file"),
+        (["sanet.yaml", "missing.yaml", *REQUIRED], "missing.yaml: configuration file not found"),
         ([*REQUIRED, "--manifest", "list.csv"], "--data_dir and --manifest both name recordings"),
     ],
 )
@@ -239,16 +239,22 @@ CHECKPOINT = ["--model_name_or_path", "x"]
         (["--sampler", "balanced", "--class_weights", "balanced"], "--sampler balanced and --class_weights balanced"),
         (["--sampler", "balanced", "--train_sampling_strategy", "sequential"], "--train_sampling_strategy sequential"),
         (["--model_type", "ast", *CHECKPOINT], "--model_type has no effect: the checkpoint of --model_name_or_path"),
-        (["--max_segments", "2"], "--max_segments has no effect: only clips of --samples_per_class"),
+        (["--max_segments", "2"], "--max_segments has no effect: it needs --samples_per_class"),
         (["--audio_column_name", "x"], "--audio_column_name has no effect: it needs --dataset_name"),
         (["--shuffle_buffer_size", "9"], "--shuffle_buffer_size has no effect: it needs --streaming true"),
         (
             ["--freeze", "backbone", "--head_learning_rate", "1", "--learning_rate", "1"],
             "--learning_rate has no effect",
         ),
-        (["--greater_is_better", "false"], "--metric_for_best_model macro_f1, the highest value is the best"),
-        (["--overwrite_output_dir", "--resume_from_checkpoint", "x"], "--overwrite_output_dir true deletes what"),
-        (["--overwrite_output_dir", "--resume_from_checkpoint", "True"], "--overwrite_output_dir true deletes what"),
+        (["--greater_is_better", "false"], "the highest --metric_for_best_model macro_f1 is the best"),
+        (
+            ["--overwrite_output_dir", "--resume_from_checkpoint", "x"],
+            "--overwrite_output_dir true deletes the run that",
+        ),
+        (
+            ["--overwrite_output_dir", "--resume_from_checkpoint", "True"],
+            "--overwrite_output_dir true deletes the run that",
+        ),
         (["--neftune_noise_alpha", "1"], "--neftune_noise_alpha is not supported"),
         (["--prediction_loss_only", "true"], "--prediction_loss_only is not supported"),
         (["--label_names", "x"], "--label_names is not supported"),
@@ -274,7 +280,7 @@ def test_without_effect_in_a_file_is_a_warning(tmp_path, caplog):
     path = tmp_path / "mine.yaml"
     path.write_text("max_segments: 2\nshuffle_buffer_size: 1000\n")
     parse_train_arguments(["sanet", str(path), *REQUIRED])
-    assert "max_segments has no effect: only clips of --samples_per_class are joined." in caplog.text
+    assert "max_segments has no effect: it needs --samples_per_class." in caplog.text
     assert "shuffle_buffer_size" not in caplog.text
     caplog.clear()
     parse_train_arguments(["wav2vec2", *REQUIRED, "--freeze", "backbone"])

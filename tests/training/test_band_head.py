@@ -143,14 +143,14 @@ def test_what_hardly_varies_does_not_count():
     assert not fitted.weights[1].any() and fitted.weights[0].any()
 
 
-@pytest.mark.parametrize("reason", ["no validation split", "has 2 recordings", "alone", "silent"])
+@pytest.mark.parametrize("reason", ["no validation split", "has 2 recordings", "only from", "silent"])
 def test_where_there_is_none(trainer, recordings, data, monkeypatch, capsys, reason):
     validation = recordings["validation"]
     if reason == "no validation split":
         validation = None
     elif reason == "has 2 recordings":
         validation = validation.select([0, 1])
-    elif reason == "alone":
+    elif reason == "only from":
         # What is gained is too little.
         monkeypatch.setattr(regression_heads, "MIN_GAIN", 1.1)
     else:
@@ -228,7 +228,7 @@ def test_a_class_that_all_recordings_have(trainer, recordings, data, capsys):
 
     trainer.model.config.problem_type = MULTI_LABEL
     head = add_band_head(trainer, several(recordings["train"]), several(recordings["validation"]), data)
-    assert head is None and "have a class" in capsys.readouterr().err
+    assert head is None and "has all training recordings or none" in capsys.readouterr().err
 
 
 def test_training_with_refit(tones, tiny_options, tmp_path, monkeypatch):

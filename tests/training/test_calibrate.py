@@ -88,7 +88,7 @@ def test_the_saved_model_is_calibrated(make_trainer, capsys, model_type, problem
     assert "ece_uncalibrated" not in expected.metrics
     assert expected.metrics["accuracy_low"] < expected.metrics["accuracy"] < expected.metrics["accuracy_high"]
     results = print_calibration(trainer, calibration, {"validation": evaluation})
-    assert "fitted on it" in capsys.readouterr().err
+    assert "used for fitting" in capsys.readouterr().err
     if problem_type == MULTI_LABEL:
         assert results == {} and decision_threshold(saved.config)[2] == 0.5  # a class that no clip has
         assert evaluation.thresholds.tolist() == decision_threshold(saved.config).tolist() != [0.5] * 3
@@ -105,7 +105,7 @@ def test_what_is_left_out(make_trainer, capsys):
     data = recordings["validation"], lambda split: predict_windows(trainer, "validation", split, 1.0)
     few = data[0].select(range(19))
     for given, reason in ((None, "no validation split"), (few, "the validation split has 19 recordings")):
-        assert calibrate(trainer, given, data[1]) == (None, f"none: {reason}; it takes 20")
+        assert calibrate(trainer, given, data[1]) == (None, f"none: {reason}; at least 20 are needed")
         assert f"Calibration of the scores: none: {reason}" in capsys.readouterr().err
     trainer.args.calibrate = False
     assert calibrate(trainer, *data) == (None, "none (--calibrate false)")
@@ -113,5 +113,5 @@ def test_what_is_left_out(make_trainer, capsys):
     trainer.args.calibrate = True
     trainer.model.classifier.append(nn.Softplus())
     calibration, text = calibrate(trainer, *data)
-    assert calibration is None and "does not give the scores alone" in text
+    assert calibration is None and "depend on more than its last linear layer" in text
     assert torch.equal(trainer.model.classifier[-2].weight, weight)

@@ -311,7 +311,7 @@ def test_misuse_exits_with_2(argv, message, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--data_dir", "nowhere"], "nowhere: there is no such folder"),
+        (["--data_dir", "nowhere"], "nowhere: folder not found"),
         (["--learning_rat", "1"], "--learning_rat is not an option of sanet train. Did you mean --learning_rate?"),
         (["--data_dir", "DATA", "--config_overrides", "conv_dims=[8]"], "SANetConfig has no 'conv_dims'"),
         (["--data_dir", "DATA", "--config_overrides", "conv_dim=[8]"], "conv_dim=(8,) and conv_kernel="),
@@ -319,7 +319,7 @@ def test_misuse_exits_with_2(argv, message, capsys):
         (["--data_dir", "DATA", "--sampling_rate", "192000"], "--sampling_rate 192000 must be from 8000 to 96000 Hz"),
         (["--data_dir", "DATA", "--max_length_seconds", "0"], "--max_length_seconds 0"),
         (["--data_dir", "DATA", "--model_name_or_path", "nowhere"], "--model_name_or_path nowhere: neither"),
-        (["--data_dir", "DATA", "--model_name_or_path", "BERT"], "a model of type 'bert' is no audio classifier"),
+        (["--data_dir", "DATA", "--model_name_or_path", "BERT"], "a model of type 'bert' is not an audio classifier"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
@@ -458,11 +458,11 @@ def test_evaluate(trained, tones, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--data_dir", "nowhere"], "nowhere: there is no such folder"),
+        (["--data_dir", "nowhere"], "nowhere: folder not found"),
         (["--data_dir", "TONES", "--manifest", "list.csv"], "--data_dir and --manifest both name recordings"),
-        (["--data_dir", "OTHER", "--split", "all"], "The model does not know bass, treble"),
+        (["--data_dir", "OTHER", "--split", "all"], "the model does not have: bass, treble"),
         (["--data_dir", "OTHER", "--split", "validation"], "no validation split"),
-        (["--split", "all"], "in splits already: test, train, validation"),
+        (["--split", "all"], "already have splits: test, train, validation"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -724,10 +724,10 @@ def test_a_bug_is_shown_with_its_traceback(
         (["evaluate", "BARE", "--data_dir", "DATA", "--max_length_seconds", "nan"], "--max_length_seconds nan: "),
         (
             ["compare", "MODEL", "--output", "new", "--group_pattern", "(", "--data_dir", "DATA"],
-            "no regular expression",
+            "not a valid regular expression",
         ),
         (["prepare", "DATA", "new", "--max_seconds", "nan"], "--max_seconds must be"),
-        (["prepare", "EMPTY", "new"], "holds no class folders"),
+        (["prepare", "EMPTY", "new"], "contains no class folders"),
         (["train", "--seed", "-1"], "--seed -1 must be at least 0"),
         (["train", "--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0 must be at least 1"),
         (["train", "--mixup_alpha", "nan"], "--mixup_alpha nan must be at least 0"),
@@ -740,9 +740,9 @@ def test_a_bug_is_shown_with_its_traceback(
             "--config_overrides: KeyError",
         ),
         (["train", "--config_overrides", "conv_dim=[0]"], "--config_overrides: "),
-        (["train", "--report_to", "nobody"], "The training options cannot be used: nobody"),
+        (["train", "--report_to", "nobody"], "The training options are not valid: nobody"),
         (["train", "--lr_scheduler_kwargs", "{"], "Invalid training options: "),
-        (["train", "--resume_from_checkpoint", "EMPTY"], "the folder holds no checkpoint"),
+        (["train", "--resume_from_checkpoint", "EMPTY"], "the folder is not a checkpoint"),
         (["train", "--augmentations", '[{"Gain": 1}]'], "augmentations: Gain: 1 is not of the form"),
         (["train", "--model_name_or_path", "EMPTY"], "the model cannot be loaded"),
     ],

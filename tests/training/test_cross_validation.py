@@ -185,14 +185,14 @@ def test_the_finished_command_says_so(done, command, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--folds", "3"], "holds a cross-validation with folds=2, not 3"),
-        (["--fold_pattern", "/(.)"], "holds a cross-validation with folds=2, not its default"),
+        (["--folds", "3"], "contains a cross-validation with folds=2, not 3"),
+        (["--fold_pattern", "/(.)"], "contains a cross-validation with folds=2, not its default"),
         (["--folds", "2", "--learning_rate", "0.5"], r"learning_rate.*0\.01.*0\.5"),
         (["--folds", "2", "--resume_from_checkpoint", "true"], "Leave out --resume_from_checkpoint"),
-        (["--folds", "2", "--push_to_hub", "true"], "it needs --final_model true"),
+        (["--folds", "2", "--push_to_hub", "true"], "Add --final_model true"),
         (["--folds", "2", "--final_model", "true", "--lr_scheduler_type", "reduce_lr_on_plateau"], "validation split"),
         (["--final_model", "true"], "--final_model needs cross-validation"),
-        (["--folds", "2", "--fold", "1"], "holds a cross-validation. Choose another --output_dir"),
+        (["--folds", "2", "--fold", "1"], "contains a cross-validation. Use another --output_dir"),
     ],
 )
 def test_other_options_are_refused(done, command, options, message, capsys):
@@ -277,7 +277,7 @@ def test_other_labels_are_refused(command, recordings, tmp_path):
     command = [*command, "--data_dir", "", "--manifest", str(table), "--fold_pattern", r"/(\d)-"]
     run(command, tmp_path / "run")
     table.write_text("\n".join([*lines[:-1], f"{paths[-1]},high"]))
-    with pytest.raises(UsageError, match=f"labels differ .*: of 1 recordings, the first: {paths[-1]} .now high"):
+    with pytest.raises(UsageError, match=f"labels differ .*: 1 changed, the first: {paths[-1]} .now high"):
         run(command, tmp_path / "run")
     # Those of an earlier version, which did not keep the labels, can be resumed.
     folds = tmp_path / "run/folds.csv"
@@ -295,7 +295,7 @@ def test_other_recordings_are_refused(command, recordings, tmp_path):
     run(command, tmp_path / "run")
     shutil.copy(data / "low/0-0.wav", data / "low/new.wav")
     with pytest.raises(
-        UsageError, match=r"differ from those of the cross-validation in .*run: \d new and \d gone, the"
+        UsageError, match=r"differ from those of the cross-validation in .*run: \d new and \d missing, the"
     ):
         run(command, tmp_path / "run")
     result = run(command, tmp_path / "run", "--overwrite_output_dir", "true")
@@ -314,11 +314,11 @@ def test_overwriting_leaves_no_run_of_other_folds(command, tmp_path):
 
 def test_a_folder_with_a_run_or_recordings_is_refused(command, tmp_path):
     (tmp_path / "train_options.yaml").write_text("seed: 1\n")
-    with pytest.raises(UsageError, match="holds a single run"):
+    with pytest.raises(UsageError, match="contains a single run"):
         run(command, tmp_path, "--folds", "2")
     data = Path(command[command.index("--data_dir") + 1])
     before = sorted(data.rglob("*"))
-    with pytest.raises(UsageError, match="is in the folder of the recordings"):
+    with pytest.raises(UsageError, match="is inside --data_dir"):
         run(command, data, "--folds", "2", train=train)
     assert sorted(data.rglob("*")) == before
 
@@ -329,12 +329,12 @@ def test_sigterm_ends_all(command, tmp_path, monkeypatch, capsys):
     def end(model_arguments, data_arguments, training_arguments):
         folders.append(Path(training_arguments.output_dir).name)
         if data_arguments.fold == "2":
-            raise TrainingTerminated("Ended by SIGTERM")
+            raise TrainingTerminated("SIGTERM ended the training")
         return guess(model_arguments, data_arguments, training_arguments)
 
     monkeypatch.setattr("sanet_hf.training.train.train", end)
     assert main([*command, "--folds", "3", "--output_dir", str(tmp_path)]) == 143
-    assert folders == ["fold_1", "fold_2"] and "Ended by SIGTERM" in capsys.readouterr().err
+    assert folders == ["fold_1", "fold_2"] and "SIGTERM ended the training" in capsys.readouterr().err
     assert not (tmp_path / "cross_validation.json").exists()
 
 
@@ -373,10 +373,10 @@ def test_models_of_other_classes_are_not_pooled(command, tmp_path):
     path = tmp_path / "fold_2/predictions/test.csv"
     path.write_text(path.read_text().replace("probability_low", "probability_owl"))
     arguments = parse_train_arguments([*command[1:], "--folds", "2", "--output_dir", str(tmp_path)])[1]
-    with pytest.raises(DataError, match=r"fold_2 has other classes than .*fold_1"):
+    with pytest.raises(DataError, match=r"fold_2 and .*fold_1 have different classes"):
         collect(tmp_path, {"1": "fold_1", "2": "fold_2"}, arguments)
     path.unlink()
-    with pytest.raises(DataError, match=r"Delete .*fold_2 to make it anew"):
+    with pytest.raises(DataError, match=r"Delete .*fold_2 and run the training again"):
         collect(tmp_path, {"1": "fold_1", "2": "fold_2"}, arguments)
 
 
@@ -405,7 +405,7 @@ def test_two_cross_validations_are_compared_by_their_out_of_fold_predictions(don
     assert result["candidates"][1]["baseline"]["difference"]["b"] == round(18 * simple)
     capsys.readouterr()
     for arguments, message in (
-        ([str(done), str(done / "fold_1")], "is no cross-validation, others are"),
+        ([str(done), str(done / "fold_1")], "is not a cross-validation, but others are"),
         ([str(done), str(other), "--data_dir", "x"], "--data_dir has no effect on cross-validations"),
         ([str(done), str(other), "--split", "train"], "--split has no effect on cross-validations"),
     ):

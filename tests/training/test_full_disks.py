@@ -252,7 +252,7 @@ def test_preparation(fill_while, tones, tmp_path, num_workers):
     output = tmp_path / "disk" / "data"
     # 48 clips of about 18 kB.
     error = fill_while([*command, str(output), "--num_workers", str(num_workers)], 400_000)
-    assert f"The disk of {output} is full. What is finished stays" in error
+    assert f"The disk of {output} is full. Finished recordings are kept" in error
     folder = tmp_path / "left" / "data"
     written = contents(folder)
     assert len([name for name in written if name.endswith(".wav")]) > 10

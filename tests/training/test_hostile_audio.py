@@ -115,7 +115,7 @@ def check_prepared(folder: Path, cases: dict[Path, Case], output: Path) -> None:
         if path.name.startswith("."):
             assert name not in rows
         elif path.suffix.lower() not in SUFFIXES and not path.is_dir():
-            assert rows[name]["skipped"].item().startswith("no recording by its name")
+            assert rows[name]["skipped"].item().startswith("its suffix is not an audio format")
         elif path.is_symlink() and path.is_dir():
             # All of it lies deeper than its class.
             assert name not in rows or rows[name]["skipped"].notna().all()
@@ -150,8 +150,8 @@ def test_train(recordings, tiny_options, tmp_path):
     result = train(folder, tmp_path / "run", tiny_options, "--max_bad_fraction", 1)
     messages = result.stderr.decode(errors="backslashreplace")
     assert result.returncode == 0, messages[-3000:]
-    left_out = re.search(r"Left out:\n  and (\d+) more", messages)
-    assert messages.count("Left out: ") >= 20 and left_out
+    left_out = re.search(r"Skipped:\n  and (\d+) more", messages)
+    assert messages.count("Skipped: ") >= 20 and left_out
     bad = [path for path, case in cases.items() if case.shortest is None and is_audio_file(path.relative_to(folder))]
     assert 20 + int(left_out[1]) >= sum(not path.is_dir() for path in bad)
     assert (tmp_path / "run" / "model.safetensors").is_file()
@@ -160,7 +160,7 @@ def test_train(recordings, tiny_options, tmp_path):
 def test_train_with_too_many_bad_files(recordings, tiny_options, tmp_path):
     result = train(recordings[0], tmp_path / "run", tiny_options)
     assert result.returncode == 2
-    assert b"recordings cannot be read, more than max_bad_fraction=0.05" in result.stderr
+    assert b"recordings are unreadable, more than max_bad_fraction=0.05" in result.stderr
     assert b"Traceback" not in result.stderr
 
 
@@ -198,9 +198,11 @@ def test_commands_on_ten_hours(long_recordings, trained, tiny_options, tmp_path)
     assert result.returncode == 0, result.stderr
     manifest = pandas.read_parquet(tmp_path / "data" / "manifest.parquet")
     long = manifest[manifest["source"].str.contains("ten_hours")]
-    assert len(long) == 2 and (long["skipped"] == "silent throughout").all()
+    assert len(long) == 2 and (long["skipped"] == "completely silent").all()
     result = train(folder, tmp_path / "run", tiny_options)
-    assert result.returncode == 0 and b"2 recordings are silent, and used all the same" in result.stderr, result.stderr
+    assert result.returncode == 0 and b"2 recordings are silent. They are used nevertheless" in result.stderr, (
+        result.stderr
+    )
     result = run(["sanet", "predict", trained, folder, "--output", tmp_path / "rows.csv", "--files_only"], 2 * GIB)
     assert result.returncode == 0, result.stderr
     check_predicted(folder, cases, tmp_path / "rows.csv")

@@ -196,7 +196,7 @@ def test_terminated_trainings_save_a_checkpoint(command, expected, tmp_path, ste
     folder, log = tmp_path / "run", tmp_path / "log.txt"
     command = [*command, "--output_dir", str(folder)]
     assert run(command, log, step=step, number=signal.SIGTERM) == 143
-    assert f"Ended by SIGTERM after step {step} of 48" in log.read_text(encoding="utf-8")
+    assert f"SIGTERM ended the training after step {step} of 48" in log.read_text(encoding="utf-8")
     assert Path(find_last_checkpoint(folder)).name == f"checkpoint-{step}"
     assert not (folder / "all_results.json").exists()
     assert run(command, log) == 0
@@ -254,8 +254,8 @@ def test_a_loss_that_is_nan_ends_the_training(command, diverging, tmp_path, caps
     folder = tmp_path / "run"
     assert main([*command, "--output_dir", str(folder), "--max_grad_norm", "0"]) == 1
     error = capsys.readouterr().err
-    assert "The loss is nan at step 12, whose batch holds" in error
-    (line,) = [line for line in error.splitlines() if "whose batch" in line]
+    assert "The loss is nan at step 12. Its batch contains" in error
+    (line,) = [line for line in error.splitlines() if "Its batch" in line]
     assert len(set(re.findall(r"(?:high|low)_train_\d+\.wav", line))) == 4
     assert "--learning_rate" in line and "--max_grad_norm 1" in line
     assert Path(find_last_checkpoint(folder)).name == "checkpoint-8"
@@ -287,7 +287,7 @@ def test_a_full_disk(command, expected, monkeypatch, tmp_path, capsys):
     command = [*command, "--output_dir", str(folder)]
     assert main(command) == 1
     error = capsys.readouterr().err
-    assert "checkpoint-16 cannot be written" in error and "The same command then resumes" in error
+    assert "checkpoint-16 cannot be written" in error and "Then run the same command again to resume" in error
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-8"]
     monkeypatch.undo()
     assert run(command, tmp_path / "log.txt") == 0

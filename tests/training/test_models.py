@@ -174,7 +174,7 @@ def test_other_labels_get_a_new_head(checkpoints, model_type, labels, caplog):
     folder, saved = checkpoints[model_type]
     model, feature_extractor = load(folder, labels, **kept_positions(model_type))
     assert model.config.label2id == {label: index for index, label in enumerate(labels)}
-    assert "trained on other labels (x, y, z): it gets a new classification head" in caplog.text
+    assert "trained on other labels (x, y, z). It gets a new classification head" in caplog.text
     old, new, head = saved.state_dict(), model.state_dict(), head_parameter_names(model)
     assert head == HEADS[model_type]
     # Biases and the weights of norms start from constants.
@@ -215,7 +215,7 @@ def test_pretrained_encoder_gets_a_head(tmp_path, model_type, model_class, prefi
     saved = save_checkpoint(tmp_path, model_type, model_class=model_class)[0].state_dict()
     model, feature_extractor = load(tmp_path, LABELS, **kept_positions(model_type))
     assert type(model).__name__ == CLASSIFIERS[model_type] and model.config.id2label == {0: "a", 1: "b", 2: "c"}
-    assert "pretrained without labels: it gets a new classification head for a, b, c" in caplog.text
+    assert "pretrained without labels. It gets a new classification head for a, b, c" in caplog.text
     names = set(dict(backbone(model).named_parameters()))
     loaded = model.state_dict()
     assert names and all(torch.equal(saved[prefix + name], loaded[f"{part}.{name}"]) for name in names)
@@ -351,7 +351,7 @@ def test_the_rate_of_others_is_fixed(checkpoints, model_type, source):
         assert read_sampling_rate(ModelArguments(**options, sampling_rate=48000)) == 48000
         return
     for make in (read_sampling_rate, lambda arguments: make_model(arguments, LABELS, 1.0)):
-        with pytest.raises(UsageError, match=r"--sampling_rate 48000: .* takes 16000 Hz\."):
+        with pytest.raises(UsageError, match=r"--sampling_rate 48000: .* needs 16000 Hz\."):
             make(ModelArguments(**options, sampling_rate=48000))
 
 
@@ -432,8 +432,8 @@ def test_sanet_crops_to_the_longest_clip(checkpoints, source):
 @pytest.mark.parametrize(
     ("options", "seconds", "message"),
     [
-        ({"model_type": "wav2vec"}, 4, "--model_type wav2vec: no audio classifier; there are .*wav2vec2"),
-        ({"model_type": "bert"}, 4, "--model_type bert: no audio classifier"),
+        ({"model_type": "wav2vec"}, 4, "--model_type wav2vec is not an audio classifier. Choose one of .*wav2vec2"),
+        ({"model_type": "bert"}, 4, "--model_type bert is not an audio classifier"),
         ({"config_overrides": "conv_dims=[8]"}, 4, "SANetConfig has no 'conv_dims'"),
         ({"model_type": "ast", "config_overrides": "d_model=8"}, 4, "ASTConfig has no 'd_model'"),
         (
@@ -447,8 +447,16 @@ def test_sanet_crops_to_the_longest_clip(checkpoints, source):
             4,
             "--config_overrides: .*num_heads",
         ),
-        ({"model_name_or_path": "CHECKPOINT", "config_overrides": "hidden_size=64"}, 4, "for a model from scratch"),
-        ({"model_name_or_path": "none/such"}, 4, "--model_name_or_path none/such: neither a folder"),
+        (
+            {"model_name_or_path": "CHECKPOINT", "config_overrides": "hidden_size=64"},
+            4,
+            "a checkpoint has its own configuration",
+        ),
+        (
+            {"model_name_or_path": "none/such"},
+            4,
+            "--model_name_or_path none/such: model not found. It is neither a folder",
+        ),
         ({"model_type": "ast", "freeze": "feature_encoder"}, 4, "--freeze feature_encoder: .* no convolutions"),
         ({"model_type": "whisper", "freeze": "feature_encoder"}, 4, "--freeze feature_encoder: .* no convolutions"),
         ({"model_type": "wav2vec2"}, 0, "--max_length_seconds 0 must be positive"),
@@ -469,7 +477,7 @@ def test_mistakes(checkpoints, options, seconds, message):
 
 def test_model_of_text(tmp_path):
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="a model of type 'bert' is no audio classifier"):
+    with pytest.raises(UsageError, match="a model of type 'bert' is not an audio classifier"):
         load(tmp_path)
 
 
@@ -591,8 +599,8 @@ def test_model_type_of_another_checkpoint_is_named(checkpoints, caplog):
 def test_weights_of_a_new_head_are_not_reported(tmp_path, caplog):
     save_checkpoint(tmp_path / "checkpoint", "sanet", ["x", "y", "z"])
     make_model(ModelArguments(model_name_or_path=str(tmp_path / "checkpoint")), ["a", "b"], 0.3)
-    assert "it gets a new classification head for a, b" in caplog.text
-    assert "LOAD REPORT" not in caplog.text and "start at random" not in caplog.text
+    assert "It gets a new classification head for a, b" in caplog.text
+    assert "LOAD REPORT" not in caplog.text and "start from random values" not in caplog.text
 
 
 def test_missing_weights_of_the_network_are_named(tmp_path, caplog):
@@ -603,4 +611,4 @@ def test_missing_weights_of_the_network_are_named(tmp_path, caplog):
     del weights[lost]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     make_model(ModelArguments(model_name_or_path=str(folder)), ["a", "b"], 0.3)
-    assert f"has no fitting weights for {lost}: these start at random" in caplog.text
+    assert f"has no fitting weights for {lost}. These start from random values" in caplog.text

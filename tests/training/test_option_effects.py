@@ -19,7 +19,7 @@ from sanet_hf.cli.train_options import parse_train_arguments
 from sanet_hf.errors import SanetError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
-from sanet_hf.training.data.items import HEARD
+from sanet_hf.training.data.items import TEACHER_INPUTS
 from sanet_hf.training.options import DATASET_OPTIONS
 from sanet_hf.training.teacher_arguments import TeacherArguments
 from sanet_hf.training.train import train
@@ -194,14 +194,14 @@ def describe(trainer: AudioClassificationTrainer) -> dict[str, object]:
     torch.manual_seed(0)
     loss = trainer.compute_loss(model.train(), {**batch, "labels": batch["labels"]})
     hears = trainer.processing_class.to_dict()
-    heard = [window for item in items for windows in item.pop(HEARD, []) for window in windows]
+    heard = [window for item in items for windows in item.pop(TEACHER_INPUTS, []) for window in windows]
     return {
         "config": model.config.to_dict(),
         "weights": _hash(*model.state_dict().values()),
         "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
         "feature extractor": hears,
         "clips": [_hash(*item.values()) for item in items],
-        "heard by teachers": [_hash(*window.values()) for window in heard],
+        "teacher inputs": [_hash(*window.values()) for window in heard],
         "validation": [len(validation), *(_hash(*validation[i].values()) for i in range(len(validation)))],
         "hashes": None if is_stream else getattr(clips, "labeled", clips).recordings["digest"][:],
         "order": None if is_stream else [*loader.batch_sampler.sampler],

@@ -212,7 +212,7 @@ def test_a_sharded_spectrogram_network(command, tmp_path):
 def test_sharding_needs_gpus(command, tmp_path):
     process = start_processes(["-m", "sanet_hf", *command, "--fsdp", "true", "--output_dir", str(tmp_path / "run")])
     _, errors = wait_for(process, timeout=300)
-    assert process.returncode != 0 and "--fsdp divides the weights between several GPUs" in errors
+    assert process.returncode != 0 and "--fsdp needs several GPUs, one process each" in errors
 
 
 KILL_ONE = """

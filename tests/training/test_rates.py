@@ -182,7 +182,7 @@ def test_a_checkpoint_of_denoised_clips_that_is_trained_on_others(record, tmp_pa
 def test_clips_of_another_rate(record, tmp_path, caplog):
     _, feature_extractor = save_checkpoint(tmp_path / "checkpoint", "sanet")
     note_preparation(feature_extractor, record('{"denoise": false, "sampling_rate": 8000}'))
-    assert "prepared at 8000 Hz, and the model takes 16000 Hz" in caplog.text
+    assert "prepared at 8000 Hz, but the model needs 16000 Hz" in caplog.text
 
 
 def test_denoised_predictions_are_those_of_denoised_recordings(tmp_path):

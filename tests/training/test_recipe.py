@@ -170,7 +170,7 @@ def test_other_checkpoints_have_no_recipe(tmp_path):
 def test_a_checkpoint_that_is_not_there(tmp_path, capsys):
     command = ["train", "--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "run")]
     assert main([*command, "--model_name_or_path", "some/where"]) == 2
-    assert "neither a folder with a model nor one on the Hub" in capsys.readouterr().err
+    assert "neither a folder with a model nor a reachable model on the Hub" in capsys.readouterr().err
 
 
 def test_a_network_of_the_user_is_trained_on(tones, tmp_path):

@@ -93,7 +93,7 @@ def test_the_calibration_of_the_first_phase_is_in_the_weights_of_the_second_once
     # On validation, it is that of the first network, which it was fitted on.
     assert metrics["eval_log_loss"] < metrics["eval_log_loss_uncalibrated"]
     assert metrics["test_log_loss"] != metrics["test_log_loss_uncalibrated"]
-    assert "fitted before the training on both splits" in (refitted / "README.md").read_text(encoding="utf-8")
+    assert "fitted before refit" in (refitted / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_interrupted_second_phase_resumes_to_the_same_weights(refitted, options, tmp_path, monkeypatch):

@@ -94,10 +94,13 @@ def test_a_run(tones, checkpoint, tmp_path, capsys):
     command += ["--false_alarm_minutes", "0"]
     assert main(command) == 0
     text = capsys.readouterr().err
-    assert "logistic regression on the embeddings of 32 recordings" in text and "stays as it was" in text
+    assert (
+        "logistic regression on the embeddings of 32 recordings" in text
+        and "the rest of the network is unchanged" in text
+    )
     results = json.loads((output_dir / "all_results.json").read_text())
     assert results["test_accuracy"] == 1.0 and results["refit_samples"] == 40
-    assert "the head alone" in (output_dir / "report.html").read_text()
+    assert "head only" in (output_dir / "report.html").read_text()
     model, _ = load_classifier(output_dir)
     assert not model.config.classifier_hidden_sizes and set(model.config.label2id) == {"high", "low"}
     before, after = SANetModel.from_pretrained(checkpoint).state_dict(), model.base_model.state_dict()
@@ -169,7 +172,7 @@ def test_a_recipe_repeats_the_run(few_tones, tmp_path):
         (["--early_stopping_patience", "3"], "--early_stopping_patience has no effect"),
         (["--resume_from_checkpoint", "true"], "--resume_from_checkpoint has no effect"),
         (["--model_type", "ast"], "Leave out --model_type ast"),
-        (["--config_overrides", "pool_hidden_size=8"], "--config_overrides is for a model from scratch"),
+        (["--config_overrides", "pool_hidden_size=8"], "does not work with --config_overrides"),
         (["--sampling_rate", "8000"], "--sampling_rate 8000"),
     ],
 )
@@ -190,7 +193,7 @@ def test_other_architectures(tones, tmp_path, capsys):
 
 def test_a_class_without_sound(trainer, recordings, data, monkeypatch):
     monkeypatch.setattr("sanet_hf.training.data.clips.is_silent", lambda waveform: True)
-    with pytest.raises(DataError, match="has a sound"):
+    with pytest.raises(DataError, match="are silent"):
         fit_head(trainer, recordings["train"], None, data)
 
 
@@ -238,11 +241,11 @@ def test_few_validation_recordings_compare_nothing(trainer, recordings, data):
 
 def test_a_class_of_silence_is_trained_without_a_first_head(trainer, recordings, data, capsys, monkeypatch):
     def refuse(*arguments):
-        raise DataError("No training recording of 'silence' has a sound.")
+        raise DataError("All training recordings of 'silence' are silent.")
 
     monkeypatch.setattr(regression_heads, "_check_classes", refuse)
     assert fit_first_head(trainer, recordings["train"], None, data) is None
-    assert "Head first: left out. No training recording of 'silence'" in capsys.readouterr().err
+    assert "Head first: left out. All training recordings of 'silence' are silent" in capsys.readouterr().err
     assert not hasattr(trainer.model, "band_head")
 
 
@@ -282,7 +285,10 @@ def test_a_second_training_starts_from_the_head(trainer, recordings, data):
     ("options", "message"),
     [
         (["--head_first", "true"], "--head_first needs --model_name_or_path"),
-        (["--head_first", "true", "--model_name_or_path", "{}", "--fsdp", "true"], "--head_first needs all weights"),
+        (
+            ["--head_first", "true", "--model_name_or_path", "{}", "--fsdp", "true"],
+            "--head_first does not work with --fsdp: it needs all weights",
+        ),
         (["--head_first", "true", "--head_only", "true"], "--head_first"),
     ],
 )

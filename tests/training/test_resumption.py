@@ -160,7 +160,7 @@ def test_what_cannot_count_on_resuming_is_refused(run, options, others, message)
     checkpoint = str(run / f"checkpoint-{STEPS}")
     assert message in refuse(options, run, *others, "--resume_from_checkpoint", checkpoint)
     # Without asking to resume, any other option is.
-    assert "holds a run with other options" in refuse(options, run, *others)
+    assert "contains a run with other options" in refuse(options, run, *others)
 
 
 def test_all_options_that_differ_are_named(run, options, resume, caplog):
@@ -218,7 +218,7 @@ def test_patience_given_on_resuming_counts(options, tmp_path, monkeypatch):
 def test_a_checkpoint_without_state_is_refused(run, options, name, explicit):
     (run / f"checkpoint-{2 * STEPS}" / name).unlink()
     message = refuse(options, run, *(["--resume_from_checkpoint", "true"] if explicit else []))
-    assert f"has no {name.split('.')[0]}, as with --save_only_model true" in message
+    assert f"has no {name.split('.')[0]} (saved with --save_only_model true?)" in message
     assert "--overwrite_output_dir true" in message and "--model_name_or_path" in message
 
 
@@ -229,7 +229,9 @@ def test_weights_alone_are_not_resumed(options, tmp_path, monkeypatch):
     command = [*options, "--output_dir", str(tmp_path / "run"), "--save_only_model", "true"]
     with pytest.raises(Interrupted):
         train(*parse_train_arguments(command))
-    with pytest.raises(UsageError, match="has no optimizer, scheduler, rng_state, as with --save_only_model true"):
+    with pytest.raises(
+        UsageError, match=r"has no optimizer, scheduler, rng_state \(saved with --save_only_model true"
+    ):
         train(*parse_train_arguments(command))
 
 
@@ -239,7 +241,7 @@ def test_weights_alone_are_not_resumed(options, tmp_path, monkeypatch):
 )
 def test_place_of_a_checkpoint(epoch, step, num_batches, per_step, is_same, caplog):
     check_position(SimpleNamespace(epoch=epoch, global_step=step), num_batches, per_step)
-    assert ("That was epoch" in caplog.text) != is_same
+    assert ("This was epoch" in caplog.text) != is_same
 
 
 # Data
@@ -277,7 +279,9 @@ def change_classes(data):
 )
 def test_other_classes_are_refused(run, options, change_classes, old, new, is_copied, message, explicit):
     change_classes(old, new, is_copied)
-    assert f"was trained on other classes: {message}. Its weights do not fit them" in refuse(options, run, *explicit)
+    assert f"was trained on other classes: {message}. Its weights do not fit the current classes" in refuse(
+        options, run, *explicit
+    )
 
 
 def test_classes_that_are_gone_are_named(run, options):
@@ -301,7 +305,10 @@ def test_recordings_that_are_not_checked_are_not_called_others(tmp_path, was_che
     arguments = AudioTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="true", report_to="none")
     new = {"counts": {"train": 3}, "digest": "b", "is_checked": not was_checked}
     check_data(tmp_path / "checkpoint-1", {}, new, arguments)
-    assert "is not known: --check_recordings differs" in caplog.text and "other recordings" not in caplog.text
+    assert (
+        "was trained on the same recordings: --check_recordings has changed" in caplog.text
+        and "other recordings" not in caplog.text
+    )
     check_data(tmp_path / "checkpoint-1", {}, {**new, "counts": {"train": 4}}, arguments)
     assert "trained on other recordings: train 3 → 4 recordings" in caplog.text
 
@@ -323,11 +330,11 @@ def test_other_recordings_are_refused_unless_resuming_is_asked_for(
     try:
         message = refuse(options, run)
         counts = {"added": "train 32 → 33 recordings", "removed": "train 32 → 31 recordings"}
-        assert counts.get(change, "as many, but with other contents, labels or splits") in message
+        assert counts.get(change, "the same number, but other contents, labels or splits") in message
         assert "--resume_from_checkpoint true" in message
         resume(run)
         assert "was trained on other recordings" in caplog.text
-        assert ("That was epoch 2 and is now epoch" in caplog.text) == (change == "added")
+        assert ("This was epoch 2 and is now epoch" in caplog.text) == (change == "added")
         # From now on, these are those of the run.
         caplog.clear()
         resume(run, explicit=False)

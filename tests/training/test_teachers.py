@@ -23,7 +23,7 @@ from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments
 from sanet_hf.training.callbacks import TrainingClock
 from sanet_hf.training.data.batches import collate, mixup
 from sanet_hf.training.data.clips import TrainingClips
-from sanet_hf.training.data.items import HEARD
+from sanet_hf.training.data.items import TEACHER_INPUTS
 from sanet_hf.training.data.joined_clips import JoinedClips
 from sanet_hf.training.data.record import EARLIER, RECORD_FILE, UNLABELED, read_record, seen_digests
 from sanet_hf.training.losses import join_targets, make_loss, make_taught_loss
@@ -160,7 +160,7 @@ def make_batch(clips: TrainingClips, teachers: Teachers, indices: list[int]) -> 
 
 def say(teachers: Teachers, batch: dict) -> torch.Tensor:
     """Probabilities in the targets of a batch."""
-    targets = teachers.make_targets(batch["labels"], batch.get(HEARD), batch["index"])
+    targets = teachers.make_targets(batch["labels"], batch.get(TEACHER_INPUTS), batch["index"])
     return targets[:, -teachers.num_classes :]
 
 
@@ -178,7 +178,7 @@ def test_teachers_hear_what_the_student_hears(tmp_path, model_type, problem_type
     )
     teachers = make_teachers(tmp_path, student, "one", "two", teacher_temperature=1.0)
     heard = []
-    clips.hear = lambda waveform: heard.append(waveform) or teachers.inputs(waveform)
+    clips.teacher_inputs = lambda waveform: heard.append(waveform) or teachers.inputs(waveform)
     batch = make_batch(clips, teachers, [0, 1, 6, 3])
     expected = []
     for place, waveform in enumerate(heard):
@@ -197,9 +197,9 @@ def test_of_longer_clips_windows_are_averaged(tmp_path, caplog):
     model, feature_extractor = save_checkpoint(tmp_path / "one", "sanet", extractor_options={"max_length": 6400})
     teachers = make_teachers(tmp_path, student, "one", teacher_temperature=1.0)
     assert find_window_seconds(model, feature_extractor) == 0.4
-    assert "takes clips of up to 0.4 s" in caplog.text
+    assert "supports clips of up to 0.4 s" in caplog.text
     clips = make_clips(make_recordings([1.0]), student[1])
-    clips.hear = teachers.inputs
+    clips.teacher_inputs = teachers.inputs
     waveform = read_noise(0, {"seconds": 1.0}, 16000, 0, 16000)
     scores, _ = classify_waveforms(model, feature_extractor, [waveform[i : i + 6400] for i in (0, 6400, 9600)])
     np.testing.assert_allclose(say(teachers, make_batch(clips, teachers, [0]))[0], scores.mean(axis=0), atol=1e-5)
@@ -213,7 +213,7 @@ def test_what_augmentation_after_normalization_does_is_heard(tmp_path):
     student = save_checkpoint(tmp_path / "student", "sanet")
     clips = make_clips(make_recordings([0.5]), student[1], augment_normalized=lambda waveform: 3 * waveform)
     heard = []
-    clips.hear = lambda waveform: heard.append(waveform) or []
+    clips.teacher_inputs = lambda waveform: heard.append(waveform) or []
     clips[0]
     plain = read_noise(0, {"seconds": 0.5}, 16000, 0, 8000)
     np.testing.assert_allclose(heard[0], 3 * (plain - plain.mean()), rtol=1e-2, atol=1e-3)
@@ -235,7 +235,7 @@ def test_fixed_clips_are_heard_once(tmp_path):
     teachers = make_teachers(tmp_path, student, "one")
     labeled, others = (make_clips(make_recordings(s), student[1]) for s in ([0.3, 2.0], [0.4, 3.0, 0.5]))
     clips = JoinedClips(labeled, others)
-    clips.hear, indices = teachers.inputs, [7, 5, 6, 8, 9]
+    clips.teacher_inputs, indices = teachers.inputs, [7, 5, 6, 8, 9]
     batch = make_batch(clips, teachers, indices)
     assert batch["index"].tolist() == indices and batch["labels"].tolist() == [-1, 0, 1, -1, -1]
     at_once = say(teachers, batch)
@@ -246,21 +246,21 @@ def test_fixed_clips_are_heard_once(tmp_path):
     teachers.remember(clips, make_loader, AudioTrainingArguments(output_dir="run", use_cpu=True), Alone())
     assert clips.are_known.tolist() == [True, False, True, False, True]
     batch = make_batch(clips, teachers, indices)
-    assert [len(own["clips"]) for own in batch[HEARD][0]] == [2]
+    assert [len(own["clips"]) for own in batch[TEACHER_INPUTS][0]] == [2]
     torch.testing.assert_close(say(teachers, batch), at_once)
     # A batch of known clips has nothing to hear.
     batch = make_batch(clips, teachers, [5, 7])
-    assert HEARD not in batch
+    assert TEACHER_INPUTS not in batch
     torch.testing.assert_close(say(teachers, batch), at_once[[1, 0]])
 
 
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (("x", "y"), {}, "does not know z"),
+        (("x", "y"), {}, "lacks z"),
         (("x", "y", "z", "w"), {}, "the recordings have no w"),
-        (("x", "y", "w"), {}, "does not know z; the recordings have no w"),
-        (("x", "y", "z"), {"problem_type": SEVERAL}, "knows several classes a clip, but"),
+        (("x", "y", "w"), {}, "lacks z; the recordings have no w"),
+        (("x", "y", "z"), {"problem_type": SEVERAL}, "predicts several classes per clip, but"),
         (("x", "y", "z"), {"problem_type": "regression"}, "is a regression"),
     ],
 )
@@ -273,9 +273,9 @@ def test_teachers_that_cannot_teach(tmp_path, labels, options, message):
 
 def test_a_folder_of_models_is_no_teacher(tmp_path):
     student = save_checkpoint(tmp_path / "folds/fold_1", "sanet")
-    with pytest.raises(UsageError, match=r"Name those that are to teach: --teacher \S*fold_1"):
+    with pytest.raises(UsageError, match=r"Choose from: --teacher \S*fold_1"):
         make_teachers(tmp_path, student, "folds")
-    with pytest.raises(UsageError, match="one model twice"):
+    with pytest.raises(UsageError, match="a model twice"):
         make_teachers(tmp_path, student, "folds/fold_1", "folds/fold_1")
 
 
@@ -292,11 +292,11 @@ def test_a_cross_validation_teaches_fold_by_fold(tmp_path):
     assert find_teachers(names, "b") == [folders[1], "other/model"]
     assert find_teachers(names, "final") == [*folders, "other/model"]
     for fold in (None, "3"):
-        with pytest.raises(UsageError, match="Name those that are to teach"):
+        with pytest.raises(UsageError, match="Choose from"):
             find_teachers(names, fold)
     arguments = AudioTrainingArguments(output_dir="run", use_cpu=True, teacher=names, teacher_weight=0.5)
     text = describe_teachers(find_teachers(names, "final"), arguments, 0)
-    assert text.startswith("the mean of folds/fold_1, folds/fold_b, other/model has 0.5 of the loss")
+    assert text.startswith("the mean of folds/fold_1, folds/fold_b, other/model has the weight 0.5 in the loss")
 
 
 def test_a_balanced_epoch_has_each_clip_without_a_label_once():
@@ -379,7 +379,7 @@ def test_a_student_learns_from_recordings_without_labels(student, trained):
     metrics = read(student / "all_results.json")
     assert metrics["test_accuracy"] >= 0.75 and metrics["eval_accuracy"] >= 0.9
     card = (student / "README.md").read_text(encoding="utf-8")
-    assert f"{trained.name} has all of the loss, at temperature 2" in card and str(trained) not in card
+    assert f"{trained.name} has the weight 1 in the loss, at temperature 2" in card and str(trained) not in card
     assert "25 recordings without labels" in card and "Clips: 4 train, 8 validation, 8 test" in card
     # The teacher was trained on others.
     record, before = read_record(student / RECORD_FILE), read_record(trained / RECORD_FILE)
@@ -395,15 +395,15 @@ def test_what_is_also_in_a_split_is_left_out(command, caplog, tmp_path, monkeypa
     monkeypatch.setattr(TrainingClock, "on_train_begin", stop)
     with pytest.raises(Interrupted):
         train(*parse_train_arguments([*command, "--output_dir", str(tmp_path / "run")]))
-    assert "3 of 28 recordings of --unlabeled_dir are left out" in caplog.text
+    assert "Skipped 3 of 28 recordings of --unlabeled_dir" in caplog.text
     assert "copy.wav" in caplog.text and "other.wav" in caplog.text and "third.wav" in caplog.text
     (tmp_path / "empty").mkdir()
     options = ["--output_dir", str(tmp_path / "other"), "--unlabeled_dir", str(tmp_path / "empty")]
-    with pytest.raises(DataError, match="has no recordings"):
+    with pytest.raises(DataError, match="contains no recordings"):
         train(*parse_train_arguments([*command, *options]))
 
 
-@pytest.mark.parametrize(("folder", "message"), [("none", "no such folder"), ("runs", "is in the folder of")])
+@pytest.mark.parametrize(("folder", "message"), [("none", "folder not found"), ("runs", "is inside")])
 def test_folders_without_recordings_to_train_on(folder, message, tmp_path):
     (tmp_path / "runs").mkdir()
     with pytest.raises(UsageError, match=message):
@@ -438,14 +438,14 @@ def test_another_teacher_is_not_taken_on_resuming(command, trained, tmp_path, mo
     monkeypatch.setattr(TrainingClock, "on_step_end", on_step_end, raising=False)
     with pytest.raises(Interrupted):
         train(*parse_train_arguments(arguments))
-    with pytest.raises(UsageError, match="holds a run with other options: teacher_temperature default → 3"):
+    with pytest.raises(UsageError, match="contains a run with other options: teacher_temperature default → 3"):
         train(*parse_train_arguments([*arguments, "--teacher_temperature", "3"]))
-    with pytest.raises(UsageError, match="holds a run with other options: teacher "):
+    with pytest.raises(UsageError, match="contains a run with other options: teacher "):
         train(*parse_train_arguments([*arguments, "--teacher", str(trained)]))
     weights = load_file(teacher / "model.safetensors")
     name = "sanet.pooling.score.bias"
     save_file({**weights, name: weights[name] + 1}, teacher / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UsageError, match="teacher has changed since it was the teacher of"):
+    with pytest.raises(UsageError, match="teacher has changed since the training of"):
         train(*parse_train_arguments(arguments))
 
 
@@ -457,7 +457,7 @@ def test_a_teacher_that_has_seen_the_test_split(command, trained, tones, tmp_pat
     shutil.copytree(tones / "validation", data / "validation")
     options = [*command[3:], "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
     train(*parse_train_arguments(["sanet.yaml", "--data_dir", str(data), *options]))
-    text = f"The teacher {trained.name} was trained on 32 of 32 test recordings already"
+    text = f"The teacher {trained.name} was already trained on 32 of 32 test recordings"
     assert text in caplog.text and text in (tmp_path / "run/README.md").read_text(encoding="utf-8")
     record = read_record(tmp_path / "run" / RECORD_FILE)
     assert record["test"] <= record[EARLIER]

@@ -178,9 +178,9 @@ def test_averaged_epochs_of_the_configuration_become_a_part():
     ("others", "message"),
     [
         (["--averaged_epochs", "3"], "--averaged_fraction instead"),
-        (["--averaged_epochs", "3", "--averaged_fraction", "0.3"], "both say"),
-        (["--warmup_steps", "50"], "--warmup_steps 50 must be a part"),
-        (["--lr_scheduler_kwargs", '{"num_decay_steps": 9}'], "num_decay_steps counts steps"),
+        (["--averaged_epochs", "3", "--averaged_fraction", "0.3"], "do not work together"),
+        (["--warmup_steps", "50"], "--warmup_steps 50 does not work with --max_minutes"),
+        (["--lr_scheduler_kwargs", '{"num_decay_steps": 9}'], "num_decay_steps does not work with --max_minutes"),
         (["--max_minutes", "0"], "must be positive"),
     ],
 )

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of some thousand parameters of each architecture, from scratch and as checkpoints on disk."""
+"""Networks of a few thousand parameters for each architecture, from scratch and as checkpoints on disk."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import sanet_hf  # noqa: F401 (registers SANet)
 
 
 TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-# Frames of 320 samples, as those of the full size.
+# Frames of 320 samples, as in full size.
 WAVEFORM = {
     **TRANSFORMER,
     "conv_dim": [16, 16, 16],
@@ -67,7 +67,7 @@ MODEL_TYPES = ("sanet", "wav2vec2", "hubert", "ast", "whisper")
 
 
 def overrides(model_type: str) -> str:
-    """What `--config_overrides` makes the tiny network of."""
+    """Return the value of `--config_overrides` for the tiny network."""
     return ",".join(f"{name}={value}" for name, value in SIZES[model_type].items()).replace(" ", "")
 
 
@@ -85,7 +85,7 @@ def save_checkpoint(
     extractor_options: dict | None = None,
     **sizes,
 ) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
-    """A classifier, or a model of another class, with random weights and the architecture's own feature extractor."""
+    """Save and return a classifier (or another class) with random weights, and its feature extractor."""
     config = make_config(model_type, labels, **sizes)
     torch.manual_seed(0)
     model = AutoModelForAudioClassification.from_config(config) if model_class is None else model_class(config)

@@ -3,9 +3,9 @@
 """
 Run the core tests with the oldest and the newest versions that pyproject.toml allows: `make test-versions`.
 
-Each set of versions has an environment of its own in build/versions. An environment is kept, and made again when its
-requirements change. Two environments take 15 GB with PyTorch for CUDA. A table of versions and results is printed at
-the end; each set's full output is in build/versions/NAME.log.
+Each set of versions has its own environment in build/versions. An environment is kept until its requirements change.
+Two environments need 15 GB with PyTorch for CUDA. A table of versions and results is printed at the end. The full
+output of each set is in build/versions/NAME.log.
 
     python tests/versions/check.py [oldest] [newest]
 """
@@ -35,13 +35,13 @@ TESTS = [
     "tests/training/test_cli.py",
     "tests/training/test_train.py",
 ]
-# transformers' common tests. Those of its older versions import test modules that its source distribution lacks.
+# transformers' common tests. In older versions, they import test modules that the source distribution lacks.
 NEWEST_TESTS = ["tests/conformance"]
 EXTRAS = ("train", "formats", "plot", "prepare", "app", "onnx")
 TEST_PACKAGES = ["hypothesis", "parameterized", "pytest", "setuptools>=77"]
 SHOWN = ["torch", "torchaudio", "torchcodec", "transformers", "huggingface-hub", "accelerate", "datasets", "numpy"]
 
-# Between the sets: a checkpoint saved with one loads with the other, by its own code.
+# A checkpoint that is saved with one set must load with the other, with its own code.
 SAVE = """
 import sys, torch, sanet_hf
 torch.manual_seed(0)
@@ -65,7 +65,7 @@ torch.testing.assert_close(model(clip).logits, expected, atol=1e-5, rtol=0)
 
 
 def requirements(name: str) -> list[str]:
-    """Requirements of the set `name` ("oldest" or "newest"), in the form of pip."""
+    """Return the requirements of the set `name` ("oldest" or "newest"), in pip's format."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in EXTRAS)]
     names = [requirement for group in groups for requirement in group if not requirement.startswith("sanet-hf")]
@@ -73,7 +73,7 @@ def requirements(name: str) -> list[str]:
 
 
 def make_environment(name: str) -> Path:
-    """Make the environment of a set, unless it is there with the same requirements, and return its Python."""
+    """Make the environment of a set, unless it exists with the same requirements. Return its Python."""
     folder, wanted = BUILD / name, "\n".join(requirements(name))
     python, stamp = folder / "bin" / "python", folder / "requirements.txt"
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
@@ -89,7 +89,7 @@ def make_environment(name: str) -> Path:
 
 
 def run_tests(name: str, python: Path) -> dict[str, int]:
-    """Run the core tests in an environment and return how many passed, failed and were skipped."""
+    """Run the core tests in an environment. Return the numbers of passed, failed and skipped tests."""
     tests = TESTS + NEWEST_TESTS if name == "newest" else TESTS
     log = BUILD / f"{name}.log"
     with open(log, "wb") as file:
@@ -98,7 +98,7 @@ def run_tests(name: str, python: Path) -> dict[str, int]:
     summary = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
     counts = {outcome: int(count) for count, outcome in re.findall(r"(\d+) (passed|failed|skipped|error)", summary)}
     failed = counts.get("failed", 0) + counts.get("error", 0)
-    # Without a summary pytest itself has failed.
+    # Without a summary, pytest itself has failed.
     return {
         "passed": counts.get("passed", 0),
         "failed": failed or int(status != 0),
@@ -107,7 +107,7 @@ def run_tests(name: str, python: Path) -> dict[str, int]:
 
 
 def loads_checkpoint_of(python: Path, other: Path, folder: Path) -> bool:
-    """Whether a checkpoint saved by `other` gives the same logits, by its own code, with `python`."""
+    """Return whether a checkpoint that `other` saved gives the same logits with `python` and its own code."""
     subprocess.run([other, "-c", SAVE, folder], check=True, cwd=BUILD, stderr=subprocess.DEVNULL)
     result = subprocess.run([python, "-c", LOAD, folder], cwd=BUILD, stderr=subprocess.PIPE, text=True)
     if result.returncode:

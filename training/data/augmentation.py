@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 Augmentation = Callable[[np.ndarray], np.ndarray]
 
 NUM_ROOMS = 64
-# Parameters that name files or folders of sounds, and what audiomentations takes there.
+# Parameters that name files or folders of sounds, and the file formats that audiomentations supports there.
 PATHS = ("ir_path", "sounds_path")
 SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
@@ -36,26 +36,26 @@ MP3_BACKEND = "fast-mp3-augment"  # audiomentations' default; the others are dep
 
 def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augmentation | None:
     """
-    A chain of audiomentations transforms.
+    Make a chain of audiomentations transforms.
 
-    `ApplyImpulseResponse` without an `ir_path` applies simulated rooms; see [`simulated_rooms`]. `Resample` also takes
-    `min_speed` and `max_speed`, which fit any sampling rate.
+    `ApplyImpulseResponse` without an `ir_path` uses simulated rooms; see [`simulated_rooms`]. `Resample` also supports
+    `min_speed` and `max_speed`, which are independent of the sampling rate.
 
     Args:
         transforms: Mappings of one transform's name to its parameters, in the order in which they are applied.
         sampling_rate: In Hz.
 
     Returns:
-        What changes a waveform of shape (samples,), by the state of Python's and NumPy's random generators; see
-        [`seeded`]. Its attribute `shortening` is the factor by which it makes a waveform shorter at most. None where
-        there are no transforms.
+        A function that changes a waveform of shape (samples,). It uses Python's and NumPy's random generators; see
+        [`seeded`]. Its attribute `shortening` is the largest factor by which it shortens a waveform. None if there are
+        no transforms.
 
     Raises:
-        UsageError: A transform does not exist, does not take the parameters, or needs a package that is missing.
+        UsageError: A transform does not exist, does not support the parameters, or needs a missing package.
     """
     if not transforms:
         return None
-    # Imported late: it loads librosa, which runs without augmentation need not wait for.
+    # Imported late, because it loads librosa, which is slow.
     import audiomentations
 
     chain = []
@@ -72,7 +72,7 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
         if name == "ApplyImpulseResponse" and "ir_path" not in parameters:
             parameters["ir_path"] = simulated_rooms(sampling_rate)
         _fit_to_rate(name, parameters, sampling_rate)
-        # audiomentations asks for it by another name.
+        # The error message of audiomentations names another package.
         is_compressed = name == "Mp3Compression" and parameters.get("backend", MP3_BACKEND) == MP3_BACKEND
         if is_compressed and find_spec("fast_mp3_augment") is None:
             raise UsageError(f'augmentations: {name} needs {MP3_BACKEND}: pip install "sanet-hf[prepare]".')
@@ -81,7 +81,7 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
         try:
             chain.append(transform(**parameters))
             _try(transform(**{**parameters, "p": 1.0}), sampling_rate)
-        except Exception as error:  # Each transform checks its parameters in its own way.
+        except Exception as error:  # Transforms raise many kinds of errors for wrong parameters.
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UsageError(f"augmentations: {name}: {reason}") from error
     augment = partial(audiomentations.Compose(chain), sample_rate=sampling_rate)
@@ -90,7 +90,7 @@ def make_augmentation(transforms: Sequence[Mapping], sampling_rate: int) -> Augm
 
 
 def _shortening(transform: Callable, sampling_rate: int) -> float:
-    """Return the factor by which a transform makes a waveform shorter at most."""
+    """Return the largest factor by which a transform shortens a waveform."""
     name = type(transform).__name__
     if name == "Resample":
         return max(1.0, sampling_rate / transform.min_sample_rate)
@@ -100,50 +100,50 @@ def _shortening(transform: Callable, sampling_rate: int) -> float:
 
 
 def _check_sounds(name: str, parameter: str, value: object) -> None:
-    """Raise a UsageError for files or folders of sounds to mix in that are not there, or have none."""
+    """Raise a UsageError if files or folders of sounds are missing, or contain no sounds."""
     for path in [value] if isinstance(value, (str, Path)) else value or []:
         if not Path(path).exists():
-            raise UsageError(f"augmentations: {name}: {parameter} {path}: there is no such folder.")
+            raise UsageError(f"augmentations: {name}: {parameter} {path}: folder not found.")
         if Path(path).is_dir() and not any(file.suffix.lower() in SOUNDS for file in Path(path).rglob("*")):
             raise UsageError(
-                f"augmentations: {name}: {parameter} {path}: the folder has no sounds ({', '.join(SOUNDS)})."
+                f"augmentations: {name}: {parameter} {path}: the folder contains no sounds ({', '.join(SOUNDS)})."
             )
 
 
 def _try(transform: Callable, sampling_rate: int) -> None:
-    """Apply a transform once, which imports its packages and checks its parameters against the sampling rate."""
+    """Apply a transform once, to import its packages and to check its parameters at the sampling rate."""
     with seeded(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transform(np.random.default_rng(0).normal(0, 0.1, sampling_rate).astype(np.float32), sampling_rate)
 
 
 def _fit_to_rate(name: str, parameters: dict, sampling_rate: int) -> None:
-    """Replace parameters that depend on the sampling rate, and refuse those that do not fit it."""
+    """Set parameters that depend on the sampling rate, and raise a UsageError for those that do not fit it."""
     if name == "Resample":
         speeds = {key: parameters.pop(key) for key in ("min_speed", "max_speed") if key in parameters}
         if speeds and not all(isinstance(speed, (int, float)) and speed > 0 for speed in speeds.values()):
             raise UsageError(f"augmentations: {name}: min_speed and max_speed must be above 0, not {speeds}.")
         if speeds:
-            # What is resampled to a lower rate and played at the old one is faster, and higher.
+            # A clip that is resampled to a lower rate and played at the old rate is faster and higher.
             parameters["min_sample_rate"] = round(sampling_rate / speeds.get("max_speed", 1))
             parameters["max_sample_rate"] = round(sampling_rate / speeds.get("min_speed", 1))
         lowest, highest = (parameters.get(f"{end}_sample_rate", sampling_rate) for end in ("min", "max"))
         if isinstance(lowest, int) and isinstance(highest, int) and not lowest <= sampling_rate <= highest:
             logger.warning(
-                f"augmentations: {name} from {lowest} to {highest} Hz plays every clip {sampling_rate / highest:.2g} "
-                f"to {sampling_rate / lowest:.2g} times as fast, since the model takes {sampling_rate} Hz. min_speed "
-                "and max_speed, such as 0.85 and 1.18, fit any rate."
+                f"augmentations: {name} from {lowest} to {highest} Hz makes every clip {sampling_rate / highest:.2g} "
+                f"to {sampling_rate / lowest:.2g} times as fast, because the sampling rate of the model is "
+                f"{sampling_rate} Hz. Use min_speed and max_speed instead, such as 0.85 and 1.18."
             )
     if name == "Mp3Compression" and sampling_rate not in MP3_RATES:
         raise UsageError(
-            f"augmentations: {name}: MP3 has no sampling rate of {sampling_rate} Hz, only "
+            f"augmentations: {name}: MP3 does not support a sampling rate of {sampling_rate} Hz, only "
             f"{', '.join(map(str, MP3_RATES))}. Leave it out."
         )
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Python's and NumPy's random generators, which audiomentations draws from, seeded for a while."""
+    """Seed Python's and NumPy's random generators, which audiomentations uses, and restore them afterwards."""
     states = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -156,8 +156,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 def simulated_rooms(sampling_rate: int) -> Path:
     """
-    A folder of impulse responses of shoebox rooms from a small office to a hall, with reverberation times of 0.15 to
-    0.8 s, by pyroomacoustics' image source method; made once, and kept in the cache of huggingface_hub.
+    Return a folder of impulse responses of shoebox rooms, from a small office to a hall, with reverberation times of
+    0.15 to 0.8 s. pyroomacoustics computes them once by the image source method; huggingface_hub's cache keeps them.
 
     Source: Scheibler et al., Pyroomacoustics, ICASSP 2018; Allen and Berkley, Image method for efficiently simulating
     small-room acoustics, JASA 1979.
@@ -179,7 +179,7 @@ def simulated_rooms(sampling_rate: int) -> Path:
         ) from error
     for index in tqdm(missing, desc="Simulating rooms", unit="room"):
         response = _simulate_room(pyroomacoustics, np.random.default_rng(index), sampling_rate)
-        # Several processes can be at it.
+        # Several processes may write it at the same time.
         with write_atomically(paths[index], paths[index].with_suffix(f".{os.getpid()}.tmp")) as file:
             soundfile.write(file, response, sampling_rate, subtype="FLOAT", format="WAV")
     return folder
@@ -192,16 +192,16 @@ def _simulate_room(pyroomacoustics, generator: np.random.Generator, sampling_rat
             absorption, max_order = pyroomacoustics.inverse_sabine(generator.uniform(0.15, 0.8), size)
             break
         except ValueError:
-            continue  # No absorption makes a large room that dry.
+            continue  # A large room cannot have such a short reverberation time.
     room = pyroomacoustics.ShoeBox(
         size, fs=sampling_rate, materials=pyroomacoustics.Material(absorption), max_order=min(max_order, 40)
     )
-    # At least half a metre from the walls.
+    # At least 0.5 m from the walls.
     source, microphone = (generator.uniform(0.5, size - 0.5) for _ in range(2))
     room.add_source(source)
     room.add_microphone(microphone)
     room.compute_rir()
     response = room.rir[0][0]
-    # The direct sound comes first and at full level, so that clips keep their place and loudness.
+    # The direct sound is the first sample and at full level, so that clips keep their position and loudness.
     response = response[np.argmax(np.abs(response)) :]
     return (response / np.abs(response).max()).astype(np.float32)

@@ -1,19 +1,19 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The background: what is trained on so that the model does not take it for a class.
+Background sounds for training, so that the model does not classify them as one of its classes.
 
-A class called `background`, or as `--background` names it, is trained like others, and its name stored in the model's
-configuration, so that nothing reports it. In multi-label data, its recordings have no class instead.
+A class called `background`, or the class that `--background` names, is trained like the others. Its name is stored in
+the configuration of the model, so that it is never reported. In multi-label data, its recordings have no class.
 
-`--background auto` and `--background_dir` add clips of 16 bits in a folder of the run:
+`--background auto` and `--background_dir` write clips to a folder of the run:
 
     generated noise                    kinds of [`TRAINED_KINDS`] that do not sound like a class of the recordings
-    quiet parts of the recordings      of the same split, at most a quarter
-    recordings of `background_dir`     divided as other recordings are; their test split is kept for false alarms
+    quiet parts of the recordings      from the same split, at most a quarter
+    recordings of `background_dir`     divided like other recordings; their test split is kept for false alarms
 
-They train, and help to choose the epoch. Results are those of the user's recordings alone, as `sanet evaluate` finds
-them, since noise is easily told from most classes.
+These clips are used for training and to choose the epoch. Results are computed only on the user's recordings, as in
+`sanet evaluate`, because most noise is easily distinguished from the classes.
 """
 
 import hashlib
@@ -52,22 +52,22 @@ from sanet_hf.utils.files import write_atomically
 
 logger = logging.get_logger(__name__)
 
-# Like that of decoded recordings, it is not uploaded.
+# Not uploaded, like the folder of decoded recordings.
 FOLDER = "_background"
 RECORD_FILE = "background.json"
 
-# Random numbers of a split are those of its place here.
-QUIET_PART, OWN_PART = 0.25, 0.5  # of the clips that are added, at most
-# A training clip is a random stretch of a file with so many different noises, in all at most so many.
+# The position of a split here seeds its random numbers.
+QUIET_PART, OWN_PART = 0.25, 0.5  # of the added clips, at most
+# Number of different noises in a file, from which training clips are random parts, and largest number in all files.
 NUM_NOISES, MAX_NOISES = 8, 800
-# Parts of the noises that another kind is mixed into, and its level beside the first in dB.
+# Fraction of the noises that are mixed with another kind, and its level relative to the first in dB.
 MIXED_PART, MIXED_LEVELS = 0.4, (-15.0, 0.0)
-# Some files are shorter than a clip, as recordings can be.
+# Fraction of files that are shorter than a clip, as recordings can be, and their shortest length.
 SHORT_PART, SHORTEST_SECONDS = 0.25, 0.3
-# A part of a recording is quiet where it is by so many dB below the loudest tenth of it, for so long.
+# A quiet part is this many dB below the loudest tenth of its recording, for this time.
 QUIET_DECIBELS, QUIET_SECONDS, FRAME_SECONDS = 20.0, 1.0, 0.05
 LONGEST_QUIET_SECONDS = 10.0
-# Recordings that are read to find each quiet part, and how much of one.
+# Number of recordings that are searched for each quiet part, and the length that is read of each.
 NUM_SEARCHED, MAX_READ_SECONDS = 10, 600.0
 GROUP = "recordings of --background_dir"
 
@@ -76,16 +76,16 @@ def add_background(
     recordings: DatasetDict, data: DataArguments, training: AudioTrainingArguments, sampling_rate: int
 ) -> tuple[DatasetDict, Background]:
     """
-    Add clips of background to the training and validation splits, about as many as the median class has recordings.
-    They are the same for the same recordings, options and seed. A line to stderr says how many they are.
+    Add background clips to the training and validation splits, about as many as the median class has recordings. They
+    are the same for the same recordings, options and seed. Their number is printed to stderr.
 
     Args:
-        recordings: As [`load_recordings`] gives them.
-        data, training: Options of the run; clips are written to a folder in its `output_dir`.
+        recordings: As [`load_recordings`] returns them.
+        data, training: Options of the run. Clips are written to a folder in its `output_dir`.
         sampling_rate: In Hz.
 
     Raises:
-        DataError: `background_dir` holds no recordings that can be read.
+        DataError: `background_dir` contains no readable recordings.
     """
     if not adds_background(data):
         return recordings, Background()
@@ -108,7 +108,7 @@ def add_background(
 
 
 def _append(dataset: Dataset, clips: Sequence[Mapping], folder: Path, name: str | None) -> Dataset:
-    """A split with clips of background, which are of class `name` or of none."""
+    """Return a split with added background clips, which have the class `name` or no class."""
     is_several, names = is_multi_label(dataset), label_names(dataset)
     if name is not None and name not in names:
         # Last, so that the other classes keep their numbers.
@@ -130,7 +130,7 @@ def _append(dataset: Dataset, clips: Sequence[Mapping], folder: Path, name: str 
         ADDED: [True] * len(clips),
     }
     added = Dataset.from_dict({column: columns[column] for column in dataset.column_names})
-    # A path becomes audio that is not decoded.
+    # Paths become audio that is not decoded.
     added = added.cast_column("audio", Audio(decode=False)).cast(dataset.features)
     return concatenate_datasets([dataset, added])
 
@@ -139,16 +139,16 @@ def _describe(background: Background, data: DataArguments) -> str:
     counts = ", ".join(f"{sum(kinds.values())} {split}" for split, kinds in background.counts.items() if kinds)
     kinds = sorted({kind for kinds in background.counts.values() for kind in kinds})
     text = f"Background added: {counts} clips ({', '.join(kinds)})"
-    text += f", in {FOLDER} of the run."
+    text += f", in the folder {FOLDER} of the run."
     for kind, label in background.alike.items():
-        text += f"\nGenerated {kind} is left out: it sounds like {label}, which the model is to report."
+        text += f"\nGenerated {kind} is not used, because it sounds like the class {label}."
     if data.background_dir and not background.test_files:
-        text += f"\nFewer than three {GROUP} can be read: none is left to count false alarms on."
+        text += f"\nFewer than three {GROUP} are readable, so that none remain to count false alarms."
     return text
 
 
 def _write(folder: Path, recordings: DatasetDict, data: DataArguments, seed: int, rate: int) -> None:
-    """Write the clips, and last the record of them."""
+    """Write the clips, and then their record."""
     learnt = {split: recordings[split] for split in ("train", "validation") if split in recordings}
     own = _divide_own(data.background_dir, [split for split in SPLITS if split in recordings])
     length = round(data.max_length_seconds * rate)
@@ -167,7 +167,7 @@ def _write(folder: Path, recordings: DatasetDict, data: DataArguments, seed: int
         for number, (kind, clip) in enumerate(clips):
             name = f"{split}/{number:04}-{kind}.wav"
             with write_atomically(folder / name) as file:
-                # Floats, since quiet parts are faint.
+                # As floats, because quiet parts would lose precision in 16 bits.
                 soundfile.write(file, clip, rate, format="WAV", subtype="FLOAT")
             digest = hashlib.sha256(clip.astype(np.float32).tobytes()).hexdigest()[:32]
             rows.append({"split": split, "file": name, "kind": kind, "seconds": len(clip) / rate, "digest": digest})
@@ -186,7 +186,7 @@ def _median_count(dataset: Dataset) -> int:
 def _generate(
     kinds: Sequence[str], count: int, length: int, rate: int, generator: np.random.Generator, is_training: bool
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Kinds in turn, in files of several noises where a training clip is a stretch of one."""
+    """Yield generated noises of alternating kinds. In training, a file contains several noises."""
     num_noises = max(1, min(NUM_NOISES, MAX_NOISES // max(count, 1))) if is_training else 1
     for index in range(max(0, count)):
         kind = kinds[index % len(kinds)]
@@ -194,7 +194,7 @@ def _generate(
             least = min(length, round(SHORTEST_SECONDS * rate))
             yield kind, make_noise(kind, generator, int(generator.integers(least, length + 1)), rate)
         else:
-            # Of one level: training takes no stretch that is much quieter than others of a file.
+            # All noises of a file have one level, because training skips parts that are much quieter than others.
             level = generator.uniform(*LEVELS)
             noises = [_mix_noise(kind, kinds, generator, length, rate, level) for _ in range(num_noises)]
             yield kind, np.concatenate(noises)
@@ -203,7 +203,7 @@ def _generate(
 def _mix_noise(
     kind: str, kinds: Sequence[str], generator: np.random.Generator, length: int, rate: int, level: float
 ) -> np.ndarray:
-    """Noise of a kind, some of it with another in it: there are more sounds than kinds."""
+    """Return noise of a kind, sometimes mixed with another kind for more variety."""
     noise = make_noise(kind, generator, length, rate, level)
     if generator.uniform() < MIXED_PART:
         other = make_noise(str(generator.choice(kinds)), generator, length, rate)
@@ -214,11 +214,11 @@ def _mix_noise(
 
 def find_quiet_part(waveform: np.ndarray, sampling_rate: int) -> tuple[int, int] | None:
     """
-    Return the first and last sample of the longest part of a recording that is well below its level, but not digital
-    silence; `None` where there is none of a second or more.
+    Return the first and last sample of the longest quiet part of a recording that is not digital silence; `None` if
+    there is none of at least `QUIET_SECONDS`.
 
     Args:
-        waveform: Of shape (samples,).
+        waveform: Shape (samples,).
         sampling_rate: In Hz.
     """
     frame = max(1, round(FRAME_SECONDS * sampling_rate))
@@ -227,7 +227,7 @@ def find_quiet_part(waveform: np.ndarray, sampling_rate: int) -> tuple[int, int]
         return None
     power = np.mean(np.square(frames, dtype=np.float64), axis=1)
     level = np.quantile(power, 0.9)
-    # Some recordings are filled up with zeros, which no microphone gives.
+    # Some recordings are padded with zeros, which are not background of a microphone.
     is_quiet = (power < level * 10 ** (-QUIET_DECIBELS / 10)) & (np.abs(frames).max(axis=1) >= SILENCE)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], is_quiet, [0]])))
     if not len(edges):
@@ -247,7 +247,7 @@ def _find_quiet(dataset: Dataset, rate: int, generator: np.random.Generator, cou
         try:
             waveform = load_recording(dataset[int(index)], rate, 0, round(MAX_READ_SECONDS * rate))
         except AudioError:
-            # Unchecked recordings are found when they are trained on.
+            # With unchecked recordings, training reports the unreadable ones.
             continue
         part = find_quiet_part(waveform, rate)
         if part is not None:
@@ -256,18 +256,17 @@ def _find_quiet(dataset: Dataset, rate: int, generator: np.random.Generator, cou
 
 
 def _divide_own(background_dir: str | None, splits: Sequence[str]) -> dict[str, list[Path]]:
-    """The recordings of `background_dir` by split; all train where nothing else is held out."""
+    """Return the recordings of `background_dir` by split; all are for training if the data has no other splits."""
     if background_dir is None:
         return {split: [] for split in SPLITS}
     folder = Path(background_dir)
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: there is no such folder. --background_dir names one with recordings of background."
-        )
+        raise DataError(f"--background_dir {folder}: folder not found.")
     files = list_audio_files(folder, is_deep=True)
     if not files:
         raise DataError(
-            f"{folder} holds no recordings, such as .wav, .flac or .mp3 files. Leave out --background_dir."
+            f"--background_dir {folder} contains no recordings, such as .wav, .flac or .mp3 files. Add some, or leave "
+            "it out."
         )
     names = [path.relative_to(folder).as_posix() for path in files]
     held_out = [split for split in ("validation", "test") if split in splits or (split == "test" and len(splits) > 1)]
@@ -278,18 +277,20 @@ def _divide_own(background_dir: str | None, splits: Sequence[str]) -> dict[str, 
 def _cut_own(
     files: Sequence[Path], length: int, rate: int, generator: np.random.Generator, count: int
 ) -> Iterator[np.ndarray]:
-    """Up to `count` clips of files, the first of each in turn."""
+    """Yield up to `count` clips from files: first one clip of each file, then the next of each."""
     waveforms = []
     for index in generator.permutation(len(files))[:count]:
         try:
             waveform = load_audio(files[index], rate, None, 0, round(MAX_READ_SECONDS * rate))
         except AudioError as error:
-            logger.warning(f"Left out: {error}")
+            logger.warning(f"Skipped: {error}")
             continue
         if largest_amplitude(waveform) >= SILENCE:
             waveforms.append(waveform)
     if files and not waveforms:
-        raise DataError(f"None of the {len(files)} {GROUP} to learn from can be read and has a sound.")
+        raise DataError(
+            f"All {len(files)} {GROUP} for training are unreadable or silent. Add others, or leave it out."
+        )
     starts = [generator.permutation(max(1, len(waveform) // length)) * length for waveform in waveforms]
     rounds = max(map(len, starts), default=0)
     for turn in range(rounds):

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which class is the background, by the options `background` and `background_dir`, and which clips were added."""
+"""The background class, as set by the options `background` and `background_dir`, and the added clips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,22 +15,22 @@ from sanet_hf.training.data.labels import clean_label
 from sanet_hf.utils.formatting import shorten
 
 
-# Values of --background that name no class, and the class that is taken for the background by its name.
+# Values of --background that are no class names, and the default name of the background class.
 AUTO, NONE = "auto", "none"
 DEFAULT_NAME = "background"
-# Column of recordings that tells those that were added.
+# Column that marks added clips.
 ADDED = "is_added_background"
 
 
 @dataclass
 class Background:
     """
-    What was added to a training.
+    Background clips that were added to a training.
 
     Attributes:
-        counts: Clips of each kind in each split.
-        alike: Kinds of noise that were left out, and the class of the recordings that each sounds like.
-        test_files: Recordings of `background_dir` that nothing was trained or chosen by.
+        counts: Number of clips of each kind in each split.
+        alike: Unused kinds of noise, with the class that each sounds like.
+        test_files: Recordings of `background_dir` that were held out from training and selection.
     """
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -39,12 +39,12 @@ class Background:
 
 
 def adds_background(arguments: DataArguments) -> bool:
-    """Whether clips are added to the recordings."""
+    """Return whether background clips are added to the recordings."""
     return arguments.background == AUTO or bool(arguments.background_dir)
 
 
 def background_name(option: str | None) -> str | None:
-    """The class that is the background if there is one of that name, by the option `background`."""
+    """Return the name of the background class by the option `background`. The data may have no such class."""
     if option in (None, AUTO):
         return DEFAULT_NAME
     return None if option == NONE else clean_label(option)
@@ -52,28 +52,28 @@ def background_name(option: str | None) -> str | None:
 
 def store_background(config: PreTrainedConfig, labels: Sequence[str], arguments: DataArguments) -> None:
     """
-    Store in a model's configuration which of its classes is the background, if one is.
+    Store the name of the background class, if any, in the configuration of a model.
 
     Raises:
-        UsageError: `--background` names another.
+        UsageError: `--background` names a class that the model does not have.
     """
     name = background_name(arguments.background)
-    # In multi-label data, it is no class.
+    # In multi-label data, background is not a class.
     is_several = arguments.problem_type == "multi_label_classification"
     if name not in labels and arguments.background not in (None, AUTO, NONE) and not is_several:
         raise UsageError(
-            f"--background {arguments.background}: no class has this name; there are {shorten(labels)}. "
-            f"To add generated noise: --background {AUTO}."
+            f"--background {arguments.background}: class not found. The classes are {shorten(labels)}. To add "
+            f"generated noise, use --background {AUTO}."
         )
-    # A checkpoint to start from may have another one.
+    # The checkpoint to start from may have another background class.
     if name in labels or getattr(config, "background_label", None) is not None:
         config.background_label = name if name in labels else None
 
 
 def drop_background_labels(source: DatasetDict, arguments: DataArguments) -> DatasetDict:
     """
-    Remove the background from the labels of multi-label recordings, as [`read_source`] gives them: those that have
-    nothing else have no class.
+    Remove the background from the labels of multi-label recordings. Recordings without another label then have no
+    class. Return the recordings, as [`read_source`] does.
 
     Raises:
         UsageError: `--background` names a class that no recording has.
@@ -85,7 +85,7 @@ def drop_background_labels(source: DatasetDict, arguments: DataArguments) -> Dat
     if not is_found:
         is_named = arguments.background != AUTO and arguments.background is not None and not arguments.background_dir
         if is_named and ("train" in source or "unsplit" in source):
-            raise UsageError(f"--background {arguments.background}: no recording has this class.")
+            raise UsageError(f"--background {arguments.background}: class not found in the recordings.")
         return source
     return DatasetDict(
         {
@@ -100,7 +100,7 @@ def drop_background_labels(source: DatasetDict, arguments: DataArguments) -> Dat
 
 
 def without_added(recordings: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The recordings without the clips that [`background.add_background`] added."""
+    """Return the recordings without the clips that [`background.add_background`] added."""
     return {
         split: dataset.select(np.flatnonzero(~np.array(dataset[ADDED]))).remove_columns(ADDED)
         if ADDED in dataset.column_names

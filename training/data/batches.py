@@ -15,13 +15,16 @@ def collate(
     items: list[Mapping], feature_extractor: FeatureExtractionMixin, length: int | None = None
 ) -> dict[str, torch.Tensor]:
     """
-    Pad items to the longest of the batch, or to the feature extractor's length where the model hears padding; a mask
-    that leaves nothing out is dropped, since it only costs time.
+    Pad items to the longest item of the batch, or to the feature extractor's length if padding is part of the input. A
+    mask without padding is dropped to save time.
 
     Args:
-        items: Features, `labels` and, where it has one, the `index`, as [`TrainingClips`] gives them.
-        feature_extractor: What made them.
-        length: Samples that waveforms are padded to instead, keeping the mask, so that all batches are alike.
+        items: Features, `labels` and, optionally, the `index`, as in [`TrainingClips`].
+        feature_extractor: The feature extractor of these features.
+        length: Pad waveforms to this number of samples instead, and keep the mask, so that all batches have one shape.
+
+    Returns:
+        The batch.
     """
     others = {
         name: torch.tensor(np.array([item[name] for item in items]))
@@ -42,13 +45,13 @@ def collate(
 
 def mixup(inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, alpha: float) -> tuple[dict, torch.Tensor]:
     """
-    Mix each clip of a batch with another one: `part * clip + (1 - part) * other`, one Beta(alpha, alpha) part of at
-    least a half for the batch, and the labels alike. A frame is valid where it is in either clip.
+    Mix each clip of a batch with another one, `part * clip + (1 - part) * other`, and the labels in the same way. The
+    whole batch has one `part` of at least 0.5 from Beta(alpha, alpha). A frame is valid if it is valid in either clip.
 
     Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018.
 
     Args:
-        inputs: Features of shape (batch, ...), and `attention_mask` of shape (batch, samples) if there is one.
+        inputs: Features of shape (batch, ...), and optionally `attention_mask` of shape (batch, samples).
         labels: Float, shape (batch, classes).
         alpha: Parameter of the Beta distribution.
     """

@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What reading recordings showed, kept for the next run: a database in the Hub's folder for assets (`HF_ASSETS_CACHE`,
-`~/.cache/huggingface/assets` by default), which may be deleted at any time.
+Cache of the checks of recordings for later runs: a database in the Hub's folder for assets (`HF_ASSETS_CACHE`, by
+default `~/.cache/huggingface/assets`), which may be deleted at any time.
 """
 
 import os
@@ -20,20 +20,20 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Another number where files are read in another way or the table is another one: nothing older is believed.
+# Increase the number if files are read in another way or the table changes, so that older entries are not used.
 DATABASE_FILE = "checks-1.sqlite"
-# Seconds that another process may take to write, and that a process waits without a word for another one to read.
+# Timeout in seconds while another process writes, and seconds of waiting for a lock before a message.
 WRITING_SECONDS, PATIENCE_SECONDS = 30, 5
 
-# What is kept of a recording: its length in seconds, its digest, and whether it is silent.
+# Length of a recording in seconds, its digest, and whether it is silent.
 Values = tuple[float, bytes, int]
 T = TypeVar("T")
 
 
 class RecordingState(NamedTuple):
     """
-    What tells that a recording is the same as before: the place and state of its file, or a hash of the content that a
-    dataset holds; the part of it in seconds (no `end`: -1), and the sampling rate at which it is read.
+    Identifies an unchanged recording: the path and state of its file, or a hash of its content in a dataset; its part
+    in seconds (no `end`: -1), and the sampling rate at which it is read.
     """
 
     path: str
@@ -47,10 +47,10 @@ class RecordingState(NamedTuple):
 
 def find_state(row: Mapping, sampling_rate: int) -> RecordingState | None:
     """
-    Return the state of the recording of a row, `None` where it cannot be told.
+    Return the state of the recording of a row; `None` if it cannot be determined.
 
     Args:
-        row: With the columns `audio` and, for clips of a file, `start` and `end` in seconds.
+        row: Has the columns `audio` and, for clips of a file, `start` and `end` in seconds.
         sampling_rate: In Hz.
     """
     audio = row["audio"] or {}
@@ -62,14 +62,14 @@ def find_state(row: Mapping, sampling_rate: int) -> RecordingState | None:
         status = os.stat(path)
     except (KeyError, TypeError, ValueError, OSError):
         return None
-    # Another file moved here can have the same size and time of modification, but not of its last change of state.
+    # Another file that is moved here can have the same size and mtime, but not the same ctime.
     return RecordingState(path, *part, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class CheckCache:
     """
-    A database of what reading recordings showed, which several processes can use. Where it is damaged or cannot be
-    written, nothing is found in it.
+    A database of checks of recordings, which several processes can use. If it is damaged or cannot be written, it
+    behaves as if it were empty.
     """
 
     def __init__(self):
@@ -78,26 +78,26 @@ class CheckCache:
             self._path = cached_assets_path("sanet_hf", "recordings") / DATABASE_FILE
 
     def load(self, states: Sequence[RecordingState | None]) -> list[Values | None]:
-        """Return what is kept of each recording, `None` where nothing is."""
+        """Return the stored check of each recording, or `None`."""
         names = RecordingState._fields
         query = f"SELECT seconds, digest, is_silent FROM checks WHERE {' AND '.join(f'{name} = ?' for name in names)}"
 
         def select(database: sqlite3.Connection) -> list[Values | None]:
             found = [state and database.execute(query, state).fetchone() for state in states]
-            # SQLite does not check types, nor all that a damaged file can hold.
+            # SQLite does not check types, and a damaged file can contain anything.
             return [values if values and list(map(type, values)) == [float, bytes, int] else None for values in found]
 
         return self._use(select, [None] * len(states))
 
     def store(self, found: Mapping[RecordingState, Values]) -> None:
-        """Keep what reading recordings showed."""
+        """Store checks of recordings."""
         rows = [(*state, *values) for state, values in found.items()]
         query = f"INSERT OR REPLACE INTO checks VALUES ({', '.join('?' * (len(RecordingState._fields) + 3))})"
         self._use(lambda database: database.executemany(query, rows), None)
 
     @contextmanager
     def alone(self, states: Sequence[RecordingState | None]) -> Iterator[None]:
-        """Let one process at a time read the recordings of some folders, so that the others find what it kept."""
+        """Let only one process at a time read the recordings of these folders, so that others find its results."""
         if self._path is None:
             yield
             return
@@ -108,7 +108,7 @@ class CheckCache:
             try:
                 lock.acquire(timeout=PATIENCE_SECONDS)
             except Timeout:
-                logger.warning("Waiting for another process, which checks recordings in the same folders.")
+                logger.warning("Waiting for another process that checks recordings in the same folders.")
                 lock.acquire()
         try:
             yield
@@ -120,16 +120,16 @@ class CheckCache:
             return otherwise
         try:
             with closing(sqlite3.connect(self._path, timeout=WRITING_SECONDS)) as database, database:
-                # What is known of an earlier state of a file is replaced.
+                # The primary key makes a new state of a file replace the old one.
                 database.execute(
                     f"CREATE TABLE IF NOT EXISTS checks ({', '.join(RecordingState._fields)}, seconds, digest, "
                     "is_silent, PRIMARY KEY (path, start, end, sampling_rate))"
                 )
                 return work(database)
         except sqlite3.Error as error:
-            logger.warning(f"{self._path} cannot be used ({error}); recordings are checked all the same.")
+            logger.warning(f"Cannot use the cache {self._path} ({error}). Recordings are checked without it.")
             if type(error) is sqlite3.DatabaseError:
-                # Damaged.
+                # Delete the damaged database.
                 with suppress(OSError):
                     self._path.unlink()
             return otherwise

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings to clips: stretches of them, augmentation, features."""
+"""Clips of recordings: random parts for training, windows for evaluation, augmentation and features."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -38,48 +38,48 @@ from sanet_hf.utils.formatting import shorten
 logger = logging.get_logger(__name__)
 
 
-# Of a recording that is longer, a random part is joined.
+# Of a longer recording, a random part of this length is joined.
 LONG_SEGMENT_SECONDS = 2.0
 LONG_SEGMENT_PART = 0.3, 0.6
-# Stretches that are not quiet are looked for in recordings that are no longer: they are read whole.
+# Loud parts are searched only in recordings up to this length, because these are read completely.
 LONGEST_SEARCHED_SECONDS = 30.0
-# Labels of a stream that show how all are written.
+# Number of labels of a stream that are read to find the label format.
 NUM_LABELS_READ = 100
 
 
 class TrainingClips(Dataset):
     """
-    Clips to train on: a random stretch of each recording, or, with `samples_per_class`, clips joined from recordings
-    of one class, or of none; augmented, as features and `labels`.
+    Training clips: a random part of each recording, or, with `samples_per_class`, clips joined from recordings of one
+    class (or of no class). They are augmented, and have features and `labels`.
 
-    Where a recording has one class, a stretch is at most 20 dB quieter than its loudest one, as windows that count in
-    evaluation are: the silence after a sound is not the sound.
+    In single-label data, parts that are more than 20 dB quieter than the loudest part are not used, as in evaluation,
+    because the silence after a sound does not belong to the class.
 
-    An item is random by its index alone, `epoch * len(self) + clip`, and the seed: the same in any number of worker
-    processes and after a resumption. See [`EpochSampler`].
+    An item depends only on its index, `epoch * len(self) + clip`, and the seed. It is the same with any number of
+    worker processes and when training resumes. See [`EpochSampler`].
 
     Args:
-        recordings: A split as [`load_recordings`] gives it.
+        recordings: A split as [`load_recordings`] returns it.
         feature_extractor: The model's own.
         label2id: Classes of the model.
-        max_length_seconds: Length of a stretch, and of a joined clip.
+        max_length_seconds: Length of a clip.
         augment: Changes the waveform.
-        augment_normalized: Changes what the feature extractor makes of the waveform, whose loudness it has set, or,
-            where it makes a spectrogram, what it is given.
-        samples_per_class: Joined clips of each class in an epoch.
-        max_segments: Most recordings in a joined clip.
-        seed: With the index, decides what is drawn.
+        augment_normalized: Changes the waveform after the feature extractor has normalised its loudness. If the
+            features are a spectrogram, it changes the input of the feature extractor.
+        samples_per_class: Number of joined clips per class and epoch.
+        max_segments: Largest number of recordings in a joined clip.
+        seed: Seeds the random numbers, together with the index.
 
     Attributes:
-        read_kept: Reads instead of [`load_recording`] what was kept; see [`keep_decoded`].
-        hear: Makes of a clip what teachers hear, the item's `heard`; see [`TeacherInputs`].
-        are_known: Clips that teachers need not hear, bool of shape (clips,).
+        read_kept: Reads kept samples instead of [`load_recording`]; see [`keep_decoded`].
+        teacher_inputs: Makes the teachers' inputs of a clip; see [`TeacherInputs`].
+        are_known: Clips that need no teachers' inputs, bool of shape (clips,).
 
     Raises:
-        DataError: A recording has a label that the model does not know.
+        DataError: A recording has a label that the model does not have.
     """
 
-    # Any stretch of a recording may be next.
+    # Any part of a recording may be read next.
     are_whole = True
 
     def __init__(
@@ -98,16 +98,16 @@ class TrainingClips(Dataset):
         self.feature_extractor = feature_extractor
         self.max_length = round(max_length_seconds * feature_extractor.sampling_rate)
         self.augment, self.augment_normalized = augment, augment_normalized
-        # A stretch that is played faster is to fill a clip all the same.
+        # Read more, so that a part still fills a clip after augmentation has made it faster.
         self.read_length = math.ceil(self.max_length * getattr(augment, "shortening", 1.0))
         self.samples_per_class, self.max_segments = samples_per_class, max_segments
         self.seed = seed
         self.label_matrix = label_matrix(recordings, label2id)
         self.is_multi_label = is_multi_label(recordings)
         self.read_kept: Callable[..., np.ndarray] | None = None
-        self.hear: Callable[[np.ndarray], list] | None = None
+        self.teacher_inputs: Callable[[np.ndarray], list] | None = None
         self.are_known = np.zeros(len(self), dtype=bool)
-        # By row, of the recordings that were searched.
+        # By row, for recordings that were searched.
         self._loud_starts: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class TrainingClips(Dataset):
 
     @cached_property
     def class_matrix(self) -> np.ndarray:
-        """Classes of each clip, 0/1 of shape (clips, classes); of a joined one, that for which it is drawn."""
+        """Return the classes of each clip, 0/1 of shape (clips, classes)."""
         if self.samples_per_class is None:
             return self.label_matrix
         num_classes = self.label_matrix.shape[1]
@@ -127,8 +127,8 @@ class TrainingClips(Dataset):
     @cached_property
     def seconds(self) -> list[float]:
         """
-        Length of each clip as it is trained on: no longer than a clip, however long the recording is, and, where
-        silence fills clips up, as long as that.
+        Return the length of each clip in training: the length of the recording, at most `max_length_seconds`. With the
+        padding `max_length`, all clips have this length.
         """
         longest = self.max_length / self.feature_extractor.sampling_rate
         if self.samples_per_class is not None or pads_to_one_length(self.feature_extractor):
@@ -137,14 +137,14 @@ class TrainingClips(Dataset):
 
     @property
     def are_fixed(self) -> np.ndarray:
-        """Which clips are the same in each epoch, bool of shape (clips,): short recordings without augmentation."""
+        """Return which clips are the same in each epoch (short, without augmentation), bool of shape (clips,)."""
         if self.samples_per_class is not None or self.augment is not None or self.augment_normalized is not None:
             return np.zeros(len(self), dtype=bool)
         return np.array(self._num_samples) <= self.max_length
 
     @cached_property
     def _rows_of_class(self) -> dict[int, np.ndarray]:
-        """Recordings of each class, and last those of none."""
+        """Return the rows of each class, and last the rows without a class."""
         columns = enumerate([*self.label_matrix.T, ~self.label_matrix.any(axis=1)])
         return {label: np.flatnonzero(column) for label, column in columns if column.any()}
 
@@ -158,8 +158,8 @@ class TrainingClips(Dataset):
             missing = self.max_length - len(waveform)
             before = int(generator.integers(missing, endpoint=True))
             waveform = np.pad(waveform, (before, missing - before))
-        hear = None if self.are_known[index % len(self)] else self.hear
-        return {**make_item(waveform, labels, generator, self, hear), "index": index}
+        teacher_inputs = None if self.are_known[index % len(self)] else self.teacher_inputs
+        return {**make_item(waveform, labels, generator, self, teacher_inputs), "index": index}
 
     def _read(self, row: int, start: int, length: int) -> np.ndarray:
         recording, rate = self.recordings[row], self.feature_extractor.sampling_rate
@@ -168,16 +168,17 @@ class TrainingClips(Dataset):
         return self.read_kept(row, recording, rate, start, length)
 
     def files(self, index: int) -> list[str]:
-        """The recordings that an item is made of."""
+        """Return the files of the recordings in an item."""
         if self.samples_per_class is None:
-            # To draw its stretch, the recording can be read.
+            # Do not draw a part here, because this may read the recording.
             return [self.recordings[index % len(self)]["file"]]
         parts = self._draw(index, np.random.default_rng([self.seed, index]))
         return [self.recordings[row]["file"] for row, _, _ in parts]
 
     def _draw(self, index: int, generator: np.random.Generator) -> list[tuple[int, int, int]]:
         """
-        Recordings of an item, the first sample of each and how many: a stretch of one, or as many as fill a clip
+        Draw the recordings of an item. Return row, first sample and number of samples of each: a part of one
+        recording, or several recordings that fill a clip.
 
             |  silence  | recording | part of a long one | recording |  silence  |
         """
@@ -199,7 +200,7 @@ class TrainingClips(Dataset):
         return parts
 
     def _draw_start(self, row: int, generator: np.random.Generator) -> int:
-        """The first sample of a stretch."""
+        """Draw the first sample of a part."""
         length, rate = self._num_samples[row], self.feature_extractor.sampling_rate
         starts = None
         if not self.is_multi_label and self.read_length < length <= LONGEST_SEARCHED_SECONDS * rate:
@@ -210,40 +211,40 @@ class TrainingClips(Dataset):
 
     @property
     def parts(self) -> list[tuple[int, int]]:
-        """What is read of each recording: the first sample, and how many."""
+        """Return the part of each recording that is read: first sample and number of samples."""
         return [(0, length) for length in self._num_samples]
 
     @cached_property
     def _num_samples(self) -> list[int]:
-        """Length of each recording."""
+        """Return the length of each recording in samples."""
         return [round(seconds * self.feature_extractor.sampling_rate) for seconds in self.recordings["seconds"]]
 
 
 class StreamedClips(IterableDataset):
     """
-    Clips to train on from a stream of recordings: a random stretch of each, augmented, as features and `labels`; where
-    recordings have one class, none that is quiet, as in [`TrainingClips`]. What cannot be read or has no label is left
-    out with a warning that names it.
+    Training clips from a stream of recordings: a random part of each, augmented, with features and `labels`. In
+    single-label data, quiet parts are not used, as in [`TrainingClips`]. Recordings that are unreadable or have no
+    label are skipped with a warning.
 
-    Processes that train together, and their workers, read files of their own; where the number of files is no multiple
-    of the number of processes, each takes its part of the recordings in all files. The order and what is drawn depend
-    on the seed, the epoch and the process.
+    Each process and worker reads its own files. If the number of files is not a multiple of the number of processes,
+    each process uses a part of the recordings in every file. The order and the random parts depend on the seed, the
+    epoch and the process.
 
     Args:
-        stream: With the columns `audio` (not decoded) and `label`, as [`stream_training_split`] gives it.
+        stream: Has the columns `audio` (not decoded) and `label`, as [`stream_training_split`] returns it.
         feature_extractor: The model's own.
         label2id: Classes of the model.
-        max_length_seconds: Length of a stretch.
+        max_length_seconds: Length of a clip.
         augment, augment_normalized: As in [`TrainingClips`].
         is_multi_label: Whether a recording can have several classes, as a list or separated by `;`.
-        buffer_size: Recordings that are drawn from at random.
-        max_bad_fraction: Part of the recordings that may be unreadable or without a label.
-        seed: With the epoch, decides what is drawn.
-        process_index, num_processes: Which of the processes that train together this one is.
+        buffer_size: Number of recordings from which one is drawn at random.
+        max_bad_fraction: Largest fraction of recordings that may be unreadable or have no label.
+        seed: Seeds the random numbers, together with the epoch.
+        process_index, num_processes: Index of this process, and number of processes.
         class_names: Option of that name; see [`find_label_format`].
 
     Attributes:
-        hear: As in [`TrainingClips`].
+        teacher_inputs: As in [`TrainingClips`].
     """
 
     def __init__(
@@ -262,7 +263,7 @@ class StreamedClips(IterableDataset):
         num_processes: int = 1,
         class_names: str | None = None,
     ):
-        # Shuffled alike in all of them.
+        # All processes shuffle in the same way.
         stream = stream.shuffle(seed, buffer_size=buffer_size)
         self.stream = split_dataset_by_node(stream, process_index, num_processes)
         self.process_index = process_index
@@ -275,10 +276,10 @@ class StreamedClips(IterableDataset):
         self.is_multi_label = is_multi_label
         self.max_bad_fraction = max_bad_fraction
         self.seed, self.epoch = seed, 0
-        self.hear: Callable[[np.ndarray], list] | None = None
+        self.teacher_inputs: Callable[[np.ndarray], list] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch."""
+        """Set the epoch. accelerate calls this before each epoch."""
         self.epoch = epoch
         self.stream.set_epoch(epoch)
 
@@ -292,34 +293,34 @@ class StreamedClips(IterableDataset):
             labels = self._labels(row["label"], name)
             try:
                 if labels is None:
-                    raise AudioError(f"{name}: there is no label.")
+                    raise AudioError(f"{name}: the label is missing.")
                 row = {**row, "file": name}
                 waveform = load_recording(row, self.feature_extractor.sampling_rate)
                 check_end(row, self.feature_extractor.sampling_rate, len(waveform))
             except (AudioError, OSError) as error:
-                logger.warning(f"Left out: {error}")
+                logger.warning(f"Skipped: {error}")
                 bad += 1
                 if bad > self.max_bad_fraction * max(count + 1, 100):
                     raise DataError(
-                        f"{bad} of {count + 1} streamed recordings cannot be used, more than "
-                        f"max_bad_fraction={self.max_bad_fraction:g}; the last: {error}"
+                        f"{bad} of {count + 1} streamed recordings are unreadable or unlabelled, more than "
+                        f"max_bad_fraction={self.max_bad_fraction:g}. The last: {error}"
                     ) from error
                 continue
             length, rate = self.read_length, self.feature_extractor.sampling_rate
             starts = None if self.is_multi_label else find_loud_starts(waveform, length, rate)
             start = draw_start(starts, len(waveform), length, rate, generator)
-            yield make_item(waveform[start : start + length], labels, generator, self, self.hear)
+            yield make_item(waveform[start : start + length], labels, generator, self, self.teacher_inputs)
 
     @cached_property
     def _format(self) -> LabelFormat:
-        """How the first labels are written."""
+        """Find the label format from the first labels."""
         first = self.stream.select_columns("label").take(NUM_LABELS_READ) if self.is_multi_label else []
         labels = [row["label"] for row in first]
         names = feature_names(self.stream.features["label"])
         return find_label_format(labels, self.is_multi_label, names, self.class_names)
 
     def _labels(self, label: object, name: str) -> np.ndarray | None:
-        """Classes, 0/1 of shape (classes,); `None` where the label is missing."""
+        """Return the classes, 0/1 of shape (classes,); `None` if the label is missing."""
         found = self._format.read(label, name)
         if found is None:
             return None
@@ -327,8 +328,8 @@ class StreamedClips(IterableDataset):
         for value in found:
             if value not in self._indices:
                 raise DataError(
-                    f"{name} has the label {value!r}; the classes are {shorten(sorted(self.label2id))}: those of "
-                    "the stream's label column if it lists them, or else of the validation split."
+                    f"{name} has the label {value!r}, but the classes are {shorten(sorted(self.label2id))}. Classes "
+                    "come from the stream's label column if it lists them, or else from the validation split."
                 )
             labels[self._indices[value]] = 1
         return labels
@@ -336,23 +337,24 @@ class StreamedClips(IterableDataset):
 
 class EvaluationClips(Dataset):
     """
-    Recordings in windows, as features and `labels`: the middle one of each, or all, as [`predict`] classifies them.
+    Windows of recordings for evaluation, with features and `labels`: the middle window of each recording, or all
+    windows, as in [`predict`].
 
     Args:
-        recordings: A split as [`load_recordings`] gives it.
+        recordings: A split as [`load_recordings`] returns it.
         feature_extractor: The model's own.
         label2id: Classes of the model.
         max_length_seconds: Length of a window.
-        all_windows: Whether a recording that is longer gives several clips.
+        all_windows: Whether to use all windows of a longer recording instead of the middle one.
 
     Attributes:
-        rows: Recording of each clip, int of shape (clips,), in the recordings' order.
-        powers: Mean square of each clip that was read, 0 where it is silent: float64 of shape (clips,), which worker
-            processes share.
+        rows: Recording of each clip, int of shape (clips,), in ascending order.
+        powers: Mean square of each clip that was read, 0 if it is silent: float64 of shape (clips,). Worker processes
+            share it.
         read_kept: As in [`TrainingClips`]; not with `all_windows`.
 
     Raises:
-        DataError: A recording has a label that the model does not know.
+        DataError: A recording has a label that the model does not have.
     """
 
     are_whole = False
@@ -386,14 +388,14 @@ class EvaluationClips(Dataset):
 
     @property
     def parts(self) -> list[tuple[int, int]]:
-        """What is read of each recording: the first sample, and how many."""
+        """Return the part of each recording that is read: first sample and number of samples."""
         return [(start, min(length, self.max_length)) for start, length in zip(self.starts, self.lengths)]
 
     @property
     def silent(self) -> np.ndarray:
         """
-        Whether a clip that was read does not count in the mean over its recording, as in [`predict`], bool of shape
-        (clips,): it is silent, or, where a recording has one class, much quieter than the loudest.
+        Return which clips do not count in the mean over their recording, as in [`predict`], bool of shape (clips,).
+        These are silent clips and, in single-label data, clips much quieter than the loudest.
         """
         powers = self.powers.numpy()
         if self.is_multi_label:
@@ -415,7 +417,7 @@ class EvaluationClips(Dataset):
         if self.read_kept is not None:
             waveform = self.read_kept(place, row, rate, start, self.max_length)
         else:
-            # In the order of the windows, in which a sampler takes them, a long compressed recording is decoded once.
+            # A sampler in the order of the windows decodes a long compressed recording only once.
             waveform = self.reader.read(place, open_from, start, self.max_length)
         if is_last:
             self.reader.close()

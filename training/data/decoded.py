@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Decoded and resampled recordings, kept for the next epoch: files of samples in a folder of the run, which all of its
-processes read and write. The folder is deleted when training ends, and that of a killed run when it is resumed.
+Decoded and resampled recordings, kept for the next epoch: files of samples in a folder of the run, which all its
+processes read and write. The folder is deleted when training ends. If a run was killed, it is deleted on resuming.
 """
 
 import os
@@ -25,25 +25,25 @@ from sanet_hf.utils.formatting import format_duration
 
 logger = logging.get_logger(__name__)
 
-# `Trainer` uploads no file whose name begins like this.
+# `Trainer` does not upload names with this underscore.
 FOLDER = "_decoded"
 SAMPLE = np.dtype(np.float32)
 GIBIBYTE = 2**30
-# Of the free space on disk: checkpoints need some as well.
+# Fraction of the free disk space. Checkpoints also need space.
 MAX_PART_OF_DISK = 0.1
 
 
 class DecodedRecordings:
     """
-    Recordings of a split of which the samples are kept once they have been read. Samples are those of
-    [`load_recording`]. What cannot be kept, or has changed since, is decoded.
+    Recordings of a split, whose samples are kept after the first reading. The samples are those of [`load_recording`].
+    Recordings that cannot be kept or have changed are decoded again.
 
     Args:
-        folder: Of the files. Where it is missing, nothing is kept.
-        name: Of the split.
-        parts: For each recording that may be kept, by its row: the first sample that is read, and how many there are.
-        are_whole: Whether parts go up to the end of their recordings.
-        most_seekable: A longer part, in samples, is not kept where stretches of it are decoded by themselves.
+        folder: Folder of the files. If it does not exist, nothing is kept.
+        name: Name of the split.
+        parts: First sample and number of samples of each recording that may be kept, by its row.
+        are_whole: Whether parts extend to the end of their recordings.
+        most_seekable: Longest part, in samples, to keep if the format also allows decoding of short parts.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class DecodedRecordings:
 
     def read(self, place: int, row: Mapping, sampling_rate: int, start: int, length: int) -> np.ndarray:
         """
-        Return samples `start` to `start + length` of a recording, of shape (samples,); fewer at its end.
+        Return the samples `start` to `start + length` of a recording, shape (samples,); fewer at its end.
 
         Args:
-            place: Number of its row.
-            row: With the columns `audio` and `file`.
+            place: Index of its row.
+            row: Has the columns `audio` and `file`.
             sampling_rate: In Hz.
-            start, length: Within the part that may be kept.
+            start, length: Samples within the part that may be kept.
 
         Raises:
             AudioError: As in [`load_recording`].
@@ -76,10 +76,10 @@ class DecodedRecordings:
         return load_recording(row, sampling_rate, start, length)
 
     def _find_path(self, place: int, row: Mapping, sampling_rate: int) -> Path | None:
-        """The file of a recording in its present state; `None` where that cannot be told."""
+        """Return the path for the samples of a recording in its current state; `None` if the state is not known."""
         audio = row["audio"] or {}
         state = ""
-        # The content of a dataset stays as it is, and what an address names is downloaded once.
+        # The content of a dataset does not change, and a URL is downloaded only once.
         if audio.get("bytes") is None and not is_url(audio.get("path") or ""):
             found = find_state(row, sampling_rate)
             if found is None:
@@ -88,7 +88,7 @@ class DecodedRecordings:
         return self.folder / f"{self.name}-{place}{state}"
 
     def _write(self, path: Path, place: int, row: Mapping, sampling_rate: int, length: int) -> bool:
-        """Write the samples of a recording, of which `length` are wanted; return whether they are there now."""
+        """Write the samples of a recording, of which `length` are needed. Return whether they are in the file now."""
         if not self.folder.is_dir():
             return False
         first, count = self.parts[place]
@@ -100,21 +100,21 @@ class DecodedRecordings:
                     for block in opened.blocks:
                         num_written += len(block)
                         if num_written > count:
-                            # It is longer than it was.
+                            # The file is longer than when it was checked.
                             break
                         file.write(np.ascontiguousarray(block, SAMPLE))
                 if num_written <= count and path == self._find_path(place, row, sampling_rate):
-                    # Readers see all of it or nothing.
+                    # Readers must never see an incomplete file.
                     os.replace(part, path)
                     return True
         except (AudioError, FileNotFoundError):
-            # What is wanted may be sound. Or the folder was deleted.
+            # The needed part may still be readable, or the folder was deleted.
             pass
         except OSError as error:
-            # Checkpoints need the space more.
+            # Leave the disk space to checkpoints.
             shutil.rmtree(self.folder, ignore_errors=True)
-            logger.warning(f"{part} cannot be written ({error.strerror}): recordings are decoded in each epoch.")
-        # Not tried again.
+            logger.warning(f"{part} cannot be written ({error.strerror}). Recordings are decoded in each epoch.")
+        # Do not try again.
         self.parts.pop(place)
         with suppress(OSError):
             part.unlink()
@@ -122,7 +122,7 @@ class DecodedRecordings:
 
 
 class Clips(Protocol):
-    """Clips to train or evaluate on, made of parts of recordings, each read once an epoch or so."""
+    """Clips for training or evaluation from parts of recordings, which are read about once per epoch."""
 
     feature_extractor: FeatureExtractionMixin
     parts: Sequence[tuple[int, int]]
@@ -138,18 +138,18 @@ def keep_decoded(
     clips: Mapping[str, Clips], output_dir: Path, gibibytes: float, arguments: TrainingArguments
 ) -> Iterator[None]:
     """
-    Let clips keep what they read, as much as fits, the shortest recordings first; delete it in the end. A line to
-    stderr says how much that is.
+    Keep the decoded recordings of clips while the context is open, as many as fit, the shortest first. Print their
+    amount to stderr. Delete them at the end.
 
     Args:
-        clips: By the name of their split.
+        clips: Clips by the name of their split.
         output_dir: Folder of the run.
-        gibibytes: Most that may be kept.
-        arguments: How long training lasts, and which of the processes that train together this one is.
+        gibibytes: Largest amount to keep.
+        arguments: Length of the training, and index of this process.
     """
     folder = output_dir / FOLDER
     is_first = arguments.local_process_index == 0
-    # That of a run that was killed, before any process reads.
+    # Delete the folder of a killed run before any process reads it.
     with arguments.main_process_first(local=True, desc="deleting decoded recordings"):
         if is_first:
             shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +176,7 @@ def _count_epochs(clips: Clips, arguments: TrainingArguments) -> float:
 
 
 def _choose(clips: Mapping[str, Clips], folder: Path, gibibytes: float, num_epochs: float) -> str:
-    """Choose what is kept; return what there is to say of it."""
+    """Choose the recordings to keep. Return a text about them."""
     room = min(gibibytes * GIBIBYTE, MAX_PART_OF_DISK * shutil.disk_usage(folder.parent).free)
     parts = [(name, place, part) for name, some in clips.items() for place, part in enumerate(some.parts)]
     sizes = np.array([length * SAMPLE.itemsize for _, _, (_, length) in parts])
@@ -187,16 +187,16 @@ def _choose(clips: Mapping[str, Clips], folder: Path, gibibytes: float, num_epoc
         name, place, part = parts[number]
         kept[name][place] = part
     for name, some in clips.items():
-        # Of others, all would take longer than the stretches of all epochs.
+        # For longer recordings, decoding all takes longer than decoding the parts of all epochs.
         recordings = DecodedRecordings(folder, name, kept[name], some.are_whole, num_epochs * some.max_length)
         some.read_kept = recordings.read
     seconds = SAMPLE.itemsize * clips["train"].feature_extractor.sampling_rate
     total = f"{format_duration(sizes.sum() / seconds)} of recordings"
     if len(order) == len(parts):
-        return f"Decoded once, all {total} are kept in {folder} ({sizes.sum() / 2**20:,.0f} MiB)."
+        return f"All {total} are decoded once and kept in {folder} ({sizes.sum() / 2**20:,.0f} MiB)."
     reason = "a tenth of the free disk space" if room < gibibytes * GIBIBYTE else f"--cache_audio {gibibytes:g}"
     fitting = sizes[order].sum()
     return (
-        f"Decoded once, the shortest {format_duration(fitting / seconds)} of {total} are kept in {folder} "
-        f"({fitting / 2**20:,.0f} MiB: {reason})."
+        f"The shortest {format_duration(fitting / seconds)} of {total} are decoded once and kept in {folder} "
+        f"({fitting / 2**20:,.0f} MiB, limited by {reason})."
     )

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The folds of cross-validation: which recordings test which model."""
+"""The folds of cross-validation: divide recordings into folds, and the recordings of one fold into splits."""
 
 import re
 from collections import Counter, defaultdict
@@ -20,13 +20,13 @@ from sanet_hf.utils.formatting import shorten
 
 logger = logging.get_logger(__name__)
 
-# The "fold" of the model that is trained on every recording.
+# The "fold" of the model that is trained on all recordings.
 FINAL = "final"
-# `sanet prepare` leaves this file beside its folders of clips.
+# `sanet prepare` writes this file next to its folders of clips.
 PREPARE_PROGRESS = ".prepare.jsonl"
 CLIP_FOLDERS = ("clips", "denoised_clips", "speech_segments")
-RECORDING_PATTERN = r"(?s)^(.*?)(_\d{4,}\.wav)?$"  # what the names of the clips of a recording have in common
-# Labels of a recording without a label, in multi-label data: a class of its own.
+RECORDING_PATTERN = r"(?s)^(.*?)(_\d{4,}\.wav)?$"  # finds the common part of the clip names of a recording
+# In multi-label data, recordings without a label are treated as one more class.
 NO_LABEL = ("",)
 
 
@@ -37,22 +37,26 @@ def uses_folds(arguments: DataArguments) -> bool:
 
 def check_fold_options(arguments: DataArguments) -> None:
     """
+    Check the options for folds.
+
     Raises:
-        UsageError: The options of folds contradict each other or other options.
+        UsageError: They contradict each other or other options.
     """
     if arguments.fold is not None and not uses_folds(arguments):
-        raise UsageError("--fold needs --folds or --fold_pattern: they make the folds.")
+        raise UsageError("--fold needs --folds or --fold_pattern, which make the folds.")
     if arguments.folds is not None and arguments.fold_pattern:
-        raise UsageError("--folds and --fold_pattern both make folds: give one of them.")
+        raise UsageError("--folds and --fold_pattern both make folds. Leave one out.")
     if arguments.folds is not None and arguments.folds < 2:
         raise UsageError(f"--folds {arguments.folds} must be at least 2.")
     if arguments.streaming and uses_folds(arguments):
-        raise UsageError("--folds and --fold_pattern need all recordings at hand, which --streaming does not have.")
+        raise UsageError(
+            "--folds and --fold_pattern do not work with --streaming: they need all recordings. Leave one out."
+        )
 
 
 def pool_splits(source: DatasetDict) -> DatasetDict:
     """
-    Pool the train and validation splits of a source as `unsplit`; its own test split is left as it is.
+    Pool the train and validation splits of a source as `unsplit`. Its test split is not changed.
 
     Raises:
         DataError: There is only a test split.
@@ -63,7 +67,7 @@ def pool_splits(source: DatasetDict) -> DatasetDict:
     if names != ["unsplit"]:
         message = f"The {' and '.join(names)} recordings of the source are divided into folds."
         if "test" in source:
-            message += f" Its test split ({len(source['test'])} recordings) is neither trained on nor part of a fold."
+            message += f" Its test split ({len(source['test'])} recordings) is not used for training or folds."
         logger.warning_once(message)
     pooled = DatasetDict({"unsplit": concatenate_datasets([source[split] for split in names])})
     if "test" in source:
@@ -73,29 +77,29 @@ def pool_splits(source: DatasetDict) -> DatasetDict:
 
 def divide_by_fold(source: DatasetDict, arguments: DataArguments) -> dict[str, tuple[str, Sequence[int]]]:
     """
-    Rows of each split in the run of `arguments.fold`: its fold is the test split, a tenth of the other recordings is
-    the validation split, and the rest is the training split. In the run of the final model all are the training split.
+    Return the rows of each split in the run of `arguments.fold`. The fold is the test split, a tenth of the other
+    recordings is the validation split, and the rest is the training split. The final model trains on all recordings.
 
     Args:
         source: As [`pool_splits`] returns it.
-        arguments: Which folds, and which of them.
+        arguments: Options of the folds, and the fold of this run.
 
     Returns:
-        By split, the split of the source and the indices in it.
+        For each split, the split of the source and the indices in it.
 
     Raises:
-        UsageError: There is no such fold.
+        UsageError: The fold does not exist.
         DataError: As in [`name_folds`].
     """
     recordings = source["unsplit"]
     folds = name_folds(recordings, arguments)
     if arguments.fold is None:
-        raise UsageError("--folds and --fold_pattern train a model for each fold. To choose one, give --fold.")
+        raise UsageError("--folds and --fold_pattern make several models. Choose one with --fold.")
     if str(arguments.fold) == FINAL:
         own_test = {"test": ("test", range(len(source["test"])))} if "test" in source else {}
         return {"train": ("unsplit", range(len(recordings))), **own_test}
     if str(arguments.fold) not in folds:
-        raise UsageError(f"--fold {arguments.fold}: there is no such fold. There are {', '.join(sort_folds(folds))}.")
+        raise UsageError(f"--fold {arguments.fold}: fold not found. Choose one of: {', '.join(sort_folds(folds))}.")
     others = [index for index, fold in enumerate(folds) if fold != str(arguments.fold)]
     groups, labels = _find_groups(recordings, arguments), recordings["label"][:]
     parts = _hold_out([labels[index] for index in others], [groups[index] for index in others])
@@ -106,13 +110,13 @@ def divide_by_fold(source: DatasetDict, arguments: DataArguments) -> dict[str, t
 
 def name_folds(recordings: Dataset, arguments: DataArguments) -> list[str]:
     """
-    The fold of each recording: a number from 1, or what `fold_pattern` finds in its key.
+    Return the fold of each recording: a number from 1, or the match of `fold_pattern` in its key.
 
-    A warning names classes that some folds cannot test.
+    Warn of classes that are missing in some folds.
 
     Raises:
-        DataError: There are fewer recordings (or groups) than folds, a class is in one fold only, or the pattern does
-            not give folds.
+        DataError: There are fewer recordings (or groups) than folds, a class is in only one fold, or the pattern does
+            not find folds.
     """
     groups = _find_groups(recordings, arguments)
     unit = "groups of --group_pattern" if arguments.group_pattern else "recordings"
@@ -129,17 +133,17 @@ def name_folds(recordings: Dataset, arguments: DataArguments) -> list[str]:
 
 def assign_folds(labels: Iterable[str | list[str]], groups: Sequence[str], num_folds: int) -> list[int]:
     """
-    Divide recordings into folds of about the same size and the same share of every class. Groups stay whole.
+    Divide recordings into folds of about the same size, with the same share of every class. Groups are not divided.
 
-    The fold depends on the names of the groups, not on the order of the recordings. Classes are dealt out one after
-    the other, rare ones first, and each class from its largest group to its smallest and in the order of a hash: each
-    group to the fold that has the least of its classes, or else the least in all. Recordings of one class each,
-    without groups, are thus divided to within one recording, of each class and in all.
+    The folds depend on the names of the groups, not on the order of the recordings. Classes are assigned one after
+    another, rare classes first. Within a class, groups are assigned from the largest to the smallest, and then in the
+    order of a hash. Each group goes to the fold with the fewest recordings of its classes, then to the smallest fold.
+    With one class per recording and no groups, the sizes differ by at most one recording, per class and in total.
 
     Source: Sechidis et al., On the Stratification of Multi-Label Data, ECML PKDD 2011 (rare labels first).
 
     Args:
-        labels: Label or labels of each recording; none is a class of its own.
+        labels: Label or labels of each recording. Recordings without a label count as one more class.
         groups: Name of each recording's group.
         num_folds: Number of folds.
 
@@ -169,14 +173,14 @@ def assign_folds(labels: Iterable[str | list[str]], groups: Sequence[str], num_f
 
 
 def sort_folds(names: Iterable[str]) -> list[str]:
-    """Different names in their order, `2` before `10`."""
+    """Return the unique names in natural order, `2` before `10`."""
     return sorted(
         set(names), key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
     )
 
 
 def find_group_pattern(arguments: DataArguments) -> str | None:
-    """`group_pattern`, or else what keeps the clips together that `sanet prepare` cut from one recording."""
+    """Return `group_pattern`, or a pattern that groups the clips that `sanet prepare` cut from one recording."""
     source = arguments.data_dir or arguments.dataset_name
     if arguments.group_pattern or not source:
         return arguments.group_pattern
@@ -192,33 +196,38 @@ def _find_groups(recordings: Dataset, arguments: DataArguments) -> list[str]:
 
 
 def _hold_out(labels: Sequence[str | list[str]], groups: Sequence[str]) -> dict[str, list[int]]:
-    """Indices of the train and the validation split."""
+    """Return the indices of the train and validation splits."""
     return split_by_hash(labels, groups, VALIDATION_ONLY)
 
 
 def _check_pattern(folds: Sequence[str], groups: Sequence[str], arguments: DataArguments) -> None:
-    """Refuse folds that are none, and warn of groups in several folds."""
+    """Raise a DataError if the pattern does not find folds. Warn of groups in several folds."""
     if len(set(folds)) < 2:
-        raise DataError(f"--fold_pattern {arguments.fold_pattern!r} finds {folds[0]!r} in every name: one fold only.")
+        raise DataError(
+            f"--fold_pattern {arguments.fold_pattern!r} finds {folds[0]!r} in every name. At least two folds are "
+            "needed."
+        )
     if {"", FINAL} & set(folds):
-        raise DataError(f"--fold_pattern {arguments.fold_pattern!r} must not find nothing or {FINAL!r} as a fold.")
+        raise DataError(
+            f"--fold_pattern {arguments.fold_pattern!r} finds an empty name or {FINAL!r}, which cannot be a fold."
+        )
     if len(set(folds)) == len(folds):
         raise DataError(
-            f"--fold_pattern {arguments.fold_pattern!r} finds something else in every name ({folds[0]}, {folds[1]}, "
-            "...). It must find the same in all recordings of a fold."
+            f"--fold_pattern {arguments.fold_pattern!r} finds a different text in every name ({folds[0]}, "
+            f"{folds[1]}, ...). It must find the same text in all recordings of a fold."
         )
     if find_group_pattern(arguments):
         num_folds = Counter(group for group, _ in set(zip(groups, folds)))
         crossing = sorted(group for group, number in num_folds.items() if number > 1)
         if crossing:
             logger.warning_once(
-                f"{len(crossing)} groups are in several folds of --fold_pattern, so that scores are better than for "
+                f"{len(crossing)} groups are in several folds of --fold_pattern. Scores are therefore too high for "
                 f"new groups: {shorten(crossing)}."
             )
 
 
 def _check_classes(labels: Iterable[str | list[str]], folds: Sequence[str], unit: str) -> None:
-    """Refuse classes that a run would have none of to train on; warn of those that a run has none of to test."""
+    """Raise a DataError for classes that a run cannot train on. Warn of classes that a run cannot test."""
     found: dict[str, set[str]] = defaultdict(set)
     for label, fold in zip(labels, folds):
         for name in label if isinstance(label, list) else [label]:
@@ -226,7 +235,7 @@ def _check_classes(labels: Iterable[str | list[str]], folds: Sequence[str], unit
     lost = [f"{name} (fold {fold})" for name, (fold, *others) in sorted(found.items()) if not others]
     if lost:
         raise DataError(
-            f"All recordings of a class are in one fold, so that the run which tests it cannot learn the class: "
+            f"All recordings of a class are in one fold, so that the run of this fold has none to train on: "
             f"{shorten(lost)}. Each class needs {unit} in at least two folds."
         )
     names = sort_folds(folds)
@@ -237,15 +246,15 @@ def _check_classes(labels: Iterable[str | list[str]], folds: Sequence[str], unit
     ]
     if rare:
         logger.warning_once(
-            f"Some folds cannot test every class, because it has fewer {unit} than there are folds: "
+            f"Some classes have fewer {unit} than there are folds, so that they are not tested in every fold: "
             f"{shorten(rare, separator='; ')}."
         )
 
 
 def group_recordings(dataset: Dataset, arguments: DataArguments) -> list[str]:
     """
-    Return the group of each recording; one that others were made of, or without a name, is one by itself, as is a clip
-    of background that was added: `group_pattern` is not for its name.
+    Return the group of each recording. A recording without a name, and an added background clip, is a separate group,
+    because `group_pattern` does not apply to it.
     """
     pattern, are_clips = find_group_pattern(arguments), "start" in dataset.column_names
     keys = dataset["key"][:] if "key" in dataset.column_names else dataset["file"][:]

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Items to train on: a waveform augmented, as features."""
+"""Training items: features of augmented waveforms."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -16,12 +16,12 @@ from sanet_hf.training.data.augmentation import Augmentation, seeded
 from sanet_hf.training.data.labels import as_target
 
 
-# Name in items and batches of what teachers hear.
-HEARD = "heard"
+# Key of the teachers' inputs in items and batches.
+TEACHER_INPUTS = "teacher_inputs"
 
 
 class Clips(Protocol):
-    """What items of a dataset have in common; see [`TrainingClips`]."""
+    """The attributes that [`make_item`] needs of a dataset; see [`TrainingClips`]."""
 
     feature_extractor: FeatureExtractionMixin
     augment: Augmentation | None
@@ -31,12 +31,12 @@ class Clips(Protocol):
 
 
 class Teaching(Protocol):
-    """The teachers of a training, as its trainer uses them; see [`Teachers`]."""
+    """The interface of teachers for the trainer; see [`Teachers`]."""
 
     inputs: Any
 
     def make_targets(
-        self, labels: torch.Tensor, heard: Sequence | None, indices: torch.Tensor | None
+        self, labels: torch.Tensor, inputs: Sequence | None, indices: torch.Tensor | None
     ) -> torch.Tensor: ...
 
     def remember(
@@ -49,18 +49,18 @@ def make_item(
     labels: np.ndarray,
     generator: np.random.Generator,
     clips: Clips,
-    hear: Callable[[np.ndarray], list] | None = None,
+    teacher_inputs: Callable[[np.ndarray], list] | None = None,
 ) -> dict[str, np.ndarray]:
     """
-    Return a training item: features of an augmented waveform, its classes as a target (`labels`), and what teachers
-    hear of it (`heard`).
+    Return a training item: features of an augmented waveform, its classes as a target (`labels`), and the teachers'
+    inputs (`teacher_inputs`).
 
     Args:
-        waveform: Shape (samples,); of one that is longer than a clip, a random stretch is taken.
+        waveform: Shape (samples,). If it is longer than a clip, a random part is used.
         labels: Classes, 0/1 of shape (classes,).
-        generator: Decides on the augmentation.
+        generator: Seeds the augmentation.
         clips: The dataset of the item.
-        hear: See [`TeacherInputs`]; without it nothing is heard.
+        teacher_inputs: Makes the teachers' inputs, if there are teachers; see [`TeacherInputs`].
     """
     with seeded(int(generator.integers(2**32))):
         if clips.augment is not None:
@@ -75,14 +75,14 @@ def make_item(
         if after:
             normalized = item["input_values"]
             item["input_values"] = clips.augment_normalized(normalized)
-    if hear is not None:
-        # Teachers set the loudness in their own way.
+    if teacher_inputs is not None:
+        # Teachers normalise the loudness themselves.
         scale = np.sqrt(mean_power(waveform) / max(mean_power(normalized), 1e-12)) if after else 1.0
-        item[HEARD] = hear(item["input_values"] * np.float32(scale) if after else waveform)
+        item[TEACHER_INPUTS] = teacher_inputs(item["input_values"] * np.float32(scale) if after else waveform)
     return {**item, "labels": as_target(labels, clips.is_multi_label)}
 
 
 def extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) -> dict[str, np.ndarray]:
-    """Return features of a waveform of shape (samples,), not padded."""
+    """Return features of a waveform of shape (samples,), without padding."""
     features = extract_features(feature_extractor, [waveform], padding=False, return_tensors=None)
     return {name: np.asarray(value[0]) for name, value in features.items()}

@@ -12,7 +12,7 @@ from transformers import FeatureExtractionMixin
 
 
 class Clips(Protocol):
-    """What [`JoinedClips`] needs of a [`TrainingClips`]."""
+    """The interface of [`TrainingClips`] that [`JoinedClips`] needs."""
 
     feature_extractor: FeatureExtractionMixin
     max_length: int
@@ -20,7 +20,7 @@ class Clips(Protocol):
     seconds: list[float]
     are_fixed: np.ndarray
     are_known: np.ndarray
-    hear: Callable[[np.ndarray], list] | None
+    teacher_inputs: Callable[[np.ndarray], list] | None
     parts: list[tuple[int, int]]
     read_kept: Callable[..., np.ndarray] | None
 
@@ -33,12 +33,12 @@ class Clips(Protocol):
 
 class JoinedClips(Dataset):
     """
-    Clips with labels and, after them, clips without, whose `labels` are below 0. An item is random by its index alone,
-    as in [`TrainingClips`].
+    Clips with labels, followed by clips without labels, whose `labels` are negative. An item depends only on its index
+    and the seed, as in [`TrainingClips`].
 
     Args:
         labeled: Clips with labels.
-        unlabeled: Clips of recordings as [`load_unlabeled`] gives them.
+        unlabeled: Clips of recordings as [`load_unlabeled`] returns them.
     """
 
     are_whole = True
@@ -64,28 +64,28 @@ class JoinedClips(Dataset):
         return self.unlabeled, epoch * len(self.unlabeled) + clip - len(self.labeled)
 
     def files(self, index: int) -> list[str]:
-        """The recordings that an item is made of."""
+        """Return the files of the recordings in an item."""
         clips, own_index = self._find(index)
         return clips.files(own_index)
 
     @property
     def class_matrix(self) -> np.ndarray:
-        """Classes of the clips with labels, 0/1 of shape (clips with labels, classes)."""
+        """Return the classes of the clips with labels, 0/1 of shape (clips with labels, classes)."""
         return self.labeled.class_matrix
 
     @cached_property
     def seconds(self) -> list[float]:
-        """Length of each clip as it is trained on."""
+        """Return the length of each clip in training."""
         return [*self.labeled.seconds, *self.unlabeled.seconds]
 
     @property
     def are_fixed(self) -> np.ndarray:
-        """Which clips are the same in each epoch, bool of shape (clips,)."""
+        """Return which clips are the same in each epoch, bool of shape (clips,)."""
         return np.concatenate([self.labeled.are_fixed, self.unlabeled.are_fixed])
 
     @property
     def are_known(self) -> np.ndarray:
-        """Which clips teachers need not hear, bool of shape (clips,)."""
+        """Return which clips need no teachers' inputs, bool of shape (clips,)."""
         return np.concatenate([self.labeled.are_known, self.unlabeled.are_known])
 
     @are_known.setter
@@ -93,22 +93,22 @@ class JoinedClips(Dataset):
         self.labeled.are_known, self.unlabeled.are_known = np.split(values, [len(self.labeled)])
 
     @property
-    def hear(self) -> Callable[[np.ndarray], list] | None:
-        """Makes of a clip what teachers hear."""
-        return self.labeled.hear
+    def teacher_inputs(self) -> Callable[[np.ndarray], list] | None:
+        """Return the function that makes the teachers' inputs of a clip."""
+        return self.labeled.teacher_inputs
 
-    @hear.setter
-    def hear(self, hear: Callable[[np.ndarray], list] | None) -> None:
-        self.labeled.hear = self.unlabeled.hear = hear
+    @teacher_inputs.setter
+    def teacher_inputs(self, teacher_inputs: Callable[[np.ndarray], list] | None) -> None:
+        self.labeled.teacher_inputs = self.unlabeled.teacher_inputs = teacher_inputs
 
     @property
     def parts(self) -> list[tuple[int, int]]:
-        """What is read of each recording: the first sample, and how many."""
+        """Return the part of each recording that is read: first sample and number of samples."""
         return [*self.labeled.parts, *self.unlabeled.parts]
 
     @property
     def read_kept(self) -> Callable[..., np.ndarray] | None:
-        """As of [`TrainingClips`], for the recordings of `parts`."""
+        """Return the reader of kept samples, as in [`TrainingClips`], for the recordings of `parts`."""
         return self.labeled.read_kept
 
     @read_kept.setter

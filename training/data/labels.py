@@ -1,15 +1,15 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Labels: how sources write them, and recordings' classes as indices and matrices.
+Labels: their formats in sources, and the classes of recordings as indices and matrices.
 
-The same rules hold for every source, streamed or not:
+The same rules apply to every source, streamed or not:
 
-- A label is text, a class index, or, where multi-label, a list of those, text separated by `;`, or a list of 0 and 1
-  with an entry for each class.
-- `None`, NaN, -1 and, where a recording has one class, blank text mean that the label is missing. In multi-label data
-  an empty list or blank text means that the recording has no class.
-- Names are compared in Unicode's composed form (NFC) without spaces around them.
+- A label is text or a class index. A multi-label is a list of these, text separated by `;`, or a list of 0 and 1 with
+  one entry per class.
+- `None`, NaN and -1 mean that the label is missing. Blank text (and, in multi-label data, an empty list) means a
+  missing label in single-label data, and no class in multi-label data.
+- Names are compared in Unicode's composed form (NFC), without spaces around them.
 """
 
 import ast
@@ -31,24 +31,24 @@ from sanet_hf.utils.formatting import shorten
 logger = logging.get_logger(__name__)
 
 
-# Names of classes that may be missing values, as R, pandas and databases write them.
+# Class names that may be missing values, as written by R, pandas and databases.
 LOOK_MISSING = {"na", "n/a", "nan", "<na>", "#n/a", "null"}
 
 
 def clean_label(text: str) -> str:
-    """The name of a class as it is compared: in NFC, without spaces around it."""
+    """Return the name of a class in NFC, without spaces around it."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 @dataclass(frozen=True)
 class LabelFormat:
     """
-    How a source writes labels.
+    The format of the labels in a source.
 
     Attributes:
         is_multi_label: Whether a recording can have several classes.
-        names: Names of class indices, or of the positions in lists of 0 and 1; `None` where labels are names.
-        is_zero_one: Whether a label is a list of 0 and 1 with an entry for each of `names`.
+        names: Names of the class indices, or of the positions in lists of 0 and 1; `None` if labels are names.
+        is_zero_one: Whether a label is a list of 0 and 1 with one entry for each of `names`.
     """
 
     is_multi_label: bool
@@ -57,19 +57,19 @@ class LabelFormat:
 
     def read(self, label: object, file: str) -> list[str] | None:
         """
-        Return the names of a recording's classes, in alphabetical order, or `None` where the label is missing.
+        Return the names of a recording's classes in alphabetical order, or `None` if the label is missing.
 
         Args:
-            label: As the source has it.
-            file: What errors call the recording.
+            label: Label in the source.
+            file: Name of the recording for errors.
 
         Raises:
-            DataError: It is no label of this format.
+            DataError: The label does not have this format.
         """
         if isinstance(label, (list, tuple, np.ndarray)) and not self.is_multi_label:
             raise DataError(
-                "The labels are lists: recordings can have several classes. Say so with "
-                f"--problem_type multi_label_classification. The first list is that of {file}."
+                f"The labels are lists, the first is that of {file}. If recordings can have several classes, use "
+                "--problem_type multi_label_classification."
             )
         entries = _read_entries(label, self.is_multi_label)
         if entries is None or not self.is_zero_one:
@@ -77,7 +77,7 @@ class LabelFormat:
         if not entries:
             return None
         if len(entries) != len(self.names) or not _are_zero_one(entries):
-            raise DataError(f"{file} has the label {label}, which is not {len(self.names)} times 0 or 1.")
+            raise DataError(f"{file} has the label {label}, which is not a list of {len(self.names)} times 0 or 1.")
         return sorted({name for name, entry in zip(self.names, entries) if int(entry)})
 
     def _read_name(self, entry: object, file: str) -> str:
@@ -89,18 +89,18 @@ class LabelFormat:
         if isinstance(entry, str) and entry.isdecimal():
             entry = int(entry)
         if self.names is None or not isinstance(entry, (int, float)) or not is_whole:
-            raise DataError(f"{file} has the label {entry!r}, which is no class{self._list_names()}.")
+            raise DataError(f"{file} has the label {entry!r}, which is not a class{self._list_names()}.")
         if not 0 <= entry < len(self.names):
-            raise DataError(f"{file} has the label {entry}, which is no class{self._list_names()}.")
+            raise DataError(f"{file} has the label {entry}, which is not a class{self._list_names()}.")
         return self.names[int(entry)]
 
     @property
     def unique_names(self) -> list[str] | None:
-        """Each of `names` once."""
+        """Return `names` without duplicates."""
         return None if self.names is None else list(dict.fromkeys(self.names))
 
     def _list_names(self) -> str:
-        return "" if self.names is None else f": these are 0 to {len(self.names) - 1} ({shorten(self.names)})"
+        return "" if self.names is None else f". The classes are 0 to {len(self.names) - 1} ({shorten(self.names)})"
 
 
 def find_label_format(
@@ -110,39 +110,43 @@ def find_label_format(
     class_names: str | None = None,
 ) -> LabelFormat:
     """
-    Find out how labels are written.
+    Find the format of labels.
 
     Args:
-        labels: All labels of a source, or enough of them.
+        labels: All labels of a source, or a sample of them.
         is_multi_label: Whether a recording can have several classes.
-        column_names: Names of class indices that the source has.
+        column_names: Names of class indices in the source.
         class_names: Option of that name: names by index or position, separated by commas.
 
+    Returns:
+        The format.
+
     Raises:
-        DataError: They are lists of 0 and 1, and nothing says of which classes.
+        DataError: They are lists of 0 and 1, but the names of the classes are not known.
     """
     given = list(filter(None, map(clean_label, class_names.split(",")))) if class_names else None
     if given is not None and len(set(given)) < len(given):
-        raise DataError(f"--class_names {class_names} names a class twice.")
+        raise DataError(f"--class_names {class_names} contains a class twice.")
     names = given or ([clean_label(name) for name in column_names] if column_names is not None else None)
     length = _zero_one_length(labels, column_names is not None) if is_multi_label else 0
     if given is not None and length == 1 < len(given):
         length = 0
     if length and given is None:
         raise DataError(
-            f"The labels are lists of 0 and 1, all of length {length}: name the classes, one for each position, with "
-            "--class_names, as in --class_names owl,fox. If they are class indices, name the class of each index."
+            f"The labels are lists of 0 and 1, all of length {length}, but the names of the classes are not known. "
+            "Give one name per position, such as --class_names owl,fox. If they are class indices, give the name of "
+            "each index."
         )
     if length and length != len(given):
         raise DataError(
-            f"The labels are lists of {length} times 0 or 1, but --class_names names {len(given)} classes: "
-            f"{shorten(given)}."
+            f"The labels are lists of {length} times 0 or 1, but --class_names has {len(given)} classes: "
+            f"{shorten(given)}. Give one name per position."
         )
     return LabelFormat(is_multi_label, names, is_zero_one=bool(length))
 
 
 def _zero_one_length(labels: Iterable[object], are_class_labels: bool) -> int:
-    """Length of all labels if they are lists of 0 and 1 with an entry for each class, else 0."""
+    """Return the length of all labels if they are lists of 0 and 1 with one entry per class, else 0."""
     lists = [entries for label in labels if (entries := _read_entries(label, True)) is not None]
     filled = [entries for entries in lists if entries]
     lengths = {len(entries) for entries in filled}
@@ -152,7 +156,7 @@ def _zero_one_length(labels: Iterable[object], are_class_labels: bool) -> int:
     has_repeats = any(len(set(entries)) < length for entries in filled)
     if are_class_labels and not has_repeats:
         return 0
-    # Lists of one class index can be empty, too.
+    # Lists of class indices may be empty or have one entry.
     return length if length > 1 or len(filled) == len(lists) else 0
 
 
@@ -161,14 +165,14 @@ def _are_zero_one(entries: Iterable[object]) -> bool:
 
 
 def _read_entries(label: object, is_multi_label: bool) -> list | None:
-    """The parts of a label, or `None` where it is missing."""
+    """Return the parts of a label, or `None` if it is missing."""
     if isinstance(label, np.ndarray):
         label = label.tolist()
     if isinstance(label, str) and is_multi_label:
         label = _read_list(label)
     entries = list(label) if isinstance(label, (list, tuple)) else [label]
     entries = [clean_label(entry) if isinstance(entry, str) else entry for entry in entries]
-    # pandas writes whole numbers so where one is missing.
+    # pandas writes integers as floats if a value is missing.
     entries = [
         entry.partition(".")[0] if isinstance(entry, str) and re.fullmatch(r"-?\d+\.0+", entry) else entry
         for entry in entries
@@ -180,7 +184,7 @@ def _read_entries(label: object, is_multi_label: bool) -> list | None:
 
 
 def _read_list(text: str) -> list:
-    """The parts of text such as `owl;fox`, or of a list that a table has as text, such as `[1, 0]` or `['owl']`."""
+    """Return the parts of text such as `owl;fox`, or of a list as text, such as `[1, 0]` or `['owl']`."""
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
         try:
@@ -196,12 +200,12 @@ def _read_list(text: str) -> list:
 
 def warn_of_spellings(labels: Iterable[object], names: Iterable[str] = ()) -> None:
     """
-    Say which names are taken for one class though they are written differently, and warn of names that differ in case
-    only, and of labels that other programs write where nothing is known.
+    Warn of different spellings that count as one class, of names that differ only in case, and of names that other
+    programs write for missing values.
 
     Args:
-        labels: As a source has them.
-        names: Names of classes as a source has them.
+        labels: Labels of a source.
+        names: Names of the classes in a source.
     """
     spellings = defaultdict(set)
     texts = set(names)
@@ -213,11 +217,11 @@ def warn_of_spellings(labels: Iterable[object], names: Iterable[str] = ()) -> No
         spellings[clean_label(text)].add(text)
     same = [", ".join(sorted(map(ascii, of_name))) for of_name in spellings.values() if len(of_name) > 1]
     if same:
-        logger.warning(f"Taken for one class, since they differ in Unicode's form or spaces only: {shorten(same)}.")
+        logger.warning(f"Names that differ only in Unicode form or spaces count as one class: {shorten(same)}.")
     missing = sorted(name for name in spellings if name.lower() in LOOK_MISSING)
     if missing and not names:
         logger.warning(
-            f"Taken for a class: {shorten(missing)}. If it means that the label is missing, leave the label empty."
+            f"{shorten(missing)} counts as a class. If it means that the label is missing, leave the label empty."
         )
     by_case = defaultdict(set)
     for name in spellings:
@@ -225,48 +229,49 @@ def warn_of_spellings(labels: Iterable[object], names: Iterable[str] = ()) -> No
     alike = [" and ".join(sorted(of_case)) for of_case in by_case.values() if len(of_case) > 1]
     if alike:
         logger.warning(
-            f"Classes that differ in case only: {shorten(alike)}. If they are the same, rename one of them."
+            f"Classes that differ only in case: {shorten(alike)}. If they are the same class, rename one of them."
         )
 
 
 def label_names(recordings: datasets.Dataset) -> list[str]:
-    """Names of the classes in the numbering of the `label` column."""
+    """Return the names of the classes in the order of their indices in the `label` column."""
     feature = recordings.features["label"]
     return feature.feature.names if isinstance(feature, List) else feature.names
 
 
 def feature_names(feature: object) -> list[str] | None:
-    """Names of the classes that a column's feature lists, or `None`."""
+    """Return the class names in the feature of a column, or `None`."""
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def stream_label_names(stream: datasets.IterableDataset, class_names: str | None = None) -> list[str] | None:
-    """Names of the classes, where the option `class_names` or the stream's `label` column lists them."""
+    """Return the class names from the option `class_names` or the stream's `label` column, or `None`."""
     return find_label_format([], False, feature_names(stream.features["label"]), class_names).unique_names
 
 
 def is_multi_label(recordings: datasets.Dataset) -> bool:
-    """Whether a recording can have several classes."""
+    """Return whether a recording can have several classes."""
     return isinstance(recordings.features["label"], List)
 
 
 def indices_of_names(label2id: Mapping[str, int]) -> dict[str, int]:
-    """A model's indices of classes by their names, also by those that [`clean_label`] makes."""
+    """Return a model's class indices by name, and also by the name from [`clean_label`]."""
     return {clean_label(name): index for name, index in label2id.items()} | dict(label2id)
 
 
 def label_matrix(recordings: datasets.Dataset, label2id: Mapping[str, int]) -> np.ndarray:
     """
-    Classes of each recording in the model's numbering: 0/1 of shape (recordings, classes).
+    Return the classes of each recording in the order of the model's classes: 0/1 of shape (recordings, classes).
 
     Raises:
-        DataError: A recording has a label that the model does not know.
+        DataError: A recording has a label that the model does not have.
     """
     indices = indices_of_names(label2id)
     unknown = set(label_names(recordings)) - set(indices)
     if unknown:
         raise DataError(
-            f"The model does not know {shorten(sorted(unknown))}; its classes are {shorten(sorted(label2id))}."
+            f"The recordings have classes that the model does not have: {shorten(sorted(unknown))}. Its classes are "
+            f"{shorten(sorted(label2id))}."
         )
     ids = [indices[name] for name in label_names(recordings)]
     matrix = np.zeros((len(recordings), len(label2id)), dtype=int)
@@ -276,19 +281,19 @@ def label_matrix(recordings: datasets.Dataset, label2id: Mapping[str, int]) -> n
 
 
 def warn_of_missing_contrast(recordings: datasets.Dataset, split: str) -> None:
-    """Warn of classes that all recordings of a split have, where any model would find them, or where none has any."""
+    """Warn of classes that all recordings of a split have, and of splits whose recordings have no class at all."""
     names = label_names(recordings)
     matrix = label_matrix(recordings, {name: index for index, name in enumerate(names)})
     common = [name for name, is_common in zip(names, matrix.all(axis=0)) if is_common]
     if not matrix.any():
-        logger.warning(f"No recording in {split} has a class: scores of {split} say nothing.")
+        logger.warning(f"No recording in {split} has a class, so that scores on {split} are meaningless.")
     elif common:
         logger.warning(
-            f"Every recording in {split} has {shorten(common)}, so that the absence is not "
-            f"{'learnt' if split == 'train' else 'tested'}. Add recordings without (an empty label)."
+            f"Every recording in {split} has {shorten(common)}, so that its absence is not "
+            f"{'learned' if split == 'train' else 'tested'}. Add recordings without it (with an empty label)."
         )
 
 
 def as_target(classes: np.ndarray, is_multi_label: bool) -> np.ndarray | int:
-    """What a loss takes for 0/1 of shape (classes,)."""
+    """Return the target of the loss for classes of shape (classes,), 0/1: an index, or float 0/1 if multi-label."""
     return classes.astype(np.float32) if is_multi_label else int(classes.argmax())

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings ready to train on: splits, checks of every recording, labels as class indices."""
+"""Load recordings for training: make splits, check every recording, and convert labels to class indices."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -39,7 +39,7 @@ from sanet_hf.utils.formatting import shorten
 
 logger = logging.get_logger(__name__)
 
-# Fewer recordings in a split, or of a class in it, are too few to measure a score by.
+# With fewer recordings in a split, or of a class in it, scores are uncertain.
 FEW_RECORDINGS, FEW_OF_A_CLASS = 30, 5
 
 
@@ -50,26 +50,26 @@ def load_recordings(
     num_threads: int = 4,
 ) -> DatasetDict:
     """
-    Load recordings, divide them into splits where their source does not, and check every one, unless
+    Load recordings, divide them into splits if their source has none, and check every recording, unless
     `arguments.check_recordings` is false.
 
-    Recordings that cannot be read are left out with a warning that names them. Silent recordings, and recordings
-    that stand in two splits under whatever name, are warned of.
+    Unreadable recordings are skipped with a warning. Silent recordings, and recordings with the same content in two
+    splits, also give a warning.
 
     Args:
-        arguments: Where the recordings are; see [`DataArguments`].
+        arguments: Source of the recordings; see [`DataArguments`].
         sampling_rate: Sampling rate in Hz at which recordings must be readable.
-        splits: What to load of `train`, `validation` and `test`; or `all`, every recording as one split; or
-            `test_or_all`: the test split, or all of a source without splits.
-        num_threads: Threads that read recordings to check them.
+        splits: Splits to load: `train`, `validation` and `test`; or `all`, all recordings as one split; or
+            `test_or_all`: the test split, or all recordings of a source without splits.
+        num_threads: Number of threads that check recordings.
 
     Returns:
-        The splits that there are, with the columns `audio` (not decoded), `file`, `key` (the name that groups are
-        found in), `label` (a `ClassLabel`, or a list of them where multi-label), `seconds` and `digest` (a hash of the
-        samples as text; empty where not read).
+        The available splits, with the columns `audio` (not decoded), `file`, `key` (the name in which groups are
+        found), `label` (a `ClassLabel`, or a list of them in multi-label data), `seconds` and `digest` (a hash of the
+        samples as text; empty if they were not read).
 
     Raises:
-        DataError: There is nothing to use, too many recordings cannot be read, or labels do not fit.
+        DataError: There are no usable recordings, too many are unreadable, or labels do not fit.
     """
     check_fold_options(arguments)
     source = drop_background_labels(read_source(arguments), arguments)
@@ -78,13 +78,13 @@ def load_recordings(
     rows = _divide(source, arguments, splits)
     if not rows and uses_folds(arguments) and str(arguments.fold) == FINAL:
         raise DataError(
-            f"The final model of a cross-validation was trained on all recordings: there is no {' or '.join(splits)} "
-            "split. Its scores are those of the cross-validation; give other recordings to test on."
+            f"The final model of a cross-validation was trained on all recordings, so there is no "
+            f"{' or '.join(splits)} split. Use the scores of the cross-validation, or give other recordings."
         )
     if not rows:
         found = f": the recordings have {', '.join(source)}" if source else ""
-        # Where they are streamed, training recordings are not among them.
-        needed = " --streaming needs one to validate on." if arguments.streaming and "validation" in splits else ""
+        # With streaming, `source` does not contain the training recordings.
+        needed = " --streaming needs a validation split." if arguments.streaming and "validation" in splits else ""
         raise DataError(f"There is no {' or '.join(splits)} split{found}.{needed}")
     checks = check_recordings(source, rows, sampling_rate, num_threads, arguments.check_recordings)
     rows = leave_out_unreadable(source, rows, checks, arguments.max_bad_fraction)
@@ -107,17 +107,17 @@ def load_recordings(
 
 
 def longest_first(dataset: Dataset) -> Dataset:
-    """Recordings in the order of their length: batches of them need little padding, and memory runs out at once."""
+    """Sort recordings by length, longest first: batches need little padding, and a lack of memory shows at once."""
     return dataset.select(np.argsort(-np.array(dataset["seconds"]), kind="stable"))
 
 
 def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[str]) -> Rows:
     if "test_or_all" in splits:
-        # In a run of cross-validation, the test split is its fold.
+        # In a run of cross-validation, the fold is the test split.
         splits = ["all"] if list(source) == ["unsplit"] and not uses_folds(arguments) else ["test"]
     if "all" in splits:
         if len(source) > 1:
-            raise DataError(f"The recordings are in splits already: {', '.join(source)}. Choose one of them.")
+            raise DataError(f"The recordings already have splits: {', '.join(source)}. Choose one of them.")
         (origin,) = source
         return {"all": (origin, range(len(source[origin])))}
     if uses_folds(arguments):
@@ -133,9 +133,9 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
         if "train" in splits and parts["validation"]:
             _warn_of_few({split: source["unsplit"].select(indices)["label"] for split, indices in parts.items()})
     elif "train" not in source and "train" in splits:
-        raise DataError(f"The recordings have {', '.join(source)} but no train split to learn from.")
+        raise DataError(f"The recordings have {', '.join(source)}, but no train split.")
     elif "validation" not in source and "train" in source:
-        logger.warning("There is no validation split: a tenth of the training recordings is held out instead.")
+        logger.warning("There is no validation split. A tenth of the training recordings is held out instead.")
         parts = split_by_hash(source["train"]["label"], groups["train"], VALIDATION_ONLY)
         rows.update({split: ("train", indices) for split, indices in parts.items()})
     if arguments.group_pattern or are_clips:
@@ -144,7 +144,7 @@ def _divide(source: DatasetDict, arguments: DataArguments, splits: Collection[st
 
 
 def _warn_of_few(labels: Mapping[str, Sequence[str | list[str]]]) -> None:
-    """Warn of splits with few recordings, in all or of a class, and of those that lack classes."""
+    """Warn of splits with few recordings, in total or of a class, and of splits without some classes."""
     counts = {
         split: Counter(label for own in column for label in ([own] if isinstance(own, str) else own))
         for split, column in labels.items()
@@ -155,7 +155,7 @@ def _warn_of_few(labels: Mapping[str, Sequence[str | list[str]]]) -> None:
         if lacking:
             logger.warning(
                 f"{len(lacking)} of {len(classes)} classes are not in {split}: {shorten(lacking)}. A class needs two "
-                "recordings (or groups) for validation and three for test as well."
+                "recordings (or groups) to be in validation, and three to be also in test."
             )
     smallest = {split: min(classes, key=lambda label: counts[split][label]) for split in SPLITS}
     if any(
@@ -165,14 +165,17 @@ def _warn_of_few(labels: Mapping[str, Sequence[str | list[str]]]) -> None:
             f"{len(labels[split])} {split} ({counts[split][smallest[split]]} of {smallest[split]})" for split in SPLITS
         )
         logger.warning(
-            f"Few recordings: {sizes}. Scores are uncertain. Cross-validation tests on every recording: --folds 5."
+            f"Few recordings: {sizes}. Scores are uncertain. Use cross-validation (--folds 5) to test on all "
+            "recordings."
         )
 
 
 def check_validation(recordings: DatasetDict) -> None:
     """
+    Check that there is a validation split.
+
     Raises:
-        DataError: There are no recordings to choose the best epoch by.
+        DataError: There is none.
     """
     if "validation" in recordings:
         return
@@ -180,10 +183,10 @@ def check_validation(recordings: DatasetDict) -> None:
     labels = (label if isinstance(label, list) else [label] for label in recordings["train"]["label"])
     counts = Counter(names[index] for own in labels for index in own)
     single = [name for name in names if counts[name] == 1]
-    found = f"; only one: {shorten(single)}" if single else ""
+    found = f" (only one: {shorten(single)})" if single else ""
     raise DataError(
-        f"There are no recordings for validation. A class needs at least two recordings{found}. With --group_pattern, "
-        "at least two groups. To train without validation: --eval_strategy no --load_best_model_at_end false."
+        f"There are no recordings for validation. A class needs at least two recordings{found}, or two groups with "
+        "--group_pattern. To train without validation, use --eval_strategy no --load_best_model_at_end false."
     )
 
 
@@ -193,6 +196,6 @@ def _warn_of_shared_groups(groups: Mapping[str, Sequence[str]], kind: str) -> No
         shared = sorted(name for name in set(names) if seen.setdefault(name, split) != split)
         if shared:
             logger.warning(
-                f"{len(shared)} {kind} stand in {split} and {seen[shared[0]]}, the first: {shared[0]}. The source's "
-                "own splits are kept; scores on them are flattering."
+                f"{len(shared)} {kind} are in both {split} and {seen[shared[0]]}, the first: {shared[0]}. The splits "
+                "of the source are kept, but scores on them are too high."
             )

@@ -9,11 +9,11 @@ import torch
 
 
 NUM_MELS = 64
-# Of the statistics of [`log_mel_statistics`].
+# Number of statistics from [`log_mel_statistics`].
 NUM_STATISTICS = 4 * NUM_MELS
-# Loudness of the recordings that statistics are computed of: that of a SANet's input.
+# Recordings are scaled to this level before their statistics are computed, like the input of a SANet.
 RMS = 0.1
-# Of a longer recording, the baseline hears the beginning.
+# The baseline uses only the beginning of longer recordings.
 MAX_SECONDS = 60.0
 # Added to the power before the logarithm. In cross-validation on training recordings of environmental sounds, drums
 # and voices, statistics with 1e-5 gave logistic regression 0.2 to 1.5 points more than with 1e-8 (voices 0.8 less).
@@ -27,7 +27,7 @@ def log_mel(waveform: np.ndarray, sampling_rate: int, floor: float = FLOOR) -> n
     Args:
         waveform: float32 of shape (samples,).
         sampling_rate: In Hz.
-        floor: Power that is added to each band.
+        floor: Power to add to each band.
 
     Returns:
         float32 of shape (frames, NUM_MELS); at least one frame.
@@ -46,7 +46,7 @@ def log_mel_statistics(waveform: np.ndarray, sampling_rate: int, floor: float = 
     Args:
         waveform: float32 of shape (samples,); at least one sample.
         sampling_rate: In Hz.
-        floor: Power that is added to each band.
+        floor: Power to add to each band.
 
     Returns:
         float32 of shape (NUM_STATISTICS,).
@@ -59,10 +59,10 @@ def log_mel_statistics(waveform: np.ndarray, sampling_rate: int, floor: float = 
 
 @cache
 def _mel_spectrogram(sampling_rate: int):
-    # torchaudio's takes a fifth of the time of transformers.audio_utils.spectrogram; the values are the same.
+    # torchaudio takes a fifth of the time of transformers.audio_utils.spectrogram, with the same values.
     from torchaudio.transforms import MelSpectrogram
 
     window = sampling_rate * 32 // 1000
-    # At 8 kHz, with fewer, the lowest bands would be between two frequencies and empty.
+    # With a smaller FFT at 8 kHz, the lowest bands would contain no frequency.
     n_fft = max(512, 2 ** (window - 1).bit_length())
     return MelSpectrogram(sampling_rate, n_fft, window, hop_length=sampling_rate // 100, n_mels=NUM_MELS)

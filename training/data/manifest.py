@@ -22,7 +22,7 @@ logger = logging.get_logger(__name__)
 
 COLUMNS = ("file", "label", "split", "start", "end")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-# As Excel writes them in different countries.
+# Excel writes different separators in different countries.
 SEPARATORS = (",", ";", "\t")
 
 
@@ -30,28 +30,28 @@ def read_manifest_rows(path: Path) -> list[dict[str, object]]:
     """
     Read the rows of a manifest.
 
-    A CSV file is separated by commas, semicolons or tabs; JSON is an object on each line, or a list of objects. The
-    text is UTF-8, or UTF-16 with a byte-order mark. Names of columns may be capitalised.
+    A CSV file has commas, semicolons or tabs as separators. JSON has one object per line, or is a list of objects. The
+    text is UTF-8, or UTF-16 with a byte-order mark. Column names may be capitalised.
 
     Returns:
-        `file` (text), `label` (as it is in the file) and, in all rows or none, `split` (`train`, `validation` or
-        `test`) and `start` and `end` (seconds or `None`). Rows that say the same twice are left out.
+        `file` (text), `label` (as in the file) and, in all rows or none, `split` (`train`, `validation` or `test`) and
+        `start` and `end` (seconds or `None`). Duplicate rows are skipped.
 
     Raises:
-        DataError: The file cannot be read, lacks a column, or a row has a mistake.
+        DataError: The file cannot be read or lacks a column, or a row is wrong.
     """
     text = _read_text(path)
     rows = _read_json(path, text) if path.suffix.lower() in JSON_SUFFIXES else _read_csv(path, text)
-    # Each name once, in the order of the file.
+    # Unique names in the order of the file.
     names = list(dict.fromkeys(name for row in rows for name in row)) if rows else []
     missing = [name for name in ("file", "label") if name not in names]
     if rows and missing:
         raise _no_column(path, missing[0], names)
     if not rows:
-        raise DataError(f"{path} names no recordings.")
+        raise DataError(f"{path} has no rows.")
     unknown = [name for name in names if name not in COLUMNS]
     if unknown:
-        logger.warning(f"{path}: columns that are not used: {shorten(unknown)}.")
+        logger.warning(f"{path}: unused columns: {shorten(unknown)}.")
     splits = _read_splits(path, [row.get("split") for row in rows])
     read = []
     for number, row in enumerate(rows, 1):
@@ -68,14 +68,14 @@ def read_manifest_rows(path: Path) -> list[dict[str, object]]:
 
 def read_bounds(start: object, end: object, place: str) -> tuple[float | None, float | None]:
     """
-    Read where a clip begins and ends in its file, in seconds; `None` where nothing is written.
+    Return the start and end of a clip in its file in seconds; `None` for a blank cell.
 
     Args:
         start, end: As numbers or text, with a point or a comma before the decimals.
-        place: What errors call the row.
+        place: Name of the row for errors.
 
     Raises:
-        DataError: They are no numbers, or not 0 ≤ start < end.
+        DataError: They are not numbers, or not 0 ≤ start < end.
     """
     values = []
     for name, value in (("start", start), ("end", end)):
@@ -87,10 +87,10 @@ def read_bounds(start: object, end: object, place: str) -> tuple[float | None, f
         except (TypeError, ValueError):
             seconds = math.nan
         if isinstance(value, bool) or not math.isfinite(seconds):
-            raise DataError(f"{place} has the {name} {value!r}, which is no number of seconds.")
+            raise DataError(f"{place} has the {name} {value!r}, which is not a number of seconds.")
         values.append(seconds)
     if min(value for value in (*values, 0.0) if value is not None) < 0:
-        raise DataError(f"{place} has a start or end before the beginning of the file: {start}, {end}.")
+        raise DataError(f"{place} has a negative start or end: {start}, {end}.")
     if values[1] is not None and values[1] <= (values[0] or 0.0):
         raise DataError(f"{place} ends at {values[1]:g} s, not after its start at {values[0] or 0.0:g} s.")
     return values[0], values[1]
@@ -132,19 +132,19 @@ def _read_csv(path: Path, text: str) -> list[dict[str, str]]:
             header = [_column_name(name) for name in next(reader)]
         doubled = [name for name in COLUMNS if header.count(name) > 1]
         if doubled:
-            raise DataError(f"{path} has several columns {doubled[0]!r}.")
+            raise DataError(f"{path} has several columns named {doubled[0]!r}.")
         for fields in reader:
             if not any(map(str.strip, fields)):
                 continue
             if any(map(str.strip, fields[len(header) :])):
                 raise DataError(
-                    f"{path}: row {len(rows) + 1} has more fields than the header has columns. Put quotes around "
-                    f"texts that contain {separator!r}."
+                    f"{path}: row {len(rows) + 1} has more fields than the header. Put quotes around texts that "
+                    f"contain {separator!r}."
                 )
             fields += [""] * (len(header) - len(fields))
             rows.append({name: value for name, value in zip(header, fields) if name})
     except StopIteration:
-        raise DataError(f"--manifest {path} cannot be read: it is empty.") from None
+        raise DataError(f"--manifest {path} cannot be read: the file is empty.") from None
     except csv.Error as error:
         raise DataError(f"--manifest {path} cannot be read: line {reader.line_num}: {error}.") from error
     missing = [name for name in ("file", "label") if name not in header]
@@ -155,8 +155,8 @@ def _read_csv(path: Path, text: str) -> list[dict[str, str]]:
 
 def _no_column(path: Path, missing: str, names: Iterable[str]) -> DataError:
     return DataError(
-        f"{path} has no column {missing!r}; it has {', '.join(map(repr, filter(None, names))) or 'none'}. A manifest "
-        "has the columns file and label, and may have split, start and end."
+        f"{path} has no column {missing!r}. Its columns are {', '.join(map(repr, filter(None, names))) or 'none'}. A "
+        "manifest needs the columns file and label, and may have split, start and end."
     )
 
 
@@ -169,16 +169,16 @@ def _read_json(path: Path, text: str) -> list[dict[str, object]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"--manifest {path} cannot be read: line {number} is no JSON ({error}).") from error
+            raise DataError(f"--manifest {path} cannot be read: line {number} is not valid JSON ({error}).") from error
         rows += value if isinstance(value, list) else [value]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise DataError(f"--manifest {path} cannot be read: row {number} is no JSON object.")
+            raise DataError(f"--manifest {path} cannot be read: row {number} is not a JSON object.")
     return [{_column_name(name): value for name, value in row.items()} for row in rows]
 
 
 def _read_splits(path: Path, values: list) -> list[str]:
-    """The split of each row; none where the column is blank."""
+    """Return the split of each row; an empty list if the column is blank."""
     if all(map(_is_blank, values)):
         return []
     splits = [SPLIT_NAMES.get(str(value).strip().lower()) for value in values]
@@ -186,7 +186,7 @@ def _read_splits(path: Path, values: list) -> list[str]:
         row = splits.index(None)
         value = "" if values[row] is None else values[row]
         raise DataError(
-            f"{path}: the split of row {row + 1} is {value!r}; it must be train, validation or test, in every row or "
+            f"{path}: the split of row {row + 1} is {value!r}. It must be train, validation or test, in every row or "
             "in none."
         )
     return splits
@@ -194,10 +194,10 @@ def _read_splits(path: Path, values: list) -> list[str]:
 
 def _without_duplicates(path: Path, rows: list[dict[str, object]]) -> list[dict[str, object]]:
     """
-    Leave out rows that repeat another, with a warning.
+    Skip duplicate rows with a warning. Return the others.
 
     Raises:
-        DataError: Two rows give the same clip different labels.
+        DataError: Two rows of the same clip have different labels.
     """
     numbers: dict[tuple, int] = {}
     kept, repeated = [], []
@@ -207,15 +207,15 @@ def _without_duplicates(path: Path, rows: list[dict[str, object]]) -> list[dict[
         other = rows[first - 1]
         if _label_key(row["label"]) != _label_key(other["label"]):
             raise DataError(
-                f"{path}: rows {first} and {number} give {row['file']} the labels {other['label']!r} and "
-                f"{row['label']!r}. Keep one row; several classes of a recording belong in one label, as in owl;fox."
+                f"{path}: rows {first} and {number} have different labels for {row['file']}: {other['label']!r} and "
+                f"{row['label']!r}. Keep one row. Write several classes of a recording as one label, such as owl;fox."
             )
         if first != number and row.get("split") == other.get("split"):
             repeated.append(f"row {number} ({row['file']})")
         else:
             kept.append(row)
     if repeated:
-        logger.warning(f"{path}: {len(repeated)} rows repeat another and are left out: {shorten(repeated)}.")
+        logger.warning(f"{path}: skipped {len(repeated)} duplicate rows: {shorten(repeated)}.")
     return kept
 
 

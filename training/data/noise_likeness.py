@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of generated noise that sound like a class of the recordings, such as rain where a class is rain."""
+"""Find kinds of generated noise that sound like a class of the recordings, such as rain and the class rain."""
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -13,10 +13,10 @@ from sanet_hf.training.data.noises import TRAINED_KINDS, make_noise
 from sanet_hf.training.data.rows import load_recording
 
 
-# Recordings of a class, and of all, that are compared with as many noises of each kind.
+# Largest number of recordings of a class, and in total, that are compared with the same number of noises of each kind.
 MAX_OF_CLASS, MAX_RECORDINGS = 30, 600
 NUM_NOISES = 20
-# A kind is like a class if so many of its recordings, and so large a part of them, are taken for that noise.
+# A kind sounds like a class if this number and this fraction of the class's recordings are classified as that noise.
 LEAST_ALIKE, PART_ALIKE = 2, 0.15
 NUM_FOLDS, STRENGTH = 3, 0.1
 
@@ -25,15 +25,15 @@ def find_alike(recordings: DatasetDict, sampling_rate: int, length: int, seed: i
     """
     Return the kinds of noise that are easily confused with a class, each with that class.
 
-    Logistic regression on log-mel statistics learns the classes and each kind of noise as a class more. A kind is
-    confused where it takes recordings of a class for it: by cross-validation over the recordings to train on and those
-    of validation.
+    Logistic regression on log-mel statistics is fitted to the classes and, as additional classes, the kinds of noise.
+    A kind is confused if recordings of a class are classified as this kind in cross-validation over the training and
+    validation recordings.
 
     Args:
-        recordings: As [`load_recordings`] gives them; the test split is not read.
+        recordings: As [`load_recordings`] returns them. The test split is not read.
         sampling_rate: In Hz.
-        length: Samples of a clip; of a longer recording, its middle is compared.
-        seed: Of the noise, and of the choice among many recordings.
+        length: Samples of a clip. The middle of longer recordings is compared.
+        seed: Seed of the noise and of the choice among many recordings.
     """
     generator = np.random.default_rng([seed, len(recordings)])
     features, labels = [], []
@@ -66,7 +66,7 @@ def find_alike(recordings: DatasetDict, sampling_rate: int, length: int, seed: i
 
 
 def _draw(dataset: Dataset | None, generator: np.random.Generator, sampling_rate: int, length: int):
-    """Middles of recordings of each class, and the class, the first of several."""
+    """Yield the middle of recordings of each class, and the (first) class."""
     if dataset is None:
         return
     first = np.array([label if isinstance(label, int) else (label or [-1])[0] for label in dataset["label"]])
@@ -79,5 +79,5 @@ def _draw(dataset: Dataset | None, generator: np.random.Generator, sampling_rate
             try:
                 yield load_recording(row, sampling_rate, start, length), int(label)
             except AudioError:
-                # Unchecked recordings are found when they are trained on.
+                # With unchecked recordings, training reports the unreadable ones.
                 continue

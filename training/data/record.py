@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The recordings that a run was trained on, as hashes of their samples: whether a test recording was seen, under whatever
-name. The file has no names, since the run's folder may be pushed to the Hub.
+The recordings of a run as hashes of their samples, to find out whether a test recording was used in training, under
+any name. The file contains no names, because the folder of the run may be pushed to the Hub.
 """
 
 import csv
@@ -20,9 +20,9 @@ from sanet_hf.utils.files import write_atomically
 
 
 RECORD_FILE = "recordings.csv"
-# Beside the splits: recordings that an earlier run, from whose weights this one started, was trained or chosen by.
+# In addition to the splits: training and validation recordings of earlier runs, from whose weights this run started.
 EARLIER = "earlier"
-# Recordings without labels, of which a model learns what its teachers say.
+# Recordings without labels, for which a model learns its teachers' predictions.
 UNLABELED = "unlabeled"
 COLUMNS = ["split", "digest"]
 
@@ -34,14 +34,14 @@ def write_record(
     path: str | Path, recordings: Mapping[str, Dataset], earlier: Record | None = None, is_refit: bool = False
 ) -> None:
     """
-    Write the content hashes of a run's recordings, in an order that says nothing of theirs.
+    Write the content hashes of a run's recordings in sorted order, which does not reveal their original order.
 
     Args:
         path: The file; `RECORD_FILE` in the folder of the run.
-        recordings: Splits as [`load_recordings`] gives them, and, as `UNLABELED`, recordings without labels. Those
-            without a hash are left out.
-        earlier: Records of runs before this one, which the model's weights or its teachers have seen.
-        is_refit: Whether the model is trained on the validation split in the end, too: its recordings then are of both
+        recordings: Splits as [`load_recordings`] returns them and, as `UNLABELED`, recordings without labels. Those
+            without a hash are skipped.
+        earlier: Records of earlier runs, of the initial weights or the teachers.
+        is_refit: Whether the final model is also trained on the validation split. Its recordings then count as both
             splits.
     """
     rows = {(split, digest) for split, dataset in recordings.items() for digest in dataset["digest"] if digest}
@@ -50,7 +50,7 @@ def write_record(
     earlier = {split: set(digests) for split, digests in (earlier or {}).items()}
     for split in ("train", "validation"):
         now = {digest for name, digest in rows if name == split}
-        # Of a run that goes on, or on the same recordings, nothing but their split is to be said.
+        # Recordings of this run are listed only under its own splits.
         earlier[split] = earlier.get(split, set()) - now
     rows |= {(EARLIER, digest) for digest in seen_digests(earlier)}
     text = io.StringIO()
@@ -63,7 +63,7 @@ def write_record(
 
 def read_record(path: str | Path) -> dict[str, set[str]] | None:
     """
-    Return the digests of each split, and of `earlier`; `None` where there is no such file.
+    Return the digests of each split and of `earlier`; `None` if the file does not exist.
 
     Raises:
         DataError: The file is damaged.
@@ -76,7 +76,7 @@ def read_record(path: str | Path) -> dict[str, set[str]] | None:
         return None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"{path} is damaged: {error}. Without it, nothing says what the model was trained on."
+            f"{path} is damaged: {error}. Without it, the model's training recordings are not known."
         ) from error
     record: dict[str, set[str]] = {}
     for split, digest in rows:
@@ -86,8 +86,8 @@ def read_record(path: str | Path) -> dict[str, set[str]] | None:
 
 def find_record(name: str | Path) -> dict[str, set[str]] | None:
     """
-    Return the record of a trained model: the folder of a run, or a checkpoint in it. `None` where there is none, or
-    where it does not list what the model was trained on.
+    Return the record of a trained model: the folder of a run, or a checkpoint in it. `None` if there is none, or if it
+    does not list the training recordings.
 
     Raises:
         DataError: The file is damaged.
@@ -100,7 +100,7 @@ def find_record(name: str | Path) -> dict[str, set[str]] | None:
 
 
 def seen_digests(record: Record, with_validation: bool = True) -> set[str]:
-    """Return the digests of recordings that a model was trained on, or, `with_validation`, chosen by."""
+    """Return the digests of a model's training recordings and, `with_validation`, of its validation recordings."""
     names = ["train", UNLABELED, EARLIER, *(["validation"] if with_validation else [])]
     return set().union(*(record.get(name, ()) for name in names))
 
@@ -110,9 +110,9 @@ def data_fingerprint(recordings: Mapping[str, Dataset]) -> dict[str, object]:
     Describe recordings so that two sets of them can be compared.
 
     Returns:
-        `classes` (their names in the order of the class indices), `counts` (recordings of each split), `digest`, over
-        the split, labels and content of every recording in any order, and `is_checked`: whether all contents were
-        read; where not, `digest` is over the lengths instead. JSON and YAML can hold it.
+        `classes` (names in the order of the class indices), `counts` (recordings per split), `digest` (of the split,
+        labels and content of every recording, independent of their order) and `is_checked` (whether all contents were
+        read; if not, `digest` uses the lengths instead). The values can be stored as JSON and YAML.
     """
     digest = hashlib.sha256()
     for row in sorted(row for split, dataset in recordings.items() for row in _describe(split, dataset)):
@@ -127,5 +127,5 @@ def data_fingerprint(recordings: Mapping[str, Dataset]) -> dict[str, object]:
 
 def _describe(split: str, dataset: Dataset) -> list[str]:
     columns = zip(dataset["digest"], dataset["label"], dataset["seconds"])
-    # Where contents were not read, only the lengths can tell.
+    # If contents were not read, lengths are compared instead.
     return [f"{split} {digest or seconds} {label}" for digest, label, seconds in columns]

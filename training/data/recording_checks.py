@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Decode every recording once before training: what cannot be read, is silent, or is in two splits."""
+"""Decode every recording once before training, to find unreadable, silent and duplicate recordings."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class RecordingCheck:
-    """What reading a recording showed: its length and content, or the error."""
+    """The result of reading a recording: its length and content, or the error."""
 
     seconds: float = 0.0
     digest: bytes = b""
@@ -36,15 +36,15 @@ class RecordingCheck:
 
     @property
     def content_hash(self) -> str:
-        """The digest as text; empty where the recording was not read."""
+        """Return the digest as text; empty if the recording was not read."""
         return self.digest.hex()[:DIGEST_LENGTH]
 
 
-# Checks that are kept together, for the next run: what an interruption loses.
+# Checks are stored for the next run in batches of this size, which is the most that an interruption loses.
 STORED_AT_ONCE = 500
 T = TypeVar("T")
 
-DIGEST_LENGTH = 32  # hexadecimal digits, 128 bits: no two recordings share them by chance
+DIGEST_LENGTH = 32  # hexadecimal digits, 128 bits
 
 # Rows of a split: the split of the source and the indices in it.
 Rows = Mapping[str, tuple[str, Sequence[int]]]
@@ -55,17 +55,17 @@ def check_recordings(
     source: DatasetDict, rows: Rows, sampling_rate: int, num_threads: int, is_thorough: bool = True
 ) -> dict[str, dict[int, RecordingCheck]]:
     """
-    Read every recording that was not read before; of several processes, one reads.
+    Read every recording that was not read before. With several processes, only one reads.
 
     Args:
-        source: As [`read_source`] gives it.
-        rows: Which recordings.
+        source: As [`read_source`] returns it.
+        rows: The recordings to check.
         sampling_rate: In Hz.
-        num_threads: Threads that read.
-        is_thorough: Whether to read them, or only to find their lengths: in headers, where these can be relied on.
+        num_threads: Number of threads that read.
+        is_thorough: Whether to read recordings. If false, only find their lengths, from headers if these are reliable.
 
     Returns:
-        By split of the source and index.
+        Checks by split of the source and index.
     """
     places = [(origin, index) for origin, indices in rows.values() for index in indices]
     with ThreadPoolExecutor(num_threads) as pool:
@@ -84,7 +84,7 @@ def check_recordings(
 
 
 def _check_new(places: Sequence[Place], apply: Callable[[Callable, Sequence[Place]], Iterator]) -> dict:
-    """What is known of recordings, and what reading the others shows; `apply` calls a function for each of some."""
+    """Return the stored checks, and check the other recordings. `apply` maps a function over them."""
     cache, states = CheckCache(), list(apply(find_state, places))
     checks = _load(cache, places, states)
     if len(checks) == len(places):
@@ -98,10 +98,10 @@ def _check_new(places: Sequence[Place], apply: Callable[[Callable, Sequence[Plac
         )
         found = {}
         try:
-            # The bar ends by itself where it comes first.
+            # `bar` is the first argument of zip, so that the progress bar is finished.
             for (check, state), place in zip(bar, new):
                 checks[place] = check
-                # Not of what is damaged, or has changed since.
+                # Do not store checks of damaged files or files that changed during the check.
                 if check.error is None and state is not None and state == before[place]:
                     found[state] = (check.seconds, check.digest, int(check.is_silent))
                 if len(found) == STORED_AT_ONCE:
@@ -118,12 +118,12 @@ def _load(cache: CheckCache, places: Sequence[Place], states: Sequence[Recording
 
 
 def _check_and_state(row: Mapping, sampling_rate: int) -> tuple[RecordingCheck, RecordingState | None]:
-    """What reading a recording shows, and its state afterwards."""
+    """Return the check of a recording and its state afterwards."""
     return _check(row, sampling_rate), find_state(row, sampling_rate)
 
 
 def _measure(row: Mapping, sampling_rate: int) -> RecordingCheck:
-    """The length of a recording alone, from its header, or by reading it."""
+    """Return a check with only the length of a recording, from its header or by reading it."""
     try:
         source, first, length = find_stretch(row, sampling_rate)
         rate, num_frames = describe_audio(source, row["file"])
@@ -131,7 +131,7 @@ def _measure(row: Mapping, sampling_rate: int) -> RecordingCheck:
         return RecordingCheck(error=str(error))
     if num_frames is None:
         return dataclasses.replace(_check(row, sampling_rate), digest=b"", is_silent=False)
-    # As many as resampling gives.
+    # Resampling rounds up.
     num_samples = -(-num_frames * sampling_rate // rate) - first
     if num_samples <= 0:
         return _check(row, sampling_rate)
@@ -156,9 +156,9 @@ def hash_recordings(dataset: Dataset, sampling_rate: int, num_threads: int = 4) 
     Return the hash of each recording of a split.
 
     Args:
-        dataset: A split as [`load_recordings`] gives it.
-        sampling_rate: In Hz, of the samples that are hashed.
-        num_threads: Threads that read recordings.
+        dataset: A split as [`load_recordings`] returns it.
+        sampling_rate: Sampling rate of the hashed samples in Hz.
+        num_threads: Number of threads that read recordings.
     """
     rows = {"all": ("all", range(len(dataset)))}
     checks = check_recordings(DatasetDict({"all": dataset}), rows, sampling_rate, num_threads)["all"]
@@ -169,7 +169,7 @@ def leave_out_unreadable(
     source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, RecordingCheck]], max_bad_fraction: float
 ) -> Rows:
     """
-    Leave out recordings that cannot be decoded, with a warning that names them.
+    Return the rows without recordings that cannot be decoded. Warn of these.
 
     Raises:
         DataError: More than `max_bad_fraction` of them cannot be decoded.
@@ -177,14 +177,14 @@ def leave_out_unreadable(
     bad = [check.error for by_index in checks.values() for check in by_index.values() if check.error]
     total = sum(len(indices) for _, indices in rows.values())
     for error in bad[:MAX_LISTED]:
-        logger.warning(f"Left out: {error}")
+        logger.warning(f"Skipped: {error}")
     if len(bad) > max_bad_fraction * total:
         raise DataError(
-            f"{len(bad)} of {total} recordings cannot be read, more than max_bad_fraction={max_bad_fraction:g}:"
+            f"{len(bad)} of {total} recordings are unreadable, more than max_bad_fraction={max_bad_fraction:g}:"
             f"{shorten_lines(bad)}"
         )
     if len(bad) > MAX_LISTED:
-        logger.warning(f"Left out:\n  and {len(bad) - MAX_LISTED} more")
+        logger.warning(f"Skipped:\n  and {len(bad) - MAX_LISTED} more")
     return {
         split: (origin, [index for index in indices if checks[origin][index].error is None])
         for split, (origin, indices) in rows.items()
@@ -192,7 +192,7 @@ def leave_out_unreadable(
 
 
 def warn_of_silence(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, RecordingCheck]]) -> None:
-    """Warn of recordings without any sound, which are used all the same."""
+    """Warn of silent recordings, which are used nevertheless."""
     silent = [
         source[origin][index]["file"]
         for origin, indices in rows.values()
@@ -200,7 +200,7 @@ def warn_of_silence(source: DatasetDict, rows: Rows, checks: Mapping[str, Mappin
         if checks[origin][index].is_silent
     ]
     if silent:
-        logger.warning(f"{len(silent)} recordings are silent, and used all the same: {shorten(silent)}.")
+        logger.warning(f"{len(silent)} recordings are silent. They are used nevertheless: {shorten(silent)}.")
 
 
 def warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, RecordingCheck]]) -> None:
@@ -218,13 +218,13 @@ def warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Map
                 pairs.append(f"{names[0]} ({other[0]}) = {names[1]} ({split})")
     if pairs:
         logger.warning(
-            f"{len(pairs)} recordings stand in two splits, so that scores on them are flattering: {shorten(pairs)}."
+            f"{len(pairs)} recordings are in two splits, so that scores on them are too high: {shorten(pairs)}."
         )
 
 
 def check_labels(source: DatasetDict, rows: Rows) -> list[str]:
     """
-    Names of the classes in alphabetical order.
+    Return the names of the classes in alphabetical order.
 
     Raises:
         DataError: A class has no recordings in the training split, or there is only one class.
@@ -235,21 +235,23 @@ def check_labels(source: DatasetDict, rows: Rows) -> list[str]:
         labels[split] = _names_in(column[index] for index in indices)
     names = sorted(set().union(*labels.values()))
     if not any(indices for _, indices in rows.values()) or not names:
-        raise DataError("No recordings with a label are left.")
+        raise DataError("No readable recordings with a label remain.")
     if "train" not in rows:
         return names
     for split, found in labels.items():
         unknown = sorted(found - labels["train"])
         if unknown:
-            raise DataError(f"{shorten(unknown)}: in {split} but not in train, so that it cannot be learnt.")
+            raise DataError(
+                f"Classes in {split} but not in train: {shorten(unknown)}. Add training recordings of them."
+            )
     lost = _names_in(source[rows["train"][0]]["label"]) - labels["train"]
     if lost:
-        raise DataError(f"No recordings that can be read are left to learn {shorten(sorted(lost))} from.")
+        raise DataError(f"No readable training recordings remain for: {shorten(sorted(lost))}.")
     is_multi_label = isinstance(source[rows["train"][0]].features["label"], List)
     if len(names) == 1 and not is_multi_label:
-        raise DataError(f"There is one class, {names[0]}, and nothing to tell it from. Add another.")
+        raise DataError(f"Found only one class ({names[0]}). At least two are needed.")
     if "validation" in rows and not rows["validation"][1]:
-        raise DataError("No recordings are left for validation. Add some to choose the best epoch by.")
+        raise DataError("No readable recordings remain for validation. Add some, because they select the best epoch.")
     return names
 
 

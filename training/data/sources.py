@@ -1,11 +1,11 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Where recordings come from: a folder, a manifest, a data set on the Hub.
+Sources of recordings: a folder, a manifest, or a dataset on the Hub.
 
-Each gives a `DatasetDict` with the columns `audio` (not decoded), `file` (a name to show), `key` (a name that stays
-the same when the data move) and `label` (text; where multi-label, a list of texts). Its splits are `train`,
-`validation` and `test` as far as the source has them, or the single split `unsplit`, still to be divided.
+Each gives a `DatasetDict` with the columns `audio` (not decoded), `file` (a name for display), `key` (a name that does
+not change when the data are moved) and `label` (text, or a list of texts in multi-label data). Its splits are those of
+the source (`train`, `validation` and `test`), or the single split `unsplit`, which is divided later.
 """
 
 import io
@@ -48,7 +48,7 @@ logger = logging.get_logger(__name__)
 
 
 class SourceSplit(NamedTuple):
-    """A split as its source has it: the columns of [`read_source`] without the label, and the labels as they are."""
+    """A split of a source: the columns of [`read_source`] without the label, and the original labels."""
 
     recordings: Dataset
     labels: list
@@ -56,9 +56,9 @@ class SourceSplit(NamedTuple):
 
 def read_source(arguments: DataArguments) -> DatasetDict:
     """
-    The recordings that the options name, with the columns above.
+    Return the recordings that the options name, with the columns above.
 
-    Recordings without a label are left out with a warning, and so is a split without any; see [`labels`].
+    Recordings without a label, and splits without any label, are skipped with a warning; see [`labels`].
 
     Raises:
         DataError: The source cannot be read, or more than `max_bad_fraction` of a split have no label.
@@ -73,7 +73,7 @@ def read_source(arguments: DataArguments) -> DatasetDict:
             splits, names = _read_folder(Path(arguments.data_dir)), None
         labels = list(chain.from_iterable(split.labels for split in splits.values()))
         if arguments.data_dir and not arguments.class_names:
-            # Class folders are names, also those called 0 and 1.
+            # Names of class folders are class names, even 0 and 1.
             label_format = LabelFormat(is_multi_label)
         else:
             label_format = find_label_format(labels, is_multi_label, names, arguments.class_names)
@@ -83,28 +83,30 @@ def read_source(arguments: DataArguments) -> DatasetDict:
         }
     except UnicodeEncodeError as error:
         name = error.object.encode("utf-8", "backslashreplace").decode()
-        raise DataError(f"{name}: a name that is no UTF-8. Rename it, or train on what sanet prepare makes") from error
+        raise DataError(
+            f"{name}: the name is not UTF-8. Rename it, or train on the clips of sanet prepare."
+        ) from error
     return DatasetDict({name: dataset for name, dataset in recordings.items() if dataset is not None})
 
 
 def _read_labels(name: str, split: SourceSplit, label_format: LabelFormat, max_bad_fraction: float) -> Dataset | None:
-    """The split with a column `label`, without recordings that have none; `None` where no recording has one."""
+    """Return the split with a column `label`, without unlabelled recordings; `None` if all are unlabelled."""
     files = split.recordings["file"][:]
     labels = [label_format.read(label, f"{file} ({name})") for label, file in zip(split.labels, files)]
     missing = [file for label, file in zip(labels, files) if label is None]
     if len(missing) == len(labels):
         if name in ("train", "unsplit"):
-            raise DataError(f"None of the {len(labels)} recordings to train on has a label.")
-        logger.warning(f"Left out: the {name} split, none of whose {len(labels)} recordings has a label.")
+            raise DataError(f"None of the {len(labels)} training recordings has a label.")
+        logger.warning(f"Skipped the {name} split: none of its {len(labels)} recordings has a label.")
         return None
     if len(missing) > max_bad_fraction * len(labels):
         raise DataError(
-            f"{len(missing)} of {len(labels)} recordings ({name}) have no label, more than "
+            f"{len(missing)} of {len(labels)} recordings ({name}) are unlabelled, more than "
             f"max_bad_fraction={max_bad_fraction:g}: {shorten(missing)}. Missing, None, NaN and -1 mean no label."
         )
     recordings = split.recordings
     if missing:
-        logger.warning(f"Left out: {len(missing)} recordings ({name}) without a label: {shorten(missing)}.")
+        logger.warning(f"Skipped {len(missing)} recordings ({name}) without a label: {shorten(missing)}.")
         recordings = recordings.select([index for index, label in enumerate(labels) if label is not None])
     labels = [label for label in labels if label is not None]
     if label_format.is_multi_label:
@@ -114,22 +116,22 @@ def _read_labels(name: str, split: SourceSplit, label_format: LabelFormat, max_b
 
 def _read_folder(data_dir: Path) -> dict[str, SourceSplit]:
     if not data_dir.is_dir():
-        raise DataError(f"{data_dir}: there is no such folder. --data_dir names the folder with the recordings.")
+        raise DataError(f"--data_dir {data_dir}: folder not found.")
     split_folders = find_split_folders(data_dir)
     if not split_folders:
         called_as_splits = [path.name for path in visible_folders(data_dir) if path.name.lower() in SPLIT_NAMES]
         if called_as_splits:
             logger.warning(
-                f"{data_dir}: {shorten(called_as_splits)}: taken for a class, not for a split, which would hold class "
-                "folders."
+                f"{data_dir}: {shorten(called_as_splits)} counts as a class, not as a split, because it contains no "
+                "class folders."
             )
         return _from_files(data_dir, {"unsplit": _files_of_classes(data_dir, "unsplit")})
     others = [f"{path.name}/" for path in visible_folders(data_dir) if path not in split_folders]
     if others:
-        logger.warning(f"{data_dir}: {', '.join(others)} beside the split folders is left out.")
+        logger.warning(f"{data_dir}: skipped {', '.join(others)}, because there are split folders.")
     without_classes = [path for path, split in split_folders.items() if split != "train" and not visible_folders(path)]
     for path in without_classes if len(without_classes) < len(split_folders) else []:
-        logger.warning(f"Left out: {path}, which holds no class folders.")
+        logger.warning(f"Skipped {path}, because it contains no class folders.")
         del split_folders[path]
     return _from_files(data_dir, {split: _files_of_classes(path, split) for path, split in split_folders.items()})
 
@@ -140,8 +142,8 @@ def _from_files(data_dir: Path, files: Mapping[str, list[Path]]) -> dict[str, So
     }
     files = {split: paths for split, paths in files.items() if paths}
     if not files:
-        raise DataError(f"{data_dir} holds no recordings, such as .wav, .flac or .mp3 files.")
-    # Not datasets' audiofolder, which takes names for globs and URLs: "[x]" it would not find, nor anything with "::".
+        raise DataError(f"{data_dir} contains no recordings, such as .wav, .flac or .mp3 files.")
+    # datasets' audiofolder treats names as globs and URLs, so that it does not find names with "[x]" or "::".
     splits = {}
     for split, paths in files.items():
         keys = [f"{path.parent.name}/{path.name}" for path in paths]
@@ -155,42 +157,40 @@ def _from_paths(paths: Sequence[str], keys: Sequence[str]) -> Dataset:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Whether Arrow can hold a file's name; if not, a warning names it."""
+    """Return whether Arrow can store a file's name. Warn if not."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        logger.warning(f"Left out: {to_text(str(path))}: its name is not UTF-8; rename it.")
+        logger.warning(f"Skipped {to_text(str(path))}: its name is not UTF-8. Rename it.")
         return False
     return True
 
 
 def _files_of_classes(folder: Path, split: str) -> list[Path]:
-    """Recordings in class folders, in the order of their names; a class without any is an error where it is learnt."""
+    """Return the recordings in class folders, sorted by name. In a training split, no class may be empty."""
     files = []
     too_deep = []
     classes = visible_folders(folder)
     for path in classes:
         own = list_audio_files(path)
         if not own and split in ("train", "unsplit"):
-            raise DataError(f"{folder}: no recordings to learn {path.name} from. Add some or remove the class folder.")
+            raise DataError(f"{folder}: class {path.name} has no recordings. Add some, or remove the class folder.")
         files += own
         too_deep += [file for file in list_audio_files(path, is_deep=True) if file.parent != path]
     loose = list_audio_files(folder)
     if not classes:
         found = f"{len(loose)} recordings" if loose else "nothing"
         raise DataError(
-            f"{folder} holds {found} but no class folders: put each class's recordings in {folder}/CLASS/."
+            f"{folder} contains {found} but no class folders. Put the recordings of each class in {folder}/CLASS/."
         )
     if loose:
-        logger.warning(f"{len(loose)} recordings lie in no class folder and are left out, the first: {loose[0]}")
+        logger.warning(f"Skipped {len(loose)} recordings outside of class folders, the first: {loose[0]}")
     others = count_other_files(classes)
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
-        logger.warning(f"{folder}: left out files that are no recordings by their names: {kinds}.")
+        logger.warning(f"{folder}: skipped files whose suffix is not an audio format: {kinds}.")
     if too_deep:
-        logger.warning(
-            f"{len(too_deep)} recordings lie deeper than their class folder and are left out, the first: {too_deep[0]}"
-        )
+        logger.warning(f"Skipped {len(too_deep)} recordings in subfolders of class folders, the first: {too_deep[0]}")
     return files
 
 
@@ -201,7 +201,7 @@ def _read_manifest(path: Path) -> dict[str, SourceSplit]:
     for name in names:
         of_split = [row for row in rows if row.get("split", "unsplit") == name]
         files = [_find_file(path.parent, row["file"]) for row in of_split]
-        # The same for all spellings of a path, and in all systems.
+        # The same key for all spellings of a path, on all operating systems.
         keys = [os.path.normpath(row["file"].replace("\\", "/")).replace("\\", "/") for row in of_split]
         recordings = _from_paths(files, keys)
         if "start" in of_split[0]:
@@ -211,7 +211,7 @@ def _read_manifest(path: Path) -> dict[str, SourceSplit]:
 
 
 def _find_file(folder: Path, name: str) -> str:
-    """The path of a file that a table in a folder names; written on Windows it has backslashes."""
+    """Return the path of a file in a table, relative to the table's folder. Windows tables have backslashes."""
     if is_url(name):
         return name
     path = folder / name
@@ -220,7 +220,7 @@ def _find_file(folder: Path, name: str) -> str:
 
 
 def _with_bounds(recordings: Dataset, bounds: Sequence[tuple[float | None, float | None]]) -> Dataset:
-    """The recordings with columns `start` and `end` in seconds, which `file` names too, unless all are `None`."""
+    """Return the recordings with columns `start` and `end` in seconds, also in `file`, unless all are `None`."""
     if all(bound == (None, None) for bound in bounds):
         return recordings
     starts, ends = zip(*bounds)
@@ -239,11 +239,11 @@ def _format_bounds(start: float | None, end: float | None) -> str:
 
 def stream_training_split(arguments: DataArguments) -> IterableDataset:
     """
-    The training split of `dataset_name`, read while it is trained on, with the columns `audio` (not decoded), `label`
-    (as it is, see [`labels`]) and, if it has them, `start` and `end` (seconds).
+    Return the training split of `dataset_name` as a stream, with the columns `audio` (not decoded), `label`
+    (unchanged, see [`labels`]) and, if it has them, `start` and `end` (seconds).
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The dataset cannot be read.
     """
     return _load_hub(arguments)["train"]
 
@@ -267,14 +267,14 @@ def _read_hub(arguments: DataArguments) -> tuple[dict[str, SourceSplit], list[st
             for start, end, key in zip(starts, ends, keys)
         ]
         rows = rows.remove_columns(columns).add_column("file", keys)
-        # Clips of one file belong together, files in different folders do not.
+        # Clips of one file get the same key. Files in different folders do not belong together.
         rows = rows.add_column("key", keys if columns else [Path(key).name for key in keys])
         splits[split] = SourceSplit(_with_bounds(rows, bounds), labels)
     return splits, names
 
 
 def _load_hub(arguments: DataArguments) -> dict[str, Dataset | IterableDataset]:
-    """The splits that there are, with the columns `audio` and `label`."""
+    """Return the available splits, with the columns `audio` and `label`."""
     name, options = arguments.dataset_name, {"streaming": arguments.streaming}
     try:
         try:
@@ -282,16 +282,16 @@ def _load_hub(arguments: DataArguments) -> dict[str, Dataset | IterableDataset]:
         except RuntimeError as error:
             if "scripts are no longer supported" not in str(error):
                 raise
-            # Data sets that came as a script, as superb did, have been converted by the Hub on a branch of its own.
+            # The Hub has converted datasets that are scripts, such as superb, on a separate branch.
             options["revision"] = "refs/convert/parquet"
             dataset = load_dataset(name, arguments.dataset_config_name, **options)
     except (OSError, ValueError, ImportError, RuntimeError, DatasetsError) as error:
-        raise DataError(f"--dataset_name {name}: datasets cannot load it: {error}") from error
+        raise DataError(f"--dataset_name {name}: cannot load the dataset: {error}") from error
     names = {split: getattr(arguments, f"{split}_split_name") for split in SPLITS}
     for split, source in names.items():
         default = DataArguments.__dataclass_fields__[f"{split}_split_name"].default
         if source not in dataset and (split == "train" or source != default):
-            raise DataError(f"{name} has no split {source!r}; it has {', '.join(dataset)}.")
+            raise DataError(f"{name} has no split {source!r}. Choose one of: {', '.join(dataset)}.")
     return {split: _select_columns(dataset[source], arguments) for split, source in names.items() if source in dataset}
 
 
@@ -302,7 +302,7 @@ def _select_columns(rows: Dataset | IterableDataset, arguments: DataArguments) -
     for option, column in columns.items():
         if column not in rows.column_names:
             raise DataError(
-                f"{arguments.dataset_name} has no column {column!r}; choose --{option}_column_name from "
+                f"{arguments.dataset_name} has no column {column!r}. Choose --{option}_column_name from "
                 f"{', '.join(rows.column_names)}."
             )
     dtypes = {name: getattr(feature, "dtype", "") for name, feature in rows.features.items()}
@@ -316,31 +316,31 @@ def _select_columns(rows: Dataset | IterableDataset, arguments: DataArguments) -
         rows = _not_decoded(rows, arguments.audio_column_name, Path(arguments.dataset_name))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(
-            f"{arguments.dataset_name}: the column {arguments.audio_column_name!r} holds no audio; choose another for "
+            f"{arguments.dataset_name}: the column {arguments.audio_column_name!r} contains no audio. Choose another "
             "--audio_column_name."
         ) from error
-    # Last, since renaming columns of a stream reads them: damaged audio would end the training.
+    # Last, because renaming columns of a stream reads them, and damaged audio would end the training.
     return rows.rename_columns({column: name for name, column in columns.items() if column != name})
 
 
 def _not_decoded(rows: Dataset | IterableDataset, column: str, folder: Path) -> Dataset | IterableDataset:
-    """A column of audio, paths, files' content or waveforms as audio that is not decoded."""
+    """Convert a column of audio, paths, file contents or waveforms to audio that is not decoded."""
     feature = rows.features[column]
     parts = feature.keys() if isinstance(feature, dict) else {getattr(feature, "dtype", "").removeprefix("large_")}
     if isinstance(feature, Audio) or ({"bytes", "path"} & parts and isinstance(rows, Dataset)):
         return rows.cast_column(column, Audio(decode=False))
     if not ({"bytes", "path", "string", "binary"} & parts or {"array", "sampling_rate"} <= parts):
-        raise TypeError(f"{feature} is no audio")
+        raise TypeError(f"{feature} is not audio")
     features = Features({**rows.features, column: Audio(decode=False)})
-    # Not from datasets' cache, which does not know whether the files of a table are still where they were.
+    # Do not use datasets' cache, because it does not notice that the files of a table were moved.
     options = {"load_from_cache_file": False} if isinstance(rows, Dataset) else {}
     return rows.map(partial(_as_audio, column=column, folder=folder), features=features, **options)
 
 
 def _as_audio(row: Mapping, column: str, folder: Path) -> dict[str, dict | None]:
     """
-    What a table has as audio, as its path or content: a path, which can be relative to the folder of the table,
-    content, both, or a waveform of shape (samples,) or (channels, samples).
+    Convert the audio of a row to its path or content. A row has a path (absolute, or relative to the folder of the
+    table), content, both, or a waveform of shape (samples,) or (channels, samples).
     """
     audio = row[column]
     if not isinstance(audio, dict):

@@ -1,17 +1,17 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The split of each recording, by a hash of its name.
+Assign recordings to splits by a hash of their names.
 
     hash of the name   0        0.1          0.2                                        1
                        |  test  | validation |                  train                   |
 
-A recording keeps its split when others are added. Where the hash leaves a class of three or more recordings without a
-test recording, the recording of the class that trains and has the smallest hash tests; the same then holds for
-validation. A class of two recordings trains and validates, a class of one trains. Each label of a multi-label dataset
-is such a class, and so are the recordings without a label.
+A recording keeps its split when others are added. If a class of three or more recordings has none in test, its
+training recording with the smallest hash is moved to test. The same is then done for validation. A class of two
+recordings has one in train and one in validation. A class of one recording is in train. Each label of a multi-label
+dataset is such a class, and so are the recordings without a label.
 
-Recordings of one group share its hash; see [`split_by_hash`] for what else holds for them.
+Recordings of a group share its hash; [`split_by_hash`] has further rules for groups.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import DataError
 
 
-# Hashes of the splits that are held out.
+# Ranges of hashes of the held-out splits.
 ZONES = {"test": (0.0, 0.1), "validation": (0.1, 0.2)}
-# What is held out where the source has no splits, and where only validation is missing.
+# Splits to hold out if the source has no splits, and if only validation is missing.
 HELD_OUT, VALIDATION_ONLY = ("validation", "test"), ("validation",)
-# Fewer groups than this are divided by size: hashes of so few can be far from 80/10/10.
+# Fewer groups are divided by size, because their hashes can be far from 80/10/10.
 MANY_GROUPS = 30
-# Larger groups train: parts of all recordings, and of those of a class.
+# Groups with larger fractions of all recordings, or of the recordings of a class, are in train.
 LARGE_PART, LARGE_PART_OF_CLASS = 0.1, 0.5
 
 
@@ -38,25 +38,25 @@ def split_by_hash(
     labels: Iterable[str | Sequence[str]], groups: Sequence[str], held_out: Sequence[str] = HELD_OUT
 ) -> dict[str, list[int]]:
     """
-    Divide recordings into about 80 % train, 10 % validation and 10 % test. Every class is in train; no group is in two
-    splits.
+    Divide recordings into about 80 % train, 10 % validation and 10 % test. Every class is in train, and no group is in
+    two splits.
 
-    Single recordings follow the rule above. With three or more recordings in a class, two of them with a hash of 0.2
-    or more, adding recordings never moves one of the class from train to validation or test, nor from validation to
-    test. The same holds for a multi-label recording whose classes are all like that, unless it stays in train only
-    because one of its classes had no other.
+    Single recordings follow the rule above. If a class has three or more recordings, and at least two of them have a
+    hash of 0.2 or more, adding recordings never moves one of the class from train to validation or test, or from
+    validation to test. The same holds for a multi-label recording if it holds for all its classes, unless it was in
+    train only because one of its classes had no other recording.
 
-    Of 30 groups or more, each has the split of its hash, but those with more than a tenth of all recordings, or more
-    than half of those of a class, train. Then groups move from train to a split that lacks some of their classes:
-    those first that bring the most classes for their size.
+    With 30 groups or more, each group gets the split of its hash. Groups with more than a tenth of all recordings, or
+    more than half of a class, are in train. Then groups are moved from train to splits that lack some of their
+    classes, beginning with the groups that add the most classes for their size.
 
-    Fewer groups all train at first. They move to validation and test in the same way, and then the smallest move until
-    these have a tenth of the recordings each. So the largest train.
+    With fewer groups, all are in train at first. Groups are moved to validation and test in the same way. Then the
+    smallest groups are moved until these splits have a tenth of the recordings each. The largest groups stay in train.
 
     Args:
         labels: Label or labels of each recording.
-        groups: Name of each recording's group, as [`make_groups`] gives it; without groups, one of its own.
-        held_out: Splits beside train. Without test, recordings with a hash below 0.1 train.
+        groups: Group of each recording, as [`make_groups`] returns it. Without groups, each recording is one.
+        held_out: Splits in addition to train. Without test, recordings with a hash below 0.1 are in train.
 
     Returns:
         Indices of each split, in ascending order.
@@ -75,7 +75,7 @@ def split_by_hash(
 
 
 def hash_name(name: str) -> float:
-    """Map a name to [0, 1): the same in every process, place and Unicode form of the name."""
+    """Map a name to [0, 1). The result is the same in every process, on every machine and for every Unicode form."""
     digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
@@ -94,7 +94,7 @@ def _split_recordings(classes: Sequence[Sequence[str]], names: Sequence[str], he
     splits = ["train"] * len(names)
     for indices in members.values():
         for index, split in _split_class(indices, by_hash, held_out).items():
-            # Of several classes, the one that is the furthest from training counts.
+            # With several classes, test has priority over validation, and validation over train.
             splits[index] = max(splits[index], split, key=SPLITS.index)
     for label in sorted(members):
         if all(splits[index] != "train" for index in members[label]):
@@ -103,7 +103,7 @@ def _split_recordings(classes: Sequence[Sequence[str]], names: Sequence[str], he
 
 
 def _split_class(members: Sequence[int], by_hash: Sequence[str], held_out: Sequence[str]) -> dict[int, str]:
-    """The split of each recording of a class, from the smallest to the largest hash, with every split covered."""
+    """Return the split of each recording of a class, so that no split is empty. Members are sorted by hash."""
     if len(members) < 3:
         return {**dict.fromkeys(members[:-1], "validation"), members[-1]: "train"}
     indices = {split: [index for index in members if by_hash[index] == split] for split in SPLITS}
@@ -112,7 +112,7 @@ def _split_class(members: Sequence[int], by_hash: Sequence[str], held_out: Seque
     for split in ("test", "validation"):
         if split in held_out and not indices[split]:
             donor = next(donor for donor in SPLITS if len(indices[donor]) > 1)
-            # The recording whose hash is the nearest.
+            # Move the recording with the closest hash.
             indices[split].append(indices[donor].pop(-1 if donor == "test" else 0))
     return {index: split for split, some in indices.items() for index in some}
 
@@ -147,7 +147,7 @@ def _split_groups(classes: Sequence[Sequence[str]], groups: Sequence[str], held_
         if all(splits[group] != "train" for group in groups_of[label]):
             splits[max(groups_of[label], key=lambda group: (counts[group][label], shares[group], group))] = "train"
 
-    # How many groups of each class are in each split, and how many recordings a split still needs.
+    # Number of groups of each class in each split, and number of recordings that a split still needs.
     covered = {split: Counter() for split in SPLITS}
     missing = dict.fromkeys(held_out, LARGE_PART * len(groups))
     for group, split in splits.items():
@@ -165,7 +165,7 @@ def _split_groups(classes: Sequence[Sequence[str]], groups: Sequence[str], held_
         return splits[group] == "train" and all(covered["train"][label] > 1 for label in counts[group])
 
     def gain(place: tuple[str, str]) -> float:
-        """Classes that a split gets by a group, for each of its recordings."""
+        """Return the number of classes that a group adds to a split, per recording."""
         group, split = place
         return sum(covered[split][label] == 0 for label in counts[group]) / sizes[group]
 
@@ -183,30 +183,30 @@ def make_groups(
     keys: Sequence[str], pattern: str | None, are_files: bool = False, option: str = "--group_pattern"
 ) -> list[str]:
     """
-    The group of each recording, of which `keys` are names: what the pattern finds, or each one for itself, or, with
-    `are_files`, those of the same name, as clips of one file have.
+    Return the group of each recording, whose names are `keys`: the match of the pattern. Without a pattern, each
+    recording is a group; with `are_files`, recordings of the same name (clips of one file) are a group.
     """
     if pattern is None and are_files:
         return list(keys)
     if pattern is None:
-        # Each recording for itself, even where names repeat.
+        # Each recording is a separate group, even if names repeat.
         seen: Counter = Counter()
         groups = []
         for key in keys:
             groups.append(f"{key} {seen[key]}" if seen[key] else key)
             seen[key] += 1
         return groups
-    # Some file systems give letters and their accents apart.
+    # Some file systems store letters and accents separately.
     pattern = unicodedata.normalize("NFC", pattern)
     try:
         matches = [re.search(pattern, unicodedata.normalize("NFC", key)) for key in keys]
     except re.error as error:
-        raise DataError(f"{option} {pattern!r} is no regular expression: {error}.") from error
-    # A group of the expression that took no part in the match is None.
+        raise DataError(f"{option} {pattern!r} is not a valid regular expression: {error}.") from error
+    # A parenthesised group that is not part of the match is None.
     groups = [match and (match.group(1) if match.re.groups else match.group()) for match in matches]
     unmatched = [key for key, group in zip(keys, groups) if group is None]
     if unmatched:
         raise DataError(
-            f"{option} {pattern!r} finds nothing in {len(unmatched)} of {len(keys)} names, the first: {unmatched[0]}."
+            f"{option} {pattern!r} does not match {len(unmatched)} of {len(keys)} names, the first: {unmatched[0]}."
         )
     return groups

@@ -1,28 +1,28 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Random stretches of recordings for training, which leave out what is quiet."""
+"""Random parts of recordings for training, without quiet ones."""
 
 import numpy as np
 
 from sanet_hf.audio.levels import is_loud
 
 
-STEP_SECONDS = 0.05  # between the beginnings of stretches that are compared
+STEP_SECONDS = 0.05  # between the starts of compared parts
 
 
 def find_loud_starts(waveform: np.ndarray, length: int, sampling_rate: int) -> np.ndarray:
     """
-    Find where stretches of a recording can begin that are loud, as [`is_loud`] says.
+    Find the starts of loud parts of a recording; see [`is_loud`].
 
     Args:
         waveform: Shape (samples,).
-        length: Samples of a stretch.
+        length: Samples of a part.
         sampling_rate: In Hz.
 
     Returns:
-        bool of shape (beginnings,), [`STEP_SECONDS`] apart: one alone where the recording is no longer than a stretch.
+        bool of shape (starts,), one per [`STEP_SECONDS`]; only one if the recording is not longer than a part.
     """
-    # One array, since streamed recordings can be hours long.
+    # Use one array to save memory, because streamed recordings can be hours long.
     energy = np.zeros(len(waveform) + 1)
     np.square(waveform, out=energy[1:], dtype=np.float64)
     np.cumsum(energy, out=energy)
@@ -34,14 +34,14 @@ def draw_start(
     loud_starts: np.ndarray | None, num_samples: int, length: int, sampling_rate: int, generator: np.random.Generator
 ) -> int:
     """
-    Draw the first sample of a stretch.
+    Draw the first sample of a part.
 
     Args:
-        loud_starts: As [`find_loud_starts`] returns them; None for any stretch.
+        loud_starts: As [`find_loud_starts`] returns them; None for any part.
         num_samples: Length of the recording.
-        length: Samples of a stretch.
+        length: Samples of a part.
         sampling_rate: In Hz.
-        generator: Decides.
+        generator: Random generator.
     """
     last = max(0, num_samples - length)
     if loud_starts is None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings without labels, which a model is trained on by what its teachers say of them."""
+"""Recordings without labels, for which a model learns its teachers' predictions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,28 +27,28 @@ def load_unlabeled(
     num_threads: int = 4,
 ) -> Dataset:
     """
-    Load the recordings of a folder and the folders in it, and check every one, as [`load_recordings`] does.
+    Load the recordings of a folder and its subfolders, and check every recording, as [`load_recordings`] does.
 
-    Recordings that are also in a split, by their content or their file, are left out with a message: they have labels
-    there, and those of validation and test must not be trained on.
+    Recordings whose content or file is also in a split are skipped with a message: they have labels there, and the
+    model must not be trained on validation and test recordings.
 
     Args:
-        folder: Of recordings of any format and length.
-        recordings: Splits as [`load_recordings`] gives them.
+        folder: Folder of recordings of any format and length.
+        recordings: Splits as [`load_recordings`] returns them.
         arguments: Options `check_recordings` and `max_bad_fraction`.
         sampling_rate: In Hz.
-        num_threads: Threads that read recordings to check them.
+        num_threads: Number of threads that check recordings.
 
     Returns:
-        The recordings in the order of their names, with the columns of the splits. The label means nothing.
+        The recordings in the order of their names, with the columns of the splits. Their label has no meaning.
 
     Raises:
-        DataError: Nothing in it can be used, or too many recordings cannot be read.
+        DataError: There are no usable recordings, or too many are unreadable.
     """
     folder = Path(folder)
     paths = [str(path.resolve()) for path in list_audio_files(folder, is_deep=True)]
     if not paths:
-        raise DataError(f"--unlabeled_dir {folder} has no recordings, such as .wav, .flac or .mp3 files.")
+        raise DataError(f"--unlabeled_dir {folder} contains no recordings, such as .wav, .flac or .mp3 files.")
     source = Dataset.from_dict({"audio": paths, "file": paths, "key": paths}).cast_column("audio", Audio(decode=False))
     rows = {UNLABELED: (UNLABELED, range(len(source)))}
     source = DatasetDict({UNLABELED: source})
@@ -60,25 +60,25 @@ def load_unlabeled(
     seen = [index for index in indices if checks[index].content_hash in digests or paths[index] in files]
     if seen:
         logger.warning(
-            f"{len(seen)} of {len(paths)} recordings of --unlabeled_dir are left out, since they are in "
-            f"{' or '.join(recordings)} as well: {shorten([paths[index] for index in seen])}."
+            f"Skipped {len(seen)} of {len(paths)} recordings of --unlabeled_dir that are also in "
+            f"{' or '.join(recordings)}: {shorten([paths[index] for index in seen])}."
         )
     if not arguments.check_recordings:
         logger.warning(
-            "Whether copies of validation or test recordings are in --unlabeled_dir is not known: --check_recordings "
-            "is false."
+            "With --check_recordings false, copies of validation or test recordings in --unlabeled_dir are not "
+            "detected."
         )
     indices = sorted(set(indices) - set(seen))
-    # Silence has no class that a teacher could know.
+    # Teachers' predictions on silence have no meaning.
     silent = [index for index in indices if checks[index].is_silent]
     indices = [index for index in indices if not checks[index].is_silent]
     if silent:
         logger.warning(
-            f"{len(silent)} silent recordings of --unlabeled_dir are left out: "
+            f"Skipped {len(silent)} silent recordings of --unlabeled_dir: "
             f"{shorten([paths[index] for index in silent])}."
         )
     if not indices:
-        raise DataError(f"--unlabeled_dir {folder}: no recordings are left to train on.")
+        raise DataError(f"--unlabeled_dir {folder}: no usable recordings remain.")
     features = next(iter(recordings.values())).features
     columns = {
         "seconds": [checks[index].seconds for index in indices],

@@ -1,11 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-From data to predictions on a generated dataset: `make demo`, or `python -m sanet_hf.training.demo [FOLDER]`.
+Demo from data to predictions on a generated dataset: `make demo`, or `python -m sanet_hf.training.demo [FOLDER]`.
 
-A speech data set of ten synthetic voices, training, evaluation on sentences that no training clip holds, and
-`pipeline("audio-classification")` on a clip of each voice. `sanet train` chooses the network and how to train it for
-three minutes.
+Generate a speech dataset of ten synthetic voices, train for three minutes, evaluate on new sentences, and run
+`pipeline("audio-classification")` on a clip of each voice. `sanet train` chooses the network and the options.
 """
 
 import argparse
@@ -25,22 +24,22 @@ def main() -> int:
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("demo"), help="for data and model (default: demo)"
     )
-    parser.add_argument("--num_train", type=int, default=48, help="training clips a voice (default: 48)")
-    parser.add_argument("--max_minutes", type=float, default=3.0, help="time to train (default: 3)")
+    parser.add_argument("--num_train", type=int, default=48, help="training clips per voice (default: 48)")
+    parser.add_argument("--max_minutes", type=float, default=3.0, help="training time in minutes (default: 3)")
     arguments = parser.parse_args()
     start = time.monotonic()
     data_dir, model_dir = arguments.folder / "speech", arguments.folder / "model"
 
-    print(f"1. Ten voices read random sentences to {data_dir}")
+    print(f"1. Writing random sentences in ten voices to {data_dir}")
     make_speech_dataset(data_dir, num_train=arguments.num_train)
-    print(f"\n2. Training for {arguments.max_minutes:g} minutes, beside a baseline of logistic regression")
+    print(f"\n2. Training for {arguments.max_minutes:g} minutes, with logistic regression as a baseline")
     shutil.rmtree(model_dir, ignore_errors=True)
     command = ["train", "--data_dir", str(data_dir), "--output_dir", str(model_dir)]
     command += ["--max_minutes", f"{arguments.max_minutes:g}"]
     print(f"$ sanet {shlex.join(command)}")
     if status := sanet(command):
         return status
-    print('\n3. pipeline("audio-classification") on a test clip of each voice')
+    print('\n3. Running pipeline("audio-classification") on a test clip of each voice')
     _classify(data_dir / "test", model_dir)
     print(f"\nDone in {time.monotonic() - start:.0f} s. Next, with your own recordings in FOLDER/<class>/*.wav:")
     print("  . .venv/bin/activate")

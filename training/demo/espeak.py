@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Speech of espeak-ng, from the library that the package espeakng-loader brings."""
+"""Speech synthesis with espeak-ng, from the library in the package espeakng-loader."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ from sanet_hf.utils.extras import require
 
 
 SAMPLING_RATE = 22_050  # Hz
-VOLUME = 60  # percent; at 100 the louder voices run into espeak's own limiter
+VOLUME = 60  # percent; at 100, espeak's limiter distorts the louder voices
 
 # Values from espeak-ng/speak_lib.h.
 _OUTPUT_SYNCHRONOUS, _DONT_EXIT, _POSITION_CHARACTER, _CHARS_UTF8 = 2, 0x8000, 1, 1
@@ -24,14 +24,15 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @contextlib.contextmanager
 def open_espeak() -> Iterator[Callable[[str, str, int, int, int], np.ndarray]]:
-    """Give a function of (text, voice, rate, pitch, intonation) that returns speech: (num_samples,), 22,050 Hz.
+    """
+    Yield a function of (text, voice, rate, pitch, intonation) that returns speech of shape (samples,) at 22,050 Hz.
 
-    A voice is a language with a variant of its sound, such as `en+Annie`. The rate is in words per minute; pitch and
-    the width of its range are on espeak's scale of 0 to 99.
+    A voice is a language with a variant, such as `en+Annie`. The rate is in words per minute. Pitch and intonation
+    (the width of the pitch range) are on espeak's scale of 0 to 99.
 
-    espeak-ng keeps state from one text to the next that its interface cannot reset (the phase of the pitch flutter,
-    for one). Loading a copy of the library starts from fresh state each time, and so the same seed gives the same
-    bytes even when another set was made in this process before.
+    espeak-ng keeps state between texts that its interface cannot reset, such as the phase of the pitch flutter. A new
+    copy of the library has a new state. The same seed therefore gives the same bytes, even if another dataset was
+    generated in this process before.
     """
     require("espeakng_loader", "demo")
     import espeakng_loader
@@ -45,7 +46,7 @@ def open_espeak() -> Iterator[Callable[[str, str, int, int, int], np.ndarray]]:
     def collect(samples, num_samples, events):
         if samples and num_samples > 0:
             chunks.append(np.ctypeslib.as_array(samples, (num_samples,)).copy())
-        return 0  # go on
+        return 0  # continue
 
     def speak(text: str, voice: str, rate: int, pitch: int, intonation: int) -> np.ndarray:
         chunks.clear()
@@ -56,13 +57,13 @@ def open_espeak() -> Iterator[Callable[[str, str, int, int, int], np.ndarray]]:
         size = ctypes.c_size_t(len(data) + 1)
         status = status or library.espeak_Synth(data, size, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
         if status or not chunks:
-            raise RuntimeError(f"espeak-ng could not speak {text!r} with the voice {voice!r} (status {status})")
+            raise RuntimeError(f"espeak-ng cannot synthesise {text!r} with the voice {voice!r} (status {status}).")
         return np.concatenate(chunks) / 32768
 
     data_path = espeakng_loader.get_data_path().encode()
-    # espeak-ng 1.52 silently looks elsewhere for its data when the path is longer.
+    # With a longer path, espeak-ng 1.52 silently uses another folder for its data.
     if len(data_path) > 159:
-        raise RuntimeError(f"espeak-ng cannot read its data from a path of more than 159 bytes: {data_path.decode()}")
+        raise RuntimeError(f"espeak-ng does not support data paths of more than 159 bytes: {data_path.decode()}")
     library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, data_path, _DONT_EXIT)
     library.espeak_SetSynthCallback(collect)
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))

@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A small synthetic speech data set, made offline: ten espeak-ng voices to be told apart.
+A small synthetic speech dataset, generated offline: ten espeak-ng voices to classify.
 
-Every clip is one short English sentence, spoken by one of the voices in `VOICES` at a random pitch, speed and level,
-in light background noise. No sentence is used twice, so the validation and test sentences are new to the model.
+Every clip is a short English sentence, spoken by one of the voices in `VOICES` at a random pitch, speed and level, in
+light background noise. No sentence is used twice, so that validation and test sentences are new to the model.
 """
 
 import json
@@ -24,7 +24,7 @@ from sanet_hf.training.demo.espeak import SAMPLING_RATE as ESPEAK_SAMPLING_RATE
 from sanet_hf.training.demo.espeak import open_espeak
 
 
-# Class name -> espeak-ng voice variant. Aunty and Linda, Grandpa and Max, and Mario and Nguyen are rather alike.
+# Class name -> espeak-ng voice variant. Similar pairs are Aunty and Linda, Grandpa and Max, and Mario and Nguyen.
 VOICES: dict[str, str] = {
     "annie": "Annie",
     "aunty": "aunty",
@@ -40,12 +40,12 @@ VOICES: dict[str, str] = {
 MIN_DURATION = 1.2  # seconds
 MAX_DURATION = 3.5  # seconds
 SETTINGS_FILE = "demo_speech.json"
-FORMAT_VERSION = 1  # raise it whenever the same arguments give other clips
+FORMAT_VERSION = 1  # increase it if the same arguments give other clips
 
-# One value per clip is drawn from each of these ranges, ends included.
-RATE_RANGE = (145, 205)  # words per minute; espeak's normal is 175
-PITCH_RANGE = (20, 80)  # on espeak's scale of 0 to 99; 50 is the voice's normal, the ends are 0.66 and 1.41 times it
-INTONATION_RANGE = (25, 75)  # width of the pitch range on espeak's scale of 0 to 99; 50 is the voice's normal
+# One value per clip is drawn from each of these ranges, including their ends.
+RATE_RANGE = (145, 205)  # words per minute; espeak's default is 175
+PITCH_RANGE = (20, 80)  # on espeak's scale of 0 to 99; 50 is the default, the ends are 0.66 and 1.41 times its pitch
+INTONATION_RANGE = (25, 75)  # width of the pitch range on espeak's scale of 0 to 99; 50 is the default
 SNR_RANGE = (20.0, 40.0)  # dB
 PEAK_RANGE = (-20.0, -1.0)  # dB below full scale
 
@@ -88,16 +88,17 @@ _WORDS: dict[str, str] = {
 def make_speech_dataset(
     output_dir: str | Path, num_train: int = 48, num_validation: int = 8, num_test: int = 8, seed: int = 0
 ) -> dict[str, dict[str, int]]:
-    """Write `output_dir/{train,validation,test}/<voice>/<nnn>.wav` and return the number of clips per split and class.
+    """
+    Write `output_dir/{train,validation,test}/<voice>/<nnn>.wav` and return the number of clips per split and class.
 
-    The `num_*` counts are clips per class. The clips are 16 kHz, 16-bit mono, `MIN_DURATION` to `MAX_DURATION` seconds
-    long. A complete set already made with the same arguments is kept as it is; an incomplete or different one is
-    made anew. `output_dir/demo_speech.json` holds the settings and every sentence.
+    The `num_*` counts are clips per class. The clips are 16 kHz, 16-bit mono, and `MIN_DURATION` to `MAX_DURATION`
+    seconds long. A complete dataset with the same arguments is kept. An incomplete or different one is replaced.
+    `output_dir/demo_speech.json` contains the settings and all sentences.
     """
     output_dir = Path(output_dir)
     num_clips = {"train": num_train, "validation": num_validation, "test": num_test}
     if min(num_clips.values()) < 1:
-        raise ValueError(f"every split needs at least one clip per class, got {num_clips}")
+        raise ValueError(f"Every split needs at least one clip per class, not {num_clips}.")
     settings = {"format_version": FORMAT_VERSION, "seed": seed, "num_clips": num_clips, "voices": VOICES}
     counts = {split: dict.fromkeys(VOICES, num_clips[split]) for split in SPLITS}
     if _is_complete(output_dir, settings):
@@ -107,7 +108,7 @@ def make_speech_dataset(
     sentences: dict[str, str] = {}
     with open_espeak() as speak, tqdm(total=len(VOICES) * sum(num_clips.values())) as progress:
         _remove_clips(output_dir)
-        # The test split comes first, so that it stays the same when num_train or num_validation changes.
+        # The test split is first, so that it does not change with num_train or num_validation.
         for split in reversed(SPLITS):
             for voice, variant in VOICES.items():
                 (output_dir / split / voice).mkdir(parents=True)
@@ -117,7 +118,7 @@ def make_speech_dataset(
                     soundfile.write(output_dir / path, waveform, DEFAULT_SAMPLING_RATE, subtype="PCM_16")
                     sentences[path] = sentence
                     progress.update()
-    # Written last: its presence says that the set is complete.
+    # Written last, because it marks the dataset as complete.
     text = json.dumps({"settings": settings, "sentences": sentences}, indent=1)
     (output_dir / SETTINGS_FILE).write_text(text, encoding="utf-8")
     return counts
@@ -132,18 +133,18 @@ def _is_complete(output_dir: Path, settings: dict) -> bool:
 
 
 def _remove_clips(output_dir: Path) -> None:
-    """Remove an older set from `output_dir`, refusing to touch any file that was not made here."""
+    """Remove an older dataset from `output_dir`. Raise a FileExistsError for files that were not written here."""
     for path in [path for split in SPLITS for path in (output_dir / split).rglob("*") if not path.is_dir()]:
         *_, voice, name = path.relative_to(output_dir).parts
         if voice not in VOICES or not re.fullmatch(r"\d{3,}\.wav", name):
-            raise FileExistsError(f"{path} is not a clip of the demo set; remove it or choose another folder")
+            raise FileExistsError(f"{path} is not a clip of the demo dataset. Remove it, or use another folder.")
     (output_dir / SETTINGS_FILE).unlink(missing_ok=True)
     for split in SPLITS:
         shutil.rmtree(output_dir / split, ignore_errors=True)
 
 
 def _make_clip(speak: Callable, variant: str, used: Collection, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """Return one clip, (num_samples,) int16 at 16 kHz, and its sentence, which is none of the `used` ones."""
+    """Return one clip, int16 of shape (samples,) at 16 kHz, and its sentence, which is not in `used`."""
     duration = 0.0
     while not MIN_DURATION <= duration <= MAX_DURATION:
         while (sentence := _make_sentence(rng)) in used:
@@ -165,7 +166,7 @@ def _make_sentence(rng: np.random.Generator) -> str:
 
 
 def _make_noise(num_samples: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
-    """Return white or pink noise, (num_samples,), of unit variance."""
+    """Return white or pink noise of unit variance, shape (samples,)."""
     spectrum = np.fft.rfft(rng.standard_normal(num_samples))
     if pink:
         spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))

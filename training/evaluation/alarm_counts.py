@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Counts of detections on background, as reports show them."""
+"""Counts of detections on background, for reports."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-# More is worth a warning.
+# More false alarms than this give a warning.
 MOST_PER_HOUR = 2.0
 
 
 class Count(NamedTuple):
-    """Detections on one kind of background: of each class, and how many windows of how many had one."""
+    """Detections on one kind of background: per class, and the number of windows with a detection and in total."""
 
     kind: str
     hours: float
@@ -23,7 +23,7 @@ class Count(NamedTuple):
 
     @property
     def per_hour(self) -> float:
-        """Detections in an hour of this kind."""
+        """Return the number of detections per hour of this kind."""
         return sum(self.detections.values()) / self.hours
 
 
@@ -33,10 +33,10 @@ class FalseAlarms:
     Detections on background.
 
     Attributes:
-        counts: Of each kind of generated noise.
-        recorded: On recordings of `background_dir`, if there are any.
-        min_score: Score from which a class counts where a clip has one; `None` for the model's thresholds.
-        alike: Kinds that training left out, and the class that each sounds like. They do not count.
+        counts: Counts for each kind of generated noise.
+        recorded: Count for recordings of `background_dir`, if there are any.
+        min_score: Smallest score of a detection in single-label data; `None` for the model's thresholds.
+        alike: Kinds that were not used in training, with the class that each sounds like. They do not count.
         has_background: Whether the model was trained on background.
     """
 
@@ -48,43 +48,43 @@ class FalseAlarms:
 
     @property
     def hours(self) -> float:
-        """Hours of noise that count."""
+        """Return the hours of noise that count."""
         return sum(count.hours for count in self._counted)
 
     @property
     def per_hour(self) -> float:
-        """Detections in an hour of noise."""
+        """Return the number of detections per hour of noise."""
         return _total(self._counted).total() / self.hours
 
     @property
     def labels(self) -> list[str]:
-        """The classes that were detected, the most frequent first."""
+        """Return the detected classes, the most frequent first."""
         return [label for label, _ in _total(self._all).most_common()]
 
     @property
     def advice(self) -> str | None:
-        """What to do where there are too many."""
+        """Return a remedy if there are too many false alarms."""
         if self.per_hour <= MOST_PER_HOUR:
             return None
         if not self.has_background:
             return "Train with --background auto, which adds generated noise and quiet parts of the recordings."
         return (
-            "Add recordings of the background where the model is used: --background_dir. Or ask for a higher score: "
-            "--min_score."
+            "Add recordings of the background where the model is used (--background_dir), or require a higher score "
+            "(--min_score)."
         )
 
     @property
     def metrics(self) -> dict[str, float]:
-        """For `all_results.json`: in all, and by kind."""
+        """Return the false alarms per hour for `all_results.json`: in total and by kind."""
         metrics = {"false_alarms_per_hour": self.per_hour, "false_alarms_hours": self.hours}
         return metrics | {f"false_alarms_per_hour_{count.kind}": count.per_hour for count in self._all}
 
     @property
     def summary(self) -> str:
-        """A sentence or two."""
+        """Return a summary of one or two sentences."""
         total = _total(self._counted)
-        text = f"{self.per_hour:.3g} false alarms per hour of generated noise ({60 * self.hours:.0f} min heard"
-        text += f", from a score of {self.min_score:g} on)" if self.min_score is not None else ")"
+        text = f"{self.per_hour:.3g} false alarms per hour of generated noise (tested on {60 * self.hours:.0f} min"
+        text += f", score of at least {self.min_score:g})" if self.min_score is not None else ")"
         if total:
             text += ": " + ", ".join(f"{label} {count}" for label, count in total.most_common(5))
         if self.recorded:
@@ -101,7 +101,7 @@ class FalseAlarms:
 
 
 def _total(counts: Iterable[Count]) -> Counter:
-    """Detections of each class."""
+    """Return the number of detections per class."""
     total: Counter = Counter()
     for count in counts:
         total.update(count.detections)

@@ -1,9 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Calibration of a classifier's logits on validation recordings, and the thresholds of its classes.
+Calibration of a classifier's logits on validation recordings, and thresholds of its classes.
 
-A recording's probabilities are the mean over its windows, as in use, so that logits are fitted through that mean.
+As in prediction, the probabilities of a recording are the mean over its windows. Calibration minimises the loss of
+this mean.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +17,12 @@ from scipy.optimize import minimize, minimize_scalar
 from sanet_hf.inference.windows import THRESHOLD
 
 
-# Recordings below which nothing is fitted.
+# With fewer recordings, nothing is fitted.
 MIN_RECORDINGS = 20
-# Recordings with a class, and without it, below which it keeps the threshold of 0.5.
+# With fewer recordings with or without a class, it keeps the threshold 0.5.
 MIN_PER_CLASS = 5
-MAX_TEMPERATURE = 20.0  # and the reciprocal of the lowest
-NUM_TEMPERATURES = 41  # from which the search starts
+MAX_TEMPERATURE = 20.0  # the minimum is 1 / 20
+NUM_TEMPERATURES = 41  # in the first grid of the search
 # Standard deviations of the normal priors of the logarithm of a class's scale, and of its offset.
 SCALE_DEVIATION, OFFSET_DEVIATION = 1.0, 2.0
 SMALLEST_PROBABILITY = 1e-12
@@ -30,11 +31,11 @@ MIN_SCORES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 class WindowLogits(NamedTuple):
     """
-    Logits of all windows of the recordings of a split.
+    Logits of all windows of the recordings in a split.
 
     Attributes:
         files: Name of each recording.
-        rows: Recording of each window, int of shape (windows,), in order.
+        rows: Recording of each window, int of shape (windows,), in ascending order.
         silent: Whether a window is silent, bool of shape (windows,).
         logits: float32 of shape (windows, classes).
         references: True classes of each window: indices of shape (windows,), or 0/1 of shape (windows, classes).
@@ -52,18 +53,18 @@ class WindowLogits(NamedTuple):
 
     @property
     def recording_references(self) -> np.ndarray:
-        """The true classes of each recording."""
+        """Return the true classes of each recording."""
         return self.references[np.flatnonzero(np.diff(self.rows, prepend=-1))].astype(int)
 
     def average(self, values: np.ndarray) -> np.ndarray:
         """
-        Return the mean of values of shape (windows, ...) over the windows of each recording, silent ones left out;
-        over all, where all are silent.
+        Return the mean of values of shape (windows, ...) over the windows of each recording, without silent windows.
+        If all windows of a recording are silent, all count.
         """
         first = np.flatnonzero(np.diff(self.rows, prepend=-1))  # window of each recording
-        heard = ~self.silent
-        heard |= (np.bincount(self.rows, heard) == 0)[self.rows]
-        weights = heard.astype(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+        counted = ~self.silent
+        counted |= (np.bincount(self.rows, counted) == 0)[self.rows]
+        weights = counted.astype(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
         return np.add.reduceat(values * weights, first) / np.add.reduceat(weights, first)
 
     def probabilities(self, logits: np.ndarray | None = None) -> np.ndarray:
@@ -74,13 +75,13 @@ class WindowLogits(NamedTuple):
 @dataclass
 class Calibration:
     """
-    What was fitted on validation recordings.
+    A calibration that was fitted on validation recordings.
 
     Attributes:
-        scale, offset: Calibrated logits are `scale * logits + offset`: float64 of shape (1,), where a clip has one
-            class, or (classes,).
-        num_recordings: How many it was fitted on.
-        windows: Logits of the validation split before calibration; None where the model was trained further since.
+        scale, offset: Calibrated logits are `scale * logits + offset`: float64 of shape (1,) (single-label) or
+            (classes,) (multi-label).
+        num_recordings: Number of recordings in the fit.
+        windows: Logits of the validation split before calibration; None if the model was trained further afterwards.
     """
 
     scale: np.ndarray
@@ -90,7 +91,7 @@ class Calibration:
 
     @property
     def temperature(self) -> float | None:
-        """What logits are divided by, where a clip has one class."""
+        """Return the divisor of the logits in single-label data, else None."""
         return float(1 / self.scale[0]) if len(self.scale) == 1 else None
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
@@ -98,12 +99,12 @@ class Calibration:
         return (logits * self.scale + self.offset).astype(np.float32)
 
     def undo(self, logits: np.ndarray) -> np.ndarray:
-        """Return the logits that were calibrated, float32 of shape (..., classes)."""
+        """Return the logits before calibration, float32 of shape (..., classes)."""
         return ((logits - self.offset) / self.scale).astype(np.float32)
 
 
 def softmax_or_sigmoid(logits: np.ndarray, is_multi_label: bool) -> np.ndarray:
-    """float32 probabilities from logits of shape (clips, classes); float64 from float64."""
+    """Return probabilities from logits of shape (clips, classes): float64 for float64, else float32."""
     logits = np.asarray(logits)
     logits = logits if logits.dtype == np.float64 else logits.astype(np.float32)
     if is_multi_label:
@@ -114,8 +115,7 @@ def softmax_or_sigmoid(logits: np.ndarray, is_multi_label: bool) -> np.ndarray:
 
 def log_loss(probabilities: np.ndarray, references: np.ndarray) -> float:
     """
-    Return the mean negative log-likelihood in nats: over clips, or over all classes of all clips if a clip can have
-    several.
+    Return the mean negative log-likelihood in nats: over clips, or over all classes of all clips (multi-label).
 
     Args:
         probabilities, references: As in [`log_losses`].
@@ -125,7 +125,7 @@ def log_loss(probabilities: np.ndarray, references: np.ndarray) -> float:
 
 def log_losses(probabilities: np.ndarray, references: np.ndarray) -> np.ndarray:
     """
-    Return negative log-likelihoods in nats, of the shape of the references.
+    Return negative log-likelihoods in nats, in the shape of the references.
 
     Args:
         probabilities: Shape (clips, classes).
@@ -140,7 +140,7 @@ def log_losses(probabilities: np.ndarray, references: np.ndarray) -> np.ndarray:
 
 
 def fit(windows: WindowLogits) -> Calibration:
-    """Fit a temperature, or where a clip can have several classes a scale and an offset of each."""
+    """Fit a temperature (single-label), or a scale and an offset per class (multi-label). Return the calibration."""
     num_recordings = len(windows.files)
     if windows.is_multi_label:
         return Calibration(*fit_scales_and_offsets(windows), num_recordings, windows)
@@ -149,11 +149,11 @@ def fit(windows: WindowLogits) -> Calibration:
 
 def fit_temperature(windows: WindowLogits) -> float:
     """
-    Return the temperature by which logits are divided, of maximum likelihood: between 1/20 and 20, and 1 where none
-    lowers the loss.
+    Return the divisor of the logits with the maximum likelihood: between 1/20 and 20, and 1 if no temperature lowers
+    the loss.
 
-    One recording is added that has each class with equal probability. Without it, a split without a mistake would lead
-    to certainty.
+    One recording is added that has each class with equal probability. Without it, a split without errors would lead to
+    probabilities of 0 and 1.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -166,7 +166,7 @@ def fit_temperature(windows: WindowLogits) -> float:
         return loss, loss + doubt
 
     limit = np.log(MAX_TEMPERATURE)
-    # Through the mean over windows the loss can have several minima.
+    # Because of the mean over windows, the loss can have several minima.
     best, step = _search(lambda value: losses(value)[1], -limit, limit)
     bounds = (max(-limit, best - step), min(limit, best + step))
     best = float(minimize_scalar(lambda value: losses(value)[1], bounds=bounds, method="bounded").x)
@@ -174,18 +174,18 @@ def fit_temperature(windows: WindowLogits) -> float:
 
 
 def _search(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
-    """Return the best of some values from low to high, and their distance."""
+    """Return the best value of a grid from low to high, and the step of the grid."""
     values = np.linspace(low, high, NUM_TEMPERATURES)
     return float(values[np.argmin([function(value) for value in values])]), float(values[1] - values[0])
 
 
 def fit_scales_and_offsets(windows: WindowLogits) -> tuple[np.ndarray, np.ndarray]:
     """
-    Return the scale and the offset of each class's logits, float64 of shape (classes,), of maximum likelihood with
-    normal priors on the logarithm of the scale and on the offset, which keep those of a class with few clips near 1
-    and 0. The loss of no class becomes higher.
+    Return the scale and the offset of each class's logits, float64 of shape (classes,), with the maximum posterior
+    probability. Normal priors on the logarithm of the scale and on the offset keep them near 1 and 0 for classes with
+    few clips. The loss of each class decreases or stays equal.
 
-    Source: Platt, Probabilistic outputs for support vector machines, 1999; there with other priors.
+    Source: Platt, Probabilistic outputs for support vector machines, 1999, with other priors.
     """
     references = windows.recording_references
     fitted = [_fit_class(windows, column, references[:, column]) for column in range(windows.logits.shape[1])]
@@ -194,7 +194,7 @@ def fit_scales_and_offsets(windows: WindowLogits) -> tuple[np.ndarray, np.ndarra
 
 
 def _fit_class(windows: WindowLogits, column: int, present: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the scale, and the offset, of one class."""
+    """Return the logarithm of the scale and the offset of one class."""
     logits = windows.logits[:, column].astype(np.float64)
     sign = np.where(present == 1, 1.0, -1.0)
     deviations = np.array([SCALE_DEVIATION, OFFSET_DEVIATION])
@@ -216,8 +216,8 @@ def _fit_class(windows: WindowLogits, column: int, present: np.ndarray) -> np.nd
 
 def best_thresholds(probabilities: np.ndarray, references: np.ndarray) -> list[float]:
     """
-    Return the probability from which to predict each class for the best F1, or 0.5 of a class that fewer than 5 clips
-    have, or fewer than 5 have not. Of equally good ones, the nearest to 0.5 counts.
+    Return the threshold of each class with the best F1, or 0.5 for a class with fewer than 5 positive or 5 negative
+    clips. If several are equally good, return the one closest to 0.5.
 
     Args:
         probabilities: Shape (clips, classes).
@@ -230,13 +230,13 @@ def _best_threshold(scores: np.ndarray, present: np.ndarray) -> float:
     if min(present.sum(), len(present) - present.sum()) < MIN_PER_CLASS:
         return THRESHOLD
     levels, places = np.unique(scores.astype(np.float64), return_inverse=True)
-    # With a threshold below each of the levels.
+    # Hits with a threshold just below each level.
     hits = np.bincount(places, present)[::-1].cumsum()[::-1]
     named = np.bincount(places)[::-1].cumsum()[::-1]
     f1 = 2 * hits / (named + present.sum())
     best = np.flatnonzero(np.isclose(f1, f1.max(), rtol=0, atol=1e-12))
     edges = np.concatenate([[0.0], levels])
-    # Any value above the level below, and up to the level, is as good: the middle, or 0.5 if it is one of them.
+    # All values between two levels are equally good: use 0.5 if it is in between, else the middle.
     candidates = [
         THRESHOLD if edges[index] < THRESHOLD <= levels[index] else (edges[index] + levels[index]) / 2
         for index in best
@@ -248,10 +248,11 @@ def coverage(
     probabilities: np.ndarray, is_right: np.ndarray, min_scores: Sequence[float] = MIN_SCORES
 ) -> list[tuple[float, int, int]]:
     """
-    Return, for each least score, the score, the clips whose best class has it, and how many of these are right.
+    Return, for each minimum score, the score, the number of clips whose best class reaches it, and the number of these
+    that are right.
 
     Args:
-        probabilities: Shape (clips, classes), of clips that have one class.
+        probabilities: Shape (clips, classes), in single-label data.
         is_right: bool of shape (clips,).
     """
     best = np.max(probabilities, axis=1)

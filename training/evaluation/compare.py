@@ -1,8 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Comparison of classifiers on one split and one machine: which is right more often, whether that could be chance, and
-what it costs.
+Comparison of classifiers on one split and one machine: accuracy, significance of the differences, and costs.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,17 +36,17 @@ from sanet_hf.training.reports.comparison import describe, write_comparison
 @dataclass
 class Candidate:
     """
-    A trained classifier that is compared with others.
+    A trained classifier for the comparison.
 
     Attributes:
-        name: What tables and plots call it.
-        model: In eval mode, on the device that it is measured on.
+        name: Name in tables and plots.
+        model: In eval mode, on the device of the measurements.
         feature_extractor: The model's own.
-        evaluation: Its predictions of the split.
-        training_seconds: Duration of its training; `None` where that is not known.
-        disk_bytes: Size of its files, see [`costs.model_bytes`]; `None` where that is not known.
-        path: Folder that the model was loaded from.
-        folder: Folder that names and messages are about, if it is another one, such as a cross-validation's.
+        evaluation: Its predictions on the split.
+        training_seconds: Duration of its training; `None` if it is not known.
+        disk_bytes: Size of its files, see [`costs.model_bytes`]; `None` if it is not known.
+        path: Folder from which the model was loaded.
+        folder: Folder for names and messages, if it differs from `path`, as for a cross-validation.
         baseline: Predictions of the baseline of its training run, if there is one.
     """
 
@@ -75,16 +74,17 @@ def compare(
     Measure classifiers and write `comparison.md`, `comparison.json`, `comparison.html` and `comparison.png`.
 
     Args:
-        candidates: The classifiers, evaluated on the same clips in the same order; the first is the one that the
-            others are tested against.
+        candidates: The classifiers, evaluated on the same clips in the same order. The others are tested against the
+            first.
         output_dir: Folder for the files.
-        clip_seconds: Length of the clips of noise that costs are measured on.
-        batch_size: Clips that are classified at once.
-        num_rounds: How often each classifier is timed.
-        seed: Of the bootstrap and the noise.
+        clip_seconds: Length of the noise clips for measuring the cost.
+        batch_size: Batch size of classification.
+        num_rounds: Number of timings per classifier.
+        seed: Seed of the bootstrap and the noise.
 
     Returns:
-        What `comparison.json` holds; what could not be measured is `None`, with the reason in `not_measured`.
+        The content of `comparison.json`. Values that could not be measured are `None`, with the reason in
+        `not_measured`.
 
     Raises:
         DataError: There is no candidate, or two differ in their labels, clips, true classes or device.
@@ -93,7 +93,7 @@ def compare(
     evaluations = [candidate.evaluation for candidate in candidates]
     first = evaluations[0]
     resamples = bootstrap(evaluations, seed)
-    # Accuracy, or mAP where a clip can have several classes.
+    # Accuracy, or mAP in multi-label data.
     metric = next(iter(resamples))
     best = int(np.argmax([evaluation.metrics[metric] for evaluation in evaluations]))
     classifiers = [(candidate.model, candidate.feature_extractor) for candidate in candidates]
@@ -140,8 +140,8 @@ def compare(
 
 def compare_baseline(candidate: Candidate, metric: str, seed: int) -> dict[str, Any] | None:
     """
-    Return `value`, `low` and `high` of the metric of the baseline of a candidate's run, `num_clips`, and the
-    `difference` of the candidate from it on the same clips; `None` where there is no baseline of these clips.
+    Return `value`, `low` and `high` of a metric for the baseline of a candidate's run, `num_clips`, and the
+    `difference` of the candidate from it on the same clips; `None` if there is no baseline for these clips.
     """
     pair = candidate.baseline and pair_up(candidate.evaluation, candidate.baseline)
     if not pair:
@@ -163,24 +163,26 @@ def _with_interval(evaluation: Evaluation, metric: str, resampled: np.ndarray) -
 
 def check_candidates(candidates: Sequence[Candidate]) -> None:
     """
+    Check that the candidates can be compared.
+
     Raises:
         DataError: As in [`compare`].
     """
     if not candidates:
-        raise DataError("There is no run to compare.")
+        raise DataError("There are no runs to compare.")
     first = candidates[0]
     for other in candidates[1:]:
         one, two = first.evaluation, other.evaluation
-        pair = f"{first.folder or first.path} and {other.folder or other.path} cannot be compared:"
+        pair = f"Cannot compare {first.folder or first.path} and {other.folder or other.path}:"
         if set(one.labels) != set(two.labels):
             odd = ", ".join(sorted(set(one.labels) ^ set(two.labels))[:5])
-            raise DataError(f"{pair} their labels differ (only one of them knows {odd}).")
+            raise DataError(f"{pair} their classes differ (only one of them has {odd}).")
         if (one.split, list(one.files)) != (two.split, list(two.files)):
             raise DataError(
                 f"{pair} they were evaluated on different clips ({len(one.files)} of the {one.split} split and "
                 f"{len(two.files)} of the {two.split} split)."
             )
-        # The order of the labels is each classifier's own.
+        # Each classifier has its own order of classes.
         truths = [evaluation.true_matrix[:, np.argsort(evaluation.labels)] for evaluation in (one, two)]
         if one.is_multi_label != two.is_multi_label or not np.array_equal(*truths):
             raise DataError(f"{pair} the true classes of their clips differ.")
@@ -189,7 +191,7 @@ def check_candidates(candidates: Sequence[Candidate]) -> None:
 
 
 def unique_names(candidates: Sequence[Candidate]) -> list[str]:
-    """The candidates' names; equal ones with the folders above, and with a number where these are equal, too."""
+    """Return unique names of the candidates. Add parent folders, and then a number, to equal names."""
     names = [candidate.name for candidate in candidates]
     for depth in (2, 3):
         names = [
@@ -200,7 +202,7 @@ def unique_names(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def measure_costs(candidate: Candidate, clip_seconds: float, batch_size: int) -> dict[str, Any]:
-    """What a candidate costs beside time; the reasons for what is `None` are in `not_measured`."""
+    """Return the costs of a candidate except for time. `not_measured` has the reason for each value that is `None`."""
     model, feature_extractor = candidate.model, candidate.feature_extractor
     inputs = make_inputs(model, feature_extractor, make_noise(feature_extractor, 1, clip_seconds, seed=0))
     reasons = {}
@@ -208,7 +210,7 @@ def measure_costs(candidate: Candidate, clip_seconds: float, batch_size: int) ->
     def attempt(name: str, function: Callable[..., int], *arguments) -> int | None:
         try:
             return function(*arguments)
-        except Exception as error:  # The rest of the comparison is worth having without this number.
+        except Exception as error:  # The rest of the comparison is useful without this number.
             reasons[name] = f"{type(error).__name__}: {error}"
 
     costs = {
@@ -222,5 +224,5 @@ def measure_costs(candidate: Candidate, clip_seconds: float, batch_size: int) ->
     }
     for name in ("disk_bytes", "training_seconds"):
         if costs[name] is None:
-            reasons[name] = "the run's folder does not tell"
+            reasons[name] = "not in the folder of the run"
     return {**costs, "not_measured": reasons}

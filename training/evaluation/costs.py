@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a classifier costs: operations, time, memory and disk."""
+"""Costs of a classifier: operations, time, memory and disk space."""
 
 import os
 import platform
@@ -26,26 +26,26 @@ from sanet_hf.optimization.processor import processor_name
 
 
 def make_noise(feature_extractor: FeatureExtractionMixin, num_clips: int, seconds: float, seed: int) -> list:
-    """Random clips, float32 of shape (samples,), at the extractor's sampling rate."""
+    """Return random clips, float32 of shape (samples,), at the extractor's sampling rate."""
     rng = np.random.default_rng(seed)
     num_samples = round(seconds * feature_extractor.sampling_rate)
     return list(0.1 * rng.standard_normal((num_clips, num_samples), dtype=np.float32))
 
 
 def make_inputs(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clips: list) -> BatchFeature:
-    """What the model takes of the clips, on its device and in its number format."""
+    """Return the model's inputs for the clips, on its device and in its number format."""
     return extract_features(feature_extractor, clips).to(model.device, dtype=model.dtype)
 
 
-# Not inference_mode, under which FlopCounterMode breaks weight-normalised convolutions (wav2vec2, HuBERT).
+# In inference_mode, FlopCounterMode breaks weight-normalised convolutions (wav2vec2, HuBERT).
 @torch.no_grad()
 def count_flops(model: PreTrainedModel, inputs: BatchFeature) -> int:
     """
-    Floating-point operations of matrix products, convolutions and attention in one forward pass; a multiply-add is
-    two.
+    Count the floating-point operations of matrix products, convolutions and attention in one forward pass. A
+    multiply-add counts as two.
     """
     attention = model.config._attn_implementation
-    # FlopCounterMode knows few of the fused attention kernels, none of them for the CPU, and counts the others as 0.
+    # FlopCounterMode supports few fused attention kernels, and none on the CPU. It counts the others as 0.
     model.set_attn_implementation("eager")
     try:
         with FlopCounterMode(display=False) as counter:
@@ -57,7 +57,7 @@ def count_flops(model: PreTrainedModel, inputs: BatchFeature) -> int:
 
 @torch.inference_mode()
 def time_clips(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clips: list) -> tuple[float, float]:
-    """Seconds of one batch from waveforms to logits, and the model's part of them."""
+    """Return the seconds of one batch from waveforms to logits, and the seconds of the model alone."""
     synchronize(model.device)
     start = time.perf_counter()
     inputs = make_inputs(model, feature_extractor, clips)
@@ -77,12 +77,12 @@ def measure_speed(
     seed: int,
 ) -> list[dict[str, float]]:
     """
-    Time classifiers by turns, so that what else the machine does meets all of them alike: in each round every one of
-    them, in random order, takes the same clips as one batch and then one by one. A first round is not counted.
+    Time classifiers interleaved, so that other load on the machine affects all of them equally. In each round, every
+    classifier, in random order, gets the same clips as one batch and then one by one. The first round does not count.
 
     Returns:
-        Of each classifier `clips_per_second` in batches, the median and the 95th percentile of `latency`, seconds of
-        one clip, and, without feature extraction, `model_clips_per_second` and `model_latency_median`.
+        For each classifier, `clips_per_second` in batches, the median and the 95th percentile of `latency` (seconds
+        per single clip) and, without feature extraction, `model_clips_per_second` and `model_latency_median`.
     """
     rng = np.random.default_rng(seed)
     batch_times, clip_times = ([[] for _ in classifiers] for _ in range(2))
@@ -118,17 +118,17 @@ def measure_memory(
     batch_size: int,
 ) -> int:
     """
-    Peak memory in bytes of classifying one batch: on a GPU, of the weights and what is allocated beside them; on the
-    CPU, of a fresh process that loads the model from `path`, Python and its libraries included.
+    Return the peak memory in bytes for classifying one batch. On a GPU, this is the weights and all other allocations.
+    On the CPU, it is a new process that loads the model from `path`, including Python and its libraries.
 
     Raises:
         ValueError: The device is neither.
-        BrokenProcessPool: The process was killed, as for want of memory.
+        BrokenProcessPool: The process was killed, for example because memory ran out.
     """
     if model.device.type == "cuda":
         clips = make_noise(feature_extractor, batch_size, clip_seconds, seed=0)
         torch.cuda.reset_peak_memory_stats(model.device)
-        # What is there before holds the weights of all models that are compared.
+        # The memory in use before contains the weights of all compared models.
         before = torch.cuda.memory_allocated(model.device)
         time_clips(model, feature_extractor, clips)
         return torch.cuda.max_memory_allocated(model.device) - before + model.get_memory_footprint()
@@ -141,7 +141,7 @@ def measure_memory(
 
 
 def model_bytes(folder: str | Path) -> int | None:
-    """Size of the files that `from_pretrained` needs, weights and settings; `None` where there is no such folder."""
+    """Return the size in bytes of the files that `from_pretrained` needs; `None` if the folder does not exist."""
     if not Path(folder).is_dir():
         return None
     names = {CONFIG_NAME, FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME}
@@ -150,7 +150,7 @@ def model_bytes(folder: str | Path) -> int | None:
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int | bool]:
-    """The `device`'s name, whether it `is_gpu`, CPU `threads`, versions of `python`, `torch`, `transformers`."""
+    """Return the `device`'s name, `is_gpu`, CPU `threads`, and versions of `python`, `torch` and `transformers`."""
     gpu = f"{torch.cuda.get_device_name(device)} with " if device.type == "cuda" else ""
     return {
         "device": f"{gpu}{processor_name()}",
@@ -165,7 +165,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int | bool]:
 def _peak_of_this_process(
     path: str | Path, dtype: torch.dtype, clip_seconds: float, batch_size: int, num_threads: int
 ) -> int:
-    """Peak resident memory in bytes after one batch."""
+    """Return the peak resident memory in bytes after one batch."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     disable_progress_bar()
     torch.set_num_threads(num_threads)
@@ -176,10 +176,10 @@ def _peak_of_this_process(
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process in bytes."""
+    """Return the peak resident memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Linux counts the peak of the process that started this one as ru_maxrss of this one, too.
+        # On Linux, ru_maxrss includes the peak of the parent process.
         return next(
             1024 * int(line.split()[1]) for line in status.read_text(encoding="utf-8").splitlines() if "VmHWM" in line
         )
@@ -190,6 +190,6 @@ def peak_memory() -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what a device still computes."""
+    """Wait until a device has finished its computations."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -18,12 +18,12 @@ from sanet_hf.training.losses import make_loss
 
 
 def make_compute_metrics(is_multi_label: bool) -> Callable[[EvalPrediction], dict[str, float]]:
-    """`compute_metrics` of a `Trainer`, from logits of shape (clips, classes)."""
+    """Return a `compute_metrics` function for `Trainer`, with logits of shape (clips, classes)."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits = _logits(prediction.predictions)
         metrics = compute_metrics(softmax_or_sigmoid(logits, is_multi_label), prediction.label_ids)
-        # In the place of Trainer's, which counts clips twice that make the batches of several processes alike.
+        # Replaces Trainer's loss. With several processes, that one counts clips twice that fill up the last batch.
         return {**metrics, "loss": _mean_loss(logits, prediction.label_ids, is_multi_label)}
 
     return compute
@@ -36,14 +36,18 @@ def evaluate_splits(
     calibration: Calibration | None = None,
 ) -> dict[str, Evaluation]:
     """
-    What the trainer's model says of each recording: the mean over its windows, as in [`predict`], without silent and
-    much quieter ones; in the training split, which is only there to be compared with, that of the middle one.
+    Evaluate the trainer's model on each split. As in [`predict`], scores are averaged over the windows of a recording,
+    without silent and much quieter windows. In the training split, which only serves for comparison, only the middle
+    window is used.
 
     Args:
-        trainer: With the model, its feature extractor as `processing_class`, and a collator.
-        recordings: Splits as [`load_recordings`] gives them; in the order of their length batches need little padding.
+        trainer: Has the model, its feature extractor as `processing_class`, and a collator.
+        recordings: Splits as [`load_recordings`] returns them. Sorted by length, their batches need less padding.
         max_length_seconds: Length of a window.
-        calibration: What the model was calibrated by, so that metrics tell what it was before, too.
+        calibration: Calibration of the model, if any. Metrics then also have the values before it.
+
+    Returns:
+        The evaluation of each split.
     """
     evaluations = {}
     for split, dataset in recordings.items():
@@ -61,14 +65,14 @@ def evaluate_splits(
 
 
 def predict_windows(trainer: Trainer, split: str, dataset: Dataset, max_length_seconds: float) -> WindowLogits:
-    """Return the logits of a split's windows, as in [`evaluate_splits`]."""
+    """Return the logits of the windows of a split; see [`evaluate_splits`]."""
     label2id = trainer.model.config.label2id
     clips = EvaluationClips(
         dataset, trainer.processing_class, label2id, max_length_seconds, all_windows=split != "train"
     )
     with _weights_kept(trainer):
         output = trainer.predict(clips)
-    # Each process has read a part of the windows.
+    # Each process has read only a part of the windows.
     clips.powers = trainer.accelerator.reduce(clips.powers.to(trainer.args.device, torch.float32)).cpu()
     files = clips.recordings["file"][:]
     return WindowLogits(files, clips.rows, clips.silent, _logits(output.predictions), output.label_ids)
@@ -76,7 +80,7 @@ def predict_windows(trainer: Trainer, split: str, dataset: Dataset, max_length_s
 
 @contextmanager
 def _weights_kept(trainer: Trainer) -> Iterator[None]:
-    """Keep the weights, which `Trainer` leaves rounded with `--bf16_full_eval`: they are saved again."""
+    """Restore the weights afterwards, because `Trainer` rounds them with `--bf16_full_eval`."""
     if not (trainer.args.bf16_full_eval or trainer.args.fp16_full_eval):
         yield
         return
@@ -93,13 +97,15 @@ def _mean_loss(logits: np.ndarray, references: np.ndarray, is_multi_label: bool)
 
 def _logits(predictions: np.ndarray | tuple) -> np.ndarray:
     """
+    Return the logits of predictions.
+
     Raises:
         FloatingPointError: A score is infinite or not a number.
     """
     logits = predictions[0] if isinstance(predictions, tuple) else predictions
     if not np.isfinite(logits).all():
         raise FloatingPointError(
-            "The model's scores are not finite: its training has diverged. Train with a lower --learning_rate, or "
-            "--max_grad_norm 1. Checkpoints of earlier steps stay."
+            "The model's scores are not finite, because training has diverged. Try a lower --learning_rate or "
+            "--max_grad_norm 1. Earlier checkpoints are kept."
         )
     return logits

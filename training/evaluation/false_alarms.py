@@ -1,15 +1,15 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-False alarms per hour: what a trained model reports on background alone.
+False alarms per hour: detections of a trained model on background sounds.
 
     noise      |------ a minute of one kind at one level ------|------ the next minute ------| ...
     windows    |--owl--|--owl--|-------|-owl--|-fox--|-------|
     detections  1: owl           2: owl  3: fox
 
-The minutes are of every kind of [`KINDS`] in turn, at levels from loud to faint: other noise than any in training,
-from other ranges of parameters, and kinds that training never uses. Recordings of `--background_dir` that nothing was
-trained or chosen by are counted for themselves.
+Each minute has the next kind of [`KINDS`], at levels from loud to faint. The noise differs from that of training: it
+has other parameter ranges, and includes kinds that training never uses. Held-out recordings of `--background_dir` are
+counted separately.
 """
 
 import sys
@@ -32,12 +32,12 @@ from sanet_hf.training.evaluation.alarm_counts import MOST_PER_HOUR, Count, Fals
 logger = logging.get_logger(__name__)
 
 MINUTES, SECONDS_OF_PIECE = 60, 60.0
-# Decibels of full scale; faint noise is coarse in 16 bits.
+# Levels in dB of full scale.
 LEVELS = (-15.0, -27.0, -40.0, -52.0, -64.0)
-# At most so many windows are heard for each clip of training, forward alone: a tenth of its time.
+# Largest number of windows per training clip. Only the forward pass is computed, so this takes a tenth of the time.
 WINDOWS_OF_CLIP = 0.25
 RECORDED = "recorded"
-# Keeps the noise apart from that of training with the same seed.
+# Makes the noise different from that of training with the same seed.
 SEED = 7_000_003
 
 
@@ -51,19 +51,19 @@ def measure_false_alarms(
     has_background: bool = False,
 ) -> FalseAlarms | None:
     """
-    Let a classifier hear background, and count what it detects as [`predict`] does, in windows without an overlap:
-    with the model's thresholds where a clip can have several classes, else from a score of 0.5. Neighbouring windows
-    with a class are one detection of it.
+    Run a classifier on background and count its detections as in [`predict`], in windows without overlap. A detection
+    is a score above the model's threshold (multi-label) or of at least 0.5 (single-label). Adjacent windows with the
+    same class are one detection.
 
     Args:
-        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] gives them.
-        minutes: Of generated noise. Kinds come in turn: less than [`KINDS`] leaves some out.
-        seed: Of the noise.
+        model, feature_extractor: As [`~sanet_hf.inference.load_classifier`] returns them.
+        minutes: Minutes of generated noise. Each has the next kind, so that fewer minutes than [`KINDS`] omit some.
+        seed: Seed of the noise.
         files: Recordings of background.
         alike, has_background: As in [`FalseAlarms`].
 
     Returns:
-        `None` where there are no minutes and no kind of noise that counts.
+        The counts, or `None` if there are no minutes of noise that count.
     """
     alike = dict(alike or {})
     plan = [
@@ -77,7 +77,7 @@ def measure_false_alarms(
     def make_pieces() -> Iterator[np.ndarray]:
         for index, (kind, level) in enumerate(plan):
             generator = np.random.default_rng([SEED, seed, index])
-            yield make_noise(kind, generator, round(SECONDS_OF_PIECE * rate), rate, level, is_unheard=True)
+            yield make_noise(kind, generator, round(SECONDS_OF_PIECE * rate), rate, level, is_held_out=True)
 
     predictions = predict(model, feature_extractor, make_pieces(), min_score=min_score)
     by_kind: dict[str, list[Prediction]] = {}
@@ -90,7 +90,7 @@ def measure_false_alarms(
 
 
 def count_detections(prediction: Prediction) -> tuple[Counter, int]:
-    """Return how often each class is detected in a recording, and the number of windows with a detection."""
+    """Return the number of detections per class in a recording, and the number of windows with a detection."""
     classes = window_classes(prediction)
     detections = Counter()
     for before, now in pairwise([frozenset(), *classes]):
@@ -111,11 +111,11 @@ def _count(kind: str, predictions: Sequence[Prediction]) -> Count:
 
 def choose_minutes(wanted: int | None, num_clips: float, window_seconds: float) -> int:
     """
-    Minutes of noise to hear.
+    Return the number of minutes of noise to test on.
 
     Args:
-        wanted: As asked for; by default an hour, and less after a short training.
-        num_clips: Clips that were trained on, each time counted.
+        wanted: Value of the option (default: 60, or fewer after a short training).
+        num_clips: Number of training clips, over all epochs.
         window_seconds: Length of a window.
     """
     if wanted is not None:
@@ -124,7 +124,7 @@ def choose_minutes(wanted: int | None, num_clips: float, window_seconds: float) 
 
 
 def print_false_alarms(result: FalseAlarms) -> None:
-    """Print the result to stderr, with a warning where there are too many."""
+    """Print the result to stderr, with a warning if there are too many false alarms."""
     print(result.summary, file=sys.stderr)
     if result.advice is not None:
         logger.warning(f"More than {MOST_PER_HOUR:g} false alarms per hour. {result.advice}")
@@ -132,15 +132,15 @@ def print_false_alarms(result: FalseAlarms) -> None:
 
 def check_on_background(model: PreTrainedModel, trainer: Trainer, background: Background) -> FalseAlarms | None:
     """
-    Count the false alarms of the model that a training has saved, and print the result.
+    Count the false alarms of a trained model, and print the result.
 
     Args:
-        model: As it was saved.
-        trainer: After training.
-        background: What was added to the recordings.
+        model: The saved model.
+        trainer: Trainer after training.
+        background: Background clips that were added to the recordings.
 
     Returns:
-        `None` where the training was so short that less than a minute of noise would do, or none was asked for.
+        The counts, or `None` if the training was too short for a minute of noise, or the option is 0.
     """
     arguments, feature_extractor = trainer.args, trainer.processing_class
     clips = trainer.state.global_step * arguments.train_batch_size * arguments.gradient_accumulation_steps

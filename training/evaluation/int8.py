@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The validation split for a model in 8-bit integers: clips to calibrate it on, and its results beside the model's."""
+"""Calibrate a model for 8-bit integers (int8) on the validation split, and compare it with the original there."""
 
 import sys
 from dataclasses import replace
@@ -31,7 +31,7 @@ from sanet_hf.utils.files import write_atomically
 
 logger = logging.get_logger(__name__)
 
-# Windows that int8 is evaluated on at most: a minute of a core's time.
+# Largest number of windows in the evaluation of int8, which takes about a minute on one core.
 MAX_EVALUATED = 1000
 
 
@@ -45,25 +45,25 @@ def calibrate_on_split(
     max_length_seconds: float,
 ) -> Int8Calibration | None:
     """
-    Calibrate a model for int8 and compare it with the model on random recordings of a split; write both beside the
-    model, and print the results.
+    Calibrate a model for int8, and compare int8 with the original on random recordings of a split. Write calibration
+    and results to the folder of the model, and print the results.
 
     Args:
         output_dir: Folder of the model.
         model: In float32 on the CPU.
-        optimized: Of [`optimize_for_inference`]; its layers are replaced.
+        optimized: Result of [`optimize_for_inference`]. Its layers are replaced.
         feature_extractor: The model's own.
-        recordings: The split, as [`load_recordings`] gives it.
-        evaluation: What the model says of it.
+        recordings: The split, as [`load_recordings`] returns it.
+        evaluation: The model's evaluation of the split.
         max_length_seconds: Length of a window.
 
     Returns:
-        `None`, with a warning, where int8 does not run or its error is too large.
+        The results; `None`, with a warning, if int8 does not run or its error is too large.
     """
     seconds = np.array(recordings["seconds"])
     order = np.random.default_rng(0).permutation(len(seconds))
     num_windows = np.cumsum(np.ceil(seconds[order] / max_length_seconds))
-    # In the split's order, which is by length, batches need little padding.
+    # Keep the order of the split, which is sorted by length, so that batches need little padding.
     chosen = np.sort(order[: max(1, int((num_windows <= MAX_EVALUATED).sum()))])
     data = (feature_extractor, model.config.label2id, max_length_seconds)
     middles = EvaluationClips(recordings.select(np.sort(order[:MAX_CALIBRATION_CLIPS])), *data)
@@ -76,7 +76,7 @@ def calibrate_on_split(
         batches = [dict(batch, labels=None) for batch in make_loader(middles)]
         calibration = measure_ranges(optimized, batches, hash_weights(model))
     except UsageError as error:
-        logger.warning(f"{CALIBRATION_FILE} is not written. {error}")
+        logger.warning(f"Skipped writing {CALIBRATION_FILE}. {error}")
         return None
     with torch.inference_mode():
         outputs = [(optimized(**dict(batch, labels=None)).logits, batch["labels"]) for batch in make_loader(windows)]
@@ -105,7 +105,7 @@ def calibrate_on_split(
         f"int8 (sanet predict --dtype int8): accuracy {after.metrics['accuracy']:.3f} instead of "
         f"{before.metrics['accuracy']:.3f} on {len(chosen)} {evaluation.split} clips (95 % intervals "
         "{:.3f}–{:.3f} and {:.3f}–{:.3f}), ".format(*accuracy_interval(after), *accuracy_interval(before))
-        + f"{same.mean():.1%} of which get the same classes",
+        + f"with the same predictions for {same.mean():.1%} of them",
         file=sys.stderr,
     )
     return calibration

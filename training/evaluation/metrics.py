@@ -3,10 +3,10 @@
 """
 Classification metrics: subclasses of `evaluate.Metric` that call scikit-learn and download nothing.
 
-All take probabilities of shape (clips, classes). mAP and AUROC leave out classes that no clip or every clip has: there
-is nothing to rank. In scikit-learn's macro F1, a class without clips counts as 0 once it is predicted, and always in
-multi-label data. A single class with 0/1 labels is a detector, not a problem of two classes: its F1 is that of what it
-detects.
+All take probabilities of shape (clips, classes). mAP and AUROC leave out classes that no clip or every clip has,
+because they cannot be ranked. In scikit-learn's macro F1, a class without clips counts as 0 if it is predicted, and
+always in multi-label data. A single class with 0/1 labels is a detector, not a problem of two classes: its F1 is that
+of the positive class.
 """
 
 import datasets
@@ -62,8 +62,8 @@ class ClassificationMetrics(evaluate.Metric):
 class MultiLabelMetrics(evaluate.Metric):
     """
     Metrics for any number of classes per clip: `mAP` (mean over classes of the average precision), `auroc` (mean over
-    classes), `ece`, and of the predicted classes `macro_f1` and `accuracy` (all classes of a clip are correct).
-    `predicted` is 0/1 of shape (clips, classes); by default a class is predicted from a probability of 0.5.
+    classes), `ece` and, for the predicted classes, `macro_f1` and `accuracy` (all classes of a clip are correct).
+    `predicted` is 0/1 of shape (clips, classes). By default, classes with a probability of at least 0.5 are predicted.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -87,7 +87,7 @@ class MultiLabelMetrics(evaluate.Metric):
 class PerClassMetrics(evaluate.Metric):
     """
     Lists with `precision`, `recall`, `f1` and `support` (number of clips) of each class, in the order of the classes.
-    Takes predicted and true 0/1 matrices of shape (clips, classes), with one or several classes per clip.
+    The inputs are predicted and true 0/1 matrices of shape (clips, classes), with one or several classes per clip.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -109,11 +109,13 @@ def compute_metrics(
 
     Args:
         probabilities: Shape (clips, classes).
-        references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) if a clip can have
-            several.
-        left_out: Class that does not count in macro F1, where a clip has one class.
-        predicted: Classes that are predicted if a clip can have several, 0/1 of shape (clips, classes); by default
-            those of a probability of 0.5.
+        references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) in multi-label data.
+        left_out: Class that does not count in macro F1 (single-label).
+        predicted: Predicted classes, 0/1 of shape (clips, classes) (multi-label). Default: classes with a probability
+            of at least 0.5.
+
+    Returns:
+        The value of each metric.
     """
     if np.ndim(references) == 2:
         metric, options = MultiLabelMetrics(keep_in_memory=True), {"predicted": predicted}
@@ -127,8 +129,8 @@ def calibration(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     Return the mean confidence, the fraction of correct predictions and the number of predictions in bins of equal
-    width over [0, 1], without empty bins. A prediction is the most probable class of a clip, or, if a clip can have
-    several classes, each class of each clip.
+    width over [0, 1], without empty bins. A prediction is the most probable class of a clip or, in multi-label data,
+    each class of each clip.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -152,10 +154,9 @@ def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray
 
 def _per_class(references: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """
-    Return `precision`, `recall`, `f1` and `support` of each class; 0 where there is nothing to divide by.
+    Return `precision`, `recall`, `f1` and `support` of each class; 0 instead of a division by zero.
 
-    Not scikit-learn's `precision_recall_fscore_support`, which takes one column for the absence and the presence of a
-    class: two classes.
+    scikit-learn's `precision_recall_fscore_support` is not suitable. It treats a single column as two classes.
     """
     hits, num_predicted, support = (references * predicted).sum(axis=0), predicted.sum(axis=0), references.sum(axis=0)
     return {
@@ -167,7 +168,7 @@ def _per_class(references: np.ndarray, predicted: np.ndarray) -> dict[str, np.nd
 
 
 def _mixed(references: np.ndarray) -> np.ndarray:
-    """Return bool of shape (classes,): some clips have the class, and some do not."""
+    """Return which classes some clips have and some do not, bool of shape (classes,)."""
     return references.any(axis=0) & ~references.all(axis=0)
 
 

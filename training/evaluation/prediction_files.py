@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files of predictions that training runs wrote, of the network and of the baseline, read again."""
+"""Read the prediction files of training runs, of the network and of the baseline."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,18 @@ PROBABILITY = "probability_"
 
 def read_predictions(path: Path) -> tuple[list[str], list[list[str]]]:
     """
-    Return the header and the rows of a file of [`results.write_predictions`].
+    Return the header and the rows of a file from [`results.write_predictions`].
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Delete {path.parents[1]} to make it anew.") from error
+        raise DataError(
+            f"{path} cannot be read ({error}). Delete {path.parents[1]} and run the training again."
+        ) from error
     return header, rows
 
 
@@ -38,13 +40,13 @@ def as_evaluation(
     background: str | None = None,
 ) -> Evaluation:
     """
-    Return the evaluation that a table of predictions was written from, except for rounding.
+    Rebuild an evaluation from its table of predictions. Probabilities are rounded.
 
     Args:
-        header, rows: As [`read_predictions`] returns them; also those of all folds, which begin with the fold.
+        header, rows: As [`read_predictions`] returns them. Rows of all folds begin with the fold.
         is_multi_label: Whether a clip can have several classes.
         split: Name of the split.
-        background: The class that is no detection, if there is one.
+        background: The background class, if there is one.
     """
     labels = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
     numbers = {label: number for number, label in enumerate(labels)}
@@ -55,7 +57,7 @@ def as_evaluation(
                 if name:
                     matrix[index, numbers[name]] = 1
     probabilities = np.array([row[-len(labels) :] for row in rows], dtype=np.float32)
-    # Each fold's model has its own thresholds. Rounded to six digits, the best probability can tie with another.
+    # Use the predictions in the table: models of folds have different thresholds, and rounded probabilities can tie.
     if not is_multi_label:
         tied = probabilities.argmax(axis=1) != predicted.argmax(axis=1)
         largest = np.nextafter(probabilities[tied].max(axis=1), np.float32(2))
@@ -76,8 +78,8 @@ def read_baseline(folder: str | Path, name: str, is_multi_label: bool) -> Evalua
     Return the predictions of the baseline of a run or cross-validation; `None` if it has none.
 
     Args:
-        folder: Of the run or cross-validation.
-        name: Of the split, or `out_of_fold`.
+        folder: Folder of the run or cross-validation.
+        name: Name of the split, or `out_of_fold`.
         is_multi_label: Whether a clip can have several classes.
 
     Raises:
@@ -89,8 +91,8 @@ def read_baseline(folder: str | Path, name: str, is_multi_label: bool) -> Evalua
 
 def pool_baselines(output_dir: Path, folders: Mapping[str, str]) -> list[list[str]]:
     """
-    Return the header and rows of the baselines' predictions of all test folds, with the fold in front; an empty list
-    unless each fold has a baseline.
+    Return the header and rows of the baselines' predictions on all test folds, with the fold as the first column; an
+    empty list if a fold has no baseline.
 
     Args:
         output_dir: Folder of a cross-validation.

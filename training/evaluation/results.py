@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions of a split and their metrics: the result of an evaluation."""
+"""The result of an evaluation: predictions of a split and their metrics."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from sanet_hf.training.evaluation.metric_names import CALIBRATION_METRICS
 from sanet_hf.training.evaluation.metrics import PerClassMetrics, compute_metrics, expected_calibration_error
 
 
-# Of the names of files with the baseline's predictions.
+# Prefix of the names of files with the baseline's predictions.
 BASELINE_PREFIX = "baseline_"
 
 
@@ -33,13 +33,13 @@ class Evaluation:
         split: Name of the split.
         files: Name of each clip.
         labels: Names of the classes, in the classifier's order.
-        references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) where multi-label.
+        references: True classes: indices of shape (clips,), or 0/1 of shape (clips, classes) in multi-label data.
         probabilities: float32 of shape (clips, classes).
         metrics: See [`metrics.compute_metrics`].
-        background: The class that is no detection, if the classifier has one.
-        thresholds: Where multi-label, the probability from which each class is predicted, shape (classes,); None for
-            0.5.
-        predicted: Where multi-label, the predicted classes, 0/1 of shape (clips, classes), if not by thresholds.
+        background: The background class, which is not a detection, if the classifier has one.
+        thresholds: Threshold of each class, shape (classes,), in multi-label data; None for 0.5.
+        predicted: Predicted classes, 0/1 of shape (clips, classes), in multi-label data, if they do not follow from
+            the thresholds.
     """
 
     split: str
@@ -59,8 +59,8 @@ class Evaluation:
     @property
     def left_out(self) -> int | None:
         """
-        The background where no clip is of it, as where a training has added it: in macro F1, it would count like a
-        class that is never found.
+        Return the background class if no clip has it, because training added it. In macro F1, it would count like a
+        class that is never found. Else return None.
         """
         index = self.labels.index(self.background) if self.background in self.labels else None
         return index if index is not None and not self.true_matrix[:, index].any() else None
@@ -71,12 +71,12 @@ class Evaluation:
 
     @cached_property
     def true_matrix(self) -> np.ndarray:
-        """0/1 of shape (clips, classes)."""
+        """Return the true classes, 0/1 of shape (clips, classes)."""
         return self.references if self.is_multi_label else np.eye(len(self.labels), dtype=int)[self.references]
 
     @cached_property
     def predicted_matrix(self) -> np.ndarray:
-        """0/1 of shape (clips, classes)."""
+        """Return the predicted classes, 0/1 of shape (clips, classes)."""
         if self.predicted is not None:
             return self.predicted
         thresholds = THRESHOLD if self.thresholds is None else self.thresholds
@@ -84,17 +84,17 @@ class Evaluation:
 
     @cached_property
     def is_right(self) -> np.ndarray:
-        """bool of shape (clips,): all classes of the clip are right."""
+        """Return whether all classes of a clip are right, bool of shape (clips,)."""
         return (self.true_matrix == self.predicted_matrix).all(axis=1)
 
     def per_class(self) -> dict[str, list]:
-        """`precision`, `recall`, `f1` and `support` of each class."""
+        """Return `precision`, `recall`, `f1` and `support` of each class."""
         return PerClassMetrics(keep_in_memory=True).compute(
             predictions=self.predicted_matrix, references=self.true_matrix
         )
 
     def names(self, matrix: np.ndarray) -> list[str]:
-        """The classes of each clip in `true_matrix` or `predicted_matrix`; several are separated by `;`."""
+        """Return the classes of each clip in `true_matrix` or `predicted_matrix`, separated by `;`."""
         return [";".join(self.labels[index] for index in np.flatnonzero(row)) for row in matrix]
 
 
@@ -118,28 +118,28 @@ def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
 def write_all_predictions(
     evaluations: Mapping[str, Evaluation], baselines: Mapping[str, Evaluation], output_dir: Path
 ) -> None:
-    """Write `predictions/<split>.csv`, and `predictions/baseline_<split>.csv` of the baseline."""
+    """Write `predictions/<split>.csv`, and `predictions/baseline_<split>.csv` for the baseline."""
     for prefix, own in (("", evaluations), (BASELINE_PREFIX, baselines)):
         for split, evaluation in own.items():
             write_predictions(evaluation, output_dir / "predictions" / f"{prefix}{split}.csv")
 
 
-# Of a class with fewer clips the results say little.
+# Results of a class with fewer clips are uncertain.
 FEW_CLIPS = 10
 
 
 def in_order(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
-    """By split: train, validation, test, then others."""
+    """Sort evaluations by split: train, validation, test, then others."""
     return {split: evaluations[split] for split in (*SPLITS, *evaluations) if split in evaluations}
 
 
 def accuracy_interval(evaluation: Evaluation) -> tuple[float, float]:
-    """Where the accuracy lies with 95 % confidence (Wilson's interval), given that clips are independent."""
+    """Return the 95 % interval of the accuracy (Wilson's), which assumes independent clips."""
     return proportion_interval(int(evaluation.is_right.sum()), len(evaluation.files))
 
 
 def proportion_interval(count: int, total: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of `count` of `total`; from 0 to 1 of none."""
+    """Return Wilson's 95 % interval of `count` of `total`; 0 to 1 if `total` is 0."""
     if not total:
         return 0.0, 1.0
     interval = binomtest(count, total).proportion_ci(method="wilson")
@@ -148,10 +148,10 @@ def proportion_interval(count: int, total: int) -> tuple[float, float]:
 
 def summarize_calibration(evaluations: Mapping[str, Evaluation]) -> list[list[object]]:
     """
-    Return a row for the validation and the test split where they have numbers before calibration: the split, what it
-    is worth, expected calibration error before and after, and log loss before and after.
+    Return a row for the validation and the test split if they have metrics before calibration: the split, its role,
+    expected calibration error before and after, and log loss before and after.
     """
-    worth = {"validation": "fitted on it", "test": "not seen before"}
+    worth = {"validation": "used for fitting", "test": "held out"}
     return [
         [split, worth[split], *(evaluation.metrics[name] for name in CALIBRATION_METRICS)]
         for split, evaluation in evaluations.items()
@@ -160,7 +160,7 @@ def summarize_calibration(evaluations: Mapping[str, Evaluation]) -> list[list[ob
 
 
 def list_classes(evaluation: Evaluation) -> list[dict]:
-    """`label`, `precision`, `recall`, `f1` and `support` of each class; what has no clips to be of is `None`."""
+    """Return `label`, `precision`, `recall`, `f1` and `support` of each class; undefined values are `None`."""
     values = zip(evaluation.labels, evaluation.predicted_matrix.sum(axis=0), *evaluation.per_class().values())
     return [
         {
@@ -184,17 +184,20 @@ def average_windows(
     references: np.ndarray,
 ) -> Evaluation:
     """
-    Return what a classifier says of recordings: the mean of the probabilities of their windows, silent ones left out;
-    of all, where all are silent.
+    Evaluate a classifier on recordings: average the probabilities of their windows, without silent windows. If all
+    windows of a recording are silent, all count.
 
     Args:
         split: Name of the split.
         files: Names of the recordings.
-        rows: Recording of each window, int of shape (windows,), in order.
+        rows: Recording of each window, int of shape (windows,), in ascending order.
         silent: Whether a window is silent, bool of shape (windows,).
-        config: The classifier's.
-        logits: Of each window, shape (windows, classes).
-        references: Of each window, as in [`Evaluation`].
+        config: Configuration of the classifier.
+        logits: Logits of each window, shape (windows, classes).
+        references: True classes of each window, as in [`Evaluation`].
+
+    Returns:
+        The evaluation of the recordings.
     """
     windows = WindowLogits(list(files), rows, silent, logits, np.asarray(references))
     return evaluate_windows(split, windows, config)
@@ -204,13 +207,13 @@ def evaluate_windows(
     split: str, windows: WindowLogits, config: PreTrainedConfig, uncalibrated: np.ndarray | None = None
 ) -> Evaluation:
     """
-    Return what a classifier says of recordings, with `log_loss` among the metrics, and `ece_uncalibrated` and
-    `log_loss_uncalibrated` where its logits were calibrated.
+    Evaluate a classifier on recordings. The metrics also contain `log_loss` and, if the logits were calibrated,
+    `ece_uncalibrated` and `log_loss_uncalibrated`.
 
     Args:
         split: Name of the split.
         windows: The classifier's logits.
-        config: The classifier's, with the thresholds of its classes.
+        config: Configuration of the classifier, with the thresholds of its classes.
         uncalibrated: Logits before calibration, shape (windows, classes).
     """
     evaluation = Evaluation(

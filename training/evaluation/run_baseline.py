@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline of a training run: fitted to the same split before training, and compared with the network after it."""
+"""The baseline of a run: fitted to the same training split before training, compared with the network afterwards."""
 
 import dataclasses
 import sys
@@ -31,26 +31,26 @@ from sanet_hf.training.run_folder import METRIC_PREFIXES
 
 logger = logging.get_logger(__name__)
 
-# Of larger splits, random recordings are used, and of many long recordings a shorter beginning, for the time.
+# To limit the time, larger splits are sampled, and only a shorter beginning of many long recordings is used.
 MAX_TRAINING, MAX_TESTED = 5000, 2500
 MAX_TOTAL_SECONDS, MIN_SECONDS = 10 * 3600.0, 5.0
-# Recordings that are in memory at once, each read by a thread of its own.
+# Number of recordings in memory at once, and of threads that read them.
 NUM_AT_ONCE, NUM_THREADS = 16, 4
-# Statistics by content, sampling rate and length: each fold of a cross-validation needs most of the others' again.
+# Statistics by content, sampling rate and length. The folds of a cross-validation share most recordings.
 _known: dict[tuple[str, int, float], np.ndarray] = {}
 
 
 @dataclass
 class Examples:
     """
-    Recordings as the baseline takes them.
+    Recordings as inputs of the baseline.
 
     Attributes:
-        rows: Their places in the split, int of shape (recordings,).
-        files: Their names.
+        rows: Rows in the split, int of shape (recordings,).
+        files: Names of the recordings.
         features: float32 of shape (recordings, NUM_STATISTICS).
         targets: Classes, 0/1 of shape (recordings, classes).
-        groups: Of each; recordings of a group are in one fold.
+        groups: Group of each recording. Recordings of a group stay in one fold.
     """
 
     rows: np.ndarray
@@ -67,9 +67,9 @@ class RunBaseline:
 
     Attributes:
         baseline: Fitted to the training split.
-        examples: By split.
-        evaluations: Results of the validation and test split.
-        notes: What was left out, as sentences.
+        examples: Examples by split.
+        evaluations: Results of the validation and test splits.
+        notes: Notes on recordings or parts that were not used.
     """
 
     baseline: Baseline
@@ -86,20 +86,20 @@ def fit_to_recordings(
     is_balanced: bool = False,
 ) -> RunBaseline | None:
     """
-    Fit the baseline to the training split and evaluate it on the others. It hears the first minute of a recording.
+    Fit the baseline to the training split and evaluate it on the others. It uses the first minute of each recording.
 
-    Of a split with more than 5,000 recordings for training, or 2,500 for evaluation, random ones are used (the same in
-    each run), and where these are more than 10 hours, less of the beginning of each, but at least 5 s.
+    From more than 5,000 training recordings, or 2,500 for evaluation, a random sample is used (the same in each run).
+    If it is longer than 10 hours, less of the beginning of each recording is used, but at least 5 s.
 
     Args:
-        recordings: Splits as [`load.load_recordings`] gives them.
+        recordings: Splits as [`load.load_recordings`] returns them.
         label2id: Classes of the model.
         sampling_rate: In Hz.
-        arguments: Where the recordings are, and what groups them.
+        arguments: Source and groups of the recordings.
         is_balanced: Whether every class has the same weight.
 
     Returns:
-        `None` where no recording is held out to test it, or none can be read.
+        The baseline; `None` if there are no held-out recordings, or none can be read.
     """
     if "train" not in recordings or len(recordings) < 2:
         return None
@@ -110,12 +110,12 @@ def fit_to_recordings(
     if lengths.sum() > MAX_TOTAL_SECONDS:
         seconds = float(max(MIN_SECONDS, MAX_TOTAL_SECONDS // len(lengths)))
     notes = [
-        f"of {split}, {len(rows):,} random recordings of {len(recordings[split]):,} are used"
+        f"{len(rows):,} random recordings of {len(recordings[split]):,} in {split} were used"
         for split, rows in chosen.items()
         if len(rows) < len(recordings[split])
     ]
     if seconds < lengths.max():
-        notes.append(f"of each recording, the first {seconds:g} s are used")
+        notes.append(f"the first {seconds:g} s of each recording were used")
     examples = {}
     with tqdm(total=len(lengths), desc="Baseline", unit="file", delay=5) as bar:
         for split, rows in chosen.items():
@@ -171,9 +171,9 @@ def prepare_baseline(
     arguments: DataArguments,
     is_balanced: bool = False,
 ) -> RunBaseline | None:
-    """Fit the baseline as in [`fit_to_recordings`] and print its results, or why there is none."""
+    """Fit the baseline as in [`fit_to_recordings`]. Print its results, or the reason for its absence."""
     if arguments.streaming:
-        print("No baseline: with --streaming the training recordings are read once, by the network.", file=sys.stderr)
+        print("No baseline: with --streaming, the training recordings are read only once.", file=sys.stderr)
         return None
     run = fit_to_recordings(recordings, label2id, sampling_rate, arguments, is_balanced)
     if run is not None:
@@ -183,8 +183,8 @@ def prepare_baseline(
 
 def refit_to_validation(run: RunBaseline) -> RunBaseline:
     """
-    Return a baseline that is fitted to the training and validation split together, for a network that was trained on
-    both. Its results on validation are those before.
+    Return a baseline that is fitted to the training and validation splits together, for a network that was trained on
+    both. Its validation results are from before this fit.
     """
     train, validation, test = (run.examples.get(split) for split in SPLITS)
     if validation is None:
@@ -207,14 +207,15 @@ def compare_run(
     Compare the network of a run with its baseline, and print the result.
 
     Args:
-        run: Of [`prepare_baseline`].
-        evaluations: What the network says of each split.
+        run: Result of [`prepare_baseline`].
+        evaluations: Evaluations of the network by split.
         model: The network.
-        arguments: Of its training.
+        arguments: Options of its training.
 
     Returns:
-        What [`compare_with_baseline`] returns; and metrics for `all_results.json`: accuracy, macro F1 and, where
-        multi-label, mAP as `baseline_eval_accuracy` or `baseline_test_accuracy`, and `baseline_C`.
+        The result of [`compare_with_baseline`], and metrics for `all_results.json`: accuracy, macro F1 and, in
+        multi-label data, mAP, with names such as `baseline_eval_accuracy` or `baseline_test_accuracy`, and
+        `baseline_C`.
     """
     metrics = {
         f"baseline_{METRIC_PREFIXES[split]}_{metric}": evaluation.metrics[metric]
@@ -227,14 +228,14 @@ def compare_run(
     if comparison is not None:
         print_comparison(comparison)
     elif run.evaluations and evaluations:
-        logger.warning("The network cannot be compared with the baseline: names of recordings repeat.")
+        logger.warning("Cannot compare the network with the baseline: several recordings have the same name.")
     return comparison, {**metrics, "baseline_C": run.baseline.C}
 
 
 def advise(config: PreTrainedConfig, mixup_alpha: float, head_only: bool = False) -> str:
-    """Return what to try where a network is not better than the baseline."""
+    """Return advice for a network that is not better than the baseline."""
     if head_only:
-        return "Try more recordings, or train the whole network: leave out --head_only."
+        return "Try more recordings, or train the whole network (leave out --head_only)."
     steps = ["more recordings", "longer training (--num_train_epochs or --max_minutes)"]
     if config.model_type != "sanet":
         steps.append("a pretrained model (--model_name_or_path)")
@@ -246,7 +247,7 @@ def advise(config: PreTrainedConfig, mixup_alpha: float, head_only: bool = False
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """Print the network beside the baseline, and warn of a network that is worse."""
+    """Print the results of the network and the baseline. Warn if the network is worse."""
     print("\nNetwork and baseline (95 % intervals):", file=sys.stderr)
     for row in comparison["table"]:
         print(f"  {row[0]} ({row[1]} clips), {row[2]}: network {row[3]}, baseline {row[4]}, {row[5]}", file=sys.stderr)
@@ -257,7 +258,7 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
 
 
 def _choose(dataset: Dataset, split: str) -> np.ndarray:
-    """Return the rows that are used, those of the longest recordings first, as the network is evaluated on them."""
+    """Return the used rows, the longest recordings first, as in the evaluation of the network."""
     most = MAX_TRAINING if split == "train" else MAX_TESTED
     rows = np.argsort(-np.array(dataset["seconds"]), kind="stable")
     return rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:most])]
@@ -266,7 +267,7 @@ def _choose(dataset: Dataset, split: str) -> np.ndarray:
 def _measure(
     dataset: Dataset, rows: np.ndarray, sampling_rate: int, seconds: float, bar: tqdm
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the statistics of each recording, of shape (rows, NUM_STATISTICS), and whether it could be read."""
+    """Return the statistics of each recording, shape (rows, NUM_STATISTICS), and whether it could be read."""
     features, is_read = np.zeros((len(rows), NUM_STATISTICS), np.float32), np.ones(len(rows), bool)
     digests, most = dataset["digest"][:], round(seconds * sampling_rate)
 
@@ -276,7 +277,7 @@ def _measure(
         try:
             return load_recording(dataset[row], sampling_rate, 0, most)
         except (AudioError, OSError):
-            # The network's evaluation reports it.
+            # The evaluation of the network reports the error.
             return np.zeros(0, np.float32)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:

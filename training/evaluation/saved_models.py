@@ -53,8 +53,8 @@ from sanet_hf.utils.files import atomic_directory
 @dataclass
 class EvaluatedModel:
     """
-    A trained classifier and what it says of at most `max_length_seconds` of each of `recordings`; `results` are those
-    of its training run, if any.
+    A trained classifier and its evaluation on `recordings`, in windows of `max_length_seconds`. `results` are those of
+    its training run, if any.
     """
 
     name: str
@@ -74,31 +74,33 @@ def evaluate_models(
     threshold: float | None = None,
 ) -> list[EvaluatedModel]:
     """
-    Evaluate classifiers on the same recordings, in float32. Those that one of them was trained on are left out, see
+    Evaluate classifiers on the same recordings, in float32. Skip recordings that one of them was trained on; see
     [`leave_out_seen`].
 
     Args:
         names: Folders or Hub ids.
-        data_options: Options of [`DataArguments`]; others are those of the first model's training run.
-        split: `train`, `validation`, `test`, or `all` of recordings without splits. By default `test`; of other
-            recordings than the first run's, without splits, `all`.
-        batch_size: Clips classified at once.
-        threshold: Probability from which each class is predicted where a clip can have several, in place of the
-            models' thresholds.
+        data_options: Options of [`DataArguments`]. Other options are those of the first model's training run.
+        split: `train`, `validation`, `test`, or `all` for recordings without splits. Default: `test`, or `all` for
+            recordings without splits that are not those of the first run.
+        batch_size: Batch size of classification.
+        threshold: Threshold of all classes in multi-label data, instead of the models' thresholds.
+
+    Returns:
+        The evaluated models.
 
     Raises:
-        SanetError: A model cannot be loaded or does not know a label; options contradict each other.
+        SanetError: A model cannot be loaded, or does not have a class; or options contradict each other.
     """
     models = {name: load_classifier(name) for name in names}
     for model, _ in models.values():
         if threshold is not None:
             if model.config.problem_type != "multi_label_classification":
-                raise UsageError("--threshold is for models that give a clip several classes. Leave it out.")
+                raise UsageError("--threshold is for multi-label models. Leave it out.")
             model.config.thresholds = decision_threshold(model.config, threshold).tolist()
         replace_wrong_layers(model, model.dtype)
     runs = {name: read_options(name) for name in names}
     arguments = override_data_arguments(runs[names[0]], data_options)
-    # Each model is given them at its own rate; at the highest their lengths are the most exact.
+    # Each model reads recordings at its own rate. At the highest rate, their lengths are the most precise.
     sampling_rate = max(feature_extractor.sampling_rate for _, feature_extractor in models.values())
     if split is None:
         split = "test" if is_same_source(runs[names[0]], vars(arguments)) else "test_or_all"
@@ -159,10 +161,10 @@ def compare_models(
     `.png`.
 
     Args:
-        names, data_options, split, threshold: As [`evaluate_models`] takes them; or folders of cross-validations,
-            whose out-of-fold predictions are compared.
+        names, data_options, split, threshold: As in [`evaluate_models`]. `names` may also be folders of
+            cross-validations, whose out-of-fold predictions are compared.
         output_dir: Folder of the comparison.
-        batch_size: Clips classified at once.
+        batch_size: Batch size of classification.
         num_rounds: Rounds of timing.
 
     Returns:
@@ -202,18 +204,21 @@ def load_cross_validations(
     names: Sequence[str], data_options: Mapping[str, object], split: str
 ) -> tuple[list[Candidate], float]:
     """
-    Load cross-validations for a comparison: their out-of-fold predictions, and the first fold's model for the costs.
+    Load cross-validations for a comparison: their out-of-fold predictions, and the model of the first fold for the
+    costs.
 
     Returns:
-        The candidates, and the longest clip of any of the models in seconds.
+        The candidates, and the longest clip length of the models in seconds.
 
     Raises:
-        UsageError: Some of the folders are no cross-validation, or recordings are chosen by options.
+        UsageError: A folder is not a cross-validation, or options select recordings.
         DataError: A cross-validation is not finished.
     """
     others = [name for name in names if not is_cross_validation(name)]
     if others:
-        raise UsageError(f"{others[0]} is no cross-validation, others are. Compare models, or cross-validations.")
+        raise UsageError(
+            f"{others[0]} is not a cross-validation, but others are. Compare only models, or only cross-validations."
+        )
     chosen = [f"--{field.name}" for field in dataclasses.fields(DataArguments) if field.name in data_options]
     if chosen or split not in (None, "test"):
         raise UsageError(

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings that a model was trained on, under whatever name, are no test of it."""
+"""Find evaluation recordings that a model was trained on, under any name."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,33 +22,33 @@ MAX_EXAMPLES = 5
 
 def leave_out_seen(recordings: Dataset, split: str, sampling_rate: int, model_rates: Mapping[str, int]) -> Dataset:
     """
-    Leave out recordings that one of several models was trained on, with a warning that names some.
+    Skip recordings that at least one of several models was trained on, with a warning.
 
-    Recordings of other splits than `validation` are left out also where a model's best epoch was chosen by them. The
-    `train` split is left as it is.
+    Except in the split `validation`, also skip recordings that selected a model's best epoch. Do not change the split
+    `train`.
 
     Args:
-        recordings: To evaluate the models on, as [`load_recordings`] gives them.
-        split: Which split they are; `all` for a source without splits.
-        sampling_rate: Of the recordings' hashes, in Hz.
-        model_rates: The models, folders of runs or Hub ids, and the sampling rate in Hz of each.
+        recordings: Evaluation recordings, as [`load_recordings`] returns them.
+        split: Name of their split; `all` for a source without splits.
+        sampling_rate: Sampling rate of the recordings' hashes in Hz.
+        model_rates: Sampling rate in Hz of each model (folder of a run or Hub id).
 
     Returns:
-        The recordings that are left, in the same order.
+        The remaining recordings, in the same order.
 
     Raises:
-        DataError: None is left.
+        DataError: None remain.
     """
     if split == "train":
         return recordings
     seen: set[int] = set()
     for name, rate in model_rates.items():
         record = find_record(name)
-        # Hashes are of the samples at the rate that the model hears.
+        # The hashes of a record are of samples at the model's sampling rate.
         digests = recordings["digest"][:] if rate == sampling_rate else hash_recordings(recordings, rate)
         if record is None or not all(digests):
-            reason = "it does not list what it was trained on" if record is None else "recordings are not checked"
-            logger.warning(f"Whether {name} was trained on some of these recordings is not known: {reason}.")
+            reason = "it does not list its training recordings" if record is None else "recordings are not checked"
+            logger.warning(f"Cannot check whether {name} was trained on some of these recordings: {reason}.")
             continue
         seen_by_model = seen_digests(record, with_validation=split != "validation")
         seen |= {index for index, digest in enumerate(digests) if digest in seen_by_model}
@@ -57,11 +57,11 @@ def leave_out_seen(recordings: Dataset, split: str, sampling_rate: int, model_ra
     models = " or ".join(model_rates)
     if len(seen) == len(recordings):
         raise DataError(
-            f"{models} was trained on all {len(seen)} recordings: none is left to evaluate on. "
-            "--split train evaluates on the recordings of the training."
+            f"{models} was trained on all {len(seen)} recordings, so none remain for evaluation. Use other "
+            "recordings, or --split train to evaluate on the training recordings."
         )
     logger.warning(
-        f"{len(seen)} of {len(recordings)} recordings are left out, since {models} was trained on them: "
+        f"Skipped {len(seen)} of {len(recordings)} recordings, because {models} was trained on them: "
         f"{_examples(recordings, seen)}."
     )
     return recordings.select([index for index in range(len(recordings)) if index not in seen])
@@ -75,14 +75,14 @@ def warn_of_seen(
     is_teacher: bool = False,
 ) -> list[str]:
     """
-    Warn of recordings to validate or test on that a model was trained on before.
+    Warn of validation and test recordings that a model was already trained on.
 
     Args:
-        recordings: Splits as [`load_recordings`] gives them.
-        record: What the model was trained on.
-        name: What the warning calls the model.
-        digests: Of the recordings of each split, where the record has those at another sampling rate.
-        is_teacher: Whether the model teaches the one that is trained.
+        recordings: Splits as [`load_recordings`] returns them.
+        record: Record of the model's recordings.
+        name: Name of the model for the warning.
+        digests: Digests of the recordings of each split, if the record has another sampling rate.
+        is_teacher: Whether the model is a teacher of the trained model.
 
     Returns:
         The warnings without the names of recordings.
@@ -95,8 +95,8 @@ def warn_of_seen(
         if split not in ("train", UNLABELED) and seen:
             subject = f"The teacher {name}" if is_teacher else name
             texts.append(
-                f"{subject} was trained on {len(seen)} of {len(dataset)} {split} recordings already, so that scores "
-                "on them are flattering"
+                f"{subject} was already trained on {len(seen)} of {len(dataset)} {split} recordings, so that scores "
+                "on them are too high"
             )
             logger.warning(f"{texts[-1]}: {_examples(dataset, seen)}.")
     return texts
@@ -112,27 +112,27 @@ def record_run(
     is_refit: bool,
 ) -> list[str]:
     """
-    Write what a model is trained on, and what it or its teachers were trained on before; warn of recordings of
-    validation and test among the latter.
+    Write the record of a model's recordings, including earlier training recordings of the model and its teachers. Warn
+    if these contain validation or test recordings.
 
     Args:
         path: `RECORD_FILE` in the folder of the run.
-        recordings: Splits, and recordings without labels, as [`write_record`] takes them.
-        sampling_rate: Of their hashes, in Hz.
-        base_model: Folder or Hub id of the model that training starts from.
-        teachers: The sampling rate of each teacher in Hz, by folder or Hub id.
-        checkpoint: That the training resumes from: what was before is in its record.
+        recordings: Splits, and recordings without labels, as in [`write_record`].
+        sampling_rate: Sampling rate of their hashes in Hz.
+        base_model: Folder or Hub id of the model from which training starts.
+        teachers: Sampling rate of each teacher in Hz, by folder or Hub id.
+        checkpoint: Checkpoint to resume from, whose record has the earlier recordings.
         is_refit: As in [`write_record`].
 
     Returns:
-        What a report says of teachers that have seen recordings of validation or test, or may have.
+        Sentences for a report about teachers that were or may have been trained on validation or test recordings.
     """
     record = (read_record(path) or find_record(checkpoint)) if checkpoint else None
     earlier = {split: set(digests) for split, digests in (record or {}).items()}
     if base_model and Path(base_model).is_dir() and record is None:
         found = find_record(base_model)
         if found is None:
-            logger.warning(f"{base_model} does not list what it was trained on: a part may be in validation or test.")
+            logger.warning(f"{base_model} does not list its training recordings. Some may be in validation or test.")
         else:
             warn_of_seen(recordings, found, base_model)
             _add(earlier, found)
@@ -141,8 +141,8 @@ def record_run(
         found, shown = find_record(name), show_model(name)
         if found is None:
             texts.append(
-                f"The teacher {shown} does not list what it was trained on: where a part is in validation or test, "
-                "scores are flattering"
+                f"The teacher {shown} does not list its training recordings. If some are in validation or test, "
+                "scores are too high"
             )
             logger.warning(f"{texts[-1]}.")
             continue
@@ -153,7 +153,7 @@ def record_run(
         if digests is None:
             _add(earlier, found)
         else:
-            # Of recordings that are not here, the hash at this rate is not known.
+            # For recordings that are not available, the hash at this rate is not known.
             pairs = {
                 other: own for split in digests for other, own in zip(digests[split], recordings[split]["digest"])
             }

@@ -15,16 +15,16 @@ from sanet_hf.utils.formatting import format_p
 
 
 NUM_RESAMPLES = 2000
-# Clips that are drawn at a time, for the memory.
+# Number of clips that are drawn at a time, to limit memory.
 MAX_DRAWS = 10**7
-# A difference that chance brings about less often than this is taken for one.
+# Largest p-value of a significant difference.
 SIGNIFICANCE = 0.05
-# What the baseline is; see [`training.baseline`].
+# Description of the baseline; see [`training.baseline`].
 BASELINE = "logistic regression on log-mel statistics"
 
 
 def resample(num_clips: int, seed: int, num_resamples: int = NUM_RESAMPLES) -> Iterator[np.ndarray]:
-    """How often each clip is drawn, with replacement, in each resample: float32 of shape (clips, some resamples)."""
+    """Yield the number of draws of each clip in resamples with replacement: float32, shape (clips, some resamples)."""
     rng = np.random.default_rng(seed)
     size = max(1, MAX_DRAWS // num_clips)
     for start in range(0, num_resamples, size):
@@ -36,8 +36,8 @@ def resample(num_clips: int, seed: int, num_resamples: int = NUM_RESAMPLES) -> I
 
 def bootstrap(evaluations: Sequence[Evaluation], seed: int) -> dict[str, np.ndarray]:
     """
-    Metrics on resamples of the clips, the same for all evaluations: `accuracy`, or `mAP` where a clip can have several
-    classes, and `macro_f1`, each of shape (evaluations, resamples).
+    Return metrics on resamples of the clips, which are the same for all evaluations: `accuracy` (`mAP` in multi-label
+    data) and `macro_f1`, each of shape (evaluations, resamples).
     """
     metrics = {"accuracy": resampled_accuracy, "macro_f1": resampled_f1}
     if evaluations[0].is_multi_label:
@@ -50,16 +50,16 @@ def bootstrap(evaluations: Sequence[Evaluation], seed: int) -> dict[str, np.ndar
 
 
 def resampled_accuracy(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
-    """Shape (resamples,), with weights of shape (clips, resamples)."""
+    """Return the accuracy, shape (resamples,), with weights of shape (clips, resamples)."""
     return (evaluation.is_right.astype(np.float32) @ weights).astype(np.float64) / len(weights)
 
 
 def resampled_f1(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
-    """Macro-F1 of shape (resamples,), with weights of shape (clips, resamples)."""
+    """Return the macro F1, shape (resamples,), with weights of shape (clips, resamples)."""
     true, predicted = evaluation.true_matrix.T.astype(np.float32), evaluation.predicted_matrix.T.astype(np.float32)
     num_hits, num_named = (true * predicted) @ weights, (true + predicted) @ weights
-    # A class that a resample neither holds nor predicts is left out of its mean. Where a clip can have several,
-    # scikit-learn counts as 0 what is so in the whole split.
+    # A class without true or predicted clips in a resample does not count in its mean. In multi-label data,
+    # scikit-learn counts it as 0 if this holds for the whole split.
     counted = num_named > 0
     if evaluation.is_multi_label:
         counted |= ~(true + predicted).any(axis=1, keepdims=True)
@@ -70,8 +70,8 @@ def resampled_f1(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
 
 def resampled_map(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
     """
-    Mean over classes of the average precision, shape (resamples,), with weights of shape (clips, resamples). Classes
-    that no clip or every clip of a resample has are left out of its mean.
+    Return the mean over classes of the average precision, shape (resamples,), with weights of shape (clips,
+    resamples). Classes that no clip or every clip of a resample has do not count in its mean.
     """
     total, num_classes = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
     for true, probabilities in zip(evaluation.true_matrix.T, evaluation.probabilities.T):
@@ -79,8 +79,8 @@ def resampled_map(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
             continue
         order = np.argsort(-probabilities, kind="stable")
         hits = np.flatnonzero(true[order])
-        # Each hit is found with all clips down to its own probability; a sum over each stretch between two hits is
-        # all that is needed of the clips in between.
+        # The precision at a hit needs all clips with at least its probability, so sums over the clips between hits are
+        # enough.
         ends, which = np.unique(
             np.searchsorted(-probabilities[order], -probabilities[order[hits]], side="right"), return_inverse=True
         )
@@ -95,20 +95,20 @@ def resampled_map(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> dict[str, float]:
-    """`low` and `high`, between which 95 % of the values lie."""
+    """Return `low` and `high`, the central 95 % of the values."""
     low, high = np.percentile(values, [2.5, 97.5])
     return {"low": float(low), "high": float(high)}
 
 
 def mcnemar(first: np.ndarray, other: np.ndarray) -> dict[str, int | float]:
     """
-    McNemar's exact test of whether two classifiers are right equally often.
+    Compute McNemar's exact test of whether two classifiers are right equally often.
 
     Args:
-        first, other: bool of shape (clips,), whether each was right.
+        first, other: Whether each clip was right, bool of shape (clips,).
 
     Returns:
-        `b`, clips that only the first has right, `c`, those that only the other has right, and `p`.
+        `b` (clips that only the first has right), `c` (clips that only the other has right), and `p`.
     """
     b, c = int((first & ~other).sum()), int((other & ~first).sum())
     return {"b": b, "c": c, "p": float(binomtest(b, b + c).pvalue) if b + c else 1.0}
@@ -118,16 +118,16 @@ def difference(
     evaluations: Sequence[Evaluation], resamples: np.ndarray, first: int, other: int
 ) -> dict[str, float | bool]:
     """
-    How much better the other is than the first.
+    Compute how much better one candidate is than another.
 
     Args:
-        evaluations: Of all candidates.
+        evaluations: Evaluations of all candidates.
         resamples: Their accuracy or mAP in each resample, shape (evaluations, resamples).
-        first, other: Which two.
+        first, other: Indices of the two candidates.
 
     Returns:
-        `value`, `low` and `high` of the difference, `b`, `c` and `p` of McNemar's test, and `is_significant`, by that
-        test, or by the interval where a clip can have several classes, of which the test knows nothing.
+        `value`, `low` and `high` of the difference (other minus first), `b`, `c` and `p` of McNemar's test, and
+        `is_significant`. In multi-label data, the interval decides on significance instead of the test.
     """
     metric = "mAP" if evaluations[0].is_multi_label else "accuracy"
     value = float(evaluations[other].metrics[metric] - evaluations[first].metrics[metric])
@@ -139,12 +139,12 @@ def difference(
 
 def metric_interval(evaluation: Evaluation, metric: str, resampled: np.ndarray | None = None) -> tuple[float, float]:
     """
-    Return the 95 % interval of a metric: Wilson's of an accuracy, else by bootstrap.
+    Return the 95 % interval of a metric: Wilson's for accuracy, else by bootstrap.
 
     Args:
-        evaluation: Of one split.
-        metric: `accuracy`, or one that [`bootstrap`] gives.
-        resampled: The metric in each resample, if it is known, of shape (resamples,).
+        evaluation: Evaluation of one split.
+        metric: `accuracy`, or a metric of [`bootstrap`].
+        resampled: The metric in each resample, if it is known, shape (resamples,).
     """
     if metric == "accuracy":
         return accuracy_interval(evaluation)
@@ -154,13 +154,13 @@ def metric_interval(evaluation: Evaluation, metric: str, resampled: np.ndarray |
 
 def pair_up(network: Evaluation, baseline: Evaluation) -> tuple[Evaluation, Evaluation] | None:
     """
-    Return the evaluations of a network and of the baseline on the same clips in the same order: those of the baseline.
-    `None` where the network was not evaluated on all of them, or their classes differ.
+    Return the evaluations of a network and of the baseline on the clips of the baseline, in the same order; `None` if
+    the network was not evaluated on all of them, or their classes differ.
     """
     chosen = np.arange(len(network.files))
     if list(network.files) != list(baseline.files):
         places = {file: place for place, file in enumerate(network.files)}
-        # A name of several clips does not say which one it is of.
+        # If several clips have the same name, they cannot be matched.
         if len(places) < len(network.files) or not places.keys() >= set(baseline.files):
             return None
         chosen = np.array([places[file] for file in baseline.files], dtype=int)
@@ -196,15 +196,15 @@ def compare_with_baseline(
     Compare a network with the baseline.
 
     Args:
-        evaluations, baselines: Of the network and of the baseline, by split.
-        advice: What to try where the network is not better.
+        evaluations, baselines: Evaluations of the network and of the baseline, by split.
+        advice: Advice to add if the network is not better.
 
     Returns:
-        `rows`, for each split with both and each of accuracy (mAP where multi-label) and macro F1: `split`,
+        `rows`, for each split with both, and for accuracy (mAP in multi-label data) and macro F1: `split`,
         `num_clips`, `metric`, and `network`, `baseline` and `difference`, each with `value`, `low` and `high` (95 %
-        intervals: Wilson's of an accuracy, else by bootstrap; that of a difference pairs the clips); `verdict` on the
-        last split, one of `better`, `equal` and `worse`; `is_significant`; `text`, which says so; and `table`, the
-        rows as text: split, clips, metric, network, baseline, difference. `None` where no split has both.
+        intervals: Wilson's for accuracy, else by bootstrap; differences are paired by clip). `verdict` on the last
+        split: `better`, `equal` or `worse`. `is_significant`. `text`: the verdict as a sentence. `table`: the rows as
+        text: split, clips, metric, network, baseline, difference. `None` if no split has both.
     """
     rows, last = [], None
     for split, baseline in in_order(baselines).items():
@@ -238,7 +238,7 @@ def compare_with_baseline(
     is_better = gap["value"] > 0 and gap["is_significant"]
     verdict = "better" if is_better else "worse" if gap["value"] < 0 else "equal"
     text = _say(last, verdict)
-    # Nothing is left to gain where all clips are right.
+    # If all clips are right, there is nothing to improve.
     if not is_better and last["network"]["value"] < 1 and advice:
         text += f" {advice}"
     return {
@@ -269,7 +269,7 @@ def _say(row: Mapping[str, Any], verdict: str) -> str:
     what = "mAP" if row["metric"] == "mAP" else "accuracy"
     range_ = f"95 % interval {_points(gap['low'])} to {_points(gap['high'])}"
     if what == "accuracy":
-        # The test decides, and can disagree with the interval where few clips differ.
+        # The test decides. It can disagree with the interval if few clips differ.
         range_ += f"; McNemar's test: {format_p(gap['p'], 'p')}"
     place = f"on {row['split']} ({row['num_clips']:,} clips)"
     if verdict == "better":

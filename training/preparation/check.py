@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a folder of recordings, what is wrong with it, and what a trained model must beat."""
+"""Report on a folder of recordings: its content, its problems, and a baseline for trained models."""
 
 import contextlib
 import hashlib
@@ -33,10 +33,10 @@ from sanet_hf.utils.files import to_text
 from sanet_hf.utils.formatting import format_table, shorten_lines
 
 
-# What is reported: less of a class, more of a file.
+# Limits of the report: classes with fewer seconds, and files with larger values.
 FEW_SECONDS = 60.0
-MAX_CLIPPED = 1e-3  # part of the samples
-MAX_OFFSET = 0.01  # part of full scale
+MAX_CLIPPED = 1e-3  # fraction of the samples
+MAX_OFFSET = 0.01  # fraction of full scale
 MAX_IMBALANCE = 10.0
 NUM_SHOWN = 5
 
@@ -44,7 +44,7 @@ BLOCK = 2**20  # samples
 
 
 class Measured(NamedTuple):
-    """What reading a file showed, or the error."""
+    """The result of reading a file, or the error."""
 
     error: str | None = None
     seconds: float = 0.0
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
     clipped: float = 0.0
     offset: float = 0.0
     digest: bytes = b""
-    # Of [`log_mel_statistics`], float32 of shape (NUM_STATISTICS,).
+    # From [`log_mel_statistics`], float32 of shape (NUM_STATISTICS,).
     features: np.ndarray | None = None
     band: Band | None = None
 
@@ -65,21 +65,21 @@ def check(
     sampling_rate: int | None = None,
 ) -> str:
     """
-    Report on a folder that [`sources.read_source`] takes, or on what [`prepare.prepare`] wrote.
+    Report on a folder for [`sources.read_source`], or on the output of [`prepare.prepare`].
 
     Args:
-        folder: Folder of class folders, of split folders, or one that holds those of [`FOLDERS`].
-        group_pattern: Regular expression on CLASS/FILE; files for which it finds the same are kept together in
-            cross-validation. By default those that [`prepare.prepare`] cut from one recording are.
-        num_workers: Processes; by default as many as there are cores.
-        sampling_rate: In Hz, of the model that is to be trained; by default that of clips that [`prepare.prepare`]
-            made, and 16 kHz of others.
+        folder: Folder with class folders, with split folders, or with the folders of [`FOLDERS`].
+        group_pattern: Regular expression for CLASS/FILE. Files with the same match stay in one fold of the
+            cross-validation. Default: clips that [`prepare.prepare`] cut from one recording stay in one fold.
+        num_workers: Number of processes (default: number of cores).
+        sampling_rate: Sampling rate of the model to train in Hz (default: that of the clips of [`prepare.prepare`], or
+            16 kHz for other recordings).
 
     Returns:
         Tables and findings, as text for a terminal.
 
     Raises:
-        DataError: There is no such folder, or no file in it can be used.
+        DataError: The folder is missing, or contains no usable file.
     """
     folder = Path(folder)
     if sampling_rate is None:
@@ -104,24 +104,24 @@ def _check_folder(
     warn_of_spellings((), {file.label for file in to_read})
     with contextlib.closing(map_unordered(measure, to_read, num_workers)) as results:
         measured = dict(tqdm(results, total=len(to_read), desc=f"Checking {folder.name}", unit="file"))
-    # In the order of the list, whichever was done first.
+    # In the order of the list, independent of which finished first.
     usable = {file: measured[file] for file in to_read if measured[file].error is None}
     if not usable:
         reasons = [file.error or measured[file].error for file in files]
-        raise DataError(f"None of the {len(files)} files in {folder} can be used, the first because: {reasons[0]}.")
+        raise DataError(f"None of the {len(files)} files in {folder} is usable. The first: {reasons[0]}.")
     findings = find_faults(files, measured, folder)
     findings += describe_bands([measured.band for measured in usable.values()], sampling_rate)
     group_pattern = find_group_pattern(DataArguments(data_dir=str(folder), group_pattern=group_pattern))
     lines = [to_text(str(folder)), "", *_table(usable), ""]
-    lines += ["Findings:", *(f"  - {finding}" for finding in findings)] if findings else ["Nothing is wrong with it."]
+    lines += ["Findings:", *(f"  - {finding}" for finding in findings)] if findings else ["No problems found."]
     return "\n".join([*lines, "", *_describe_baseline(usable, group_pattern)])
 
 
 def measure_file(file: SourceFile, sampling_rate: int = DEFAULT_SAMPLING_RATE) -> Measured:
-    """Read a file whole and measure it; the features are those of its first minute."""
+    """Read a whole file and measure it. The features are from its first minute."""
     try:
         recording = read_recording(file.path, sampling_rate)
-    except Exception as error:  # Whatever is the matter with one file, the others are to be checked.
+    except Exception as error:  # An error in one file must not stop the check of the others.
         if isinstance(error, AudioError):
             return Measured(str(error).removeprefix(f"{to_text(str(file.path))}: "))
         return Measured(f"{type(error).__name__}: {error}")
@@ -151,7 +151,7 @@ def _table(usable: Mapping[SourceFile, Measured]) -> list[str]:
 
 
 def find_faults(files: Sequence[SourceFile], measured: Mapping[SourceFile, Measured], folder: Path) -> list[str]:
-    """Sentences about files that cannot be read, are doubled, clipped, silent or off centre, and classes too small."""
+    """Return sentences on unreadable, duplicate, clipped, silent and offset files, and on small classes."""
 
     def name(file: SourceFile) -> str:
         return to_text(file.path.relative_to(folder).as_posix())
@@ -164,13 +164,13 @@ def find_faults(files: Sequence[SourceFile], measured: Mapping[SourceFile, Measu
     findings = []
     if errors:
         causes = [f"{file}: {error}" for file, error in errors.items()]
-        findings.append(f"{len(errors)} of {len(files)} files cannot be used:{_list(causes)}")
+        findings.append(f"{len(errors)} of {len(files)} files are not usable:{_list(causes)}")
     findings += _find_small_classes(usable, {file.label for file in files if file.label})
     findings += _find_duplicates({name(file): (file, m) for file, m in usable.items() if m.peak >= SILENCE})
     for text, names in (
-        (f"silent, below {20 * np.log10(SILENCE):.0f} dB of full scale", of(lambda m: m.peak < SILENCE)),
+        (f"silent (below {20 * np.log10(SILENCE):.0f} dB of full scale)", of(lambda m: m.peak < SILENCE)),
         (f"clipped in over {100 * MAX_CLIPPED:g} % of their samples", of(lambda m: m.clipped > MAX_CLIPPED)),
-        (f"off centre by over {100 * MAX_OFFSET:g} % of full scale", of(lambda m: abs(m.offset) > MAX_OFFSET)),
+        (f"offset by over {100 * MAX_OFFSET:g} % of full scale (DC)", of(lambda m: abs(m.offset) > MAX_OFFSET)),
     ):
         if names:
             findings.append(f"{len(names)} files are {text}:{_list(names)}")
@@ -187,7 +187,7 @@ def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[
     seconds = {
         label: [m.seconds for f, m in usable.items() if (f.label, f.split) == (label, learnt)] for label in labels
     }
-    findings = [] if learnt in splits else ["There is no train split to learn from."]
+    findings = [] if learnt in splits else ["There is no train split."]
     few = [
         f"{label}: {len(times)} files, {sum(times):.1f} s"
         for label, times in sorted(seconds.items())
@@ -195,12 +195,12 @@ def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[
     ]
     if few:
         findings.append(
-            f"{len(few)} classes have under {FEW_CLIPS} files or {FEW_SECONDS:g} s to learn from:{_list(few)}"
+            f"{len(few)} classes have under {FEW_CLIPS} files or {FEW_SECONDS:g} s for training:{_list(few)}"
         )
     largest, smallest = (choose((sum(times), label) for label, times in seconds.items()) for choose in (max, min))
     if smallest[0] and largest[0] > MAX_IMBALANCE * smallest[0]:
         findings.append(
-            f"{largest[1]} has {largest[0] / smallest[0]:.0f} times as much as {smallest[1]}; see --class_weights and "
+            f"{largest[1]} has {largest[0] / smallest[0]:.0f} times as much as {smallest[1]}. See --class_weights and "
             "--sampler of sanet train."
         )
     for split in sorted(splits - {learnt}):
@@ -217,9 +217,9 @@ def _find_duplicates(files: Mapping[str, tuple[SourceFile, Measured]]) -> list[s
     found: dict[str, list[str]] = defaultdict(list)
     for same in copies.values():
         if len(same) > 1:
-            kind = "hold the same sound"
+            kind = "contain the same sound"
             if len({file.split for _, file in same}) > 1:
-                kind += " in several splits, which makes scores flattering"
+                kind += " in several splits, so that scores are too high"
             elif len({file.label for _, file in same}) > 1:
                 kind += " in several classes"
             found[kind].append(" = ".join(name for name, _ in same[: NUM_SHOWN + 1]))
@@ -237,8 +237,8 @@ def _find_rates(usable: Mapping[SourceFile, Measured]) -> list[str]:
     finding = f"The sampling rates differ: {counts}."
     if told > usual + 0.1:
         finding += (
-            f" The rate alone tells the class of {100 * told:.0f} % of the files (the largest class is "
-            f"{100 * usual:.0f} %): a model may learn the rate instead of the sound."
+            f" The rate alone predicts the class of {100 * told:.0f} % of the files (the largest class is "
+            f"{100 * usual:.0f} %), so that a model may learn the rate instead of the sound."
         )
     return [finding]
 
@@ -253,6 +253,6 @@ def _describe_baseline(usable: Mapping[SourceFile, Measured], group_pattern: str
     )
     if not scores:
         return [f"No baseline: {method}."]
-    lines = [f"A trained model must beat a logistic regression on log-mel statistics, {method}:"]
+    lines = [f"Baseline for trained models (logistic regression on log-mel statistics, {method}):"]
     lines.append(f"{'split':12}{'files':>8}{'accuracy':>12}{'macro F1':>12}")
     return lines + [f"{s.split:12}{s.num_files:8}{s.accuracy:12.3f}{s.macro_f1:12.3f}" for s in scores]

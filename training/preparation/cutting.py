@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where to cut a recording: equal parts, and stretches of speech; and the names of its clips."""
+"""Cut a recording into equal parts and speech segments, and name its clips."""
 
 import hashlib
 import itertools
@@ -17,17 +17,17 @@ from sanet_hf.utils.files import to_text
 MIN_PAUSE = 0.3  # seconds
 MAX_SECONDS = 86_400
 MAX_WAV_BYTES = 2**32 - 100
-SPEECH_RATES = (8000, 16_000)  # Hz, which silero-vad takes
+SPEECH_RATES = (8000, 16_000)  # Hz, supported by silero-vad
 
-MAX_NAME = 180  # bytes of a source's name in those of its clips; file systems allow 255 in all
+MAX_NAME = 180  # largest part of the source's name in a clip's name, in bytes; file systems allow 255 in total
 
 
 def cut_evenly(length: int, max_length: int) -> list[tuple[int, int]]:
     """
-    Starts and ends of as few stretches as cover `length` samples without any longer than `max_length`.
+    Divide `length` samples into as few parts as possible, none longer than `max_length`. Return their starts and ends.
 
-    They are of equal length, to a sample: no short leftover, and, but for a recording that is short itself, none below
-    half of `max_length`.
+    The parts have equal lengths, to within one sample, so that there is no short rest. If the recording is longer than
+    `max_length`, each part has at least half of it.
     """
     count = -(-length // max_length)
     edges = [index * length // count for index in range(count + 1)]
@@ -35,15 +35,15 @@ def cut_evenly(length: int, max_length: int) -> list[tuple[int, int]]:
 
 
 def longest_clip(sampling_rate: int) -> int:
-    """Seconds that fit into a WAV file of 16 bits, and a day at most."""
+    """Return the longest clip in seconds that fits into a 16-bit WAV file, at most a day."""
     return min(MAX_SECONDS, MAX_WAV_BYTES // (2 * sampling_rate))
 
 
 def find_speech(waveform: np.ndarray, sampling_rate: int, min_seconds: float = 0.0) -> list[tuple[int, int]]:
     """
-    Starts and ends in samples of the stretches of speech in a waveform of shape (samples,).
+    Return the starts and ends, in samples, of the speech segments in a waveform of shape (samples,).
 
-    Also those that are shorter than `min_seconds`, down to a quarter of a second.
+    Segments shorter than `min_seconds` are included, down to 0.25 s.
     """
     import torch
     from silero_vad import get_speech_timestamps
@@ -69,7 +69,7 @@ def _load_vad():
     import torch
 
     num_threads = torch.get_num_threads()
-    # The import sets one thread for the whole process.
+    # The import limits the whole process to one thread.
     from silero_vad import load_silero_vad
 
     torch.set_num_threads(num_threads)
@@ -78,10 +78,10 @@ def _load_vad():
 
 def clip_stem(name: str) -> str:
     """
-    What the clips of a file are called, before their number: its name with "_" for the dot of the extension.
+    Return the first part of the names of a file's clips: its name, with "_" for the dot of the extension.
 
-    No two files share it. In names that are long or hold characters that not every file system or glob takes, those
-    are replaced and a hash is added.
+    It is unique for each file. Long names are shortened, characters that some file systems or globs do not support are
+    replaced, and a hash is then added.
     """
     stem, dot, extension = name.rpartition(".")
     plain = f"{stem}_{extension}" if dot and stem else name

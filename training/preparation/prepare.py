@@ -1,17 +1,17 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-From folders of recordings to clips to train on: `sanet prepare`.
+Prepare training clips from folders of recordings: `sanet prepare`.
 
     recordings/<class>/*                 →   data/clips/<split>/<class>/*.wav
     recordings/<split>/<class>/*             data/speech_segments/<split>/<class>/*.wav
                                              data/manifest.parquet, data/report.html, data/preparation.json
 
-With noise reduction the first folder is called `denoised_clips`, and the second is denoised too.
-`data/preparation.json` says how they were made; `sanet train` stores it in the model.
+With noise reduction, the first folder is named `denoised_clips`, and the second is also denoised.
+`data/preparation.json` contains the options; `sanet train` stores them in the model.
 
-What is finished stands in `data/.prepare.jsonl`, a recording a line, written when all its clips are: an interrupted
-run goes on from there. `data/.prepare.lock` keeps a second run out.
+`data/.prepare.jsonl` lists the finished recordings, one per line, written after all clips of a recording. An
+interrupted run resumes from it. `data/.prepare.lock` prevents a second run at the same time.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ from sanet_hf.utils.files import is_full, to_text
 from sanet_hf.utils.formatting import format_duration
 
 
-# Columns of the manifest: times in seconds, amplitudes as parts of full scale, SNR in dB.
+# Columns of the manifest: times in seconds, amplitudes as fractions of full scale, SNR in dB.
 COLUMNS = {
     **dict.fromkeys(("source", "class", "split", "kind", "file"), "string"),
     **dict.fromkeys(("start", "end", "duration", "rms", "peak", "clipped", "snr", "gain"), "Float64"),
@@ -77,7 +77,7 @@ COLUMNS = {
 
 @dataclass
 class Preparation:
-    """What [`prepare`] did: the manifest's rows, and how many recordings were finished before."""
+    """The result of [`prepare`]: the manifest, and the number of recordings that were already finished."""
 
     manifest: pandas.DataFrame
     num_recordings: int
@@ -92,22 +92,24 @@ def prepare(
     overwrite: bool = False,
 ) -> Preparation:
     """
-    Cut the recordings in class folders into clips of one sampling rate, mono, 16 bit, in split folders.
+    Cut the recordings in class folders into 16-bit mono clips of one sampling rate, in split folders.
 
-    Splits are those of the source or else made by recording or group, so that no recording is in two. The same
-    recordings and options give the same bytes, however many workers there are and however often they were interrupted.
-    The source is only read. A file that cannot be used is skipped and stands in the manifest with the reason.
+    Splits are those of the source, or are made by recording or group, so that no recording is in two. The same
+    recordings and options give the same bytes, independent of the number of workers and of interruptions. The source
+    is only read. Unusable files are skipped, and are listed in the manifest with the reason.
 
     Args:
-        source_dir: Folder of class folders, or of split folders with class folders.
+        source_dir: Folder with class folders, or with split folders that contain class folders.
         output_dir: Folder for the clips, `manifest.parquet`, `report.html` and `preparation.json`.
-        options: How to cut.
-        num_workers: Processes; by default as many as there are cores.
-        overwrite: Whether to remove what an earlier run wrote, also with other options.
+        options: Options of the clips.
+        num_workers: Number of processes (default: number of cores).
+        overwrite: Whether to remove the output of an earlier run, even with other options.
+
+    Returns:
+        The manifest, and the number of recordings that were already finished.
 
     Raises:
-        DataError: The folders or options do not fit, another run writes to `output_dir`, or not one recording can be
-            used.
+        DataError: The folders or options are wrong, another run writes to `output_dir`, or no recording is usable.
         OSError: The disk is full, or a worker process died.
     """
     options = options or PrepareOptions()
@@ -127,19 +129,19 @@ def prepare(
             raise
         raise OSError(
             error.errno,
-            f"The disk of {output_dir} is full. What is finished stays: free some space and run the same command "
-            "again",
+            f"The disk of {output_dir} is full. Finished recordings are kept. Free some disk space, and run the same "
+            "command again to resume",
         ) from error
     if not manifest["file"].notna().any():
         raise DataError(
-            f"None of the {len(tasks)} files in {source_dir} can be used, the first because: "
-            f"{manifest['skipped'].iloc[0]}. {output_dir / REPORT} lists them all."
+            f"None of the {len(tasks)} files in {source_dir} is usable. The first: {manifest['skipped'].iloc[0]}. "
+            f"{output_dir / REPORT} lists all of them."
         )
     return Preparation(manifest, len(tasks), num_finished_before)
 
 
 def _prepare(source_dir: Path, tasks: Sequence[Task], num_workers: int) -> tuple[pandas.DataFrame, int]:
-    """What is not finished; gives the manifest, and how many recordings were finished before."""
+    """Prepare the unfinished recordings. Return the manifest and the number of recordings finished before."""
     output_dir, options = tasks[0].output_dir, tasks[0].options
     header = {"format_version": FORMAT_VERSION, "recordings": to_text(str(source_dir.resolve())), **asdict(options)}
     was_finished, finished = read_progress(output_dir, header)
@@ -151,7 +153,7 @@ def _prepare(source_dir: Path, tasks: Sequence[Task], num_workers: int) -> tuple
         try:
             return pandas.read_parquet(output_dir / MANIFEST), num_finished_before
         except (OSError, ValueError) as error:
-            raise DataError(f"{output_dir / MANIFEST} is damaged: use --overwrite to prepare anew.") from error
+            raise DataError(f"{output_dir / MANIFEST} is damaged. Start again with --overwrite.") from error
     with temporary_folder(output_dir):
         _work(tasks, states, kept, header, num_workers)
         lines = [kept[task.source] for task in tasks]
@@ -179,17 +181,17 @@ def _check_packages(options: PrepareOptions) -> None:
 
 def divide(files: Sequence[SourceFile], group_pattern: str | None) -> list[SourceFile]:
     """
-    Files with their split, in the source's order: that of the source, or else 80/10/10 by recording or group. Where
-    the source has no validation split, a tenth of the training recordings is held out.
+    Return the files with their splits, in the same order. If the source has no splits, divide recordings or groups
+    80/10/10. If only its validation split is missing, hold out a tenth of the training recordings.
 
     Raises:
-        DataError: The pattern is no regular expression, or finds nothing in some name.
+        DataError: The pattern is not a valid regular expression, or does not match some name.
     """
     usable = [file for file in files if file.error is None]
     groups = make_groups([file.key for file in usable], group_pattern)
     divided, held_out = "unsplit", HELD_OUT
     if not any(file.split in ("unsplit", "validation") for file in usable):
-        # Training would hold out clips instead, and learn from others of the same recordings.
+        # Otherwise, training would hold out single clips, and train on other clips of the same recordings.
         divided, held_out = "train", VALIDATION_ONLY
     indices = [index for index, file in enumerate(usable) if file.split == divided]
     places = split_by_hash([usable[index].label for index in indices], [groups[index] for index in indices], held_out)
@@ -206,7 +208,7 @@ def _work(
     header: Mapping[str, Any],
     num_workers: int,
 ) -> None:
-    """Cut what is not finished, the largest files first so that the workers are done together."""
+    """Cut the unfinished recordings, the largest first, so that all workers end at about the same time."""
     output_dir = tasks[0].output_dir
     left = sorted((task for task in tasks if task.source not in finished), key=lambda t: -states[t.source].size)
     write_progress(output_dir, header, finished.values())
@@ -249,11 +251,11 @@ def prepare_file(task: Task) -> list[dict[str, Any]]:
         if recording.warning:
             about["warning"] = recording.warning
         if is_silent(waveform):
-            raise AudioError("silent throughout")
+            raise AudioError("completely silent")
         if recording.original_rate > rate:
             band = measure_band(task.file.path, task.source, rate)
             if band is not None and band.above > MUCH:
-                loss = f"{100 * band.above:.0f} % of the energy is above {rate / 2:g} Hz, which the clips do not hold"
+                loss = f"{100 * band.above:.0f} % of the energy is above {rate / 2:g} Hz and therefore lost"
                 loss = f"{loss} (see --sampling_rate)"
                 about["warning"] = "; ".join(filter(None, [recording.warning, loss]))
         pieces = {
@@ -264,14 +266,14 @@ def prepare_file(task: Task) -> list[dict[str, Any]]:
         if options.denoise:
             blocks = (waveform[start : start + BLOCK] for start in range(0, len(waveform), BLOCK))
             cleaned = store(denoise(blocks, rate), task.output_dir / TEMPORARY)
-    except Exception as error:  # Whatever is the matter with one recording, the others are to be prepared.
+    except Exception as error:  # An error in one recording must not stop the others.
         if is_full(error):
             raise
         reason = str(error).removeprefix(f"{to_text(str(task.file.path))}: ")
         if not isinstance(error, AudioError):
             reason = f"{type(error).__name__}: {reason}"
         return [{**about, "kind": "recording", "skipped": reason}]
-    # Beyond full scale, as floating-point and MP3 files can be, 16 bits would cut the peaks off.
+    # Floating-point and MP3 files can exceed full scale, and 16 bits would clip their peaks.
     about["gain"] = gain = min(1.0, 1 / max(largest_amplitude(cleaned), 1.0))
     rows = [
         row
@@ -279,7 +281,7 @@ def prepare_file(task: Task) -> list[dict[str, Any]]:
         for row in _write_pieces(task, about, kind, stretches, waveform, cleaned, gain)
     ]
     if options.segments and not pieces["segment"]:
-        rows.append({**about, "kind": "segment", "skipped": "no speech was found"})
+        rows.append({**about, "kind": "segment", "skipped": "no speech found"})
     return rows
 
 
@@ -312,12 +314,12 @@ def _write_pieces(
 
 
 def make_manifest(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
-    """The table of [`COLUMNS`]; what a row does not have is missing."""
+    """Return a table with the columns of [`COLUMNS`]. Values that a row does not have are missing."""
     return pandas.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, options: PrepareOptions) -> None:
-    """Write what is made of all recordings: the lists of clips, the manifest, the report."""
+    """Write the files about all recordings: lists of clips, manifest and report."""
     from sanet_hf.training.reports.preparation import to_html
 
     clips = manifest[manifest["file"].notna()]
@@ -331,7 +333,7 @@ def _finish(manifest: pandas.DataFrame, source_dir: Path, output_dir: Path, opti
         with write_output(output_dir, folder / METADATA) as file:
             table.to_csv(file, index=False, lineterminator="\n", encoding="utf-8")
         wanted.add((folder / METADATA).as_posix())
-    # Clips of which the run was killed before it took note, and whose recording has gone since.
+    # Remove clips that a killed run did not record, and whose recording no longer exists.
     for folder in FOLDERS:
         for path in (output_dir / folder).rglob("*"):
             is_ours = path.name == METADATA or re.search(r"_\d{4,}\.wav$", path.name)
@@ -352,14 +354,14 @@ def _facts(manifest: pandas.DataFrame, options: PrepareOptions) -> dict[str, str
     used = manifest[manifest["file"].notna()]
     total = {kind: format_duration(used.loc[used["kind"] == kind, "duration"].sum()) for kind in options.folders}
     count = {kind: int((used["kind"] == kind).sum()) for kind in options.folders}
-    speech = "not looked for"
+    speech = "not searched"
     if options.segments:
-        speech = f"{count['segment']} stretches of at least {options.min_seconds:g} s, {total['segment']} in all, "
+        speech = f"{count['segment']} segments of at least {options.min_seconds:g} s, {total['segment']} in total, "
         speech += f"found by silero-vad {version('silero-vad')}"
     return {
         "Recordings": f"{used['source'].nunique()} used of {manifest['source'].nunique()} files",
-        "Clips": f"{count['clip']} of at most {options.max_seconds:g} s, {total['clip']} in all",
+        "Clips": f"{count['clip']} of at most {options.max_seconds:g} s, {total['clip']} in total",
         "Speech": speech,
         "Noise reduction": f"noisereduce {version('noisereduce')}, non-stationary" if options.denoise else "none",
-        "Groups": options.group_pattern or "each recording for itself",
+        "Groups": options.group_pattern or "none (each recording separately)",
     }

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a preparation: options, progress, lock, and what an interrupted one left."""
+"""Files of a preparation: options, progress, lock, and the files of an interrupted run."""
 
 import contextlib
 import json
@@ -22,16 +22,16 @@ from sanet_hf.training.preparation.source_files import SourceFile
 from sanet_hf.utils.files import to_text, write_atomically
 
 
-# Of clips, which are called by what they hold, and of stretches of speech.
+# Folders of clips (original or denoised) and of speech segments.
 CLIPS, DENOISED_CLIPS, SEGMENTS = FOLDERS = CLIP_FOLDERS
 MANIFEST, REPORT = "manifest.parquet", "report.html"
 TEMPORARY, LOCK = ".prepare_tmp", ".prepare.lock"
-FORMAT_VERSION = 2  # raise it whenever the same options give other clips
+FORMAT_VERSION = 2  # increase it if the same options give other clips
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What decides how clips are cut; see `sanet prepare --help`."""
+    """Options that determine the clips; see `sanet prepare --help`."""
 
     max_seconds: float = 4.0
     min_seconds: float = 0.5
@@ -42,12 +42,12 @@ class PrepareOptions:
 
     @property
     def folders(self) -> dict[str, str]:
-        """The folder for each kind of stretch."""
+        """Return the folder for each kind of clip."""
         return {"clip": DENOISED_CLIPS if self.denoise else CLIPS, "segment": SEGMENTS}
 
 
 class Task(NamedTuple):
-    """A recording to cut: everything a worker needs to know."""
+    """A recording to cut, with everything that a worker needs."""
 
     file: SourceFile
     source: str  # path in the source folder, as text
@@ -57,7 +57,7 @@ class Task(NamedTuple):
 
 @dataclass
 class FinishedRecording:
-    """A line of the progress file: which state of a recording was cut, and its rows of the manifest."""
+    """A line of the progress file: the state of a finished recording and its rows of the manifest."""
 
     source: str
     split: str
@@ -68,13 +68,13 @@ class FinishedRecording:
 
 @contextlib.contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """The folder for this run alone. The system releases the lock of a run that was killed."""
+    """Lock the folder for this run. The operating system releases the lock of a killed run."""
     output_dir.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(output_dir / LOCK).acquire(blocking=False)
     except Timeout:
         raise DataError(
-            f"Another `sanet prepare` is writing to {output_dir}: wait until it has ended, or choose another folder."
+            f"Another `sanet prepare` is writing to {output_dir}. Wait until it has ended, or use another folder."
         ) from None
     with lock:
         yield
@@ -82,9 +82,9 @@ def locked(output_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder(output_dir: Path) -> Iterator[None]:
-    """The folder of unfinished files, empty at first and removed at the end."""
+    """Create an empty folder for unfinished files, and remove it at the end."""
     folder = output_dir / TEMPORARY
-    # What a killed run left.
+    # Remove the files of a killed run.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -95,41 +95,49 @@ def temporary_folder(output_dir: Path) -> Iterator[None]:
 
 def check_output(source_dir: Path, output_dir: Path) -> None:
     """
+    Check the output folder.
+
     Raises:
-        DataError: The output folder is in that of the recordings, or holds files of another origin.
+        DataError: It is inside the folder of the recordings, or contains files that were not written here.
     """
     source, output = source_dir.resolve(), output_dir.resolve()
     if output == source or source in output.parents:
-        raise DataError(f"{output_dir} lies in the folder of the recordings, {source_dir}, where nothing is written.")
+        raise DataError(
+            f"The output folder {output_dir} is inside the folder of the recordings, {source_dir}. Use a folder "
+            "outside it."
+        )
     for name in FOLDERS:
         if (output / name).resolve() in (source, *source.parents):
-            raise DataError(f"{source_dir} lies in {output_dir / name}, where clips would be written.")
+            raise DataError(
+                f"The folder of the recordings, {source_dir}, is inside {output_dir / name}, where clips are written. "
+                "Use another output folder."
+            )
     if output_dir.exists() and not output_dir.is_dir():
-        raise DataError(f"{output_dir} is a file: choose a folder.")
+        raise DataError(f"{output_dir} is a file. Use a folder.")
     if not (output_dir / PROGRESS).exists():
         for name in (*FOLDERS, MANIFEST, REPORT, RECORD):
             if (output_dir / name).exists():
-                raise DataError(f"{output_dir / name} was not written by sanet prepare: choose another folder.")
+                raise DataError(f"{output_dir / name} was not written by sanet prepare. Use another folder.")
 
 
 def remove_output(output_dir: Path) -> None:
-    """Remove all that an earlier preparation wrote."""
+    """Remove the output of an earlier preparation."""
     if (output_dir / PROGRESS).exists():
         for name in (*FOLDERS, TEMPORARY):
             if (output_dir / name).exists():
                 shutil.rmtree(output_dir / name)
-        # The last to go says that the others were written here.
+        # Remove the progress file last, because it shows that the other files were written here.
         for name in (MANIFEST, REPORT, RECORD, PROGRESS):
             (output_dir / name).unlink(missing_ok=True)
 
 
 def relative_name(path: Path, folder: Path) -> str:
-    """The path in the folder, as text."""
+    """Return the path relative to the folder, as text."""
     return to_text(path.relative_to(folder).as_posix())
 
 
 def file_state(task: Task) -> FinishedRecording:
-    """What a finished line must say to be of this file."""
+    """Return the current state of the file. A progress line with another state is outdated."""
     try:
         status = task.file.path.stat()
     except OSError:
@@ -138,27 +146,27 @@ def file_state(task: Task) -> FinishedRecording:
 
 
 def read_progress(output_dir: Path, header: Mapping[str, Any]) -> tuple[bool, dict[str, FinishedRecording]]:
-    """Whether an earlier run got to the end, and what it finished, by source."""
+    """Return whether an earlier run was completed, and its finished recordings by source."""
     path = output_dir / PROGRESS
     if not path.exists():
         return False, {}
-    # The last line may be cut off within a character.
+    # The last line may be truncated within a character.
     first, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     try:
         written = dict(json.loads(first))
     except (ValueError, TypeError):
-        raise DataError(f"{path} is damaged. Choose another folder, or --overwrite to prepare anew.") from None
+        raise DataError(f"{path} is damaged. Use another folder, or start again with --overwrite.") from None
     other = [name for name in header if written.get(name) != header[name]]
     if other:
-        differences = ", ".join(f"{name} {written.get(name)!r} and not {header[name]!r}" for name in other)
+        differences = ", ".join(f"{name} {written.get(name)!r} instead of {header[name]!r}" for name in other)
         raise DataError(
-            f"{output_dir} was prepared with {differences}. Choose another folder, or --overwrite to prepare anew."
+            f"{output_dir} was prepared with {differences}. Use another folder, or start again with --overwrite."
         )
     finished = {}
     for line in lines:
         with contextlib.suppress(ValueError, TypeError):
             entry = FinishedRecording(**json.loads(line))
-            # Files that are no clips, as of a list that came from elsewhere, are nothing to remove.
+            # Ignore entries that are not clips, so that an untrusted list cannot make this run remove other files.
             if all(_is_clip(row["file"]) for row in entry.rows if "file" in row):
                 finished[entry.source] = entry
     return bool(written.get("finished")), finished
@@ -172,7 +180,7 @@ def _is_clip(file: str) -> bool:
 def drop_changed(
     finished: Mapping[str, FinishedRecording], states: Mapping[str, FinishedRecording], output_dir: Path
 ) -> dict[str, FinishedRecording]:
-    """Lines of recordings that are as they were and whose clips are there; the clips of others are removed."""
+    """Return the lines of unchanged recordings whose clips exist. Remove the clips of the others."""
     kept = {}
     for source, line in finished.items():
         files = [output_dir / row["file"] for row in line.rows if row.get("file")]
@@ -187,7 +195,7 @@ def drop_changed(
 
 
 def to_line(value: Mapping[str, Any]) -> str:
-    """A line of the progress file."""
+    """Return a line of the progress file."""
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
@@ -199,5 +207,5 @@ def write_progress(output_dir: Path, header: Mapping[str, Any], lines: Iterable[
 
 
 def write_output(output_dir: Path, name: str | Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    """[`write_atomically`] for a file of the preparation, by way of the folder that the next run empties."""
+    """Write a file with [`write_atomically`], through the folder that the next run empties."""
     return write_atomically(output_dir / name, output_dir / TEMPORARY / str(os.getpid()))

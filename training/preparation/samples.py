@@ -12,7 +12,7 @@ import numpy as np
 from sanet_hf.audio.levels import CLIPPED, largest_amplitude
 
 
-BLOCK = 2**20  # samples that are written at once
+BLOCK = 2**20  # samples per write
 
 SNR_RANGE = (-20.0, 100.0)  # dB
 
@@ -23,17 +23,17 @@ def write_clip(
     """
     Write a clip as WAV and measure it, block by block.
 
-    WAV, as in the original project: its bytes depend on the samples alone, not on the version of an encoder.
+    WAV, as in the original project: its bytes depend only on the samples, not on the version of an encoder.
 
     Args:
         file: A file opened for writing.
-        waveform: float32 of shape (samples,) before noise reduction, which SNR and clipping are measured on.
+        waveform: float32 of shape (samples,) before noise reduction, to measure SNR and clipping.
         cleaned: The samples to write.
-        gain: What they are multiplied with.
+        gain: Factor of the samples to write.
         sampling_rate: In Hz.
 
     Returns:
-        Columns of the manifest. The hash is that of the samples as `sanet train` reads them, float32.
+        Columns of the manifest. The hash is that of the float32 samples that `sanet train` reads.
     """
     power, peak, num_clipped, digest = 0.0, 0.0, 0, hashlib.sha256()
     with wave.open(file, "wb") as wav:
@@ -57,8 +57,8 @@ def write_clip(
 
 def estimate_snr(waveform: np.ndarray, sampling_rate: int) -> float | None:
     """
-    Signal-to-noise ratio in dB of a waveform of shape (samples,): noise is the power that nine tenths of its
-    frames of 20 ms exceed, signal what the mean is above that. `None` for less than ten frames.
+    Estimate the signal-to-noise ratio in dB of a waveform of shape (samples,). The noise is the 10th percentile of the
+    power of frames of 20 ms; the signal is the mean power minus the noise. Return `None` for fewer than ten frames.
     """
     length = sampling_rate // 50
     frames = waveform[: len(waveform) // length * length].reshape(-1, length)

@@ -3,8 +3,8 @@
 """
 A pool of processes that end with the command that started them.
 
-Why not joblib: if the command is killed, its workers finish what is queued, then wait for minutes. They would write
-into the folder of the next run. Ctrl-C can print a traceback of one of its threads.
+joblib is not suitable. If the command is killed, its workers finish their queue and then wait for minutes. They would
+write into the folder of the next run. On Ctrl-C, one of its threads can print a traceback.
 """
 
 import multiprocessing
@@ -33,10 +33,10 @@ def map_unordered(
     function: Callable[[Item], Result], items: Sequence[Item], num_workers: int
 ) -> Iterator[tuple[Item, Result]]:
     """
-    Yield each item with the function's result, as soon as it is done.
+    Yield each item with the function's result, as soon as it is finished.
 
-    Each process uses one thread, also this one with `num_workers=1`. The results therefore do not depend on the number
-    of processes. Closing the iterator ends the processes.
+    Each process uses one thread, including this one with `num_workers=1`. The results therefore do not depend on the
+    number of processes. Closing the iterator ends the processes.
 
     Args:
         function: A function that other processes can import.
@@ -56,7 +56,7 @@ def map_unordered(
             torch.set_num_threads(num_threads)
         return
     others = set(multiprocessing.active_children())
-    # A forked process can hang in a lock that a thread of this one held.
+    # A forked process can hang in a lock that another thread of this process held.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(num_workers, len(items)), context, _start_worker)
     try:
@@ -65,8 +65,8 @@ def map_unordered(
             yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            f"A worker process died, possibly because memory ran out. Finished files are kept. Run the same command "
-            f"again with fewer than {num_workers} for --num_workers."
+            f"A worker process died, possibly because memory ran out. Finished recordings are kept. Run the same "
+            f"command again with --num_workers below {num_workers} to resume."
         ) from error
     finally:
         for process in set(multiprocessing.active_children()) - others:

@@ -1,14 +1,14 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The corpus that the shipped networks are pretrained on: sounds of free games and desktops, synthetic speech, notes and
-drums, with what is known of each as tags.
+Make the corpus for pretraining the shipped networks: sounds of free games and desktops, synthetic speech, notes and
+drums, with tags.
 
     python -m sanet_hf.training.pretraining.corpus corpus
 
-It needs a Debian system with FluidSynth, `pip install "sanet-hf[pretraining]"`, 4 GB of downloads and 2 GB of disk.
-An interrupted command goes on where it was. `manifest.csv` is what `sanet train --manifest` takes; `LICENCES.md` lists
-all sources.
+It needs a Debian system with FluidSynth, `pip install "sanet-hf[pretraining]"`, 4 GB of downloads and 2 GB of disk
+space. Run an interrupted command again to resume it. `manifest.csv` is for `sanet train --manifest`. `LICENCES.md`
+lists all sources.
 """
 
 import argparse
@@ -41,23 +41,23 @@ from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_markdown_table
 
 
-# What makes each part of the corpus, and from what.
+# The function that makes each part of the corpus, and its sources.
 PARTS: dict[str, tuple[Callable[[str, Path], Iterator], tuple[str, ...] | list[str]]] = {
     "notes": (read_soundfont, SOUNDFONTS),
     "sounds": (read_package, PACKAGES),
     "speech": (read_language, LANGUAGES),
 }
 SHORTEST = 0.05  # seconds
-# Music and long ambiences give a few pieces, from evenly spread places.
+# Music and long ambiences are cut to a few evenly spread pieces.
 PIECE_SECONDS, MAX_PIECES = 10, 3
-# Sounds that a tag has at least.
+# Smallest number of sounds of a tag.
 MIN_SOUNDS = 12
 
 
 def make_corpus(folder: Path, parts: list[str]) -> None:
     """
-    Write `folder/<part>/<source>/<number>.flac` at 16 kHz in mono, `manifest.csv` and `LICENCES.md`. Sources that are
-    complete are kept.
+    Write `folder/<part>/<source>/<number>.flac` (16 kHz mono), `manifest.csv` and `LICENCES.md`. Complete sources are
+    kept.
 
     Raises:
         UsageError: A program or package is missing, or a download fails. Finished sources are kept.
@@ -72,7 +72,7 @@ def make_corpus(folder: Path, parts: list[str]) -> None:
                 progress.set_postfix_str(tasks[task])
                 progress.update()
         except BaseException:
-            # Those that have begun are finished.
+            # Sources in progress are finished.
             pool.shutdown(cancel_futures=True)
             raise
     records = {key: json.loads((folder / key[0] / f"{key[1]}.json").read_text("utf-8")) for key in wanted}
@@ -81,7 +81,7 @@ def make_corpus(folder: Path, parts: list[str]) -> None:
 
 
 def _make_source(part: str, source: str, folder: Path) -> None:
-    """Write the sounds of a source, and last its record: its presence says that the source is complete."""
+    """Write the sounds of a source, and then its record, which marks the source as complete."""
     read, _ = PARTS[part]
     output = folder / part / source
     shutil.rmtree(output, ignore_errors=True)
@@ -109,7 +109,7 @@ def _make_source(part: str, source: str, folder: Path) -> None:
 
 
 def _read(audio: Path | np.ndarray) -> list[np.ndarray]:
-    """Pieces of a sound at 16 kHz; none of what cannot be read, is silent or very short."""
+    """Return pieces of a sound at 16 kHz; an empty list if it is unreadable, silent or very short."""
     try:
         waveform = audio if isinstance(audio, np.ndarray) else load_audio(audio, DEFAULT_SAMPLING_RATE)
     except (AudioError, OSError):
@@ -123,7 +123,7 @@ def _read(audio: Path | np.ndarray) -> list[np.ndarray]:
 
 
 def _write_manifest(folder: Path, rows: list[dict]) -> None:
-    """Each different sound once, with the tags that are not rare."""
+    """Write the manifest of unique sounds, with tags that are not rare."""
     first = {}
     for row in rows:
         first.setdefault(row["hash"], row)

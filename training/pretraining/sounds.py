@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the sources of the corpus give."""
+"""Types that the sources of the corpus yield."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +14,8 @@ class Sound(NamedTuple):
 
     Attributes:
         audio: A file, or float32 of shape (samples,) at 16 kHz.
-        origin: What it is, unique in the source.
-        tags: What is known of it.
+        origin: Description, unique in the source.
+        tags: Tags that describe it.
     """
 
     audio: Path | np.ndarray
@@ -25,12 +25,12 @@ class Sound(NamedTuple):
 
 class Licence(NamedTuple):
     """
-    Where a source comes from.
+    Origin and licence of a source.
 
     Attributes:
         work: Name and version.
         names: Names of its licences.
-        text: The copyright file, where the source has one.
+        text: The copyright file, if the source has one.
     """
 
     work: str

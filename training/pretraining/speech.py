@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic speech: names of countries, places and languages, in some fifty languages, by the voices of espeak-ng."""
+"""Synthetic speech: names of countries, places and languages in about fifty languages, by the voices of espeak-ng."""
 
 import gettext
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ from sanet_hf.training.pretraining.sounds import Licence, Sound
 from sanet_hf.utils.extras import require
 
 
-# Of espeak-ng; most have translations in pycountry. Not Afrikaans: espeak-ng 1.52 crashes on some of its names.
+# Languages of espeak-ng, most with translations in pycountry. espeak-ng 1.52 crashes on some names in Afrikaans.
 LANGUAGES = """
 am ar as az be bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gl gu he hi hr hu hy id is it ka kk kn ko ky lt
 lv mk ml mr ms mt nl pa pl pt ro ru si sk sl sq sr sv sw ta te th tr tt ug uk ur uz vi
 """.split()
-UTTERANCES = 250  # of each language
+UTTERANCES = 250  # per language
 CATALOGUES = "iso3166-1", "iso3166-2", "iso639-3"
-# Variants that are no voice of their own, or crash. Those of the demo are left for its test.
+# Variants that are not separate voices, or crash. The voices of the demo are left out to keep its test valid.
 NO_VARIANTS = {"fast", "whisper", "whisperf", "croak", "Demonic", *DEMO_VOICES.values()}
 
 
 def read_language(language: str, folder: Path) -> Iterator[Sound | Licence]:
     """
-    Give utterances of one language by random voices, with their voice, pitch and language as tags, and the licence.
+    Yield utterances in one language by random voices, with voice, pitch and language as tags, and the licence.
 
     Raises:
         UsageError: pycountry or espeakng-loader is not installed.
@@ -41,21 +41,21 @@ def read_language(language: str, folder: Path) -> Iterator[Sound | Licence]:
         for number in range(UTTERANCES):
             variant = str(generator.choice(variants))
             text = ", ".join(generator.choice(texts, generator.integers(1, 4, endpoint=True)))
-            # Words per minute, and on espeak's scale of 0 to 99.
+            # The rate is in words per minute, the others are on espeak's scale of 0 to 99.
             rate, pitch, width = generator.integers((120, 0, 0), (220, 100, 90)).tolist()
             try:
                 waveform = speak(text, f"{language}+{variant}", rate, pitch, width)
             except RuntimeError:
-                # No voice reads this script.
+                # espeak-ng does not support this script.
                 continue
             waveform = resample_waveform(waveform.astype(np.float32), SAMPLING_RATE, DEFAULT_SAMPLING_RATE)
             tags = ["speech", f"language {language}", f"voice {variant}", f"voice {variant} at pitch {pitch // 34}"]
             yield Sound(waveform, f"{number:04d} {variant} {text}", tags)
-    yield Licence("espeak-ng, whose output is free, reading names of pycountry", "LGPL-2.1 (pycountry's translations)")
+    yield Licence("names of pycountry, spoken by espeak-ng (free output)", "LGPL-2.1 (pycountry's translations)")
 
 
 def _read_texts(language: str) -> list[str]:
-    """Names of countries, regions and languages in a language; in English where there is no translation."""
+    """Return names of countries, regions and languages in a language; in English if there is no translation."""
     require("pycountry", "pretraining")
     import pycountry
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The corpus as the pretraining takes it: stretches of 2 s, each with its log-mel bands, what the experts make of it, and
+The corpus as input of pretraining: segments of 2 s, each with its log-mel bands, the embeddings of the experts, and
 its tags.
 """
 
@@ -31,22 +31,22 @@ STRETCH_SECONDS = 2.048
 MANIFEST_FILE, FOLDER, PROGRESS_FILE = "manifest.csv", "stretches", "progress.json"
 PARTS = ("notes", "sounds", "speech")
 BATCH_SIZE = 32
-# Batches after which the arrays are written out, so that an interrupted command goes on from there.
+# The arrays are written after this number of batches, so that an interrupted command can resume from there.
 SAVED_EVERY = 100
 
 
 class Stretches(NamedTuple):
     """
-    What is learnt from.
+    Segments of the corpus with inputs and targets of pretraining.
 
     Attributes:
-        bands: Log-mel bands before normalisation, float16 (stretches, frames, bands), padded with those of silence.
-        frames: Frames of each stretch that are not padding, (stretches,).
-        sounds, voices: Embeddings of [`SoundExpert`] and [`VoiceExpert`], float16 (stretches, features).
-        parts: Which of [`PARTS`] each stretch is from, (stretches,).
+        bands: Log-mel bands before normalisation, float16 (segments, frames, bands), padded with silence.
+        frames: Number of frames of each segment without padding, (segments,).
+        sounds, voices: Embeddings of [`SoundExpert`] and [`VoiceExpert`], float16 (segments, features).
+        parts: Index in [`PARTS`] of each segment, (segments,).
         tags: Names of the tags.
-        tags_of: Indices of each stretch's tags.
-        tags_of_part: Which tags a part has, bool (parts, tags).
+        tags_of: Indices of each segment's tags.
+        tags_of_part: Whether a part has a tag, bool (parts, tags).
     """
 
     bands: np.ndarray
@@ -61,30 +61,30 @@ class Stretches(NamedTuple):
 
 def read_manifest(corpus: Path) -> pd.DataFrame:
     """
-    `manifest.csv` of the corpus: file and tags.
+    Return `manifest.csv` of the corpus: file and tags.
 
     Raises:
-        DataError: There is none.
+        DataError: The file is missing.
     """
     path = corpus / MANIFEST_FILE
     if not path.is_file():
-        raise DataError(f"{path} is missing: make the corpus first, by sanet_hf.training.pretraining.corpus.")
+        raise DataError(f"{path} not found. Make the corpus first, with sanet_hf.training.pretraining.corpus.")
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
 
 
 def measure_corpus(corpus: Path, config: SANetConfig) -> None:
     """
-    Write the arrays of [`Stretches`] to `corpus/stretches`. An interrupted command goes on where it was.
+    Write the arrays of [`Stretches`] to `corpus/stretches`. An interrupted command is resumed.
 
     Args:
-        corpus: As [`make_corpus`] writes it.
-        config: Of the network, whose spectrogram is computed.
+        corpus: Folder written by [`make_corpus`].
+        config: Configuration of the network, whose spectrogram is computed.
     """
     manifest, folder = read_manifest(corpus), corpus / FOLDER
     folder.mkdir(exist_ok=True)
     samples = round(STRETCH_SECONDS * config.spectrogram_sampling_rate)
     state = {
-        # Another one with as many stretches is measured anew.
+        # The hash detects another corpus with the same number of segments.
         "manifest": hashlib.sha256((corpus / MANIFEST_FILE).read_bytes()).hexdigest(),
         "spectrogram": [
             samples,
@@ -136,7 +136,7 @@ def measure_corpus(corpus: Path, config: SANetConfig) -> None:
 
 
 def read_stretches(corpus: Path) -> Stretches:
-    """Read what [`measure_corpus`] has written, the bands as a map of the file."""
+    """Read the arrays of [`measure_corpus`]. The bands are memory-mapped."""
     manifest, folder = read_manifest(corpus), corpus / FOLDER
     index = np.load(folder / "index.npz")
     rows = index["rows"]
@@ -150,7 +150,7 @@ def read_stretches(corpus: Path) -> Stretches:
     for part, own in zip(parts_of_row, tags_of_row):
         tags_of_part[part, own] = True
     return Stretches(
-        # Changes would not reach the file.
+        # Copy-on-write: changes are not written to the file.
         bands=np.load(folder / "bands.npy", mmap_mode="c"),
         frames=index["frames"],
         sounds=np.load(folder / "sounds.npy"),
@@ -163,7 +163,7 @@ def read_stretches(corpus: Path) -> Stretches:
 
 
 def make_spectrogram(config: SANetConfig) -> nn.Module:
-    """The spectrogram of a network before its normalisation, (batch, samples, 1) -> (batch, frames, bands)."""
+    """Return a network's spectrogram layer without normalisation, (batch, samples, 1) -> (batch, frames, bands)."""
     spectrogram = SANetSpectrogram(config)
     spectrogram.norm = _NoNorm()
     return spectrogram.eval()
@@ -172,7 +172,7 @@ def make_spectrogram(config: SANetConfig) -> nn.Module:
 class _NoNorm(nn.Module):
     def __init__(self):
         super().__init__()
-        # The spectrogram asks for its type.
+        # The spectrogram layer reads the dtype of this weight.
         self.register_buffer("weight", torch.ones(1))
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -180,13 +180,13 @@ class _NoNorm(nn.Module):
 
 
 def at_equal_loudness(waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Waveforms (batch, samples) as the feature extractor normalises them; `lengths` are those without padding."""
+    """Normalise waveforms (batch, samples) like the feature extractor. `lengths` are the samples without padding."""
     rms = (waveforms.square().sum(-1) / lengths).sqrt().clamp(min=1e-8)
     return waveforms * (SANetFeatureExtractor().target_rms / rms)[:, None]
 
 
 def _cut(corpus: Path, files: pd.Series, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the manifest, first samples and lengths of all stretches, evenly spread over each file."""
+    """Return manifest rows, first samples and lengths of all segments, which are evenly spread over each file."""
     rows, starts, lengths = [], [], []
     for row, file in enumerate(files):
         length = soundfile.info(os.fspath(corpus / file)).frames

@@ -1,14 +1,14 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Pretrain a SANet on the corpus, as the shipped networks were.
+Pretrain a SANet on the corpus. The shipped networks were trained in this way.
 
     python -m sanet_hf.training.pretraining.train corpus runs/pretrained --steps 20000
 
-From the network's embedding of a stretch that was mixed with another, filtered and covered with noise, linear layers
-predict what two published networks make of the stretch, statistics of its log-mel bands, and its tags. The first call
-measures the corpus. An interrupted command goes on from its last checkpoint. `OUT/model` is what
-`--model_name_or_path` takes.
+A segment is mixed with another one, filtered, and covered with noise. From the network's embedding of it, linear
+layers predict the embeddings of the segment by two published networks, statistics of its log-mel bands, and its tags.
+The first call measures the corpus. Run an interrupted command again to resume from its last checkpoint. `OUT/model` is
+for `--model_name_or_path`.
 """
 
 import argparse
@@ -43,18 +43,18 @@ from sanet_hf.training.recipe import make_network
 from sanet_hf.utils.files import write_atomically
 
 
-# Channels of the blocks by the name of the network that is shipped.
+# Channels of the blocks of each shipped network.
 NETWORKS = {"tiny": [16, 32, 64, 128], "small": [32, 64, 128, 256]}
-# Parts of the loss: each is near 1 for a network that has learnt nothing.
+# Weights of the terms of the loss. Each term is near 1 for an untrained network.
 WEIGHTS = {"sounds": 1.0, "voices": 0.5, "bands": 1.0, "tags": 0.05}
-# Of a tag that another part of the corpus has: it is known to be absent, which is easy to say.
+# Weight of tags that only other parts of the corpus have. They are known to be absent, which is easy to predict.
 OTHER_TAG_WEIGHT = 0.1
 
 
 class PretrainingNetwork(nn.Module):
     """
-    A SANet and the layers that predict from its embedding. Inputs are log-mel bands, so that a stretch is measured
-    once; the network itself takes waveforms.
+    A SANet and the layers that predict from its embedding. The inputs are log-mel bands, so that a segment is measured
+    only once. The SANet itself has waveforms as inputs.
     """
 
     def __init__(self, config: SANetConfig, num_tags: int):
@@ -71,11 +71,11 @@ class PretrainingNetwork(nn.Module):
                 "tags": nn.Linear(size, num_tags),
             }
         )
-        # Each tag is rare.
+        # Start from a low probability, because each tag is rare.
         nn.init.constant_(self.heads["tags"].bias, -5.0)
 
     def embed(self, bands: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings (batch, size) and statistics of the bands, as [`SANetModel`] gives them for waveforms."""
+        """Return embeddings (batch, size) and statistics of the bands, as [`SANetModel`] does for waveforms."""
         spectrogram, *layers = self.sanet.layers
         hidden_states = zero_padded_frames(spectrogram.norm(bands, mask), mask)
         statistics = band_statistics(hidden_states, mask)
@@ -97,15 +97,17 @@ class PretrainingNetwork(nn.Module):
         tag_weights: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """
+        Return the loss.
+
         Args:
             bands, mask: (batch, frames, bins) and (batch, frames).
             sounds, voices: Standardised embeddings of the experts.
-            voice_weights: How much the voice of each stretch counts: 0 without speech.
-            tags, tag_weights: Part of each tag in the stretch, and its weight, (batch, tags).
+            voice_weights: Weight of each segment's voice; 0 without speech.
+            tags, tag_weights: Target of each tag in the segment (0 to 1), and its weight, (batch, tags).
         """
         embeddings, statistics = self.embed(bands, mask)
         embeddings = self.norm(embeddings.float())
-        # What the bands are, not what would be easy to predict.
+        # Detached, because otherwise training would make the statistics easy to predict.
         statistics = self.statistics_norm(statistics.detach().float())
         found = {name: head(embeddings).float() for name, head in self.heads.items()}
         voice_losses = (found["voices"] - voices).square().mean(1)
@@ -120,7 +122,7 @@ class PretrainingNetwork(nn.Module):
 
 
 class Indices(Dataset):
-    """Numbers of stretches; the collator makes batches of them."""
+    """Indices of segments, from which the collator makes batches."""
 
     def __init__(self, number: int):
         self.number = number
@@ -134,22 +136,22 @@ class Indices(Dataset):
 
 class Collator:
     """
-    Numbers of stretches to a batch of [`PretrainingNetwork`]: half of them are mixed with another stretch of the
-    batch. The power of two sounds adds up, and so what is made of them is mixed in the same parts.
+    Make a batch for [`PretrainingNetwork`] from indices of segments. Half of the segments are mixed with another
+    segment of the batch. Their powers add up, so the targets are mixed with the same weights.
     """
 
-    # Part of the stretches that another one is mixed into, and its part of the power.
+    # Fraction of the segments that are mixed with another one, and range of the other one's share of the power.
     mixed, parts_of_power = 0.5, (0.1, 0.5)
 
     def __init__(self, stretches: Stretches, device: torch.device | str = "cpu", seed: int = 0):
         self.generator = torch.Generator(device).manual_seed(seed)
         has_voice = stretches.parts == PARTS.index("speech")
-        # One more place than tags, for stretches with fewer of them.
+        # One extra index pads the lists of tags of segments with fewer tags.
         num_tags, most = len(stretches.tags), max(map(len, stretches.tags_of))
         tags_of = np.full((len(stretches.tags_of), most), num_tags)
         for own, tags in zip(tags_of, stretches.tags_of):
             own[: len(tags)] = tags
-        # On a CPU the bands stay a map of the file; a GPU holds all of them.
+        # On the CPU, the bands stay memory-mapped. On a GPU, all of them are loaded.
         self.bands, self.frames, self.sounds, self.voices, self.parts, self.tags_of = (
             torch.from_numpy(values).to(device)
             for values in (
@@ -167,7 +169,7 @@ class Collator:
         rows, size, device = torch.tensor(indices, device=self.bands.device), len(indices), self.bands.device
         power = (self.bands[rows].float().exp() - FLOOR).clamp(min=0)
         frames, times = self.frames[rows], torch.arange(power.shape[1], device=device)
-        # The experts have heard the same, in another order. What is padded stays in its place.
+        # A circular shift in time keeps the content that the experts got. Padded segments are not shifted.
         shifts = torch.randint(len(times), (size,), generator=self.generator, device=device) * (frames >= len(times))
         power = power.gather(1, ((times - shifts[:, None]) % len(times)).unsqueeze(-1).expand_as(power))
         other = torch.randperm(size, generator=self.generator, device=device)
@@ -196,8 +198,8 @@ class Collator:
 
 def corrupt(power: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """
-    What microphones and rooms' noises do to log-mel power of shape (batch, frames, bins): a smooth filter, of 4 dB, on
-    60 % of the stretches, and noise with a random slope, at 5 to 40 dB, on half of them. The loudness stays.
+    Simulate microphones and background noise on log-mel power of shape (batch, frames, bins). Apply a smooth filter
+    (4 dB) to 60 % of the segments, and noise with a random slope (SNR 5 to 40 dB) to half of them. Keep the loudness.
     """
     size, _, num_bins = power.shape
     device = power.device
@@ -216,23 +218,23 @@ def corrupt(power: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _standardise(values: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """float16, with the mean 0 and the deviation 1 among those that count."""
+    """Standardise values to mean 0 and standard deviation 1 over those that count. Return float16."""
     known = values if counted is None or not counted.any() else values[counted]
     return ((values - known.mean(axis=0)) / (known.std(axis=0) + 1e-2)).astype(np.float16)
 
 
 def make_config(name: str) -> SANetConfig:
-    """Configuration of one of `NETWORKS`, as `sanet train` would choose it, with statistics of its bands."""
+    """Return the configuration of one of `NETWORKS`, as `sanet train` would choose it, with band statistics."""
     sizes = make_network(NETWORKS[name], DEFAULT_SAMPLING_RATE, STRETCH_SECONDS)
     return SANetConfig(**{**sizes, "classifier_hidden_sizes": [], "use_band_statistics": True})
 
 
 def pretrain(corpus: Path, output_dir: Path, name: str, steps: int, batch_size: int, learning_rate: float) -> None:
     """
-    Train, or go on with a training, and write the network and its feature extractor to `output_dir/model`.
+    Start or resume a training, and write the network and its feature extractor to `output_dir/model`.
 
     Raises:
-        DataError, UsageError: There is no corpus, or the experts cannot be downloaded.
+        DataError, UsageError: The corpus is missing, or the experts cannot be downloaded.
     """
     set_seed(0)
     config = make_config(name)
@@ -255,9 +257,9 @@ def pretrain(corpus: Path, output_dir: Path, name: str, steps: int, batch_size: 
         save_steps=500,
         save_total_limit=2,
         remove_unused_columns=False,
-        # BatchNorm has nothing to learn from one stretch.
+        # BatchNorm needs more than one segment per batch.
         dataloader_drop_last=True,
-        # The batches are made where the network is.
+        # The collator makes the batches on the device of the network.
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
         report_to="none",
@@ -270,7 +272,7 @@ def pretrain(corpus: Path, output_dir: Path, name: str, steps: int, batch_size: 
 
 
 def _save(model: SANetModel, folder: Path) -> None:
-    """Write a network and its feature extractor without their code, which sanet-hf has."""
+    """Write a network and its feature extractor without their code, which is part of sanet-hf."""
     model.save_pretrained(folder)
     SANetFeatureExtractor(max_length=round(STRETCH_SECONDS * DEFAULT_SAMPLING_RATE)).save_pretrained(folder)
     for path in folder.glob("*_sanet.py"):
@@ -283,18 +285,20 @@ def _save(model: SANetModel, folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m sanet_hf.training.pretraining.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("corpus", type=Path, help="folder that sanet_hf.training.pretraining.corpus has written")
+    parser.add_argument("corpus", type=Path, help="folder written by sanet_hf.training.pretraining.corpus")
     parser.add_argument("output_dir", type=Path, help="folder for checkpoints and the network")
     parser.add_argument("--network", choices=list(NETWORKS), default="tiny", help="size (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20_000, help="steps of the training (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=64, help="stretches of a step (default: %(default)s)")
-    parser.add_argument("--learning_rate", type=float, default=2e-3, help="of AdamW (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20_000, help="training steps (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=64, help="segments per step (default: %(default)s)")
+    parser.add_argument(
+        "--learning_rate", type=float, default=2e-3, help="learning rate of AdamW (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
     try:
         pretrain(

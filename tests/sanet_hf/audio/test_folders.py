@@ -40,7 +40,7 @@ def test_classes_that_are_called_as_splits(tmp_path, names, caplog):
     make(tmp_path, " ".join(f"{name}/0.wav" for name in names))
     assert found(tmp_path) == {"unsplit": set(names)}
     assert next(name for name in names if name.lower() in SPLIT_NAMES) in caplog.text
-    assert "taken for a class, not for a split" in caplog.text
+    assert "as a class, not as a split" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_splits(tmp_path, paths, expected):
 @pytest.mark.parametrize(
     ("paths", "left_out"),
     [
-        ("train/a/0.wav test/a/0.wav notes/a.txt", "notes/ beside the split folders"),
-        ("train/a/0.wav test/a/0.wav more/a/0.wav", "more/ beside the split folders"),
-        ("train/a/0.wav test/a/0.wav validation/0.wav", "validation, which holds no class folders"),
-        ("train/a/0.wav test/a/0.wav test/1.wav", "1 recordings lie in no class folder"),
+        ("train/a/0.wav test/a/0.wav notes/a.txt", "skipped notes/, because there are split folders"),
+        ("train/a/0.wav test/a/0.wav more/a/0.wav", "skipped more/, because there are split folders"),
+        ("train/a/0.wav test/a/0.wav validation/0.wav", "validation, because it contains no class folders"),
+        ("train/a/0.wav test/a/0.wav test/1.wav", "Skipped 1 recordings outside of class folders"),
     ],
 )
 def test_what_is_beside_splits_is_left_out_with_a_warning(tmp_path, paths, left_out, caplog):
@@ -87,10 +87,10 @@ def test_what_could_be_both_is_an_error(tmp_path, paths, message):
 
 def test_splits_without_classes(tmp_path):
     make(tmp_path, "train/0.wav test/0.wav")
-    with pytest.raises(DataError, match="train holds 1 recordings but no class folders"):
+    with pytest.raises(DataError, match="train contains 1 recordings but no class folders"):
         read_source(DataArguments(data_dir=str(tmp_path)))
 
 
 def test_loose_recordings_beside_classes(tmp_path, caplog):
     assert found(make(tmp_path, "a/0.wav b/0.wav 1.wav")) == {"unsplit": {"a", "b"}}
-    assert "1 recordings lie in no class folder and are left out" in caplog.text
+    assert "Skipped 1 recordings outside of class folders" in caplog.text

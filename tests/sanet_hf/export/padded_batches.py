@@ -12,7 +12,7 @@ SHAPES = [(1, 17), (2, 32), (5, 1600), (3, 3999), (2, 8000)]
 def make_batch(
     batch_size: int, length: int, mask_dtype: torch.dtype = torch.int64
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips of lengths from 1 sample to `length`, padded with noise, and their mask."""
+    """Return clips of 1 to `length` samples, padded with noise, and their mask."""
     generator = torch.Generator().manual_seed(length)
     clips = 0.1 * torch.randn(batch_size, length, generator=generator)
     lengths = torch.linspace(length, 1, batch_size).long()
@@ -20,7 +20,7 @@ def make_batch(
 
 
 def assert_same_frames(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> None:
-    """What is compiled or exported has whole frames of the total stride: the last ones, after the clip, are zero."""
+    """Check frames of a compiled or exported model. It has whole frames; the last ones, after the clip, are zero."""
     num_frames = expected.shape[1]
     torch.testing.assert_close(actual[:, :num_frames], expected, atol=atol, rtol=0)
     assert not actual[:, num_frames:].any()

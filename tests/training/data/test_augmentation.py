@@ -86,7 +86,7 @@ def test_resampling_by_absolute_rates_is_warned_of(caplog):
     make_augmentation([transform], RATE)
     assert not caplog.text
     make_augmentation([transform], 48_000)
-    assert "plays every clip 2.6 to 3.5 times as fast" in caplog.text and "min_speed" in caplog.text
+    assert "makes every clip 2.6 to 3.5 times as fast" in caplog.text and "min_speed" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_resampling_by_absolute_rates_is_warned_of(caplog):
     [
         ({"Resample": {"min_speed": 0}}, RATE, "must be above 0"),
         ({"Resample": {"max_speed": "fast"}}, RATE, "must be above 0"),
-        ({"Mp3Compression": {"p": 0.1}}, 96_000, "MP3 has no sampling rate of 96000 Hz"),
+        ({"Mp3Compression": {"p": 0.1}}, 96_000, "MP3 does not support a sampling rate of 96000 Hz"),
     ],
 )
 def test_parameters_that_do_not_fit_the_rate(transform, rate, message):
@@ -191,7 +191,7 @@ def test_codec_without_its_package(monkeypatch):
 def test_a_folder_without_sounds_is_named(tmp_path, name, parameter):
     (tmp_path / "notes.txt").write_text("no sound")
     for value in (str(tmp_path), [str(tmp_path)]):
-        with pytest.raises(ValueError, match=f"{name}: {parameter} {tmp_path}: the folder has no sounds"):
+        with pytest.raises(ValueError, match=f"{name}: {parameter} {tmp_path}: the folder contains no sounds"):
             make_augmentation([{name: {parameter: value}}], RATE)
 
 
@@ -220,8 +220,8 @@ def test_a_transform_is_tried_before_training():
         ([{"Gian": {}}], "audiomentations has no transform 'Gian'"),
         ([{"Gain": {"loudness": 3}}], "Gain: .*loudness"),
         ([{"Gain": {"p": 7}}], "Gain: "),
-        ([{"AddBackgroundNoise": {"sounds_path": "/nowhere"}}], "sounds_path /nowhere: there is no such folder"),
-        ([{"ApplyImpulseResponse": {"ir_path": "/nowhere"}}], "ir_path /nowhere: there is no such folder"),
+        ([{"AddBackgroundNoise": {"sounds_path": "/nowhere"}}], "sounds_path /nowhere: folder not found"),
+        ([{"ApplyImpulseResponse": {"ir_path": "/nowhere"}}], "ir_path /nowhere: folder not found"),
     ],
 )
 def test_mistakes_are_named(transforms, message):

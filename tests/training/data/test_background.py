@@ -90,7 +90,7 @@ def test_own_recordings_of_background(tones, tmp_path, no_likeness):
     assert len(sources) >= 1 and not sources & set(background.test_files)
     _, background = add(tones, tmp_path / "both", background="auto", background_dir=str(folder))
     assert background.counts["train"]["recorded"] == 8 and background.counts["train"]["white"] >= 1
-    for other, message in (("nowhere", "there is no such folder"), ("empty", "holds no recordings")):
+    for other, message in (("nowhere", "folder not found"), ("empty", "contains no recordings")):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=message):
             add(tones, tmp_path / "run", background_dir=str(tmp_path / other))
@@ -133,7 +133,7 @@ def test_the_background_in_labels():
     assert config.background_label == "yard"
     store_background(config, ["background", "owl"], DataArguments(background="none"))
     assert config.background_label is None
-    with pytest.raises(UsageError, match="--background yard: no class has this name; there are fox, owl"):
+    with pytest.raises(UsageError, match=r"--background yard: class not found\. The classes are fox, owl"):
         store_background(config, ["fox", "owl"], DataArguments(background="yard"))
 
 
@@ -156,7 +156,7 @@ def test_background_is_no_class_of_several(tmp_path, make_tone):
         ["fox", "owl"],
         [],
     ]
-    with pytest.raises(UsageError, match="--background yard: no recording has this class"):
+    with pytest.raises(UsageError, match="--background yard: class not found in the recordings"):
         load_recordings(DataArguments(**options, background="yard"), RATE)
     (source,) = read_source(DataArguments(**options)).values()
     assert "background" in source["label"][3]

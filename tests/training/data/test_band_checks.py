@@ -77,10 +77,13 @@ def bats(count: int, frequencies: dict[float, float], rate: int = 384_000) -> li
             bats(3, {22_000: 1, 45_000: 1}),
             ["3 of 3 recordings", "100 % of their energy above 8000 Hz", "g_rate 96000"],
         ),
-        (bats(3, {22_000: 1}), ["--sampling_rate 44100 hears it"]),
-        (bats(3, {9000: 1}), ["--sampling_rate 22050 hears it"]),
-        (bats(3, {80_000: 1}), ["100 % of the energy is above 48000 Hz, beyond the highest rate", "no model here"]),
-        (bats(3, {20_000: 1, 80_000: 1}), ["50 % of the energy is above 48000 Hz", "96000 hears the rest"]),
+        (bats(3, {22_000: 1}), ["--sampling_rate 44100 to use it"]),
+        (bats(3, {9000: 1}), ["--sampling_rate 22050 to use it"]),
+        (
+            bats(3, {80_000: 1}),
+            ["100 % of the energy is above 48000 Hz, half of the highest supported rate", "No SANet can use it"],
+        ),
+        (bats(3, {20_000: 1, 80_000: 1}), ["50 % of the energy is above 48000 Hz", "96000 to use the rest"]),
         (bats(3, {300: 19, 20_000: 1}), []),
         (bats(1, {20_000: 1}) + bats(30, {300: 1}), []),
         (bats(2, {20_000: 1}) + bats(30, {300: 1}), ["2 of 32 recordings"]),
@@ -88,7 +91,7 @@ def bats(count: int, frequencies: dict[float, float], rate: int = 384_000) -> li
             [Band("a", 8000, 0.0)] * 3 + [Band("b", 44_100, 0.0)],
             ["3 of 4 recordings have lower", "g_rate 8000 trains"],
         ),
-        ([Band("a", 4000, 0.0)] * 3, ["3 of 3 recordings have lower", "Hz: they hold nothing"]),
+        ([Band("a", 4000, 0.0)] * 3, ["3 of 3 recordings have lower", "Hz: they contain nothing"]),
         ([Band("a", 8000, 0.0), Band("b", 44_100, 0.0)], []),
         ([None, None], []),
         ([], []),
@@ -102,7 +105,10 @@ def test_findings(bands, texts):
 
 def test_nothing_higher_is_advised_at_the_highest_rate():
     (finding,) = describe_bands([Band("a", 384_000, 0.9, (0.9,) * len(COMMON_RATES))], 96_000)
-    assert "90 % of the energy is above 48000 Hz, beyond the highest rate" in finding and "the rest" not in finding
+    assert (
+        "90 % of the energy is above 48000 Hz, half of the highest supported rate" in finding
+        and "the rest" not in finding
+    )
 
 
 def test_train_check_and_prepare_say_so(tmp_path, caplog, capsys):
@@ -115,7 +121,7 @@ def test_train_check_and_prepare_say_so(tmp_path, caplog, capsys):
     arguments = DataArguments(data_dir=str(tmp_path / "bats"))
     load_recordings(arguments, 16_000)
     said = "20 of 20 recordings have 100 % of their energy above 8000 Hz"
-    assert said in caplog.text and "--sampling_rate 96000 hears it" in caplog.text
+    assert said in caplog.text and "--sampling_rate 96000 to use it" in caplog.text
     caplog.clear()
     load_recordings(arguments, 96_000)
     assert "energy" not in caplog.text

@@ -268,7 +268,7 @@ def test_the_shortest_are_kept(recordings, tmp_path, capsys, monkeypatch):
     line, kept = choose(clips, tmp_path / "run", 2, capsys, max_steps=4)
     assert kept == {"train": everything, "validation": everything}
     whole = sum(map(sum, lengths.values())) / clips["train"].feature_extractor.sampling_rate
-    assert line.startswith(f"Decoded once, all {whole:.1f} s of recordings are kept in ") and line.endswith(
+    assert line.startswith(f"All {whole:.1f} s of recordings are decoded once and kept in ") and line.endswith(
         "(1 MiB).\n"
     )
     # The first four of one split, and all of the other, whose windows are as long as they.
@@ -276,12 +276,15 @@ def test_the_shortest_are_kept(recordings, tmp_path, capsys, monkeypatch):
     line, kept = choose(clips, tmp_path / "run", (4 * room + 3) / 2**30, capsys)
     assert kept == {"train": everything[:4], "validation": everything}
     fitting = room / clips["train"].feature_extractor.sampling_rate
-    assert f"the shortest {fitting:.1f} s of {whole:.1f} s of recordings" in line and "MiB: --cache_audio" in line
+    assert (
+        f"The shortest {fitting:.1f} s of {whole:.1f} s of recordings" in line
+        and "MiB, limited by --cache_audio" in line
+    )
     # Checkpoints need the disk, too.
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * 4 * room + 10))
     line, kept = choose(clips, tmp_path / "run", 2, capsys)
     assert kept == {"train": everything[:4], "validation": everything}
-    assert "MiB: a tenth of the free disk space" in line
+    assert "MiB, limited by a tenth of the free disk space" in line
 
 
 @pytest.mark.parametrize("gibibytes", [0, 1])

@@ -110,9 +110,9 @@ def test_a_fold_tests_what_it_neither_trains_on_nor_chooses_the_epoch_by():
     assert sorted(tested) == list(range(40))
     rows = divide_by_fold(source, DataArguments(fold="final", **options))
     assert {split: list(indices) for split, (_, indices) in rows.items()} == {"train": list(range(40))}
-    with pytest.raises(UsageError, match=r"--fold 5: there is no such fold\. There are 1, 2, 3, 4\."):
+    with pytest.raises(UsageError, match=r"--fold 5: fold not found\. Choose one of: 1, 2, 3, 4\."):
         divide_by_fold(source, DataArguments(fold="5", **options))
-    with pytest.raises(UsageError, match="To choose one, give --fold"):
+    with pytest.raises(UsageError, match="Choose one with --fold"):
         divide_by_fold(source, DataArguments(**options))
 
 
@@ -126,11 +126,11 @@ def test_published_folds():
     rows = divide_by_fold(DatasetDict({"unsplit": source}), DataArguments(fold_pattern=r"/(\d+)-", fold="10"))
     assert {keys[index].split("/")[1].split("-")[0] for index in rows["test"][1]} == {"10"}
     for pattern, message in (
-        (r"/(\d+)_", r"--fold_pattern '/\(\\\\d\+\)_' finds nothing in 18 of 18 names, the first: dog/1-0-A-0.wav"),
-        ("(", "--fold_pattern '\\(' is no regular expression"),
-        ("(A)", "finds 'A' in every name: one fold only"),
-        (".*", "finds something else in every name"),
-        (r"/(1?)", "must not find nothing or 'final'"),
+        (r"/(\d+)_", r"--fold_pattern '/\(\\\\d\+\)_' does not match 18 of 18 names, the first: dog/1-0-A-0.wav"),
+        ("(", "--fold_pattern '\\(' is not a valid regular expression"),
+        ("(A)", "finds 'A' in every name. At least two folds are needed"),
+        (".*", "finds a different text in every name"),
+        (r"/(1?)", "finds an empty name or 'final'"),
         (r"^(\w+)/", r"dog \(fold dog\), rain \(fold rain\). Each class needs recordings in at least two folds"),
     ):
         with pytest.raises(DataError, match=message):
@@ -143,7 +143,8 @@ def test_classes_with_few_recordings_are_named(caplog):
     folds = name_folds(source, DataArguments(folds=4))
     lacking = [fold for fold in "1234" if fold not in folds[-2:]]
     assert len(lacking) == 2
-    assert f"fewer recordings than there are folds: fox in {', '.join(lacking)}." in caplog.text
+    assert "Some classes have fewer recordings than there are folds" in caplog.text
+    assert f"not tested in every fold: fox in {', '.join(lacking)}." in caplog.text
     with pytest.raises(DataError, match="--folds 15: there are only 14 recordings"):
         name_folds(source, DataArguments(folds=15))
     with pytest.raises(DataError, match=r"fox \(fold \d\). Each class needs recordings in at least two folds"):
@@ -156,7 +157,7 @@ def test_groups_in_several_published_folds_are_named(caplog):
     keys = [f"{label}/{fold}-s{index}.wav" for label in ("dog", "rain") for fold in (1, 2) for index in range(2)]
     source = make_source(keys, [key.split("/")[0] for key in keys])
     name_folds(source, DataArguments(fold_pattern=r"/(\d)", group_pattern=r"-(s\d)"))
-    assert "2 groups are in several folds of --fold_pattern, so that scores are better" in caplog.text
+    assert "2 groups are in several folds of --fold_pattern. Scores are therefore too high" in caplog.text
 
 
 def test_own_splits(tones, tmp_path, caplog):
@@ -164,7 +165,7 @@ def test_own_splits(tones, tmp_path, caplog):
     source = {}
     for fold in ("1", "2", "final"):
         source[fold] = load_recordings(DataArguments(data_dir=str(tones), folds=2, fold=fold))
-    assert "Its test split (8 recordings) is neither trained on nor part of a fold" in caplog.text
+    assert "Its test split (8 recordings) is not used for training or folds" in caplog.text
     sizes = {fold: {split: len(dataset) for split, dataset in splits.items()} for fold, splits in source.items()}
     assert sizes["1"] == sizes["2"] == {"train": 17, "validation": 3, "test": 20}
     assert sizes["final"] == {"train": 40, "test": 8}
@@ -173,7 +174,7 @@ def test_own_splits(tones, tmp_path, caplog):
     assert not own & {file for fold in "12" for dataset in source[fold].values() for file in dataset["file"]}
     # Without a test split, nothing is left to test the final model on.
     unsplit = shutil.copytree(tones / "train", tmp_path / "unsplit")
-    with pytest.raises(DataError, match="trained on all recordings: there is no test split"):
+    with pytest.raises(DataError, match="trained on all recordings, so there is no test split"):
         load_recordings(DataArguments(data_dir=str(unsplit), folds=2, fold="final"), splits=["test"])
     with pytest.raises(DataError, match="only a test split"):
         pool_splits(DatasetDict({"test": make_source(["a/1.wav"], ["a"])}))
@@ -218,7 +219,7 @@ def test_clips_of_a_file_stay_together():
         ({"folds": 1}, "--folds 1 must be at least 2"),
         ({"folds": 3, "fold_pattern": "(.)"}, "both make folds"),
         ({"fold": "1"}, "--fold needs --folds or --fold_pattern"),
-        ({"folds": 3, "streaming": True}, "which --streaming does not have"),
+        ({"folds": 3, "streaming": True}, "do not work with --streaming"),
     ],
 )
 def test_contradictions(options, message):

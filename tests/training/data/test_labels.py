@@ -146,17 +146,17 @@ def test_whole_numbers_with_a_decimal_point():
 @pytest.mark.parametrize("text", ["nan", "NA", "<NA>", "Null", "#N/A"])
 def test_text_that_looks_like_a_missing_label_is_warned_of(tmp_path, text, caplog):
     read(make_source("csv", tmp_path, {"train": ["cat", "dog", text, "cat"]}))
-    assert f"Taken for a class: {text}. If it means that the label is missing" in caplog.text
+    assert f"{text} counts as a class. If it means that the label is missing" in caplog.text
     caplog.clear()
     read(make_source("csv", tmp_path, {"train": ["cat", "dog", "nandu", "none"]}))
-    assert "Taken for" not in caplog.text
+    assert "counts as a class" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "tar"])
 def test_too_many_missing_labels(tmp_path, kind):
     labels = [None if index in (7, 9) else name for index, name in enumerate(PETS)]
     options = make_source(kind, tmp_path, {"train": labels, "test": PETS})
-    with pytest.raises(DataError, match=r"2 of 20 recordings \(train\) have no label.*train_07.*train_09"):
+    with pytest.raises(DataError, match=r"2 of 20 recordings \(train\) are unlabelled.*train_07.*train_09"):
         read(options)
     assert len(read({**options, "max_bad_fraction": 0.1})["train"]) == 18
 
@@ -192,12 +192,12 @@ def test_split_with_hidden_labels_is_left_out(tmp_path, kind, missing, feature, 
     found = read(make_source(kind, tmp_path, splits, feature))
     names = ["cat", "dog"] if feature is NAMED else ["0", "1"]
     assert found == {"train": names * 2, "validation": names}
-    assert "Left out: the test split, none of whose 3 recordings has a label" in caplog.text
+    assert "Skipped the test split: none of its 3 recordings has a label" in caplog.text
 
 
 def test_no_label_at_all(tmp_path):
     options = make_source("jsonl", tmp_path, {"train": [-1] * 3, "test": PETS})
-    with pytest.raises(DataError, match="None of the 3 recordings to train on has a label"):
+    with pytest.raises(DataError, match="None of the 3 training recordings has a label"):
         read(options)
 
 
@@ -271,7 +271,7 @@ def test_lists_of_0_and_1(tmp_path, kind, labels, feature):
     assert found == {"train": expected, "test": expected}
     with pytest.raises(DataError, match=r"lists of 0 and 1, all of length 3.*--class_names owl,fox"):
         read(options)
-    with pytest.raises(DataError, match="3 times 0 or 1, but --class_names names 2 classes: owl, fox"):
+    with pytest.raises(DataError, match="3 times 0 or 1, but --class_names has 2 classes: owl, fox"):
         read({**options, "class_names": "owl,fox"})
 
 
@@ -291,18 +291,22 @@ def test_names_of_class_indices(tmp_path, kind):
         "train": ["fox", "owl", "fox"],
         "validation": ["fox", "owl"],
     }
-    with pytest.raises(DataError, match=r"has the label 1, which is no class: these are 0 to 0 \(owl\)"):
+    with pytest.raises(DataError, match=r"has the label 1, which is not a class\. The classes are 0 to 0 \(owl\)"):
         read({**options, "class_names": "owl"})
-    with pytest.raises(DataError, match="names a class twice"):
+    with pytest.raises(DataError, match="contains a class twice"):
         read({**options, "class_names": "owl,owl"})
 
 
 @pytest.mark.parametrize(
     ("feature", "labels", "message"),
     [
-        (Value("float64"), [0.5, 1.0], r"train_00.flac \(train\) has the label 0.5, which is no class"),
-        (List(Value("float64")), [[0.5, 1.0]], "has the label 0.5, which is no class"),
-        (Features({"name": Value("string")}), [{"name": "owl"}], "has the label {'name': 'owl'}, which is no class"),
+        (Value("float64"), [0.5, 1.0], r"train_00.flac \(train\) has the label 0.5, which is not a class"),
+        (List(Value("float64")), [[0.5, 1.0]], "has the label 0.5, which is not a class"),
+        (
+            Features({"name": Value("string")}),
+            [{"name": "owl"}],
+            "has the label {'name': 'owl'}, which is not a class",
+        ),
     ],
 )
 def test_what_is_no_label(tmp_path, feature, labels, message):
@@ -329,7 +333,7 @@ def test_forms_of_unicode_are_one_class(tmp_path, kind, caplog):
     labels = [COMPOSED, DECOMPOSED, "owl", f" {DECOMPOSED} "]
     found = read(make_source(kind, tmp_path, {"train": labels, "validation": labels}))
     assert found == {split: [COMPOSED, COMPOSED, "owl", COMPOSED] for split in ("train", "validation")}
-    assert "Taken for one class" in caplog.text and "Cafe\\u0301" in caplog.text
+    assert "count as one class" in caplog.text and "Cafe\\u0301" in caplog.text
 
 
 def test_class_folders_in_forms_of_unicode(tmp_path, caplog):
@@ -338,8 +342,8 @@ def test_class_folders_in_forms_of_unicode(tmp_path, caplog):
         (tmp_path / name / f"{number}.flac").write_bytes(encode(number))
     labels = read({"data_dir": str(tmp_path)})["unsplit"]
     assert sorted(labels) == sorted([COMPOSED, COMPOSED, "owl", "owl", "Owl"])
-    assert "Taken for one class" in caplog.text and "'owl ', 'owl'" in caplog.text
-    assert "Classes that differ in case only: Owl and owl." in caplog.text
+    assert "count as one class" in caplog.text and "'owl ', 'owl'" in caplog.text
+    assert "Classes that differ only in case: Owl and owl." in caplog.text
 
 
 def test_class_folders_are_names(tmp_path):
@@ -398,7 +402,7 @@ def test_any_label_is_names_or_missing_or_an_error(label):
 @pytest.mark.parametrize(
     ("validation", "message"),
     [
-        ([["owl"], ["owl", "fox"]], "Every recording in validation has owl, so that the absence is not tested."),
+        ([["owl"], ["owl", "fox"]], "Every recording in validation has owl, so that its absence is not tested."),
         ([[], []], "No recording in validation has a class"),
         ([["owl"], []], None),
     ],
@@ -441,7 +445,7 @@ def test_audio_that_is_missing(tmp_path, kind, audio, caplog):
     else:
         train = load_recordings(DataArguments(**options))["train"]
         assert [train.features["label"].int2str(label) for label in train["label"]] == expected
-    assert "Left out: " in caplog.text
+    assert "Skipped" in caplog.text
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -507,5 +511,5 @@ def test_audio_in_a_table(tmp_path, streaming, cell):
 def test_columns_that_are_no_audio(tmp_path, streaming):
     for split in ("train", "validation"):
         Dataset.from_dict({"audio": [1, 2], "label": ["a", "b"]}).to_parquet(tmp_path / f"{split}.parquet")
-    with pytest.raises(DataError, match="the column 'audio' holds no audio"):
+    with pytest.raises(DataError, match="the column 'audio' contains no audio"):
         read_source(DataArguments(dataset_name=str(tmp_path), streaming=streaming))

@@ -92,13 +92,13 @@ def test_csv_in_other_ways(tmp_path, content):
     ("content", "message"),
     [
         ("file,label\na.wav,Käuzchen\n".encode("cp1252"), r"line 2 is not UTF-8\. Save it as UTF-8 \(in Excel"),
-        ("file,label\na.wav,owl,fox\n", "row 1 has more fields than the header has columns"),
-        ('file,label\na.wav,"owl\nb.wav,fox\n', "cannot be read: line 3: unexpected end of data"),
-        ("file,label,file\na.wav,owl,b.wav\n", "several columns 'file'"),
+        ("file,label\na.wav,owl,fox\n", "row 1 has more fields than the header"),
+        ('file,label\na.wav,"owl\nb.wav,fox\n', ": line 3: unexpected end of data"),
+        ("file,label,file\na.wav,owl,b.wav\n", "several columns named 'file'"),
         ("file,label\n ,owl\n", "row 1 has no file"),
-        ("file,label\na.wav,owl\n./a.wav,fox\n", "rows 1 and 2 give ./a.wav the labels 'owl' and 'fox'"),
-        ("file,label\na.wav,owl\na.wav,fox\n", "rows 1 and 2 give a.wav the labels 'owl' and 'fox'"),
-        ("file,label,start,end\na.wav,owl,0,1\na.wav,fox,0.0,1.0\n", "rows 1 and 2 give a.wav"),
+        ("file,label\na.wav,owl\n./a.wav,fox\n", "rows 1 and 2 have different labels for ./a.wav: 'owl' and 'fox'"),
+        ("file,label\na.wav,owl\na.wav,fox\n", "rows 1 and 2 have different labels for a.wav: 'owl' and 'fox'"),
+        ("file,label,start,end\na.wav,owl,0,1\na.wav,fox,0.0,1.0\n", "rows 1 and 2 have different labels for a.wav"),
         ("file,label,split\na.wav,owl,train\nb.wav,owl,\n", "the split of row 2 is ''.*in every row or in none"),
     ],
     ids=[
@@ -121,9 +121,9 @@ def test_csv_that_cannot_be_right(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"file": "a.wav", "label": "owl"}\n{"file": \n', "line 2 is no JSON"),
-        ('{"file": "a.wav", "label": "owl"}\n3\n', "row 2 is no JSON object"),
-        ("[" * 100_000, "line 1 is no JSON"),
+        ('{"file": "a.wav", "label": "owl"}\n{"file": \n', "line 2 is not valid JSON"),
+        ('{"file": "a.wav", "label": "owl"}\n3\n', "row 2 is not a JSON object"),
+        ("[" * 100_000, "line 1 is not valid JSON"),
     ],
     ids=["cut", "number", "nested"],
 )
@@ -135,13 +135,13 @@ def test_json_that_cannot_be_right(tmp_path, content, message):
 def test_rows_that_repeat_another(tmp_path, caplog):
     rows = read(tmp_path, "file,label,split\na.wav,owl,train\nb.wav,fox,train\na.wav, owl ,train\na.wav,owl,test\n")
     assert [(row["file"], row["split"]) for row in rows] == [("a.wav", "train"), ("b.wav", "train"), ("a.wav", "test")]
-    assert "1 rows repeat another and are left out: row 3 (a.wav)" in caplog.text
+    assert "skipped 1 duplicate rows: row 3 (a.wav)" in caplog.text
 
 
 def test_columns_that_are_not_used(tmp_path, caplog):
     assert read(tmp_path, "id,file,label,Start_s,site,\n1,a.wav,owl,0,x,\n")[0] == EXPECTED[0]
     (message,) = [record.message for record in caplog.records]
-    assert message.endswith("columns that are not used: id, Start_s, site.")
+    assert message.endswith("unused columns: id, Start_s, site.")
 
 
 def test_blank_split_column_is_none(tmp_path):
@@ -194,12 +194,12 @@ def test_bounds(start, end, expected):
 @pytest.mark.parametrize(
     ("start", "end", "message"),
     [
-        ("0:10", "0:20", "row 1 has the start '0:10', which is no number of seconds"),
-        ("0", "inf", "row 1 has the end 'inf', which is no number of seconds"),
+        ("0:10", "0:20", "row 1 has the start '0:10', which is not a number of seconds"),
+        ("0", "inf", "row 1 has the end 'inf', which is not a number of seconds"),
         (True, 2, "row 1 has the start True"),
         ([1], 2, r"row 1 has the start \[1\]"),
-        ("-1", "2", "row 1 has a start or end before the beginning of the file: -1, 2"),
-        ("", "-2", "row 1 has a start or end before"),
+        ("-1", "2", "row 1 has a negative start or end: -1, 2"),
+        ("", "-2", "row 1 has a negative start or end"),
         ("2", "2", "row 1 ends at 2 s, not after its start at 2 s"),
         ("", "0", "row 1 ends at 0 s, not after its start at 0 s"),
     ],
@@ -314,7 +314,7 @@ def test_clips_of_a_file_in_two_splits_are_warned_of(tmp_path, caplog):
     lines = [f"{line},{split}" for line, split in zip(lines, splits)]
     (tmp_path / "calls.csv").write_text("\n".join([f"{header},split", *lines]))
     load_recordings(DataArguments(manifest=str(tmp_path / "calls.csv")))
-    assert "1 files with clips stand in test and train, the first: calls/02.wav" in caplog.text
+    assert "1 files with clips are in both test and train, the first: calls/02.wav" in caplog.text
 
 
 def test_clip_beyond_the_end_of_its_file(tmp_path, caplog):
@@ -326,14 +326,14 @@ def test_clip_beyond_the_end_of_its_file(tmp_path, caplog):
     )
     recordings = load_recordings(DataArguments(manifest=str(path), max_bad_fraction=0.1))
     assert sum(map(len, recordings.values())) == 21
-    assert "calls/01.wav [0.5–0.9 s]: the file ends before, after 0.70 s" in caplog.text
+    assert "calls/01.wav [0.5–0.9 s]: the file ends earlier, after 0.70 s" in caplog.text
     assert "calls/02.wav [from 0.8 s]: the file contains no samples after 0.8 s" in caplog.text
-    with pytest.raises(DataError, match=r"2 of 23 recordings cannot be read"):
+    with pytest.raises(DataError, match=r"2 of 23 recordings are unreadable"):
         load_recordings(DataArguments(manifest=str(path)))
 
 
 @pytest.mark.parametrize("bounds", [(-1.0, 2.0), (2.0, 1.0), (math.nan, 1.0)])
 def test_bounds_in_a_stream_that_cannot_be_right(bounds):
     row = {"audio": None, "file": "a.wav", "start": bounds[0], "end": bounds[1]}
-    with pytest.raises(AudioError, match="a clip cannot start at"):
+    with pytest.raises(AudioError, match="invalid clip from"):
         recording_bounds(row, RATE)

@@ -15,11 +15,11 @@ def level_of(waveform) -> float:
     return 20 * np.log10(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 
-@pytest.mark.parametrize("is_unheard", [False, True])
+@pytest.mark.parametrize("is_held_out", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_noise(kind, is_unheard):
+def test_noise(kind, is_held_out):
     def make(seed: int, num_samples: int = 2 * RATE, level: float | None = -40.0) -> np.ndarray:
-        return make_noise(kind, np.random.default_rng(seed), num_samples, RATE, level, is_unheard)
+        return make_noise(kind, np.random.default_rng(seed), num_samples, RATE, level, is_held_out)
 
     waveform = make(0)
     assert waveform.shape == (2 * RATE,) and waveform.dtype == np.float32 and np.isfinite(waveform).all()
@@ -37,7 +37,7 @@ def test_noise(kind, is_unheard):
 def test_ranges_differ():
     """The count of false alarms hears other noise than training, from the same random numbers, and other kinds."""
     for kind in TRAINED_KINDS:
-        one, other = (make_noise(kind, np.random.default_rng(0), RATE, RATE, -20.0, unheard) for unheard in (0, 1))
+        one, other = (make_noise(kind, np.random.default_rng(0), RATE, RATE, -20.0, held_out) for held_out in (0, 1))
         assert not np.array_equal(one, other), kind
     assert not set(TRAINED_KINDS) & set(UNHEARD_KINDS)
 
@@ -45,7 +45,7 @@ def test_ranges_differ():
 @pytest.mark.parametrize(("kind", "slope"), [("white", 0), ("pink", -3), ("brown", -6)])
 def test_slopes(kind, slope):
     """In dB per octave."""
-    waveform = make_noise(kind, np.random.default_rng(0), 8 * RATE, RATE, -30.0, is_unheard=True)
+    waveform = make_noise(kind, np.random.default_rng(0), 8 * RATE, RATE, -30.0, is_held_out=True)
     power = np.abs(np.fft.rfft(waveform)) ** 2
     bands = [10 * np.log10(power[8 * low : 16 * low].mean()) for low in (100, 200, 400, 800)]
     assert np.diff(bands) == pytest.approx([slope] * 3, abs=1)

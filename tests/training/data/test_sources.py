@@ -66,7 +66,7 @@ def test_all_commands_take_the_same_files(tmp_path, caplog):
     assert {str(file.path) for file in files if file.error is None} == expected
     left_out = {"notes.txt", "NOTES.TXT", "samples.raw"}
     assert {file.path.name for file in files if file.error is not None} == {*left_out, "again"}
-    assert "left out files that are no recordings by their names: 6 .txt, 3 .raw." in caplog.text
+    assert "skipped files whose suffix is not an audio format: 6 .txt, 3 .raw." in caplog.text
 
 
 def test_links_do_not_lead_in_circles(tmp_path):
@@ -113,14 +113,14 @@ def test_names_that_are_no_text_are_left_out(clips, place, caplog):
     with caplog.at_level("WARNING"):
         recordings = read_source(DataArguments(data_dir=str(clips / "folder")))
     assert [Path(file).name for file in recordings["unsplit"]["file"]] == ["1.wav"]
-    assert "xff" in caplog.text and "its name is not UTF-8; rename it" in caplog.text
+    assert "xff" in caplog.text and "its name is not UTF-8. Rename it" in caplog.text
 
 
 def test_manifest_in_a_folder_whose_name_is_no_text(clips):
     folder = clips / "\udcff"
     folder.mkdir()
     manifest = write_manifest(folder, ".csv", [{"file": "../clips/0.wav", "label": "a"}])
-    with pytest.raises(DataError, match=r"\\udcff.* is no UTF-8\. Rename it"):
+    with pytest.raises(DataError, match=r"\\udcff.* is not UTF-8\. Rename it"):
         read_source(DataArguments(manifest=manifest))
 
 
@@ -169,14 +169,18 @@ def test_numbers_as_labels_in_json(clips):
     assert names_of(load_recordings(DataArguments(manifest=manifest))["train"]) == ["0", "1", "2"]
 
 
-NO_LABEL = r"1 of 2 recordings \(unsplit\) have no label, more than max_bad_fraction=0.05: .*clips/1.wav\. Missing"
+NO_LABEL = r"1 of 2 recordings \(unsplit\) are unlabelled, more than max_bad_fraction=0.05: .*clips/1.wav\. Missing"
 
 
 @pytest.mark.parametrize(
     ("suffix", "content", "message"),
     [
-        (".csv", "path,label\nclips/0.wav,a\n", "has no column 'file'; it has 'path', 'label'"),
-        (".jsonl", '{"file": "clips/0.wav", "class": "a"}\n', "has no column 'label'; it has 'file', 'class'"),
+        (".csv", "path,label\nclips/0.wav,a\n", "has no column 'file'. Its columns are 'path', 'label'"),
+        (
+            ".jsonl",
+            '{"file": "clips/0.wav", "class": "a"}\n',
+            "has no column 'label'. Its columns are 'file', 'class'",
+        ),
         (".csv", "file,label,split\nclips/0.wav,a,train\nclips/1.wav,a,held\n", "split of row 2 is 'held'"),
         (".csv", "file,label,split\nclips/0.wav,a,\nclips/1.wav,a,test\n", "split of row 1 is ''.* or in none"),
         (".csv", "file,label\nclips/0.wav,a\nclips/1.wav,\n", NO_LABEL),
@@ -186,7 +190,7 @@ NO_LABEL = r"1 of 2 recordings \(unsplit\) have no label, more than max_bad_frac
         (".jsonl", '{"file": "clips/0.wav", "label": ["a", "b"]}\n', "--problem_type multi_label_classification"),
         (".jsonl", "file,label\n", "cannot be read"),
         (".csv", "", "cannot be read"),
-        (".csv", "file,label\n", "names no recordings"),
+        (".csv", "file,label\n", "has no rows"),
     ],
     ids=[
         "no_file_column",
@@ -218,7 +222,7 @@ def test_manifest_that_does_not_exist(tmp_path):
 def test_file_that_does_not_exist_is_named(clips, caplog):
     rows = [*rows_of(["a", "b"] * 3), {"file": "clips/lost.wav", "label": "a"}]
     manifest = write_manifest(clips, ".csv", rows)
-    with pytest.raises(DataError, match=r"1 of 7 recordings cannot be read.*\n.*clips/lost.wav: there is no such"):
+    with pytest.raises(DataError, match=r"1 of 7 recordings are unreadable.*\n.*clips/lost.wav: there is no such"):
         load_recordings(DataArguments(manifest=manifest))
     recordings = load_recordings(DataArguments(manifest=manifest, max_bad_fraction=0.2))
     assert sum(map(len, recordings.values())) == 6
@@ -324,12 +328,12 @@ def test_validation_is_taken_from_train(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"audio_column_name": "sound"}, "no column 'sound'; choose --audio_column_name from audio, label, speaker"),
-        ({"label_column_name": "kind"}, "no column 'kind'; choose --label_column_name from"),
-        ({"train_split_name": "fit"}, "no split 'fit'; it has train, test"),
-        ({"validation_split_name": "dev"}, "no split 'dev'; it has train, test"),
-        ({"test_split_name": "held"}, "no split 'held'; it has train, test"),
-        ({"dataset_name": "none/such"}, "datasets cannot load it"),
+        ({"audio_column_name": "sound"}, "no column 'sound'. Choose --audio_column_name from audio, label, speaker"),
+        ({"label_column_name": "kind"}, "no column 'kind'. Choose --label_column_name from"),
+        ({"train_split_name": "fit"}, "no split 'fit'. Choose one of: train, test"),
+        ({"validation_split_name": "dev"}, "no split 'dev'. Choose one of: train, test"),
+        ({"test_split_name": "held"}, "no split 'held'. Choose one of: train, test"),
+        ({"dataset_name": "none/such"}, "cannot load the dataset"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -378,10 +382,10 @@ def test_group_pattern_keeps_speakers_together(speakers, pattern):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        (r"speaker\d+", "finds nothing in 32 of 32 names, the first: a/spk0_0.wav"),
-        (r"(spk[0-6])_", "finds nothing in 4 of 32 names, the first: a/spk7_0.wav"),
-        (r"(spk[0-6])?", "finds nothing in .* of 32 names"),
-        (r"(spk\d+", "is no regular expression"),
+        (r"speaker\d+", "does not match 32 of 32 names, the first: a/spk0_0.wav"),
+        (r"(spk[0-6])_", "does not match 4 of 32 names, the first: a/spk7_0.wav"),
+        (r"(spk[0-6])?", "does not match .* of 32 names"),
+        (r"(spk\d+", "is not a valid regular expression"),
     ],
     ids=["nowhere", "in_some", "in_an_optional_group", "no_regex"],
 )
@@ -393,9 +397,9 @@ def test_group_pattern_that_does_not_fit(speakers, pattern, message):
 def test_group_in_two_splits_of_the_source(clips, caplog):
     manifest = write_manifest(clips, ".csv", rows_of(["a", "b"] * 3, ["train"] * 4 + ["val", "test"]))
     recordings = load_recordings(DataArguments(manifest=manifest, group_pattern=r"clips/[0-4]|5"))
-    assert "stand in" not in caplog.text
+    assert "are in both" not in caplog.text
     load_recordings(DataArguments(manifest=manifest, group_pattern=r"(clips)/"))
-    assert "1 groups of --group_pattern stand in validation and train, the first: clips" in caplog.text
+    assert "1 groups of --group_pattern are in both validation and train, the first: clips" in caplog.text
     assert len(recordings["train"]) == 4
 
 
@@ -454,7 +458,7 @@ def test_all_recordings_of_a_source_without_splits(clips):
 
 
 def test_all_of_a_source_with_splits(tones):
-    with pytest.raises(DataError, match=r"in splits already: .*train"):
+    with pytest.raises(DataError, match=r"already have splits: .*train"):
         load_recordings(DataArguments(data_dir=str(tones)), splits=["all"])
 
 
@@ -469,7 +473,7 @@ def test_test_split_alone(clips):
     manifest = write_manifest(clips, ".csv", rows_of(["a"] * 6, ["test"] * 6))
     recordings = load_recordings(DataArguments(manifest=manifest), splits=["test"])
     assert {split: len(rows) for split, rows in recordings.items()} == {"test": 6}
-    with pytest.raises(DataError, match="no train split to learn from"):
+    with pytest.raises(DataError, match="but no train split"):
         load_recordings(DataArguments(manifest=manifest))
 
 

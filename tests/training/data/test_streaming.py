@@ -152,13 +152,15 @@ def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
 def test_too_much_that_cannot_be_read(tmp_path):
     write_damaged(tmp_path, 7)
     clips = StreamedClips(open_stream(tmp_path), PLAIN, {"0": 0, "1": 1}, 1)
-    with pytest.raises(DataError, match=r"streamed recordings cannot be used, more than max_bad_fraction=0.05.*bad_"):
+    with pytest.raises(
+        DataError, match=r"streamed recordings are unreadable or unlabelled, more than max_bad_fraction=0.05.*bad_"
+    ):
         list(clips)
 
 
 def test_unknown_labels(parquet):
     clips = StreamedClips(open_stream(parquet), PLAIN, {"even": 0}, 1)
-    with pytest.raises(DataError, match=r"flac has the label 'odd'; the classes are even"):
+    with pytest.raises(DataError, match=r"flac has the label 'odd', but the classes are even"):
         list(clips)
 
 
@@ -230,10 +232,10 @@ def test_train_on_tars_without_streaming(command, tars, tmp_path):
     ("options", "message"),
     [
         (["--max_steps", "-1"], "--streaming needs --max_steps"),
-        (["--sampler", "balanced"], "--sampler balanced needs all"),
-        (["--class_weights", "balanced"], "--class_weights balanced needs all"),
-        (["--samples_per_class", "4"], "--samples_per_class needs all"),
-        (["--averaged_epochs", "2"], "--averaged_epochs needs all"),
+        (["--sampler", "balanced"], "--sampler balanced does not work with --streaming"),
+        (["--class_weights", "balanced"], "--class_weights balanced does not work with --streaming"),
+        (["--samples_per_class", "4"], "--samples_per_class does not work with --streaming"),
+        (["--averaged_epochs", "2"], "--averaged_epochs does not work with --streaming"),
     ],
 )
 def test_options_that_need_all_recordings(command, parquet, options, message):
@@ -244,7 +246,7 @@ def test_options_that_need_all_recordings(command, parquet, options, message):
 def test_streaming_needs_a_validation_split(command, tmp_path):
     features = Features(audio=Audio(sampling_rate=RATE, decode=False), label=Value("string"))
     Dataset.from_list([{**row(0), "label": "a"}], features=features).to_parquet(tmp_path / "train.parquet")
-    message = "^There is no validation or test split. --streaming needs one to validate on.$"
+    message = "^There is no validation or test split. --streaming needs a validation split.$"
     with pytest.raises(DataError, match=message):
         train(*parse_train_arguments([*command[1:], "--dataset_name", str(tmp_path)]))
 

@@ -131,7 +131,7 @@ def test_files_of_others_are_not_removed(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match="is not a clip of the demo set"):
+    with pytest.raises(FileExistsError, match="is not a clip of the demo dataset"):
         make_speech_dataset(tmp_path, **NUM_CLIPS)
     assert read_files(tmp_path) == {name: b"mine"}
 

@@ -326,7 +326,7 @@ def test_what_cannot_be_measured(make_candidate, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("evaluation", "message"),
     [
-        (make_evaluation(labels=["a", "b", "z"]), "their labels differ .only one of them knows c, z"),
+        (make_evaluation(labels=["a", "b", "z"]), "their classes differ .only one of them has c, z"),
         (make_evaluation(num_clips=50), "different clips .60 of the test split and 50"),
         (make_evaluation(files=[f"{index}.flac" for index in range(60)]), "different clips"),
         (make_evaluation(split="validation"), "60 of the test split and 60 of the validation split"),
@@ -336,7 +336,7 @@ def test_what_cannot_be_measured(make_candidate, monkeypatch, tmp_path):
 )
 def test_refuses_what_cannot_be_compared(make_candidate, tmp_path, evaluation, message):
     candidates = [make_candidate("one"), make_candidate("two", evaluation=evaluation)]
-    with pytest.raises(ValueError, match=rf"\S*runs\S* and \S*runs\S* cannot be compared: .*{message}"):
+    with pytest.raises(ValueError, match=rf"Cannot compare \S*runs\S* and \S*runs\S*: .*{message}"):
         compare(candidates, tmp_path, batch_size=1)
     assert not list(tmp_path.iterdir())
 

@@ -51,7 +51,7 @@ def test_fits_to_the_recordings_of_a_run(tones, monkeypatch):
     monkeypatch.setattr(run_baseline, "MIN_SECONDS", 0.2)
     part = fit_to_recordings(recordings, LABELS, 16000, arguments)
     assert len(part.examples["train"].features) == 20 and len(part.evaluations["test"].files) == 5
-    assert "of test, 5 random recordings of 8 are used; of each recording, the first 0.2 s" in describe_baseline(part)
+    assert "5 random recordings of 8 in test were used; the first 0.2 s of each recording" in describe_baseline(part)
     places = part.examples["test"].rows
     assert part.evaluations["test"].files == [recordings["test"][int(place)]["file"] for place in places]
     # No recording is held out.
@@ -71,9 +71,7 @@ def test_recordings_that_cannot_be_read_are_left_out(tones, tmp_path):
 
 def test_no_baseline(tones, tiny_options, tmp_path, monkeypatch, capsys):
     assert prepare_baseline({}, LABELS, 16000, DataArguments(streaming=True)) is None
-    assert capsys.readouterr().err == (
-        "No baseline: with --streaming the training recordings are read once, by the network.\n"
-    )
+    assert capsys.readouterr().err == ("No baseline: with --streaming, the training recordings are read only once.\n")
 
     class Reached(BaseException):
         pass

@@ -168,7 +168,7 @@ def test_a_mixdown_that_cancels_itself_falls_back_to_the_louder_channel(tmp_path
     left = tone(0.5)
     rows = run_one(write(tmp_path / "a.flac", np.stack([0.5 * left, -0.55 * left], axis=1)), tmp_path)
     (row,) = rows[rows["kind"] == "clip"].itertuples()
-    assert "mixdown of 2 channels cancels itself: channel 2" in row.warning
+    assert "mean of 2 channels cancels out, so channel 2" in row.warning
     assert row.rms == pytest.approx(0.55 * np.sqrt(np.square(left).mean()), rel=1e-3)
     # One channel without sound is no cancellation.
     quiet = read_recording(write(tmp_path / "b.wav", np.stack([left, *[0 * left] * 5], axis=1)))
@@ -442,7 +442,7 @@ def test_disk_full_is_said_and_what_is_finished_stays(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(prepare_module, "write_clip", write_until_full)
-        with pytest.raises(OSError, match=r"The disk of .* is full\. What is finished stays"):
+        with pytest.raises(OSError, match=r"The disk of .* is full\. Finished recordings are kept"):
             prepare(tmp_path / "recordings", tmp_path / "data", options, num_workers=1)
     assert len(list((tmp_path / "data").rglob("*.wav"))) == 3
     assert prepare(tmp_path / "recordings", tmp_path / "data", options, num_workers=1).num_finished_before == 3
@@ -551,9 +551,9 @@ def make_picture(path):
     [
         (make_text, "a.wav", "neither soundfile nor FFmpeg can read the file"),
         (make_text, "a.mp3", "neither soundfile nor FFmpeg can read the file|no samples"),
-        (make_text, "a.raw", r"no recording by its name \(\.raw\)"),
-        (make_text, "notes.txt", r"no recording by its name \(\.txt\)"),
-        (make_text, "README", r"no recording by its name \(no extension\)"),
+        (make_text, "a.raw", r"its suffix is not an audio format \(\.raw\)"),
+        (make_text, "notes.txt", r"its suffix is not an audio format \(\.txt\)"),
+        (make_text, "README", r"its suffix is not an audio format \(no suffix\)"),
         (make_empty, "a.wav", "the file is empty"),
         (make_zeros, "a.flac", "neither soundfile nor FFmpeg can read the file"),
         (make_without_samples, "a.wav", "contains no samples"),
@@ -655,8 +655,8 @@ def test_files_that_lie_elsewhere_are_listed(tmp_path):
     errors = {file.path.relative_to(folder).as_posix(): file.error for file in list_files(folder)}
     assert errors == {
         "a/good.wav": None,
-        "a/deeper/x.wav": "lies deeper than its class folder",
-        "loose.wav": "lies in no class folder",
+        "a/deeper/x.wav": "in a subfolder of its class folder",
+        "loose.wav": "outside of class folders",
         "empty": "an empty class folder",
     }
 
@@ -686,18 +686,18 @@ def test_refusals(tmp_path, capsys):
 
     (tmp_path / "link").symlink_to(folder)
     for output in (folder, folder / "data", tmp_path / "link" / "data", folder / "a" / ".." / "data"):
-        assert "lies in the folder of the recordings" in refuse(folder, output)
-    assert "there is no such folder" in refuse(tmp_path / "nowhere", tmp_path / "data")
+        assert "is inside the folder of the recordings" in refuse(folder, output)
+    assert "folder not found" in refuse(tmp_path / "nowhere", tmp_path / "data")
     assert "notes.txt is a file" in refuse(folder, tmp_path / "notes.txt")
     assert "--max_seconds must be" in refuse(folder, tmp_path / "data", "--max_seconds", "0")
     assert "--max_seconds must be" in refuse(folder, tmp_path / "data", "--max_seconds", "nan")
-    assert "no regular expression" in refuse(folder, tmp_path / "data", "--group_pattern", "(")
-    assert "finds nothing in 1 of 1 names" in refuse(folder, tmp_path / "data", "--group_pattern", "speaker")
+    assert "not a valid regular expression" in refuse(folder, tmp_path / "data", "--group_pattern", "(")
+    assert "does not match 1 of 1 names" in refuse(folder, tmp_path / "data", "--group_pattern", "speaker")
     (tmp_path / "data" / "clips").mkdir(parents=True)
     assert "was not written by sanet prepare" in refuse(folder, tmp_path / "data", "--overwrite")
     write(tmp_path / "data" / "clips" / "a" / "a.wav", tone(0.5))
     before = contents(tmp_path)
-    assert "where clips would be written" in refuse(tmp_path / "data" / "clips", tmp_path / "data")
+    assert "where clips are written" in refuse(tmp_path / "data" / "clips", tmp_path / "data")
 
 
 @pytest.mark.parametrize(("name", "options"), [("noisereduce", {"denoise": True}), ("silero_vad", {})])
@@ -782,9 +782,7 @@ def test_split_folders_are_kept(tones, tmp_path):
     clips = manifest[manifest["kind"] == "clip"]
     assert clips.groupby("split").size().to_dict() == {"test": 8, "train": 32, "validation": 8}
     assert (clips["source"].str.split("/").str[0].replace("dev", "validation") == clips["split"]).all()
-    assert count_reasons(manifest[manifest["source"] == "more"]) == [
-        ("recording", "a folder beside those of the splits", 1)
-    ]
+    assert count_reasons(manifest[manifest["source"] == "more"]) == [("recording", "not a split folder", 1)]
 
 
 def test_a_missing_validation_split_is_made_by_recording(tones, tmp_path):
@@ -823,17 +821,17 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
     assert main(["check", str(folder), "--num_workers", "1"]) == 0
     output = capsys.readouterr().out
     for text in (
-        "1 of 44 files cannot be used:\n      test/low/bad.wav: neither",
-        "3 classes have under 10 files or 60 s to learn from",
-        "1 sets of files hold the same sound:\n      train/low/0.wav = train/low/copy.wav",
-        "1 sets of files hold the same sound in several splits",
-        "1 sets of files hold the same sound in several classes",
+        "1 of 44 files are not usable:\n      test/low/bad.wav: neither",
+        "3 classes have under 10 files or 60 s for training",
+        "1 sets of files contain the same sound:\n      train/low/0.wav = train/low/copy.wav",
+        "1 sets of files contain the same sound in several splits",
+        "1 sets of files contain the same sound in several classes",
         "1 files are silent, below -80 dB of full scale:\n      train/low/silent.wav",
         "1 files are clipped in over 0.1 % of their samples:\n      train/rare/one.wav",
-        "1 files are off centre by over 1 % of full scale:\n      train/low/offset.wav",
+        "1 files are offset by over 1 % of full scale (DC):\n      train/low/offset.wav",
         "1 classes are not in validation:\n      rare",
         "The sampling rates differ: 18 of 8000 Hz,",
-        "The rate alone tells the class of",
+        "The rate alone predicts the class of",
         "fitted to the training split",
     ):
         assert text in output, f"{text}\n\n{output}"
@@ -853,7 +851,7 @@ def test_check_keeps_clips_of_a_recording_together(tmp_path):
         write(tmp_path / "recordings" / label / "long_0001.wav", tone(3.0, frequency=frequency))
     prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(0.5, denoise=False), num_workers=1)
     assert [path.name for path in (tmp_path / "data" / "clips").iterdir()] == ["train"]
-    assert "No baseline: a class has one file or group alone" in check(tmp_path / "data", num_workers=1)
+    assert "No baseline: a class has only one file or group" in check(tmp_path / "data", num_workers=1)
     shutil.copytree(tmp_path / "data" / "clips", tmp_path / "clips")
     assert "by cross-validation" in check(tmp_path / "clips", num_workers=1)
 
@@ -862,7 +860,7 @@ def test_check_says_so_where_nothing_is_wrong(tmp_path):
     for label, index in itertools.product(("low", "high"), range(10)):
         write(tmp_path / label / f"{index}.wav", tone(6.0, frequency=(200 if label == "low" else 2000) + 7 * index))
     text = check(tmp_path, num_workers=1)
-    assert "Nothing is wrong with it." in text and "by cross-validation in 5 parts" in text
+    assert "No problems found." in text and "by cross-validation in 5 parts" in text
     assert text.splitlines()[-1].split() == ["all", "20", "1.000", "1.000"]
 
 

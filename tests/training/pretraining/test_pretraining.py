@@ -165,7 +165,7 @@ def test_training(corpus, tmp_path):
 
 def test_without_a_corpus(tmp_path, capsys):
     assert train.main([str(tmp_path), str(tmp_path / "run")]) == 2
-    assert "make the corpus first" in capsys.readouterr().err
+    assert "Make the corpus first" in capsys.readouterr().err
 
 
 def test_experts():
@@ -188,7 +188,7 @@ def test_weights_are_checked_before_they_are_read(monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(experts.subprocess, "run", download)
-    with pytest.raises(UsageError, match="weights are not those"):
+    with pytest.raises(UsageError, match="hash of its weights is wrong"):
         experts.load_voice_expert()
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution")
     monkeypatch.setattr(experts.subprocess, "run", lambda command, **options: failed)
