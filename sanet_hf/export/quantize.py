@@ -44,8 +44,8 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
     weights are in int8. Weights have one scale per channel, and activations are scaled by their range in `features`.
 
     Layers that lose the most precision and cost little stay in float32: products of two activations, as in attention
-    and pooling, and the first layers on the waveform or spectrogram. Weights have 7 bits, since sums of products of 8
-    bits overflow on x86 processors without VNNI.
+    and pooling, the first layers on the waveform or spectrogram, and all products in a power spectrum. Weights have 7
+    bits, since sums of products of 8 bits overflow on x86 processors without VNNI.
 
     Args:
         output_dir: Folder with `model.onnx`.
@@ -110,7 +110,7 @@ def quantize_onnx(output_dir: str | Path, features: Iterable[Mapping[str, torch.
         if not error <= MAX_ERROR:
             raise ExportError(
                 f"The int8 logits differ from the float32 logits by {error:.0%} (root mean square), more than "
-                f"{MAX_ERROR:.0%}. {INT8_FILE} was not written. Calibrate with other recordings, or use {ONNX_FILE}."
+                f"{MAX_ERROR:.0%}. {INT8_FILE} was not written. Calibrate with other recordings, or do not quantize."
             )
     return error
 
@@ -129,7 +129,25 @@ def _kept_in_float(graph: "onnx.GraphProto") -> list[str]:
                 kept.append(node.name)
         elif raw.issuperset(set(node.input) - weights - {""}):
             raw.update(node.output)
-    return kept
+    return kept + _before_logarithm(graph)
+
+
+def _before_logarithm(graph: "onnx.GraphProto") -> list[str]:
+    """
+    Return the names of the nodes of types in `QUANTIZED` that compute a power spectrum, the input of the first
+    logarithm that depends on such nodes. 8 bits are too few for its range: the logits would be meaningless.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    for logarithm in (node for node in graph.node if node.op_type == "Log"):
+        pending, names = list(logarithm.input), set()
+        while pending:
+            node = makers.get(pending.pop())
+            if node is not None and node.name not in names:
+                names.add(node.name)
+                pending += node.input
+        if found := [node.name for node in graph.node if node.name in names and node.op_type in QUANTIZED]:
+            return found
+    return []
 
 
 def _relative_error(expected, actual, batches: Iterable[Mapping]) -> float:

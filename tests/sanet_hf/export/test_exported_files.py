@@ -18,7 +18,7 @@ import soundfile
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor
 
-from sanet_hf import SANetConfig, SANetFeatureExtractor
+from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
 from sanet_hf.architectures import expects_fixed_length, extract_features
 from sanet_hf.errors import DataError, ExportError, UsageError
 from sanet_hf.export import (
@@ -241,6 +241,26 @@ def test_int8(exported, tmp_path):
     assert sorted(kinds["float"]) == ["Conv"] + 5 * ["MatMul"]
     assert kinds["int8"].count("Conv") == 5 and kinds["int8"].count("Gemm") >= 6
     assert run_example(folder, write_wav(tmp_path / "clip.wav"), folder / "model_int8.onnx").stdout
+
+
+def test_int8_on_a_spectrogram(tmp_path):
+    """A power spectrum stays in float32. In 8 bits, quiet bands beside loud ones would be zero."""
+    sizes = {"spectrogram_dim": [8, 16], "spectrogram_pool": [[1, 2], [2, 2]], "num_mel_bins": 16}
+    sizes |= {"spectrogram_window": 256, "spectrogram_stride": 64, "spectrogram_sampling_rate": 16000}
+    sizes |= {"conv_dim": [], "conv_kernel": [], "conv_stride": [], "attention_after": [], "attention_dim": []}
+    torch.manual_seed(0)
+    model = SANetForAudioClassification(SANetConfig(**sizes, num_labels=3, initializer_range=0.3)).eval()
+    feature_extractor = SANetFeatureExtractor(max_length=8000)
+    export_onnx(model, feature_extractor, tmp_path / "out")
+    times, rng = np.arange(8000) / 16000, np.random.default_rng(0)
+    clips = [np.sin(2000 * 2**n * times) + 1e-3 * rng.standard_normal(8000) for n in range(6)]
+    batches = [extract_features(feature_extractor, [clip.astype(np.float32)]) for clip in clips]
+    error = quantize_onnx(tmp_path / "out", batches)
+    assert 0 < error < 0.1
+    graph = onnx.load(tmp_path / "out/model_int8.onnx").graph
+    assert any(name.endswith("filters") for node in graph.node if node.op_type == "MatMul" for name in node.input)
+    int8 = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.INT8}
+    assert len([name for name in int8 if re.search(r"layers\.[12]\.conv[12]\.weight_quantized$", name)]) == 4
 
 
 def test_int8_without_a_model(tmp_path):
