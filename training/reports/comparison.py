@@ -160,7 +160,7 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("Peak memory", [_with_unit(row["memory_bytes"], "B") for row in rows]),
         ("Size on disk", [_with_unit(row["disk_bytes"], "B") for row in rows]),
         ("Training time", [UNKNOWN if seconds is None else format_duration(seconds) for seconds in training_times]),
-        ("Input of the model per clip", [" × ".join(f"{size:,}" for size in row["input_shape"]) for row in rows]),
+        ("Input of the model per window", [" × ".join(f"{size:,}" for size in row["input_shape"]) for row in rows]),
         ("Number format", [row["dtype"] for row in rows]),
     ]
     return table
@@ -308,7 +308,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         memory = "the weights and the allocations of one batch on the GPU"
     notes += [
         f"Time: from waveform to scores, including feature extraction, on {result['clip_seconds']:g} s of noise. A "
-        "model with a shorter maximum length takes only that part of the clip: see the input of the model. The "
+        "model with a shorter maximum length classifies several windows, like in prediction. The "
         f"models are interleaved in one process: {result['num_rounds']} rounds after one warm-up round, each with "
         f"batches of {result['batch_size']} clips and with single clips.",
         "Operations per clip: matrix products, convolutions and attention of the model. A multiply-add counts as two. "

@@ -203,6 +203,18 @@ def test_costs_of_architectures(make_candidate, model_type):
     assert all(value > 0 for value in speed.values())
 
 
+def test_costs_of_a_clip_are_those_of_all_its_windows(make_candidate):
+    candidate = make_candidate()
+    model, feature_extractor = candidate.model, candidate.feature_extractor
+    flops = {}
+    for seconds in (0.25, 0.6):
+        feature_extractor.max_length_seconds = 0.25
+        inputs = make_inputs(model, feature_extractor, make_noise(feature_extractor, 2, seconds, seed=0))
+        flops[seconds] = len(inputs["input_values"]), count_flops(model, inputs)
+    assert flops[0.25][0] == 2 and flops[0.6][0] == 6
+    assert flops[0.6][1] == 3 * flops[0.25][1]
+
+
 def test_operations_of_sanet():
     """All but the small parts, by hand."""
     config = SANetConfig(num_labels=10)
@@ -274,7 +286,7 @@ def test_files(make_candidate, without_process, tmp_path, is_multi_label, capsys
     for row in others:
         value = row["metrics"][metric]["value"] - first["metrics"][metric]["value"]
         assert row["difference"]["value"] == pytest.approx(value)
-    assert first["input_shape"] == [8000]
+    assert first["input_shape"] == [4000]  # one of two windows
     assert others[1]["input_shape"] == [128, 128]
     assert others[1]["training_seconds"] is None
     assert list(others[1]["not_measured"]) == ["training_seconds"]
