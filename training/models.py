@@ -3,9 +3,8 @@
 """Make models to train: any audio classifier of transformers, from scratch or from a checkpoint."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from logging import LogRecord
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -37,7 +36,7 @@ from sanet_hf.architectures import (
     remove_band_head,
 )
 from sanet_hf.errors import UsageError
-from sanet_hf.inference.loading import LOADING_ERRORS, models_below
+from sanet_hf.inference.loading import LOADING_ERRORS, models_below, without_loading_report
 from sanet_hf.pretrained import find_model
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
 from sanet_hf.training.config_files import parse_config_overrides
@@ -316,7 +315,7 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
     feature_extractor = _read_feature_extractor(name)
     options = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": not keeps_head}
     try:
-        with nullcontext() if keeps_head else _without_loading_report():
+        with nullcontext() if keeps_head else without_loading_report():
             model, found = AutoModelForAudioClassification.from_pretrained(
                 find_model(name), **options, output_loading_info=True
             )
@@ -338,21 +337,6 @@ def _load_checkpoint(name: str, label_maps: dict) -> tuple[PreTrainedModel, Feat
         for weights, parameter in fresh.named_parameters(recurse=False):
             setattr(model, weights, parameter)
     return model, feature_extractor
-
-
-@contextmanager
-def _without_loading_report() -> Iterator[None]:
-    """Suppress transformers' table of weights that are missing in a checkpoint, such as those of a new head."""
-    logger = logging.get_logger("transformers.modeling_utils")
-
-    def is_other(record: LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
 
 
 def _freeze(model: PreTrainedModel, part: str) -> None:

@@ -116,7 +116,7 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
         "windows. The columns are path, label (name of the parent folder), prediction, score and embedding.",
         epilog="Example: sanet embed runs/mine recordings/test --output embeddings.parquet --plot map.png",
     )
-    embed.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    embed.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}, or a pretrained model, such as sanet-tiny")
     embed.add_argument("inputs", nargs="+", metavar="INPUT", help="like the inputs of sanet predict")
     embed.add_argument("--output", type=Path, required=True, help=".parquet or .npz file")
     embed.add_argument("--normalize", action="store_true", help="scale each embedding to an L2 norm of 1")
@@ -275,7 +275,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     from sanet_hf.inference.bulk import embed_files
 
     num_done, num_errors = embed_files(
-        *_load_classifier(arguments, calibration_inputs=arguments.inputs),
+        *_load_classifier(arguments, calibration_inputs=arguments.inputs, needs_classes=False),
         arguments.inputs,
         arguments.output,
         normalize=arguments.normalize,
@@ -304,7 +304,7 @@ def _require_for_output(output: Path | None, plot: Path | None = None) -> None:
 
 
 def _load_classifier(
-    arguments: argparse.Namespace, is_optimized_later: bool = True, calibration_inputs: Sequence[str | Path] = ()
+    arguments: argparse.Namespace, is_optimized_later: bool = True, calibration_inputs: Sequence = (), **options: bool
 ) -> "tuple[PreTrainedModel, FeatureExtractionMixin]":
     """Load a model. If it is not optimised later, its layers are checked on this processor here."""
     from transformers.utils.logging import disable_progress_bar
@@ -316,7 +316,7 @@ def _load_classifier(
     dtype = arguments.dtype
     device = arguments.device or (None if dtype == INT8 else join_processes().device)
     inputs = (calibration_inputs, arguments.denoise)
-    model, feature_extractor = load_classifier(arguments.model, device, dtype, *inputs)
+    model, feature_extractor = load_classifier(arguments.model, device, dtype, *inputs, **options)
     if not is_optimized_later:
         from sanet_hf.optimization.self_check import replace_wrong_layers
 

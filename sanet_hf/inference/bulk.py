@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
@@ -15,6 +16,7 @@ from sanet_hf.audio.find import find_audio_files
 from sanet_hf.errors import AudioError, UsageError
 from sanet_hf.inference.distributed import Processes, join_processes, predict_in_processes, share
 from sanet_hf.inference.embeddings import check_embedding_file, make_embedding_table, write_embeddings
+from sanet_hf.inference.loading import has_classes
 from sanet_hf.inference.outputs import PredictionFile, Row, column_names, default_top_k, to_rows
 from sanet_hf.inference.plots import plot_embeddings, plot_timeline
 from sanet_hf.inference.prediction import predict
@@ -139,7 +141,8 @@ def embed_files(
     files, and the main process writes.
 
     Args:
-        model, feature_extractor: Results of [`load_classifier`].
+        model, feature_extractor: Results of [`load_classifier`]. If the model was only pretrained, `prediction` is
+            empty and `score` is NaN.
         inputs: As in [`find_audio_files`]; `-` reads standard input.
         output: File for [`write_embeddings`].
         normalize: Whether to scale each embedding to an L2 norm of 1.
@@ -161,6 +164,8 @@ def embed_files(
     classify = partial(_embed, prepare_classifier(model), feature_extractor, **options)
     predictions = _with_progress(_predict(classify, paths, state), len(paths), state)
     table = make_embedding_table(_without_errors(predictions, strict, state), normalize)
+    if not has_classes(model):
+        table = table.assign(prediction="", score=np.nan)
     if len(table) and state.is_main_process:
         write_embeddings(table, output)
         if plot is not None:

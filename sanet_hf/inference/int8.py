@@ -35,6 +35,7 @@ def load_classifier(
     dtype: str | torch.dtype | None = None,
     calibration_inputs: Sequence[str | Path] = (),
     denoise: bool = False,
+    needs_classes: bool = True,
 ) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """
     Load an audio classifier of any architecture with its feature extractor.
@@ -47,6 +48,7 @@ def load_classifier(
         calibration_inputs: For `int8` models without `int8_calibration.json`: recordings of all classes on which the
             ranges of activations are measured, as in [`find_audio_files`].
         denoise: Whether to reduce noise in these recordings.
+        needs_classes: As in [`loading.load_classifier`]; `int8` always needs them.
 
     Raises:
         UsageError: The device is not available, the model is not found, or it is not an audio classifier. With int8:
@@ -55,7 +57,7 @@ def load_classifier(
     """
     name = str(model_name_or_path)
     if dtype != INT8:
-        return loading.load_classifier(name, device, dtype)
+        return loading.load_classifier(name, device, dtype, needs_classes)
     if device is None and loading.default_device().type != "cpu":
         logger.warning(f"int8 runs on the CPU. On {loading.default_device()} use bfloat16 or float16.")
     if not str(device or "cpu").startswith("cpu"):

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load trained audio classifiers of any architecture from a folder or the Hub."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from logging import LogRecord
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -17,6 +19,7 @@ from transformers import (
     FeatureExtractionMixin,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from sanet_hf.architectures import check_sampling_rate
 from sanet_hf.errors import UsageError
@@ -29,7 +32,10 @@ LOADING_ERRORS = (AttributeError, OSError, RuntimeError, TypeError, ValueError, 
 
 
 def load_classifier(
-    model_name_or_path: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None
+    model_name_or_path: str | Path,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    needs_classes: bool = True,
 ) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """
     Load an audio classifier of any architecture with its feature extractor.
@@ -38,6 +44,8 @@ def load_classifier(
         model_name_or_path: Folder or Hub id of a model, or name of a model that is shipped with sanet-hf.
         device: Device in PyTorch's notation (default: [`default_device`]).
         dtype: Type of the weights, such as `bfloat16` (default: that of the checkpoint).
+        needs_classes: Refuse a model that was only pretrained, such as `sanet-tiny`. Otherwise its head has random
+            weights, and [`has_classes`] is False.
 
     Raises:
         UsageError: The device is not available, the model is not found, or it is not an audio classifier.
@@ -61,14 +69,16 @@ def load_classifier(
     if type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         raise UsageError(f"{name}: a model of type {config.model_type!r} is not an audio classifier.")
     try:
-        model, info = AutoModelForAudioClassification.from_pretrained(
-            name,
-            config=config,
-            dtype=dtype or "auto",
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        # The errors below name the weights.
+        with without_loading_report():
+            model, info = AutoModelForAudioClassification.from_pretrained(
+                name,
+                config=config,
+                dtype=dtype or "auto",
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
         feature_extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)
     except UnpicklingError as error:
         raise UsageError(
@@ -77,9 +87,34 @@ def load_classifier(
         ) from error
     except LOADING_ERRORS as error:
         raise UsageError(f"{name}: the model cannot be loaded ({_first_lines(error)}).") from error
-    _check_weights(name, info)
+    if not needs_classes:
+        backbone = f"{model.base_model_prefix}."
+        head = {key for key in info["missing_keys"] if not key.startswith(backbone)}
+        model.has_random_head = bool(head)
+        info["missing_keys"] = set(info["missing_keys"]) - head
+    _check_weights(str(model_name_or_path), info)
     check_sampling_rate(feature_extractor, name)
     return model.eval().to(device), feature_extractor
+
+
+def has_classes(model: PreTrainedModel) -> bool:
+    """Return whether the head of a model from [`load_classifier`] was trained on classes."""
+    return not getattr(model, "has_random_head", False)
+
+
+@contextmanager
+def without_loading_report() -> Iterator[None]:
+    """Suppress transformers' table of weights that are missing in a checkpoint, such as those of a new head."""
+    logger = logging.get_logger("transformers.modeling_utils")
+
+    def is_other(record: LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def default_device() -> torch.device:
@@ -98,7 +133,7 @@ def _check_weights(name: str, info: Mapping[str, Collection]) -> None:
     if missing:
         raise UsageError(
             f"{name}: the checkpoint has no weights for {shorten(missing, 3)}. If the model was only pretrained, "
-            "train it on your classes first."
+            "train it on your classes first, or use it with sanet embed."
         )
     mismatched = sorted(f"{key}, {tuple(own)} not {tuple(saved)}" for key, saved, own in info["mismatched_keys"])
     if mismatched:

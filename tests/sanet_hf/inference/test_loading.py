@@ -1,19 +1,23 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of strangers: their faults are named, before memory is taken and without running their code."""
+"""Untrusted checkpoints: errors name their faults before memory is allocated, and their code is not run."""
 
 import json
 import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
 from sanet_hf import SANetConfig, convert_original_checkpoint
 from sanet_hf.configuration_sanet import MAX_LABELS
-from sanet_hf.inference.loading import load_classifier
+from sanet_hf.errors import UsageError
+from sanet_hf.inference.bulk import embed_files
+from sanet_hf.inference.loading import has_classes, load_classifier
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,35 @@ def test_weights_that_are_missing_are_named(tiny_checkpoint):
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"no weights for sanet\.pooling\.score\.weight"):
         load_classifier(tiny_checkpoint)
+
+
+def test_a_model_without_classes_gives_embeddings_but_no_predictions(tmp_path, caplog):
+    """A random head predicts nothing, and embeddings do not depend on it."""
+    with pytest.raises(UsageError, match=r"^sanet-tiny: the checkpoint has no weights for .*sanet embed"):
+        load_classifier("sanet-tiny")
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 48000), 16000)
+    embeddings = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model, feature_extractor = load_classifier("sanet-tiny", needs_classes=False)
+        assert not has_classes(model)
+        embed_files(model, feature_extractor, [tmp_path / "a.wav"], tmp_path / "a.npz")
+        table = np.load(tmp_path / "a.npz")
+        assert table["prediction"].tolist() == [""] and np.isnan(table["score"]).all()
+        embeddings.append(table["embedding"])
+    assert embeddings[0].shape == (1, 256) and np.ptp(embeddings[0]) > 0
+    assert np.array_equal(*embeddings)
+    assert "LOAD REPORT" not in caplog.text
+
+
+def test_a_model_with_classes_and_without_weights(tiny_checkpoint):
+    assert has_classes(load_classifier(tiny_checkpoint, needs_classes=False)[0])
+    path = tiny_checkpoint / "model.safetensors"
+    weights = load_file(path)
+    del weights["sanet.pooling.score.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"no weights for sanet\.pooling\.score\.weight"):
+        load_classifier(tiny_checkpoint, needs_classes=False)
 
 
 @pytest.mark.parametrize("part", [0, 0.001, 0.5, 0.999])
