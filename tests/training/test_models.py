@@ -432,7 +432,7 @@ def test_sanet_crops_to_the_longest_clip(checkpoints, source):
 @pytest.mark.parametrize(
     ("options", "seconds", "message"),
     [
-        ({"model_type": "wav2vec"}, 4, "--model_type wav2vec is not an audio classifier. Choose one of .*wav2vec2"),
+        ({"model_type": "wav2vec"}, 4, "--model_type wav2vec is not an audio classifier. Choose one of: .*wav2vec2"),
         ({"model_type": "bert"}, 4, "--model_type bert is not an audio classifier"),
         ({"config_overrides": "conv_dims=[8]"}, 4, "SANetConfig has no 'conv_dims'"),
         ({"model_type": "ast", "config_overrides": "d_model=8"}, 4, "ASTConfig has no 'd_model'"),
