@@ -109,7 +109,7 @@ def test_a_recipe_can_name_the_run_of_another(folders, capsys):
     ("options", "message"),
     [
         (["--recipes", "fast"], "Choose one of default, ast, wav2vec2"),
-        (["--recipes", "fast=sanet.yaml,--speed=3"], "--recipes fast: --speed=3 is no option"),
+        (["--recipes", "fast=sanet.yaml,--speed=3"], "--recipes fast: --speed=3 is not an option"),
         (["--recipes", "fast=sanet.yaml,--seed=3"], "--seed=3 is set by this command"),
         (["--recipes", "default", "Default=sanet.yaml"], "two recipes have the same name"),
         (["--seeds", "0", "0"], "needs different integers"),
