@@ -707,7 +707,7 @@ def test_a_bug_is_shown_with_its_traceback(
         (["predict", "MODEL", "@nothing"], "@nothing: the list cannot be read"),
         (["predict", "MODEL", "EMPTY"], "contains no audio files"),
         (["embed", "MODEL", "CLIP", "--output", "rows.csv"], "the output must end in .parquet or .npz"),
-        (["embed", "MODEL", "CLIP", "--output", "one.npz", "--plot", "one.png"], "A map of 1 files"),
+        (["embed", "MODEL", "CLIP", "--output", "one.npz", "--plot", "one.png"], "A map needs at least three files"),
         (["explain", "MODEL", "CLIP", "--output", "e.json", "--start", "1e300"], "contains no samples after"),
         (["app", "MODEL", "--host", "192.0.2.1"], "The app cannot be served on 192.0.2.1, port any: "),
         (["app", "MODEL", "--port", "70000"], "The app cannot be served on 127.0.0.1, port 70000: "),

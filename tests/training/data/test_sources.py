@@ -222,7 +222,7 @@ def test_manifest_that_does_not_exist(tmp_path):
 def test_file_that_does_not_exist_is_named(clips, caplog):
     rows = [*rows_of(["a", "b"] * 3), {"file": "clips/lost.wav", "label": "a"}]
     manifest = write_manifest(clips, ".csv", rows)
-    with pytest.raises(DataError, match=r"1 of 7 recordings are unreadable.*\n.*clips/lost.wav: there is no such"):
+    with pytest.raises(DataError, match=r"1 of 7 recordings are unreadable.*\n.*clips/lost.wav: file not found"):
         load_recordings(DataArguments(manifest=manifest))
     recordings = load_recordings(DataArguments(manifest=manifest, max_bad_fraction=0.2))
     assert sum(map(len, recordings.values())) == 6

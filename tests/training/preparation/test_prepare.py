@@ -311,7 +311,8 @@ def test_a_finished_run_says_so(prepared, speech, capsys):
 def test_other_options_are_refused_by_name(prepared, speech, capsys):
     assert main(["prepare", str(speech), str(prepared), "--max_seconds", "3", "--no_denoise"]) == 2
     error = capsys.readouterr().err
-    assert "max_seconds 4.0 and not 3.0" in error and "denoise True and not False" in error and "--overwrite" in error
+    assert "max_seconds 4.0 instead of 3.0" in error and "denoise True instead of False" in error
+    assert "--overwrite" in error
 
 
 def test_report(prepared):
@@ -826,7 +827,7 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
         "1 sets of files contain the same sound:\n      train/low/0.wav = train/low/copy.wav",
         "1 sets of files contain the same sound in several splits",
         "1 sets of files contain the same sound in several classes",
-        "1 files are silent, below -80 dB of full scale:\n      train/low/silent.wav",
+        "1 files are silent (below -80 dB of full scale):\n      train/low/silent.wav",
         "1 files are clipped in over 0.1 % of their samples:\n      train/rare/one.wav",
         "1 files are offset by over 1 % of full scale (DC):\n      train/low/offset.wav",
         "1 classes are not in validation:\n      rare",
