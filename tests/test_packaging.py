@@ -107,4 +107,4 @@ def test_command_finds_its_configs_among_folders_of_the_same_names(site, tmp_pat
     argv = ("train", "sanet.yaml", "sanet_tiny", "--data_dir", "nowhere", "--output_dir", "out")
     result = run(site, tmp_path, "-m", "sanet_hf", *argv)
     assert result.returncode == 2, result.stderr
-    assert "nowhere: there is no such folder" in result.stderr
+    assert "nowhere: folder not found" in result.stderr

@@ -318,7 +318,7 @@ def test_misuse_exits_with_2(argv, message, capsys):
         (["--data_dir", "DATA", "--config_overrides", "conv_dim=wide"], "conv_dim"),
         (["--data_dir", "DATA", "--sampling_rate", "192000"], "--sampling_rate 192000 must be from 8000 to 96000 Hz"),
         (["--data_dir", "DATA", "--max_length_seconds", "0"], "--max_length_seconds 0"),
-        (["--data_dir", "DATA", "--model_name_or_path", "nowhere"], "--model_name_or_path nowhere: neither"),
+        (["--data_dir", "DATA", "--model_name_or_path", "nowhere"], "--model_name_or_path nowhere: model not found"),
         (["--data_dir", "DATA", "--model_name_or_path", "BERT"], "a model of type 'bert' is not an audio classifier"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",

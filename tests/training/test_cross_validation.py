@@ -111,7 +111,7 @@ def test_results(done):
     assert page.rows["folds"][1][2] == f"{accuracies[0]:.3f}"
     assert page.rows["folds"][3][2] == f"{result['metrics']['accuracy']['mean']:.3f}"
     assert "data" not in page.rows and [row[-1] for row in page.rows["classes"]] == ["Clips", "9", "9"]
-    assert "On the pooled test split" in page.words
+    assert "Pooled test split: " in page.words
     assert f"{accuracies[1]:.3f}" in summarize(result)
 
 

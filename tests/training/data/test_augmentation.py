@@ -105,7 +105,7 @@ def test_parameters_that_do_not_fit_the_rate(transform, rate, message):
 def offered_transforms() -> dict[str, dict]:
     """Parameters by name of what sanet_dynamic.yaml offers in comments, always applied."""
     (path,) = (path for path in shipped_configs() if path.name == "sanet_dynamic.yaml")
-    comments = path.read_text().partition("to add to augmentations:\n")[2]
+    comments = path.read_text().partition("Add them to augmentations:\n")[2]
     entries = yaml.safe_load("\n".join(line.removeprefix("#") for line in comments.splitlines()))
     return {name: {**parameters, "p": 1} for entry in entries for name, parameters in entry.items()}
 
