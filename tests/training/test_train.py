@@ -199,7 +199,7 @@ def test_output_among_the_classes_is_refused(tones, tiny_options):
 def test_compiled_training_with_an_older_torch(tones, tiny_options, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.8.0+cpu")
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
-    with pytest.raises(UsageError, match=r"--torch_compile needs PyTorch 2\.11 or newer, but 2\.8\.0\+cpu is installed"):
+    with pytest.raises(UsageError, match=r"--torch_compile needs PyTorch 2\.11 .*, but 2\.8\.0\+cpu is installed"):
         train(*parse_train_arguments([*command, "--torch_compile", "true"]))
 
 
