@@ -25,7 +25,7 @@ from sanet_hf.inference.windows import UNKNOWN, Prediction, Segment, merge_windo
 from sanet_hf.optimization.optimize import prepare_classifier
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.formatting import format_time, shorten
-from sanet_hf.utils.plot_style import BLUE, COLORS, OTHER_COLOR, VERMILION
+from sanet_hf.utils.plot_style import BLUE, VERMILION, label_colors
 
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def draw_recording(
     shapes, notes, rows = [_draw_waveform(waveform)], [], ""
     if len(prediction.windows) > 1:
         segments = merge_windows(prediction)
-        colors = _colors(segments)
+        colors = _colors(segments, prediction.labels)
         drawn = [segment for segment in segments if segment.labels]
         shapes = [_draw_segment(segment, duration, colors) for segment in drawn] + shapes
         rows = "".join(_draw_row(segment, colors) for segment in segments)
@@ -355,14 +355,13 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z"
 
 
-def _colors(segments: Sequence[Segment]) -> dict[str | None, str]:
-    """Return a colour for each of the labels with the longest duration, grey for the others, none for no class."""
+def _colors(segments: Sequence[Segment], labels: Sequence[str]) -> dict[str | None, str]:
+    """Return a colour for each label, by duration if there are many; none for no class."""
     seconds: dict[str, float] = {}
     for segment in segments:
         for label in segment.labels:
             seconds[label] = seconds.get(label, 0) + segment.end - segment.start
-    labels = sorted(seconds, key=lambda label: -seconds[label])
-    colors = {**dict.fromkeys(labels, OTHER_COLOR), **dict(zip(labels, COLORS))}
+    colors = label_colors(labels, sorted(seconds, key=lambda label: -seconds[label]))
     return {None: "transparent", UNKNOWN: "transparent", **colors}
 
 

@@ -18,7 +18,17 @@ from sanet_hf.feature_extraction_sanet import DEFAULT_SAMPLING_RATE
 from sanet_hf.inference.explanation import Explanation, as_dict
 from sanet_hf.inference.windows import Prediction, merge_windows
 from sanet_hf.utils.formatting import format_time
-from sanet_hf.utils.plot_style import BLUE, COLORS, GRAY, OTHER_COLOR, PICTURES, VERMILION, check_picture, style
+from sanet_hf.utils.plot_style import (
+    BLUE,
+    COLORS,
+    GRAY,
+    OTHER_COLOR,
+    PICTURES,
+    VERMILION,
+    check_picture,
+    label_colors,
+    style,
+)
 
 
 NUM_PIXELS = 2000
@@ -53,7 +63,7 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
     segments = merge_windows(prediction)
     peaks = np.where(np.isnan(scores), 0, scores).max(axis=0)
     shown = np.argsort(-peaks, kind="stable")[:MAX_CLASSES]
-    colors = {prediction.labels[index]: color for index, color in zip(shown, COLORS)}
+    colors = label_colors(prediction.labels, [prediction.labels[index] for index in shown])
     edges = [
         0.0,
         *((a.end + b.start) / 2 for a, b in pairwise(prediction.windows)),

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Colours and style of all plots and pages, and picture formats."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sanet_hf.errors import UsageError
@@ -23,6 +23,15 @@ DARK = {
     **{"page": "#14171b", "panel": "#1c2026", "text": "#e4e7eb", "muted": "#9aa4b0", "line": "#303740"},
     **{"first": SKY_BLUE, "second": ORANGE, "third": GREEN},
 }
+
+
+def label_colors(labels: Sequence[str], ranked: Sequence[str]) -> dict[str, str]:
+    """
+    Return a colour for each label. If there are few, their order decides, so that a class has the same colour in all
+    pictures of a model. Otherwise, the first of `ranked` have colours, and the others are grey.
+    """
+    first = labels if len(labels) <= len(COLORS) else ranked
+    return dict.fromkeys(labels, OTHER_COLOR) | dict(zip(first, COLORS))
 
 
 def style(colors: Mapping[str, str] = LIGHT) -> dict[str, object]:
