@@ -145,7 +145,10 @@ def test_another_process_is_waited_for(folder, read, monkeypatch, caplog):
     def hold() -> None:
         with FileLock(path):
             is_held.set()
-            time.sleep(0.2)
+            for _ in range(3000):
+                if "Waiting for another process" in caplog.text:
+                    break
+                time.sleep(0.01)
 
     thread = threading.Thread(target=hold)
     thread.start()
