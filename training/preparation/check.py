@@ -183,19 +183,19 @@ def _list(names: Sequence[str]) -> str:
 
 def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[str]) -> list[str]:
     splits = {file.split for file in usable}
-    learnt = "unsplit" if "unsplit" in splits else "train"
+    training = "unsplit" if "unsplit" in splits else "train"
     seconds = {
-        label: [m.seconds for f, m in usable.items() if (f.label, f.split) == (label, learnt)] for label in labels
+        label: [m.seconds for f, m in usable.items() if (f.label, f.split) == (label, training)] for label in labels
     }
-    findings = [] if learnt in splits else ["There is no train split."]
+    findings = [] if training in splits else ["There is no train split."]
     few = [
         f"{label}: {len(times)} files, {sum(times):.1f} s"
         for label, times in sorted(seconds.items())
-        if learnt in splits and (len(times) < FEW_CLIPS or sum(times) < FEW_SECONDS)
+        if training in splits and (len(times) < FEW_CLIPS or round(sum(times), 1) < FEW_SECONDS)
     ]
     if few:
         findings.append(
-            f"{len(few)} classes have under {FEW_CLIPS} files or {FEW_SECONDS:g} s for training:{_list(few)}"
+            f"{len(few)} classes have fewer than {FEW_CLIPS} files or less than {FEW_SECONDS:g} s for training:{_list(few)}"
         )
     largest, smallest = (choose((sum(times), label) for label, times in seconds.items()) for choose in (max, min))
     if smallest[0] and largest[0] > MAX_IMBALANCE * smallest[0]:
@@ -203,7 +203,7 @@ def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[
             f"{largest[1]} has {largest[0] / smallest[0]:.0f} times as much as {smallest[1]}. See --class_weights and "
             "--sampler of sanet train."
         )
-    for split in sorted(splits - {learnt}):
+    for split in sorted(splits - {training}):
         missing = sorted(set(labels) - {file.label for file in usable if file.split == split})
         if missing:
             findings.append(f"{len(missing)} classes are not in {split}:{_list(missing)}")

@@ -175,12 +175,12 @@ def test_collate_pads_and_drops_full_masks():
 @pytest.mark.parametrize(
     ("count", "lines"),
     [
-        (3, ["Few recordings: 2 train (1 of a), 2 validation (1 of a), 2 test (1 of a)"]),
+        (3, ["Few recordings: 2 train (fewest: 1 of a), 2 validation (fewest: 1 of a), 2 test (fewest: 1 of a)"]),
         (
             2,
             [
                 "2 of 2 classes are not in test: a, b",
-                "Few recordings: 2 train (1 of a), 2 validation (1 of a), 0 test",
+                "Few recordings: 2 train (fewest: 1 of a), 2 validation (fewest: 1 of a), 0 test",
             ],
         ),
         (1, []),

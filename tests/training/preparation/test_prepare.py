@@ -823,7 +823,7 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
     output = capsys.readouterr().out
     for text in (
         "1 of 44 files are not usable:\n      test/low/bad.wav: neither",
-        "3 classes have under 10 files or 60 s for training",
+        "3 classes have fewer than 10 files or less than 60 s for training",
         "1 sets of files contain the same sound:\n      train/low/0.wav = train/low/copy.wav",
         "1 sets of files contain the same sound in several splits",
         "1 sets of files contain the same sound in several classes",
