@@ -14,8 +14,9 @@ help:  ## Show this help
 setup: $(VENV)/.installed ffmpeg  ## Create the virtual environment; install FFmpeg if it is missing
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing the dependencies into $(VENV): about 7 GB, some minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 # torchcodec (used by datasets) needs FFmpeg's shared libraries. pipeline("file.wav") needs the ffmpeg program.
