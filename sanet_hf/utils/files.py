@@ -14,6 +14,8 @@ from typing import BinaryIO, TextIO
 from safetensors import SafetensorError
 
 
+# Options of a training, in its output folder from the start.
+TRAINING_FILE = "train_options.yaml"
 PROBE_BYTES = READ_BYTES = 2**16
 
 

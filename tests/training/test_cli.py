@@ -23,6 +23,7 @@ from transformers import AutoModelForAudioClassification, BertConfig
 from sanet_hf import SANetConfig, SANetForAudioClassification
 from sanet_hf.cli.main import COMMANDS, main, make_parser
 from sanet_hf.inference.app import MAX_MEGABYTES, MAX_SECONDS
+from sanet_hf.utils.files import TRAINING_FILE
 
 
 def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
@@ -274,9 +275,15 @@ def make_no_weights(folder):
     SANetConfig().save_pretrained(folder)
 
 
+def make_unfinished(folder):
+    (folder / TRAINING_FILE).write_text("seed: 0\n")
+    SANetConfig().save_pretrained(folder / "checkpoint-5")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (make_unfinished, "the training in this folder has not finished. Run the same sanet train command again"),
         (shutil.rmtree, "model not found, neither as a folder nor on the Hub"),
         (make_no_model, "contains no model that transformers can load"),
         (make_bert, "a model of type 'bert' is not an audio classifier"),

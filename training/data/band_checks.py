@@ -91,8 +91,8 @@ def describe_bands(bands: Iterable[Band | None], sampling_rate: int) -> list[str
 def _describe_loss(lost: Sequence[Band], count: int, sampling_rate: int) -> str:
     mean = np.mean([band.above for band in lost])
     finding = (
-        f"{len(lost)} of {count} recordings have on average {100 * mean:.0f} % of their energy above {sampling_rate / 2:g} Hz, "
-        f"half of the sampling rate of {sampling_rate} Hz. The model does not use this part: "
+        f"{len(lost)} of {count} recordings have on average {100 * mean:.0f} % of their energy above "
+        f"{sampling_rate / 2:g} Hz, half of the sampling rate of {sampling_rate} Hz. The model does not use it: "
         f"{shorten([band.name for band in lost], 3)}."
     )
     left = dict(zip(COMMON_RATES, np.mean([band.above_common for band in lost], axis=0)))

@@ -162,7 +162,8 @@ def _warn_of_few(labels: Mapping[str, Sequence[str | list[str]]]) -> None:
         len(labels[split]) < FEW_RECORDINGS or counts[split][smallest[split]] < FEW_OF_A_CLASS for split in SPLITS[1:]
     ):
         sizes = ", ".join(
-            f"{len(labels[split])} {split} (fewest: {counts[split][smallest[split]]} of {smallest[split]})" for split in SPLITS
+            f"{len(labels[split])} {split} (fewest: {counts[split][smallest[split]]} of {smallest[split]})"
+            for split in SPLITS
         )
         logger.warning(
             f"Few recordings: {sizes}. Scores are uncertain. Use cross-validation (--folds 5) to test on all "

@@ -195,7 +195,8 @@ def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[
     ]
     if few:
         findings.append(
-            f"{len(few)} classes have fewer than {FEW_CLIPS} files or less than {FEW_SECONDS:g} s for training:{_list(few)}"
+            f"{len(few)} classes have fewer than {FEW_CLIPS} files or less than {FEW_SECONDS:g} s for training:"
+            f"{_list(few)}"
         )
     largest, smallest = (choose((sum(times), label) for label, times in seconds.items()) for choose in (max, min))
     if smallest[0] and largest[0] > MAX_IMBALANCE * smallest[0]:
