@@ -86,7 +86,7 @@ class FalseAlarms:
         text = f"{self.per_hour:.3g} false alarms per hour of generated noise (tested on {60 * self.hours:.0f} min"
         text += f", score of at least {self.min_score:g})" if self.min_score is not None else ")"
         if total:
-            text += ": " + ", ".join(f"{label} {count}" for label, count in total.most_common(5))
+            text += ", with detections of " + ", ".join(f"{label} ({count})" for label, count in total.most_common(5))
         if self.recorded:
             text += f"; {self.recorded.per_hour:.3g} per hour of --background_dir ({60 * self.recorded.hours:.1f} min)"
         return text
