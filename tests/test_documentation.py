@@ -55,7 +55,7 @@ FOREIGN_OPTIONS = {
 # Folders of the checkout whose files pages name.
 FOLDERS = ("benchmarks", "configs", "docs", "examples", "sanet_hf", "tests", "training")
 # Configuration files of runs, and of this site.
-OTHER_CONFIGS = {"recipe.yaml", "train_options.yaml", "first.yaml", "second.yaml", "mkdocs.yml"}
+OTHER_CONFIGS = {"recipe.yaml", "train_options.yaml", "first.yaml", "second.yaml", "student.yaml", "mkdocs.yml"}
 
 
 def _blocks(page: str) -> list[tuple[str, str]]:
