@@ -75,7 +75,7 @@ def test_predictions_are_those_of_one_process(runs, tones, tmp_path):
     process = start_processes(["-m", "sanet_hf", "predict", *command, str(tmp_path / "two.csv"), "--device", "cpu"])
     output, errors = wait_for(process, timeout=300)
     assert process.returncode == 1 and output.count("Classified 8 of 9 files") == 1
-    assert errors.count("bad.wav: neither soundfile nor FFmpeg can read it") == 1
+    assert errors.count("bad.wav: neither soundfile nor FFmpeg can read the file") == 1
     one, two = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, atol=1e-5)
 
