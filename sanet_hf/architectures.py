@@ -47,8 +47,7 @@ class Architecture:
 
     model_type: str | None = None
     feature_extractor_class: type[FeatureExtractionMixin] | None = None
-    # Shorter clips are padded with zeros. wav2vec2 masks 10 frames of 20 ms in training; AST's filter bank needs 25
-    # ms.
+    # Shorter clips are zero-padded. wav2vec2 masks 10 frames of 20 ms in training, and AST's filter bank needs 25 ms.
     min_seconds = 0.25
     has_pooling_weights = False
     # Whether a model from scratch supports any sampling rate. Other architectures are designed for one rate: kernels
@@ -298,11 +297,14 @@ def find_window_seconds(model: PreTrainedModel, feature_extractor: FeatureExtrac
     Return the maximum clip length of a model in seconds: the limit of its architecture, and at most the length in
     training, which `sanet train` stores in the feature extractor as `max_length_seconds`. Without a limit, it is 30 s.
     """
-    limits = [
-        getattr(feature_extractor, "max_length_seconds", None),
-        architecture_of(model).max_seconds(model, feature_extractor),
-    ]
+    stored = getattr(feature_extractor, "max_length_seconds", None)
+    limits = (stored, architecture_of(model).max_seconds(model, feature_extractor))
     return min((limit for limit in limits if limit is not None), default=MAX_WINDOW_SECONDS)
+
+
+def window_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> int:
+    """Return the maximum clip length of a model in samples; see [`find_window_seconds`]."""
+    return round(find_window_seconds(model, feature_extractor) * feature_extractor.sampling_rate)
 
 
 def min_samples(feature_extractor: FeatureExtractionMixin) -> int:

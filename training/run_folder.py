@@ -13,11 +13,10 @@ from filelock import FileLock, Timeout
 from sanet_hf.audio.folders import find_split_folders
 from sanet_hf.errors import DataError, UsageError
 from sanet_hf.training.arguments import DATA_SOURCES, AudioTrainingArguments, DataArguments, is_resumption
-from sanet_hf.utils.files import TRAINING_FILE
+from sanet_hf.utils.files import OPTIONS_FILE
 
 
 LOCK_FILE = ".train.lock"
-OPTIONS_FILE = TRAINING_FILE
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
 # Checkpoints of the second phase of a training with `--refit`. `Trainer` does not upload names with this underscore.

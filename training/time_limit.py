@@ -166,7 +166,7 @@ class TimedTable(EvaluationTable):
 
     def on_train_begin(self, args, state, control, **kwargs):
         # The bar of the base class would show a number of steps that is not known.
-        self.columns, self.current_step = None, 0
+        self.columns = None
         if state.is_world_process_zero:
             form = "{percentage:3.0f}%|{bar}| {desc}"
             self.training_bar = tqdm(total=self.limit.seconds, bar_format=form, dynamic_ncols=True)

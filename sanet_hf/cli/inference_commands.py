@@ -5,7 +5,6 @@
 import argparse
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -304,7 +303,7 @@ def _require_for_output(output: Path | None, plot: Path | None = None) -> None:
 
 
 def _load_classifier(
-    arguments: argparse.Namespace, is_optimized_later: bool = True, calibration_inputs: Sequence = (), **options: bool
+    arguments: argparse.Namespace, is_optimized_later: bool = True, **options: object
 ) -> "tuple[PreTrainedModel, FeatureExtractionMixin]":
     """Load a model. If it is not optimised later, its layers are checked on this processor here."""
     from transformers.utils.logging import disable_progress_bar
@@ -315,8 +314,7 @@ def _load_classifier(
     disable_progress_bar()  # loading takes a moment
     dtype = arguments.dtype
     device = arguments.device or (None if dtype == INT8 else join_processes().device)
-    inputs = (calibration_inputs, arguments.denoise)
-    model, feature_extractor = load_classifier(arguments.model, device, dtype, *inputs, **options)
+    model, feature_extractor = load_classifier(arguments.model, device, dtype, denoise=arguments.denoise, **options)
     if not is_optimized_later:
         from sanet_hf.optimization.self_check import replace_wrong_layers
 
@@ -325,7 +323,7 @@ def _load_classifier(
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from sanet_hf.architectures import find_window_seconds
+    from sanet_hf.architectures import window_length
     from sanet_hf.audio.decode import load_audio
     from sanet_hf.audio.denoise import check_denoising
     from sanet_hf.audio.levels import is_silent
@@ -346,7 +344,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     read = load_denoised if arguments.denoise else load_audio
     rate = feature_extractor.sampling_rate
     first = round((start or 0) * rate)
-    length = None if start is None else round(find_window_seconds(model, feature_extractor) * rate)
+    length = None if start is None else window_length(model, feature_extractor)
     explanation = explain(
         model,
         feature_extractor,

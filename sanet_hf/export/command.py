@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from sanet_hf.architectures import extract_features
+from sanet_hf.architectures import extract_features, window_length
 from sanet_hf.audio.denoise import DENOISED
 from sanet_hf.errors import DataError
 from sanet_hf.export.exporters import (
@@ -27,7 +27,6 @@ from sanet_hf.export.exporters import (
     make_noise_features,
     run_onnx,
     shortest_clip,
-    window_length,
 )
 from sanet_hf.export.quantize import (
     INT8_FILE,

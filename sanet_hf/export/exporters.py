@@ -28,9 +28,9 @@ from sanet_hf.architectures import (
     architecture_of,
     expects_fixed_length,
     extract_features,
-    find_window_seconds,
     is_padding_invariant,
     min_samples,
+    window_length,
 )
 from sanet_hf.errors import ExportError
 from sanet_hf.feature_extraction_sanet import SANetFeatureExtractor
@@ -174,11 +174,6 @@ def shortest_clip(model: PreTrainedModel, feature_extractor: FeatureExtractionMi
         # torch.export turns a size of 1 into a constant, here the number of merged frames of an attention block.
         return model.config.total_stride + 1
     return min_samples(feature_extractor)
-
-
-def window_length(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin) -> int:
-    """Return the samples of the longest clip that the model supports."""
-    return round(find_window_seconds(model, feature_extractor) * feature_extractor.sampling_rate)
 
 
 def make_noise_features(

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import logging
 
-from sanet_hf.architectures import extract_features, find_window_seconds, is_padding_invariant
+from sanet_hf.architectures import extract_features, is_padding_invariant, window_length
 from sanet_hf.audio.decode import stream_audio
 from sanet_hf.audio.denoise import denoise as reduce_noise
 from sanet_hf.audio.levels import is_silent
@@ -41,7 +41,7 @@ def load_calibration_clips(
         DataError: None of the recordings can be read, or all are silent.
     """
     rate = feature_extractor.sampling_rate
-    length = round(find_window_seconds(model, feature_extractor) * rate)
+    length = window_length(model, feature_extractor)
     clips: list[np.ndarray] = []
     for path in random.Random(0).sample(list(recordings), len(recordings)):
         blocks = stream_audio(path, rate)

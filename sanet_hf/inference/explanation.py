@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 
-from sanet_hf.architectures import architecture_of, class_scores, extract_features, find_window_seconds
+from sanet_hf.architectures import architecture_of, class_scores, extract_features, window_length
 from sanet_hf.errors import UsageError
 from sanet_hf.inference.loading import default_batch_size
 from sanet_hf.utils.formatting import shorten
@@ -104,7 +104,7 @@ def explain(
     if label is not None and label not in labels:
         raise UsageError(_unknown_label(label, labels))
     rate = feature_extractor.sampling_rate
-    window = round(find_window_seconds(model, feature_extractor) * rate)
+    window = window_length(model, feature_extractor)
     first = max(0, (len(waveform) - window) // 2)
     waveform, start = waveform[first : first + window], first / rate + offset
     if batch_size is None:

@@ -24,7 +24,7 @@ from transformers.utils import logging
 from sanet_hf.architectures import check_sampling_rate
 from sanet_hf.errors import UsageError
 from sanet_hf.pretrained import find_model
-from sanet_hf.utils.files import TRAINING_FILE
+from sanet_hf.utils.files import OPTIONS_FILE
 from sanet_hf.utils.formatting import shorten
 
 
@@ -64,7 +64,7 @@ def load_classifier(
         reason = "model not found, neither as a folder nor on the Hub"
         if Path(name).is_dir():
             reason = f"the folder contains no model that transformers can load ({_first_lines(error)})"
-            if (Path(name) / TRAINING_FILE).is_file():
+            if (Path(name) / OPTIONS_FILE).is_file():
                 reason = "the training in this folder has not finished. Run the same sanet train command again"
             elif below := models_below(name):
                 reason = f"the folder is not a model, but contains models. Choose one: {shorten(below)}"

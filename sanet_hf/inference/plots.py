@@ -96,7 +96,7 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
                     segment.end,
                     number / len(stripes),
                     (number + 1) / len(stripes),
-                    facecolor=colors.get(label, OTHER_COLOR),
+                    facecolor=colors[label],
                     edgecolor="white",
                     linewidth=0.5,
                 )
@@ -113,7 +113,7 @@ def plot_timeline(prediction: Prediction, path: str | Path, sampling_rate: int =
                 np.flatnonzero(shown == index)[0] + 0.5,
                 marker="s",
                 markersize=6,
-                color=colors.get(prediction.labels[index], OTHER_COLOR),
+                color=colors[prediction.labels[index]],
                 transform=score_axes.get_yaxis_transform(),
                 clip_on=False,
             )

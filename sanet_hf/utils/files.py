@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 
 # Options of a training, in its output folder from the start.
-TRAINING_FILE = "train_options.yaml"
+OPTIONS_FILE = "train_options.yaml"
 PROBE_BYTES = READ_BYTES = 2**16
 
 

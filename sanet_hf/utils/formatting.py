@@ -83,6 +83,15 @@ def format_interval(values: Mapping[str, float], name: str = "accuracy") -> str:
     return "–" if low is None or high is None else f"{low:.3f}–{high:.3f}"
 
 
+def format_with_interval(metric: Mapping[str, float]) -> str:
+    """
+    Return `value`, `low` and `high` as text, such as `0.925 (0.846–0.965)`, or `1.000 (–)` if the bounds are equal:
+    the bootstrap gives no interval if all resamples are equal, for instance if all clips are correct.
+    """
+    value, low, high = (f"{metric[name]:.3f}" for name in ("value", "low", "high"))
+    return f"{value} (–)" if metric["low"] == metric["high"] else f"{value} ({low}–{high})"
+
+
 def format_p(p: float, name: str = "") -> str:
     """Return a probability as `0.02`, or with a name as `p = 0.02`."""
     if p < 0.001:

@@ -23,7 +23,7 @@ from transformers import AutoModelForAudioClassification, BertConfig
 from sanet_hf import SANetConfig, SANetForAudioClassification
 from sanet_hf.cli.main import COMMANDS, main, make_parser
 from sanet_hf.inference.app import MAX_MEGABYTES, MAX_SECONDS
-from sanet_hf.utils.files import TRAINING_FILE
+from sanet_hf.utils.files import OPTIONS_FILE
 
 
 def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
@@ -276,7 +276,7 @@ def make_no_weights(folder):
 
 
 def make_unfinished(folder):
-    (folder / TRAINING_FILE).write_text("seed: 0\n")
+    (folder / OPTIONS_FILE).write_text("seed: 0\n")
     SANetConfig().save_pretrained(folder / "checkpoint-5")
 
 

@@ -20,7 +20,7 @@ from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.logging import disable_progress_bar
 
-from sanet_hf.architectures import extract_features, find_window_seconds
+from sanet_hf.architectures import extract_features, window_length
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.inference.windows import window_starts
 from sanet_hf.optimization.processor import processor_name
@@ -38,7 +38,7 @@ def make_inputs(model: PreTrainedModel, feature_extractor: FeatureExtractionMixi
     Return the model's inputs for the clips, on its device and in its number format. Clips that are longer than a
     window of the model become several windows, as in prediction.
     """
-    window = round(find_window_seconds(model, feature_extractor) * feature_extractor.sampling_rate)
+    window = window_length(model, feature_extractor)
     windows = [clip[start : start + window] for clip in clips for start in window_starts(len(clip), window, window)]
     return extract_features(feature_extractor, windows).to(model.device, dtype=model.dtype)
 

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, in_order
-from sanet_hf.utils.formatting import format_p
+from sanet_hf.utils.formatting import format_p, format_with_interval
 
 
 NUM_RESAMPLES = 2000
@@ -251,16 +251,10 @@ def compare_with_baseline(
 
 
 def _as_text(row: Mapping[str, Any]) -> list[str]:
-    network, baseline = (_with_interval(row[name]) for name in ("network", "baseline"))
+    network, baseline = (format_with_interval(row[name]) for name in ("network", "baseline"))
     value, low, high = (_points(row["difference"][name]) for name in ("value", "low", "high"))
     title = METRICS[row["metric"]][0]
     return [row["split"], f"{row['num_clips']:,}", title, network, baseline, f"{value} points ({low} to {high})"]
-
-
-def _with_interval(metric: Mapping[str, float]) -> str:
-    # Where all clips are correct, all resamples are equal: the bootstrap gives no interval.
-    interval = "–" if metric["low"] == metric["high"] else "{low:.3f}–{high:.3f}".format(**metric)
-    return f"{metric['value']:.3f} ({interval})"
 
 
 def _say(row: Mapping[str, Any], verdict: str) -> str:

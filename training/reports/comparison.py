@@ -21,7 +21,13 @@ from matplotlib.transforms import Bbox
 from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.reports.html import COLORS, SVG_OPTIONS, embed_svg, render_page
 from sanet_hf.utils.files import atomic_directory
-from sanet_hf.utils.formatting import escape_markdown, format_duration, format_markdown_table, format_p
+from sanet_hf.utils.formatting import (
+    escape_markdown,
+    format_duration,
+    format_markdown_table,
+    format_p,
+    format_with_interval,
+)
 from sanet_hf.utils.plot_style import LIGHT, style
 
 
@@ -51,8 +57,8 @@ def describe(result: Mapping[str, Any]) -> dict[str, list[str]]:
     else:
         summary = [
             f"{first['name']} has {'an accuracy' if result['metric'] == 'accuracy' else 'a mAP'} of "
-            f"{_interval(first['metrics'][result['metric']])} and takes {_number(1e3 * first['latency_median'])} ms "
-            "per clip."
+            f"{format_with_interval(first['metrics'][result['metric']])} and takes "
+            f"{_number(1e3 * first['latency_median'])} ms per clip."
         ]
     return {"summary": summary, "notes": _notes(result)}
 
@@ -119,7 +125,7 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     rows = result["candidates"]
     first, differences = rows[0]["name"], [row["difference"] for row in rows[1:]]
     table = [
-        (f"{METRICS[metric][0]} (95 % interval)", [_interval(row["metrics"][metric]) for row in rows])
+        (f"{METRICS[metric][0]} (95 % interval)", [format_with_interval(row["metrics"][metric]) for row in rows])
         for metric in rows[0]["metrics"]
     ]
     if differences:
@@ -138,7 +144,10 @@ def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         baselines = [row.get("baseline") for row in rows]
         title = METRICS[result["metric"]][0]
         table += [
-            (f"Log-mel baseline: {title} (95 % interval)", [_interval(own) if own else UNKNOWN for own in baselines]),
+            (
+                f"Log-mel baseline: {title} (95 % interval)",
+                [format_with_interval(own) if own else UNKNOWN for own in baselines],
+            ),
             (
                 f"{title} minus that of the baseline, points",
                 [_gap(own["difference"]) if own else UNKNOWN for own in baselines],
@@ -290,7 +299,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         "the same for all models. They show the influence of the choice of clips, if the clips are independent of "
         "each other. They do not show the influence of the training seed."
     ]
-    if any(_is_degenerate(metric) for row in rows for metric in row["metrics"].values()):
+    if any(metric["low"] == metric["high"] for row in rows for metric in row["metrics"].values()):
         notes.append(f"({UNKNOWN}): all resamples are equal, so the bootstrap gives no interval.")
     if len(rows) > 1:
         notes.append(
@@ -321,16 +330,6 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         for name, reason in row["not_measured"].items():
             notes.append(f"{UNKNOWN}: {row['name']}, {name.replace('_', ' ')}: {reason}.")
     return notes
-
-
-def _is_degenerate(metric: Mapping[str, float]) -> bool:
-    """Return whether all resamples agree, as where all clips are correct."""
-    return metric["low"] == metric["high"]
-
-
-def _interval(metric: Mapping[str, float]) -> str:
-    low, value, high = (f"{metric[name]:.3f}" for name in ("low", "value", "high"))
-    return f"{value} ({UNKNOWN})" if _is_degenerate(metric) else f"{value} ({low}–{high})"
 
 
 def _gap(difference: Mapping[str, float]) -> str:
