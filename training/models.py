@@ -36,8 +36,8 @@ from sanet_hf.architectures import (
     remove_band_head,
 )
 from sanet_hf.errors import UsageError
-from sanet_hf.inference.loading import LOADING_ERRORS, models_below, without_loading_report
-from sanet_hf.pretrained import find_model
+from sanet_hf.inference.loading import LOADING_ERRORS, without_loading_report
+from sanet_hf.pretrained import find_model, models_below
 from sanet_hf.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
 from sanet_hf.training.config_files import parse_config_overrides
 from sanet_hf.utils.formatting import shorten

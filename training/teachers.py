@@ -29,8 +29,9 @@ from transformers.utils import logging
 from sanet_hf.architectures import find_window_seconds
 from sanet_hf.audio.denoise import DENOISED
 from sanet_hf.errors import UsageError
-from sanet_hf.inference.loading import load_classifier, models_below
+from sanet_hf.inference.loading import load_classifier
 from sanet_hf.optimization.self_check import replace_wrong_layers
+from sanet_hf.pretrained import models_below
 from sanet_hf.training.arguments import AudioTrainingArguments
 from sanet_hf.training.data.folds import FINAL
 from sanet_hf.training.data.items import TEACHER_INPUTS

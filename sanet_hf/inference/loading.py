@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from sanet_hf.architectures import check_sampling_rate
 from sanet_hf.errors import UsageError
-from sanet_hf.pretrained import find_model
+from sanet_hf.pretrained import find_model, models_below
 from sanet_hf.utils.files import OPTIONS_FILE
 from sanet_hf.utils.formatting import shorten
 
@@ -143,11 +143,6 @@ def _check_weights(name: str, info: Mapping[str, Collection]) -> None:
         raise UsageError(
             f"{name}: the sizes in config.json differ from those of the weights: {shorten(mismatched, 3, '; ')}."
         )
-
-
-def models_below(name: str) -> list[str]:
-    """Return the model folders in a folder, such as that of a cross-validation."""
-    return sorted(str(path.parent) for path in Path(name).glob("*/config.json"))
 
 
 def _first_lines(error: Exception) -> str:

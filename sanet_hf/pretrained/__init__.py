@@ -11,6 +11,9 @@ Pretrained networks without classes that are shipped with sanet-hf.
 
 from pathlib import Path
 
+from sanet_hf.errors import UsageError
+from sanet_hf.utils.formatting import shorten
+
 
 FOLDER = Path(__file__).parent
 # Default network for training.
@@ -26,6 +29,18 @@ def find_model(name: str) -> str:
     """
     Return the folder of a network that is shipped with sanet-hf. Other names, and those of models in the working
     directory, are returned unchanged.
+
+    Raises:
+        UsageError: `name` does not exist, but models beside it do. It is a typing error rather than a Hub id.
     """
-    is_here = (Path(name) / "config.json").is_file()
-    return str(FOLDER / name) if name in model_names() and not is_here else name
+    path = Path(name)
+    if name in model_names() and not (path / "config.json").is_file():
+        return str(FOLDER / name)
+    if not path.exists() and path.parent != Path() and (siblings := models_below(str(path.parent))):
+        raise UsageError(f"{name}: no such folder. Models in {path.parent}: {shorten(siblings)}.")
+    return name
+
+
+def models_below(name: str) -> list[str]:
+    """Return the model folders in a folder, such as that of a cross-validation."""
+    return sorted(str(path.parent) for path in Path(name).glob("*/config.json"))

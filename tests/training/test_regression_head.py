@@ -11,7 +11,7 @@ import torch
 
 from sanet_hf.architectures import backbone, extract_features
 from sanet_hf.cli.main import main
-from sanet_hf.errors import DataError
+from sanet_hf.errors import DataError, UsageError
 from sanet_hf.inference.loading import load_classifier
 from sanet_hf.modeling_sanet import SANetModel
 from sanet_hf.pretrained import DEFAULT, find_model, model_names
@@ -298,3 +298,15 @@ def test_options_that_do_not_go_with_a_first_head(tones, checkpoint, tmp_path, c
     assert main(command) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistyped_folder_beside_models_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_model("runs/sanetx") == "runs/sanetx"
+    (tmp_path / "runs" / "sanet").mkdir(parents=True)
+    assert find_model("runs/sanetx") == "runs/sanetx"
+    (tmp_path / "runs" / "sanet" / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"runs/sanetx: no such folder. Models in runs: runs/sanet\."):
+        find_model("runs/sanetx")
+    assert find_model("runs") == "runs"
+    assert find_model("someone/model") == "someone/model"
