@@ -174,7 +174,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         "example, or a torch.export program. It supports any batch size and, if the architecture allows it, any "
         "length. Logits must agree with PyTorch to 1e-4 on clips of random lengths. --quantize int8 also writes an "
         "8-bit ONNX file and measures its loss of accuracy.",
-        epilog="Example: sanet export runs/mine exported --format onnx --quantize int8 --calibration_dir recordings",
+        epilog="Example: sanet export runs/mine exported --format onnx --quantize int8",
     )
     export.add_argument("model", help=MODEL_HELP)
     export.add_argument("output", type=Path, help="new folder for model.onnx or model.pt2 and its settings")

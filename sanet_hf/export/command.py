@@ -106,6 +106,8 @@ def export_classifier(
             table, count = compare_files(folder, model, feature_extractor, recordings, batch_size)
             unread = f"; {len(recordings) - count} cannot be read" if count < len(recordings) else ""
             lines += ["", table, f"Metrics on {count} recordings from {source}{unread}."]
+            if calibration_dir is not None:
+                lines.append("They are too good if the model was trained on these recordings, which is not checked.")
             lines.append(f"Calibrated on {len(clips)} clips, on which the int8 logits differ by {error:.1%}.")
     return "\n".join(lines)
 

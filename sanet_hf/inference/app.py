@@ -37,7 +37,7 @@ MAX_BARS = 8
 # Interval between deletions of old uploads, and their maximum age, in seconds.
 DELETE_UPLOADS = (60, 3600)
 MEGABYTE = 2**20  # the unit of gradio's message
-SILENT = f"below {MIN_LEVEL:g} dB of full scale"
+SILENT = f"below {MIN_LEVEL:g} dBFS"
 WIDTH, HEIGHT = 1000, 200  # of the picture, in SVG units; it is stretched to the page
 
 CSS = """

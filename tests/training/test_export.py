@@ -105,6 +105,7 @@ def test_calibration_on_another_folder(exported, trained, tones, tmp_path, monke
         assert main(command) == 0
     output = capsys.readouterr().out
     assert f"Metrics on 33 recordings from {folder}; 1 cannot be read." in output
+    assert "if the model was trained on these recordings, which is not checked" in output
     assert "Calibrated on 33 clips, on which the int8 logits differ by 1.0%." in output
     assert len(used) == 33 and all(batch["input_values"].shape[0] == 1 for batch in used)
     assert "damaged.wav" in caplog.text and "on only" not in caplog.text

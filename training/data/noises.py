@@ -17,7 +17,7 @@ from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 TRAINED_KINDS = ("white", "pink", "brown", "hum", "rain", "wind", "crackle", "room", "silence")
 UNHEARD_KINDS = ("hiss", "fan", "whine")
 KINDS = TRAINED_KINDS + UNHEARD_KINDS
-# Range of the RMS in dB of full scale. Noise is rounded to 16 bits at this level, before loudness normalisation.
+# Range of the RMS in dBFS. Noise is rounded to 16 bits at this level, before loudness normalisation.
 LEVELS = (-60.0, -15.0)
 SILENCE_LEVELS = (-76.0, -68.0)
 LARGEST = 0.99
@@ -44,7 +44,7 @@ def make_noise(
         generator: Random generator. The same state gives the same noise.
         num_samples: At least 1.
         sampling_rate: In Hz.
-        level: RMS in dB of full scale (default: random within [`LEVELS`]). It is lower if peaks would clip. `silence`
+        level: RMS in dBFS (default: random within [`LEVELS`]). It is lower if peaks would clip. `silence`
             has its own level.
         is_held_out: Whether parameters come from the range that training does not use.
     """

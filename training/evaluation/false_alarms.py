@@ -32,7 +32,7 @@ from sanet_hf.training.evaluation.alarm_counts import MOST_PER_HOUR, Count, Fals
 logger = logging.get_logger(__name__)
 
 MINUTES, SECONDS_OF_PIECE = 60, 60.0
-# Levels in dB of full scale.
+# Levels in dBFS.
 LEVELS = (-15.0, -27.0, -40.0, -52.0, -64.0)
 # Largest number of windows per training clip. Only the forward pass is computed, so this takes a tenth of the time.
 WINDOWS_OF_CLIP = 0.25

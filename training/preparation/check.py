@@ -168,7 +168,7 @@ def find_faults(files: Sequence[SourceFile], measured: Mapping[SourceFile, Measu
     findings += _find_small_classes(usable, {file.label for file in files if file.label})
     findings += _find_duplicates({name(file): (file, m) for file, m in usable.items() if m.peak >= SILENCE})
     for text, names in (
-        (f"silent (below {20 * np.log10(SILENCE):.0f} dB of full scale)", of(lambda m: m.peak < SILENCE)),
+        (f"silent (below {20 * np.log10(SILENCE):.0f} dBFS)", of(lambda m: m.peak < SILENCE)),
         (f"clipped in over {100 * MAX_CLIPPED:g} % of their samples", of(lambda m: m.clipped > MAX_CLIPPED)),
         (f"offset by over {100 * MAX_OFFSET:g} % of full scale (DC)", of(lambda m: abs(m.offset) > MAX_OFFSET)),
     ):

@@ -20,7 +20,7 @@ from sanet_hf.training.reports.html import MAX_AUDIO_SECONDS, STYLE, encode_audi
 from sanet_hf.utils.formatting import format_table, shorten_lines
 
 
-KIND_TITLES = {"clip": "Clips", "segment": "Stretches of speech"}
+KIND_TITLES = {"clip": "Clips", "segment": "Speech segments"}
 NUM_SPECTROGRAMS = 6
 # Maximum number of skipped files in the page. The manifest lists all.
 MAX_SKIPPED = 500

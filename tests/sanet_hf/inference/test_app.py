@@ -229,13 +229,13 @@ def test_silence_has_no_class(classifier, tmp_path):
     noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
     soundfile.write(tmp_path / "half.wav", np.concatenate([noise, np.zeros(16000)]), 16000)
     html = draw_recording(*classify_recording(*classifier, tmp_path / "half.wav"))
-    assert "2 of them are silent (below -80 dB of full scale). They have no class and are not in the mean." in html
+    assert "2 of them are silent (below -80 dBFS). They have no class and are not in the mean." in html
     assert html.count("no class</span>") == 1 and 'fill="transparent"' not in html
     for seconds in (0.2, 2):
         soundfile.write(tmp_path / "silence.wav", np.zeros(round(16000 * seconds)), 16000)
         prediction, waveform = classify_recording(*classifier, tmp_path / "silence.wav")
         html = draw_recording(prediction, waveform)
-        assert prediction.is_silent and "silent (below -80 dB of full scale)" in html
+        assert prediction.is_silent and "silent (below -80 dBFS)" in html
 
 
 def test_page_of_silence(page, tmp_path):

@@ -827,7 +827,7 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
         "1 sets of files contain the same sound:\n      train/low/0.wav = train/low/copy.wav",
         "1 sets of files contain the same sound in several splits",
         "1 sets of files contain the same sound in several classes",
-        "1 files are silent (below -80 dB of full scale):\n      train/low/silent.wav",
+        "1 files are silent (below -80 dBFS):\n      train/low/silent.wav",
         "1 files are clipped in over 0.1 % of their samples:\n      train/rare/one.wav",
         "1 files are offset by over 1 % of full scale (DC):\n      train/low/offset.wav",
         "1 classes are not in validation:\n      rare",
