@@ -45,6 +45,7 @@ from sanet_hf.training.data.background_labels import (
 from sanet_hf.training.data.labels import is_multi_label, label_matrix, label_names
 from sanet_hf.training.data.noise_likeness import find_alike
 from sanet_hf.training.data.noises import LEVELS, TRAINED_KINDS, make_noise
+from sanet_hf.training.data.progress_bars import without_progress_bars
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.data.splits import split_by_hash
 from sanet_hf.utils.files import write_atomically
@@ -101,7 +102,8 @@ def add_background(
     for split, dataset in recordings.items():
         own = [row for row in record["clips"] if row["split"] == split]
         background.counts[split] = dict(Counter(row["kind"] for row in own))
-        result[split] = _append(dataset, own, folder, None if is_multi_label(dataset) else name)
+        with without_progress_bars():
+            result[split] = _append(dataset, own, folder, None if is_multi_label(dataset) else name)
     if training.process_index == 0:
         print(_describe(background, data), file=sys.stderr)
     return DatasetDict(result), background

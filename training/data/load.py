@@ -24,6 +24,7 @@ from sanet_hf.training.data.folds import (
     uses_folds,
 )
 from sanet_hf.training.data.labels import label_names, warn_of_missing_contrast
+from sanet_hf.training.data.progress_bars import without_progress_bars
 from sanet_hf.training.data.recording_checks import (
     Rows,
     check_labels,
@@ -97,9 +98,10 @@ def load_recordings(
     for split, (origin, indices) in rows.items():
         dataset = source[origin].select(indices)
         own = [checks[origin][index] for index in indices]
-        dataset = dataset.add_column("seconds", [check.seconds for check in own])
-        dataset = dataset.add_column("digest", [check.content_hash for check in own])
-        recordings[split] = dataset.cast_column("label", List(label) if is_multi_label else label)
+        with without_progress_bars():
+            dataset = dataset.add_column("seconds", [check.seconds for check in own])
+            dataset = dataset.add_column("digest", [check.content_hash for check in own])
+            recordings[split] = dataset.cast_column("label", List(label) if is_multi_label else label)
         if is_multi_label:
             warn_of_missing_contrast(recordings[split], split)
     warn_of_band(recordings, sampling_rate)
