@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A class that is no detection, and clips of background that are added."""
+"""The background class, and background clips that are added to the recordings."""
 
 import json
 from types import SimpleNamespace
@@ -40,13 +40,13 @@ def no_likeness(monkeypatch):
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", SEVERAL])
-def test_generated_clips(tones, tmp_path, no_likeness, problem_type, capsys):
+def test_generated_clips_are_added(tones, tmp_path, no_likeness, problem_type, capsys):
     recordings, background = add(tones, tmp_path, background="auto", problem_type=problem_type)
     is_several = problem_type == SEVERAL
     assert label_names(recordings["train"]) == ["high", "low", *([] if is_several else ["background"])]
     own = {split: dataset.select(range(len(dataset))) for split, dataset in without_added(recordings).items()}
     assert {split: len(dataset) for split, dataset in own.items()} == {"train": 32, "validation": 8, "test": 8}
-    # The median class has 16 and 4; each kind is there.
+    # The median class has 16 training and 4 validation recordings. Validation gets one clip of each kind.
     assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 48, "validation": 17, "test": 8}
     assert background.counts["train"].keys() == set(TRAINED_KINDS) and not background.test_files
     added = recordings["train"].select(range(32, 48))
@@ -54,7 +54,7 @@ def test_generated_clips(tones, tmp_path, no_likeness, problem_type, capsys):
     assert all(len(load_recording(row, RATE)) == round(row["seconds"] * RATE) for row in added)
     digests = [set(recordings[split]["digest"]) for split in ("train", "validation")]
     assert not digests[0] & digests[1] and len(digests[0]) == 48
-    # The same again, and other noise with another seed.
+    # The same seed gives the same noise, another seed gives other noise.
     again, _ = add(tones, tmp_path, background="auto", problem_type=problem_type)
     assert again["train"]["digest"][:] == recordings["train"]["digest"][:]
     other, _ = add(tones, tmp_path / "other", 1, background="auto", problem_type=problem_type)
@@ -62,11 +62,11 @@ def test_generated_clips(tones, tmp_path, no_likeness, problem_type, capsys):
     assert "Background added: 16 train, 9 validation clips" in capsys.readouterr().err
     record = json.loads((tmp_path / FOLDER / "background.json").read_text())
     assert sum(clip["split"] == "train" for clip in record["clips"]) == 16
-    # All noises of a file can be drawn.
+    # Every part of steady noise can be drawn.
     for row in added:
         if "-white" in row["file"] or "-silence" in row["file"]:
             assert find_loud_starts(load_recording(row, RATE), 8000, RATE).all()
-    # Training reads them like other recordings; silence gives no NaN.
+    # Training reads the clips like other recordings. Silence gives no NaN.
     model = {name: index for index, name in enumerate(label_names(recordings["train"]))}
     clips = TrainingClips(recordings["train"], SANetFeatureExtractor(max_length=8000), model, 0.5)
     for index in range(32, 48):
@@ -74,8 +74,8 @@ def test_generated_clips(tones, tmp_path, no_likeness, problem_type, capsys):
         assert clips[index]["labels"].sum() == 0 if is_several else clips[index]["labels"] == 2
 
 
-def test_own_recordings_of_background(tones, tmp_path, no_likeness):
-    """Divided like others; what is held out for testing is not trained on."""
+def test_recordings_of_background_are_divided(tones, tmp_path, no_likeness):
+    """Recordings of --background_dir are divided into splits. Files held out for testing are not trained on."""
     folder = tmp_path / "yard"
     for index in range(40):
         (folder / f"{index % 2}").mkdir(parents=True, exist_ok=True)
@@ -96,18 +96,18 @@ def test_own_recordings_of_background(tones, tmp_path, no_likeness):
             add(tones, tmp_path / "run", background_dir=str(tmp_path / other))
 
 
-def test_quiet_parts():
+def test_quiet_part_is_found():
     rng = np.random.default_rng(0)
     loud, quiet = 0.3 * rng.standard_normal(2 * RATE), 0.002 * rng.standard_normal(round(1.5 * RATE))
     assert find_quiet_part(np.concatenate([loud, quiet, loud]), RATE) == (2 * RATE, round(3.5 * RATE))
-    # Too short, not quieter, digital silence, too little of anything.
+    # The quiet part is too short, there is none, digital silence, the recording is too short.
     for waveform in (np.concatenate([loud, quiet[: RATE // 2], loud]), loud, np.zeros(3 * RATE), loud[:10]):
         assert find_quiet_part(waveform, RATE) is None
     assert find_quiet_part(np.concatenate([loud, 0 * quiet]), RATE) is None
 
 
-def test_kinds_that_sound_like_a_class_are_left_out(tmp_path):
-    """Recordings of white noise and tones."""
+def test_noise_that_sounds_like_a_class_is_not_added(tmp_path):
+    """With a class of white noise and a class of tones, white noise is not added. No kind is like a tone."""
     rng = np.random.default_rng(5)
     for split, count in (("train", 12), ("validation", 4)):
         for index in range(count):
@@ -122,11 +122,11 @@ def test_kinds_that_sound_like_a_class_are_left_out(tmp_path):
     assert "tone" not in background.alike.values() and len(background.alike) < len(TRAINED_KINDS)
 
 
-def test_the_background_in_labels():
+def test_config_stores_the_background_label():
     config = SimpleNamespace()
     store_background(config, ["background", "owl"], DataArguments())
     assert config.background_label == "background"
-    # A checkpoint to start from had one.
+    # The config of an initial checkpoint may have a background label.
     store_background(config, ["owl", "fox"], DataArguments())
     assert config.background_label is None
     store_background(config, ["yard", "owl"], DataArguments(background="yard"))
@@ -137,8 +137,8 @@ def test_the_background_in_labels():
         store_background(config, ["fox", "owl"], DataArguments(background="yard"))
 
 
-def test_background_is_no_class_of_several(tmp_path, make_tone):
-    """Recordings with other classes keep those; the others have none."""
+def test_background_is_no_class_in_multi_label_data(tmp_path, make_tone):
+    """The label is removed. Recordings keep their other classes, or have no class."""
     for index in range(6):
         make_tone(tmp_path / f"{index}.wav", 300 + 50 * index, seed=index)
     labels = ["owl", "fox", "background", "owl;background", "owl;fox", "background"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How much of recordings' energy a sampling rate loses, and what is said of it."""
+"""The fraction of the recordings' energy that a sampling rate loses, and the warning about it."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from sanet_hf.training.data.load import load_recordings
 
 
 def tones(rate: int, amplitudes: dict[float, float], seconds: float = 0.5) -> np.ndarray:
-    """Tones by frequency in Hz, of shape (samples,)."""
+    """Return a sum of tones with these amplitudes by frequency in Hz, of shape (samples,)."""
     times = np.arange(round(rate * seconds)) / rate
     return sum(amplitude * np.sin(2 * np.pi * frequency * times) for frequency, amplitude in amplitudes.items())
 
@@ -46,8 +46,8 @@ def test_shares_of_two_tones(folder, rate, low, high, offset, suffix):
         np.testing.assert_allclose(shares, [1, expected, 0, 0], atol=0.01)
 
 
-def test_the_middle_is_measured(folder, monkeypatch):
-    """Where it can be reached without what stands before it; of MP3 the beginning."""
+def test_middle_of_seekable_formats_is_measured(folder, monkeypatch):
+    """WAV and FLAC allow seeking to the middle. The beginning of MP3 is measured instead."""
     monkeypatch.setattr(bandwidth, "MEASURED_SECONDS", 1)
     parts = [tones(44_100, {frequency: 0.3}, 3) for frequency in (1000, 15_000, 1000)]
     for name, expected in (("a.wav", 1), ("a.flac", 1), ("a.mp3", 0)):
@@ -55,7 +55,7 @@ def test_the_middle_is_measured(folder, monkeypatch):
         assert shares_above(folder / name, name, [8000])[1] == [pytest.approx(expected, abs=0.01)]
 
 
-def test_what_has_no_band(folder):
+def test_silent_or_unreadable_files_have_no_band(folder):
     soundfile.write(folder / "silence.wav", np.zeros(48_000), 48_000)
     assert shares_above(folder / "silence.wav", "silence", [8000]) == (48_000, [0.0])
     (folder / "text.wav").write_text("no audio")
@@ -97,13 +97,13 @@ def bats(count: int, frequencies: dict[float, float], rate: int = 384_000) -> li
         ([], []),
     ],
 )
-def test_findings(bands, texts):
+def test_bands_give_findings(bands, texts):
     findings = describe_bands(bands, 16_000)
     assert len(findings) == bool(texts)
     assert all(text in findings[0] for text in texts)
 
 
-def test_nothing_higher_is_advised_at_the_highest_rate():
+def test_no_higher_rate_is_advised_at_the_highest_rate():
     (finding,) = describe_bands([Band("a", 384_000, 0.9, (0.9,) * len(COMMON_RATES))], 96_000)
     assert (
         "90 % of the energy is above 48000 Hz, half of the highest supported rate" in finding
@@ -111,7 +111,7 @@ def test_nothing_higher_is_advised_at_the_highest_rate():
     )
 
 
-def test_train_check_and_prepare_say_so(tmp_path, caplog, capsys):
+def test_train_check_and_prepare_report_lost_energy(tmp_path, caplog, capsys):
     for label, frequency in (("noctule", 22_000), ("pipistrelle", 45_000)):
         for index in range(10):
             path = tmp_path / "bats" / label / f"{index}.wav"
@@ -131,5 +131,5 @@ def test_train_check_and_prepare_say_so(tmp_path, caplog, capsys):
         assert (said in capsys.readouterr().out) is is_said
     assert main(["prepare", command[0], str(tmp_path / "data"), *command[1:], "--no_segments"]) == 0
     assert "100 % of the energy is above 8000 Hz" in (tmp_path / "data/report.html").read_text()
-    # What was prepared has lost them: it is said before.
+    # The prepared clips have lost this energy, so the warning is about the sources.
     assert "Recordings with warnings (20):" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What reading recordings showed is kept, and believed only of recordings that are the same."""
+"""The cache of recording checks: unchanged recordings are read once, changed ones are read again."""
 
 import io
 import os
@@ -25,7 +25,7 @@ from sanet_hf.training.data.load import load_recordings
 
 @pytest.fixture
 def folder(tmp_path, make_tone, monkeypatch) -> Path:
-    """Six recordings, and an empty cache."""
+    """Make six recordings and an empty cache."""
 
     def assets(*names: str) -> Path:
         path = tmp_path.joinpath("assets", *names)
@@ -40,7 +40,7 @@ def folder(tmp_path, make_tone, monkeypatch) -> Path:
 
 @pytest.fixture
 def read(monkeypatch) -> list[str]:
-    """The names of the recordings that are read."""
+    """Return a list to which the name of each recording that is read is added."""
     names = []
     check = recording_checks._check
 
@@ -53,7 +53,7 @@ def read(monkeypatch) -> list[str]:
 
 
 def load(folder: Path, sampling_rate: int = 16000, **options) -> dict[str, tuple[float, str]]:
-    """Length and hash of each recording."""
+    """Return the length and the hash of each recording."""
     recordings = load_recordings(DataArguments(data_dir=str(folder), **options), sampling_rate)
     rows = (row for dataset in recordings.values() for row in dataset)
     return {str(Path(row["file"]).relative_to(folder)): (row["seconds"], row["digest"]) for row in rows}
@@ -66,7 +66,7 @@ def test_recordings_are_read_once(folder, read, caplog):
     caplog.clear()
     assert load(folder) == first and len(read) == 7
     assert "1 recordings are silent" in caplog.text
-    # The same folder in another place, and another sampling rate, are read.
+    # At another sampling rate, or after the folder was moved, recordings are read again.
     assert load(folder, 8000).keys() == first.keys() and len(read) == 14
     moved = folder.rename(folder.with_name("moved"))
     assert load(moved) == first and len(read) == 21
@@ -79,7 +79,7 @@ def test_changed_file_is_read_again(folder, read, make_tone, how):
     if how == "touched":
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     else:
-        # Of the same size, and as if changed at the same time.
+        # Keep the size and the modification time.
         new = path if how == "content" else folder.parent / "new.wav"
         make_tone(new, 900, seconds=0.1)
         os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -98,7 +98,7 @@ def test_unreadable_files_are_read_again(folder, read):
 
 
 @pytest.mark.parametrize("damage", ["text", "torn", "empty", "folder", "other_table", "values"])
-def test_damaged_cache_is_made_anew(folder, read, caplog, damage):
+def test_damaged_cache_does_not_change_results(folder, read, caplog, damage):
     first = load(folder)
     (path,) = folder.parent.rglob(DATABASE_FILE)
     if damage == "text":
@@ -120,7 +120,7 @@ def test_damaged_cache_is_made_anew(folder, read, caplog, damage):
         assert load(folder) == first and len(read) == 12
 
 
-def test_cache_that_cannot_be_written(folder, read, monkeypatch):
+def test_unwritable_cache_is_not_used(folder, read, monkeypatch):
     def refuse(*names):
         raise PermissionError("read-only")
 
@@ -129,13 +129,13 @@ def test_cache_that_cannot_be_written(folder, read, monkeypatch):
 
 
 def test_one_of_several_processes_reads(folder, read):
-    """Threads with a lock and a database of their own, as processes have."""
+    """Each thread opens its own lock and database, as a process does."""
     with ThreadPoolExecutor(3) as pool:
         results = list(pool.map(lambda _: load(folder), range(3)))
     assert results[0] == results[1] == results[2] and len(read) == 6
 
 
-def test_another_process_is_waited_for(folder, read, monkeypatch, caplog):
+def test_loading_waits_for_another_process(folder, read, monkeypatch, caplog):
     monkeypatch.setattr(check_cache, "PATIENCE_SECONDS", 0.01)
     first = load(folder)
     (folder.parent / "assets" / "sanet_hf" / "recordings" / DATABASE_FILE).unlink()
@@ -158,7 +158,7 @@ def test_another_process_is_waited_for(folder, read, monkeypatch, caplog):
     assert "Waiting for another process" in caplog.text
 
 
-def test_content_in_a_dataset_is_known_by_its_hash(folder, read, tmp_path):
+def test_audio_in_a_dataset_is_cached_by_its_hash(folder, read, tmp_path):
     cells = [{"path": None, "bytes": path.read_bytes()} for path in sorted(folder.rglob("*.wav"))]
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -169,7 +169,7 @@ def test_content_in_a_dataset_is_known_by_its_hash(folder, read, tmp_path):
     assert len(read) == 6
 
 
-def test_recordings_are_not_checked_when_told_so(folder, read, caplog):
+def test_check_recordings_false_decodes_only_mp3(folder, read, caplog):
     mp3 = folder / "b" / "3.mp3"
     samples, rate = soundfile.read(folder / "b" / "2.wav")
     soundfile.write(mp3, samples, rate)
@@ -177,7 +177,7 @@ def test_recordings_are_not_checked_when_told_so(folder, read, caplog):
     thorough = load(folder, max_bad_fraction=0.5)
     read.clear()
     quick = load(folder, max_bad_fraction=0.5, check_recordings=False)
-    # The length of the MP3 is found by reading it; what is no audio shows at its start.
+    # MP3 must be decoded to find its length. Files that are no audio are found by their header.
     assert sorted(read) == ["3.mp3"]
     assert {name: seconds for name, (seconds, _) in quick.items()} == {
         n: seconds for n, (seconds, _) in thorough.items()
@@ -187,7 +187,7 @@ def test_recordings_are_not_checked_when_told_so(folder, read, caplog):
 
 
 @pytest.mark.parametrize("content", ["file", "bytes"])
-def test_length_without_check_is_that_of_the_header(tmp_path, content):
+def test_length_without_check_comes_from_the_header(tmp_path, content):
     for rate in (8000, 16000, 44100):
         for suffix, options in ((".wav", {"subtype": "FLOAT"}), (".flac", {}), (".aiff", {})):
             file = io.BytesIO()
@@ -200,7 +200,7 @@ def test_length_without_check_is_that_of_the_header(tmp_path, content):
             assert abs(quick.seconds - thorough.seconds) < 1 / 16000 and not quick.digest
 
 
-def test_parts_of_a_file_are_told_apart(folder):
+def test_parts_of_a_file_have_separate_entries(folder):
     row = {"audio": {"path": str(folder / "a" / "0.wav"), "bytes": None}}
     parts = [{}, {"start": 0.0, "end": 0.04}, {"start": 0.04, "end": None}, {"start": 0.04, "end": 0.06}]
     assert len({check_cache.find_state({**row, **part}, 16000) for part in parts}) == 4
@@ -208,11 +208,11 @@ def test_parts_of_a_file_are_told_apart(folder):
     assert check_cache.find_state({"audio": None}, 16000) is None
 
 
-def test_tests_do_not_use_the_users_cache():
+def test_tests_do_not_use_the_cache_of_the_user():
     assert os.environ["HF_ASSETS_CACHE"] in str(cached_assets_path("sanet_hf", "recordings"))
 
 
-def test_the_bar_of_new_recordings_ends(folder, capsys):
+def test_progress_bar_reaches_100_percent(folder, capsys):
     load_recordings(DataArguments(data_dir=str(folder)))
     bar = capsys.readouterr().err.rpartition("Checking recordings: ")[2]
     assert bar.startswith("100%") and "6/6" in bar

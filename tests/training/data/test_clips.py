@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Clips to train on: which stretches of which recordings, joined and augmented, by seed, epoch and index."""
+"""Training and evaluation clips: parts of recordings, joined clips, labels and augmentation."""
 
 import pickle
 
@@ -27,7 +27,7 @@ RATE = 16000
 LABEL2ID = {"b": 0, "a": 1}
 SECONDS = {"a": [0.5, 1.0, 3.0, 8.0], "b": [0.25, 2.0, 2.5]}
 LARGEST_STEP = 1.2 / (RATE * min(min(lengths) for lengths in SECONDS.values()))
-# A waveform as it is.
+# Does not change the waveform.
 PLAIN = Wav2Vec2FeatureExtractor(do_normalize=False)
 
 
@@ -40,7 +40,7 @@ def make_recordings(rows: list[dict], is_multi_label: bool = False) -> Dataset:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> list[dict]:
-    """Recordings that are ramps from one whole number to the next, so that a sample tells its recording and place."""
+    """Return ramps from one whole number to the next, so that each sample identifies its recording and position."""
     folder, rows = tmp_path_factory.mktemp("ramps"), []
     for label, lengths in SECONDS.items():
         for seconds in lengths:
@@ -57,15 +57,15 @@ def recordings(rows) -> Dataset:
 
 
 def runs_of(waveform: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Row and samples of the recordings that a joined clip is made of, in order; -1 is silence."""
+    """Return the row and the samples of each recording in a joined clip, in order. Row -1 is silence."""
     rows = np.floor(waveform).astype(int) - 1
-    # A recording can follow itself: where it does, its ramp falls or leaps.
+    # A recording can follow itself. The ramp then falls or jumps.
     steps = np.diff(waveform)
     edges = np.flatnonzero((np.diff(rows) != 0) | (steps < 0) | (steps > LARGEST_STEP)) + 1
     return [(int(np.floor(part[0])) - 1, part) for part in np.split(waveform, edges)]
 
 
-def test_a_stretch_of_each_recording(recordings):
+def test_random_part_of_each_recording(recordings):
     clips = TrainingClips(recordings, PLAIN, LABEL2ID, max_length_seconds=1.5)
     assert len(clips) == len(recordings) == len(clips.seconds)
     assert clips.class_matrix.argmax(axis=1).tolist() == [1] * 4 + [0] * 3
@@ -78,12 +78,15 @@ def test_a_stretch_of_each_recording(recordings):
             assert len(waveform) == min(1.5, recordings[row]["seconds"]) * RATE
             assert (np.floor(waveform) == row + 1).all() and (np.diff(waveform) > 0).all()
             starts.add((row, float(waveform[0])))
-    # The short ones start where they start; five epochs of four longer ones.
+    # The three short recordings always start at 0; the four longer ones start elsewhere in each of five epochs.
     assert len(starts) == 3 + 5 * 4
 
 
-def test_stretches_hold_the_sound(tmp_path):
-    """Of a recording with one class that is silent but for a second, or but for noise 30 dB below it."""
+def test_parts_contain_the_sound(tmp_path):
+    """
+    Single-label clips contain the only second of sound; the rest is silence, or noise 30 dB quieter. Multi-label clips
+    need not.
+    """
     for number, silence in enumerate((0.0, 0.003)):
         waveform = silence * np.random.default_rng(0).standard_normal(8 * RATE).astype(np.float32)
         waveform[3 * RATE : 4 * RATE] = 0.1
@@ -92,7 +95,7 @@ def test_stretches_hold_the_sound(tmp_path):
         audio = {"bytes": None, "path": str(path)}
         row = {"audio": audio, "file": path.name, "label": "a", "seconds": 8.0}
         clips = TrainingClips(make_recordings([row]), PLAIN, LABEL2ID, max_length_seconds=1)
-        # A step of the search may leave little of the sound.
+        # The search step is coarse, so a clip may contain only a little of the sound.
         assert all((clips[epoch]["input_values"] == np.float32(0.1)).sum() > 50 for epoch in range(30))
         stream = StreamedClips(
             Dataset.from_list([row] * 30).to_iterable_dataset(),
@@ -101,14 +104,14 @@ def test_stretches_hold_the_sound(tmp_path):
         )  # fmt: skip
         stream._labels = lambda label, name: np.array([1])
         assert all((item["input_values"] == np.float32(0.1)).sum() > 50 for item in stream)
-        # It may have another class elsewhere, or none.
+        # In multi-label data, the quiet parts may contain another class, or none.
         several = TrainingClips(make_recordings([{**row, "label": ["a"]}], True), PLAIN, LABEL2ID, 1)
         assert not all((several[epoch]["input_values"] == np.float32(0.1)).any() for epoch in range(30))
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10), index=st.integers(0, 10_000), max_segments=st.integers(1, 5))
-def test_joined_clips(recordings, seed, index, max_segments):
+def test_joined_clips_contain_parts_of_one_class(recordings, seed, index, max_segments):
     clips = TrainingClips(
         recordings, PLAIN, LABEL2ID, max_length_seconds=4, samples_per_class=10, max_segments=max_segments, seed=seed
     )
@@ -119,7 +122,7 @@ def test_joined_clips(recordings, seed, index, max_segments):
     parts = runs_of(waveform)
     sounds = [(row, part) for row, part in parts if row >= 0]
     assert 1 <= len(sounds) <= max_segments
-    # Silence is before and after, never between.
+    # Silence is only at the start and the end.
     assert all(row >= 0 for row, _ in parts[1:-1])
     for number, (row, part) in enumerate(sounds):
         seconds, is_cut = recordings[row]["seconds"], number == len(sounds) - 1 and parts[-1][0] >= 0
@@ -132,7 +135,7 @@ def test_joined_clips(recordings, seed, index, max_segments):
             assert len(part) <= min(2 if seconds <= 2 else 0.6 * seconds, 4) * RATE
 
 
-def test_padding_and_places_vary(recordings):
+def test_padding_starts_and_segments_vary(recordings):
     clips = TrainingClips(recordings, PLAIN, LABEL2ID, 4, samples_per_class=40, max_segments=2)
     waveforms = [clips[index]["input_values"] for index in range(80)]
     before = {int(np.argmax(waveform > 0)) for waveform in waveforms if waveform.min() == 0}
@@ -161,13 +164,13 @@ def test_same_clips_in_any_number_of_workers(recordings, samples_per_class):
     assert alone[0].shape != alone[2].shape or not np.allclose(alone[0], alone[2])
 
 
-def test_other_seed_other_clips(recordings):
+def test_other_seed_gives_other_clips(recordings):
     first, second = (TrainingClips(recordings, PLAIN, LABEL2ID, 1, seed=seed)[3]["input_values"] for seed in (0, 1))
     assert not np.array_equal(first, second)
 
 
 def test_joined_clips_of_several_classes(rows):
-    """Their labels are all that is in them."""
+    """The labels of a joined clip are the classes of all its recordings."""
     several = [{**row, "label": ["a", "b"] if index == 0 else [row["label"]]} for index, row in enumerate(rows)]
     recordings = make_recordings(several, is_multi_label=True)
     clips = TrainingClips(recordings, PLAIN, LABEL2ID, 4, samples_per_class=20, max_segments=2)
@@ -179,7 +182,7 @@ def test_joined_clips_of_several_classes(rows):
 
 
 def test_joined_clips_of_no_class(rows):
-    """Recordings without a class are one more class to join."""
+    """Recordings without a class are joined like those of a class."""
     several = [{**row, "label": [] if row["label"] == "b" else ["a"]} for row in rows]
     recordings = make_recordings(several, is_multi_label=True)
     recordings = recordings.cast_column("label", List(ClassLabel(names=["a"])))
@@ -191,7 +194,7 @@ def test_joined_clips_of_no_class(rows):
         assert labels == {("a",) if index < 10 else ()} and item["labels"].tolist() == [index < 10]
 
 
-def test_gain_after_normalization_is_heard(recordings):
+def test_gain_after_normalization_changes_the_level(recordings):
     gain = make_augmentation([{"Gain": {"min_gain_db": -6, "max_gain_db": -6, "p": 1}}], RATE)
     extractor = SANetFeatureExtractor(max_length=RATE)
 
@@ -203,7 +206,7 @@ def test_gain_after_normalization_is_heard(recordings):
     assert rms(augment_normalized=gain) == pytest.approx(0.1 * 10 ** (-6 / 20), rel=1e-3)
 
 
-def test_gain_after_normalization_of_a_spectrogram_comes_before_it(rows, tmp_path):
+def test_gain_after_normalization_changes_spectrograms(rows, tmp_path):
     path = tmp_path / "noise.wav"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(RATE), RATE)
     recordings = make_recordings([{**rows[0], "audio": {"bytes": None, "path": str(path)}, "seconds": 1.0}])
@@ -213,19 +216,19 @@ def test_gain_after_normalization_of_a_spectrogram_comes_before_it(rows, tmp_pat
         TrainingClips(recordings, extractor, LABEL2ID, 1, augment_normalized=augment)[0]["input_values"]
         for augment in (None, gain)
     )
-    # Log energies, of which the extractor makes (x - mean) / (2 std).
+    # The extractor normalises log energies x to (x - mean) / (2 std).
     expected = 2 * np.log(10 ** (-6 / 20)) / (2 * extractor.std)
-    # But for a filter of AST's bank that holds no frequency, and silence.
+    # Silence, and a filter of AST's filter bank that contains no frequency, do not change.
     assert np.isclose(quieter - plain, expected, atol=2e-3)[:90].mean() > 0.98
 
 
 @pytest.mark.parametrize("make", [TrainingClips, EvaluationClips])
-def test_unknown_labels(recordings, make):
+def test_unknown_labels_are_an_error(recordings, make):
     with pytest.raises(DataError, match=r"does not have: b\. Its classes are a, c"):
         make(recordings, PLAIN, {"a": 0, "c": 1}, 4)
 
 
-def test_evaluation_takes_the_middle_or_all(recordings):
+def test_evaluation_reads_middle_or_all_windows(recordings):
     clips = EvaluationClips(recordings, PLAIN, LABEL2ID, 2, all_windows=True)
     lengths = [round(seconds * RATE) for seconds in recordings["seconds"]]
     assert clips.rows.tolist() == [row for row, length in enumerate(lengths) for _ in range(-(-length // (2 * RATE)))]
@@ -239,7 +242,7 @@ def test_evaluation_takes_the_middle_or_all(recordings):
     assert item["input_values"].mean() == pytest.approx(4.4995, abs=1e-3)
 
 
-def test_quiet_parts_do_not_count_in_evaluation(rows, tmp_path):
+def test_evaluation_ignores_quiet_windows(rows, tmp_path):
     noise = 0.1 * np.random.default_rng(0).standard_normal(RATE)
     gains = {"one.wav": [1, 0.12, 0.08, 0], "silent.wav": [0, 0], "even.wav": [0.01, 0.01]}
     found = []
@@ -255,8 +258,8 @@ def test_quiet_parts_do_not_count_in_evaluation(rows, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["mp3", "wav"])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_long_compressed_recordings_are_evaluated_in_one_pass(rows, tmp_path, monkeypatch, suffix, num_workers):
-    """Decoding from the start for every window would take a time that grows with the square of the length."""
+def test_mp3_is_evaluated_in_one_decoding_pass(rows, tmp_path, monkeypatch, suffix, num_workers):
+    """Decoding from the start for every window would take quadratic time in the length of the recording."""
     path = tmp_path / f"long.{suffix}"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(20 * RATE + 500), RATE)
     whole = load_audio(path, RATE)
@@ -276,14 +279,14 @@ def test_long_compressed_recordings_are_evaluated_in_one_pass(rows, tmp_path, mo
         np.testing.assert_allclose(item["input_values"], whole[start : start + RATE], atol=1e-6)
     if num_workers == 0:
         assert len(opened) == (1 if suffix == "mp3" else len(starts))
-    # In any other order too.
+    # Any other order gives the same samples.
     for index in (7, 3, 3, 20, 0):
         np.testing.assert_allclose(clips[index]["input_values"], whole[starts[index] :][:RATE], atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
 @given(places=st.lists(st.tuples(st.integers(0, 29_000), st.integers(1, 9000)), max_size=6), is_seekable=st.booleans())
-def test_stretches_in_any_order(places, is_seekable):
+def test_windows_can_be_read_in_any_order(places, is_seekable):
     waveform = np.arange(30_000, dtype=np.float32)
 
     def open_from(start: int) -> OpenedRecording:
@@ -296,8 +299,8 @@ def test_stretches_in_any_order(places, is_seekable):
         reader = pickle.loads(pickle.dumps(reader)) if length % 5 == 0 else reader
 
 
-def test_clips_that_are_played_faster_are_as_long(recordings):
-    """And each part of a recording is heard."""
+def test_faster_clips_keep_their_length(recordings):
+    """Clips that are resampled to a higher speed keep their length, and reach every part of the recording."""
     fast = [{"Resample": {"min_speed": 1.5, "max_speed": 2.0, "p": 0.5}}]
     augment = make_augmentation(fast, RATE)
     assert augment.shortening == pytest.approx(2.0, rel=0.01)
@@ -305,7 +308,7 @@ def test_clips_that_are_played_faster_are_as_long(recordings):
     clips = TrainingClips(recordings, PLAIN, LABEL2ID, recordings["seconds"][longest] / 4, augment)
     items = [clips[epoch * len(clips) + longest]["input_values"] for epoch in range(200)]
     assert {len(item) for item in items} == {clips.max_length}
-    # Samples tell the place in the recording. The first and last ones ring where it was resampled.
+    # A sample's value is its position in the recording. Resampling distorts the first and last samples.
     places = np.array(items)[:, 100:-100] - (longest + 1)
     assert places.min() < 0.05 and places.max() > 0.95
     slow = make_augmentation([{"TimeStretch": {"min_rate": 0.5, "max_rate": 0.9, "p": 1}}], RATE)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded recordings are kept, and have the very samples that decoding gives."""
+"""Decoded recordings are kept for the next epoch. Their samples are exactly those of decoding."""
 
 import builtins
 import errno
@@ -35,7 +35,7 @@ FORMATS += [(44100, "m4a"), (44099, "wav")]
 
 def write_noise(path: Path, rate: int = RATE, seconds: float = 1.6, channels: int = 2, seed: int = 0) -> Path:
     samples = 0.1 * np.random.default_rng(seed).standard_normal((round(rate * seconds) + 13, channels))
-    # Of the first file, channels cancel each other.
+    # The two channels of MP3 files nearly cancel.
     samples = samples if path.suffix != ".mp3" else samples[:, :1] * [[1, -0.9]]
     if path.suffix != ".m4a":
         soundfile.write(path, samples, rate)
@@ -58,7 +58,7 @@ def noises(tmp_path_factory) -> dict[tuple[int, str], dict]:
 
 @pytest.fixture
 def cannot_decode(monkeypatch):
-    """From when it is called, nothing is decoded."""
+    """Return a function that makes all further decoding fail."""
 
     def forbid() -> None:
         def fail(*args, **kwargs):
@@ -83,7 +83,7 @@ def keep(folder: Path, *parts: tuple[int, int], are_whole: bool = True, most_see
     end=st.sampled_from([None, 0.9, 1.3]),
     is_content=st.booleans(),
 )
-def test_kept_samples_are_those_of_decoding(noises, tmp_path_factory, kind, stretches, start, end, is_content):
+def test_kept_samples_equal_decoded_ones(noises, tmp_path_factory, kind, stretches, start, end, is_content):
     row = {**noises[kind], "start": start, "end": end}
     if is_content:
         row["audio"] = {"bytes": Path(row["audio"]["path"]).read_bytes(), "path": None}
@@ -98,13 +98,13 @@ def test_kept_samples_are_those_of_decoding(noises, tmp_path_factory, kind, stre
                 found = recordings.read(0, row, RATE, first, length)
                 assert found.dtype == np.float32 and found.flags.writeable
                 np.testing.assert_array_equal(found, expected)
-                # Now it is kept.
+                # The second reading must not decode.
                 monkeypatch.setattr(rows, "open_recording", None)
                 monkeypatch.setattr(rows, "load_audio", None)
 
 
 @pytest.mark.parametrize("kind", [(16000, "wav"), (44100, "m4a")], ids=str)
-def test_windows_alone_are_kept(noises, tmp_path, cannot_decode, kind):
+def test_only_windows_are_kept(noises, tmp_path, cannot_decode, kind):
     row, recordings = noises[kind], keep(tmp_path, (5000, 8000), are_whole=False)
     expected = load_recording(row, RATE, 5000, 8000)
     recordings.read(0, row, RATE, 5000, 8000)
@@ -113,7 +113,7 @@ def test_windows_alone_are_kept(noises, tmp_path, cannot_decode, kind):
     assert [path.stat().st_size for path in tmp_path.iterdir()] == [4 * 8000]
 
 
-def test_long_recordings_whose_stretches_are_cheap_are_not_kept(noises, tmp_path):
+def test_long_seekable_recordings_are_not_kept(noises, tmp_path):
     for number, kind in enumerate([(48000, "flac"), (44100, "ogg")]):
         recordings = keep(tmp_path / str(number), (0, 30_000), most_seekable=20_000)
         for _ in range(2):
@@ -123,7 +123,7 @@ def test_long_recordings_whose_stretches_are_cheap_are_not_kept(noises, tmp_path
 
 
 @pytest.mark.parametrize("suffix", ["wav", "ogg"])
-def test_recordings_that_change(tmp_path, suffix):
+def test_changed_recordings_are_decoded_again(tmp_path, suffix):
     path = write_noise(tmp_path / f"a.{suffix}", seed=1)
     row, recordings = as_row(path), keep(tmp_path / "kept", (0, 25_613))
     before = recordings.read(0, row, RATE, 0, 9000)
@@ -131,7 +131,7 @@ def test_recordings_that_change(tmp_path, suffix):
     after = recordings.read(0, row, RATE, 0, 9000)
     np.testing.assert_array_equal(after, load_recording(row, RATE, 0, 9000))
     assert not np.array_equal(before, after)
-    # A longer one does not fit what it was planned to take.
+    # A longer file does not fit the planned length, so it is not kept.
     write_noise(path, seconds=5, seed=3)
     for start in (0, 70_000, 0):
         np.testing.assert_array_equal(
@@ -143,7 +143,7 @@ def test_recordings_that_change(tmp_path, suffix):
         recordings.read(0, row, RATE, 0, 9000)
 
 
-def test_a_recording_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch):
+def test_recording_that_changes_during_reading_is_not_kept(tmp_path, monkeypatch):
     path = write_noise(tmp_path / "a.wav", seed=1)
     row, recordings, open_row = as_row(path), keep(tmp_path / "kept", (0, 25_613)), decoded.open_row
 
@@ -158,7 +158,7 @@ def test_a_recording_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeyp
     assert not list((tmp_path / "kept").iterdir())
 
 
-def test_damaged_recordings(tmp_path):
+def test_damaged_recordings_give_the_errors_of_decoding(tmp_path):
     path = write_noise(tmp_path / "a.flac", seconds=20)
     content = bytearray(path.read_bytes())
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
@@ -175,8 +175,8 @@ def test_damaged_recordings(tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_full_disk(noises, tmp_path, monkeypatch, caplog, at_once):
-    """Space is given back, one warning says so, and samples are as always."""
+def test_full_disk_deletes_kept_samples(noises, tmp_path, monkeypatch, caplog, at_once):
+    """If the disk is full, the kept samples are deleted with one warning, and reading still works."""
     recordings = keep(tmp_path / "kept", (0, 30_000), (0, 30_000))
     row = noises[44100, "ogg"]
     recordings.read(0, row, RATE, 0, 9000)
@@ -202,7 +202,7 @@ def test_a_full_disk(noises, tmp_path, monkeypatch, caplog, at_once):
 
 @pytest.fixture
 def recordings(tmp_path):
-    """One of each class and format, on disk, and as the content of a dataset."""
+    """Return recordings of every format in two classes, each as a file and as content of a dataset."""
     found = []
     for number, (rate, suffix) in enumerate(FORMATS):
         path = write_noise(tmp_path / f"{rate}.{suffix}", rate, seconds=0.3 + 0.1 * number, seed=number)
@@ -218,7 +218,7 @@ def make_clips(recordings) -> dict[str, TrainingClips | EvaluationClips]:
     return {**clips, "validation": EvaluationClips(recordings, PLAIN, LABEL2ID, 0.4)}
 
 
-def test_workers_share_what_is_kept(recordings, tmp_path, cannot_decode):
+def test_workers_share_kept_samples(recordings, tmp_path, cannot_decode):
     clips, plain = make_clips(recordings), make_clips(recordings)
     items = {name: [item["input_values"] for item in map(plain[name].__getitem__, range(16))] for name in clips}
     (tmp_path / "run").mkdir()
@@ -226,17 +226,17 @@ def test_workers_share_what_is_kept(recordings, tmp_path, cannot_decode):
         for name in clips:
             for found, expected in zip(DataLoader(clips[name], None, num_workers=2), items[name], strict=True):
                 np.testing.assert_array_equal(found["input_values"], expected)
-        # All of the training recordings, the window of the others.
+        # All training recordings and one window of each validation recording are kept.
         assert len(list((tmp_path / "run" / FOLDER).iterdir())) == 2 * len(recordings)
         cannot_decode()
-        # As a worker that is spawned gets them.
+        # Spawned workers receive pickled clips.
         for name, copied in pickle.loads(pickle.dumps(clips)).items():
             for index, expected in enumerate(items[name]):
                 np.testing.assert_array_equal(copied[index]["input_values"], expected)
     assert not (tmp_path / "run" / FOLDER).exists()
 
 
-def test_joined_clips(recordings, tmp_path, cannot_decode):
+def test_joined_clips_use_kept_samples(recordings, tmp_path, cannot_decode):
     options = {"samples_per_class": 4, "max_segments": 3}
     clips = TrainingClips(recordings, PLAIN, LABEL2ID, 1.5, **options)
     plain = [item["input_values"] for item in (clips[index] for index in range(2 * len(clips)))]
@@ -250,7 +250,7 @@ def test_joined_clips(recordings, tmp_path, cannot_decode):
 
 
 def choose(clips, output_dir: Path, gibibytes: float, capsys, **options) -> tuple[str, dict[str, list[int]]]:
-    """What is said, and the rows that are kept of each split."""
+    """Return the printed text and the rows of each split that are kept."""
     output_dir.mkdir(exist_ok=True)
     with keep_decoded(clips, output_dir, gibibytes, TrainingArguments(output_dir, use_cpu=True, **options)):
         kept = {n: sorted(some.read_kept.__self__.parts) if some.read_kept else None for n, some in clips.items()}
@@ -259,7 +259,7 @@ def choose(clips, output_dir: Path, gibibytes: float, capsys, **options) -> tupl
     return capsys.readouterr().err, kept
 
 
-def test_the_shortest_are_kept(recordings, tmp_path, capsys, monkeypatch):
+def test_shortest_recordings_are_kept(recordings, tmp_path, capsys, monkeypatch):
     clips, everything = make_clips(recordings), list(range(len(recordings)))
     lengths = {name: [count for _, count in some.parts] for name, some in clips.items()}
     assert choose(clips, tmp_path / "run", 0, capsys) == ("", {"train": None, "validation": None})
@@ -271,7 +271,7 @@ def test_the_shortest_are_kept(recordings, tmp_path, capsys, monkeypatch):
     assert line.startswith(f"All {whole:.1f} s of recordings are decoded once and kept in ") and line.endswith(
         "(1 MiB).\n"
     )
-    # The first four of one split, and all of the other, whose windows are as long as they.
+    # The four shortest training recordings and all validation windows fit.
     room = sum(lengths["train"][:4]) + sum(lengths["validation"])
     line, kept = choose(clips, tmp_path / "run", (4 * room + 3) / 2**30, capsys)
     assert kept == {"train": everything[:4], "validation": everything}
@@ -280,7 +280,7 @@ def test_the_shortest_are_kept(recordings, tmp_path, capsys, monkeypatch):
         f"The shortest {fitting:.1f} s of {whole:.1f} s of recordings" in line
         and "MiB, limited by --cache_audio" in line
     )
-    # Checkpoints need the disk, too.
+    # Checkpoints also need disk space.
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * 4 * room + 10))
     line, kept = choose(clips, tmp_path / "run", 2, capsys)
     assert kept == {"train": everything[:4], "validation": everything}
@@ -288,11 +288,11 @@ def test_the_shortest_are_kept(recordings, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("gibibytes", [0, 1])
-def test_what_a_killed_run_left_is_deleted(recordings, tmp_path, capsys, gibibytes):
+def test_samples_of_a_killed_run_are_deleted(recordings, tmp_path, capsys, gibibytes):
     clips = make_clips(recordings)
     left = tmp_path / "run" / FOLDER / "train-1"
     left.parent.mkdir(parents=True)
-    # As if of another dataset.
+    # Samples of another dataset.
     left.write_bytes(np.full(9000, 7, np.float32).tobytes())
     expected = clips["train"][1]["input_values"]
     with keep_decoded(clips, tmp_path / "run", gibibytes, TrainingArguments(tmp_path / "run", use_cpu=True)):
@@ -304,7 +304,7 @@ def test_what_a_killed_run_left_is_deleted(recordings, tmp_path, capsys, gibibyt
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_a_folder_that_is_deleted_meanwhile(recordings, tmp_path):
+def test_folder_deleted_during_training_is_harmless(recordings, tmp_path):
     clips = make_clips(recordings)["train"]
     expected = [clips[index]["input_values"] for index in range(len(clips))]
     (tmp_path / "run").mkdir()

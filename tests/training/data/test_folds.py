@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folds: every recording in one, of equal shares, groups whole, whatever the order of the recordings."""
+"""Folds of cross-validation: equal shares, undivided groups, independent of the order of the recordings."""
 
 import shutil
 import unicodedata
@@ -28,7 +28,7 @@ from sanet_hf.training.options import override_data_arguments
 
 
 CLASSES = st.lists(st.sampled_from("abcdef"), min_size=10, max_size=80)
-# Labels of recordings and their groups, of any size.
+# Labels and group of each recording. Groups have any size.
 GROUPED = st.lists(
     st.tuples(st.lists(st.sampled_from("abcd"), max_size=3, unique=True), st.integers(0, 20)), min_size=1, max_size=60
 )
@@ -46,7 +46,7 @@ def count_of(values, number: int) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(CLASSES, st.integers(2, 10), st.randoms(use_true_random=False))
-def test_recordings_of_one_class_are_divided_to_within_one(labels, num_folds, random):
+def test_fold_sizes_differ_by_at_most_one(labels, num_folds, random):
     names = [f"{label}/{index}" for index, label in enumerate(labels)]
     folds = assign_folds(labels, names, num_folds)
     assert set(folds) <= set(range(num_folds)) and len(folds) == len(labels)
@@ -63,7 +63,7 @@ def test_recordings_of_one_class_are_divided_to_within_one(labels, num_folds, ra
 
 @settings(max_examples=60, deadline=None)
 @given(GROUPED, st.integers(2, 6), st.randoms(use_true_random=False))
-def test_groups_stay_whole(recordings, num_folds, random):
+def test_folds_do_not_divide_groups(recordings, num_folds, random):
     labels, groups = [label for label, _ in recordings], [f"speaker {number}" for _, number in recordings]
     folds = assign_folds(labels, groups, num_folds)
     assert len(set(zip(groups, folds))) == len(set(groups))
@@ -77,25 +77,25 @@ def test_groups_stay_whole(recordings, num_folds, random):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=30), st.integers(2, 6))
 def test_groups_of_any_size_are_balanced(sizes, num_folds):
-    """The largest fold is not larger than the smallest by more than the largest group."""
+    """The largest and the smallest fold differ by at most the size of the largest group."""
     groups = [f"speaker {number}" for number, size in enumerate(sizes) for _ in range(size)]
     counts = count_of(assign_folds(["owl"] * len(groups), groups, num_folds), num_folds)
     assert max(counts) - min(counts) <= max(sizes)
 
 
-def test_unicode_form_of_a_name_does_not_matter():
+def test_folds_do_not_depend_on_unicode_forms():
     names = [f"vögel/{index}_möwe.wav" for index in range(40)]
     other = [unicodedata.normalize("NFD", name) for name in names]
     assert other != names and assign_folds(["owl"] * 40, other, 5) == assign_folds(["owl"] * 40, names, 5)
 
 
-def test_recordings_without_a_label_are_a_class_of_their_own():
+def test_recordings_without_a_label_are_a_class():
     labels = [["owl"]] * 20 + [[]] * 10
     folds = assign_folds(labels, [str(index) for index in range(30)], 5)
     assert count_of(folds[:20], 5) == [4] * 5 and count_of(folds[20:], 5) == [2] * 5
 
 
-def test_a_fold_tests_what_it_neither_trains_on_nor_chooses_the_epoch_by():
+def test_splits_of_a_fold_share_no_group():
     keys = [f"{label}/s{index // 2}_{index}.wav" for label in ("owl", "fox") for index in range(20)]
     source = DatasetDict({"unsplit": make_source(keys, [key.split("/")[0] for key in keys])})
     options = {"folds": 4, "group_pattern": r"/(s\d+)_"}
@@ -116,7 +116,7 @@ def test_a_fold_tests_what_it_neither_trains_on_nor_chooses_the_epoch_by():
         divide_by_fold(source, DataArguments(**options))
 
 
-def test_published_folds():
+def test_fold_pattern_finds_published_folds():
     keys = [
         f"{label}/{fold}-{index}-A-0.wav" for label in ("dog", "rain") for fold in (1, 2, 10) for index in range(3)
     ]
@@ -153,15 +153,15 @@ def test_classes_with_few_recordings_are_named(caplog):
         name_folds(source, DataArguments(folds=4, group_pattern="^(.)"))
 
 
-def test_groups_in_several_published_folds_are_named(caplog):
+def test_groups_in_several_published_folds_warn(caplog):
     keys = [f"{label}/{fold}-s{index}.wav" for label in ("dog", "rain") for fold in (1, 2) for index in range(2)]
     source = make_source(keys, [key.split("/")[0] for key in keys])
     name_folds(source, DataArguments(fold_pattern=r"/(\d)", group_pattern=r"-(s\d)"))
     assert "2 groups are in several folds of --fold_pattern. Scores are therefore too high" in caplog.text
 
 
-def test_own_splits(tones, tmp_path, caplog):
-    """Training and validation recordings are divided; the test split is not touched, but by the final model's test."""
+def test_only_the_final_model_uses_the_own_test_split(tones, tmp_path, caplog):
+    """Folds divide the training and validation recordings. Only the final model is tested on the test split."""
     source = {}
     for fold in ("1", "2", "final"):
         source[fold] = load_recordings(DataArguments(data_dir=str(tones), folds=2, fold=fold))
@@ -172,7 +172,7 @@ def test_own_splits(tones, tmp_path, caplog):
     own = {str(path) for path in (tones / "test").rglob("*.wav")}
     assert set(source["final"]["test"]["file"]) == own
     assert not own & {file for fold in "12" for dataset in source[fold].values() for file in dataset["file"]}
-    # Without a test split, nothing is left to test the final model on.
+    # Without a test split, no recordings remain to test the final model.
     unsplit = shutil.copytree(tones / "train", tmp_path / "unsplit")
     with pytest.raises(DataError, match="trained on all recordings, so there is no test split"):
         load_recordings(DataArguments(data_dir=str(unsplit), folds=2, fold="final"), splits=["test"])
@@ -190,7 +190,7 @@ def test_clips_of_a_prepared_recording_stay_together(make_tone, tmp_path):
     recordings = load_recordings(data)
     names = [{file.rpartition("_")[0] for file in dataset["file"]} for dataset in recordings.values()]
     assert sum(map(len, names)) == len(set().union(*names)) == 8
-    # Also without folds, in whichever way the folder is named.
+    # The same holds without folds, for each way to name the folder.
     for source in (
         {"data_dir": str(tmp_path / "denoised_clips")},
         {"data_dir": str(tmp_path / "denoised_clips/train")},
@@ -199,7 +199,7 @@ def test_clips_of_a_prepared_recording_stay_together(make_tone, tmp_path):
         recordings = load_recordings(DataArguments(**source))
         names = [{Path(file).name.rpartition("_")[0] for file in own["file"]} for own in recordings.values()]
         assert len(names) > 1 and sum(map(len, names)) == len(set().union(*names)), source
-    # Elsewhere each is a recording of its own.
+    # In folders that `sanet prepare` did not write, each file is a separate recording.
     shutil.move(tmp_path / PREPARE_PROGRESS, tmp_path / "moved")
     recordings = load_recordings(data)
     assert sum(len({file.rpartition("_")[0] for file in dataset["file"]}) for dataset in recordings.values()) > 8
@@ -222,12 +222,12 @@ def test_clips_of_a_file_stay_together():
         ({"folds": 3, "streaming": True}, "do not work with --streaming"),
     ],
 )
-def test_contradictions(options, message):
+def test_contradictory_options_are_an_error(options, message):
     with pytest.raises(UsageError, match=message):
         check_fold_options(DataArguments(data_dir="data", **options))
 
 
-def test_other_recordings_are_not_divided_by_the_folds_of_the_run(tmp_path, caplog):
+def test_other_recordings_do_not_use_the_folds_of_the_run(tmp_path, caplog):
     run = {"data_dir": str(tmp_path), "folds": 5, "fold": "2", "max_length_seconds": 1.0}
     for same in ({}, {"data_dir": f"{tmp_path}/x/.."}):
         assert override_data_arguments(run, same).fold == "2" and not caplog.text

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Labels by the same rules from every kind of source: missing, hidden, 0/1, in several spellings."""
+"""Labels, by the same rules from every source: missing, hidden, 0/1, Unicode forms. Also recordings without audio."""
 
 import io
 import json
@@ -34,7 +34,7 @@ SOURCES = ["csv", "jsonl", "parquet", "streamed parquet", "tar", "streamed tar"]
 
 @pytest.fixture(autouse=True)
 def no_sleep(monkeypatch):
-    """datasets sleeps for seconds after each pass over a stream."""
+    """Shorten the pause of seconds that datasets makes after each pass over a stream."""
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.01)
 
 
@@ -59,7 +59,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
 
 
 def make_source(kind: str, folder: Path, splits: dict[str, list], feature=None) -> dict[str, object]:
-    """Recordings with these labels as a kind of source, and the options that name it."""
+    """Write recordings with these labels as a source of this kind, and return the options that select it."""
     if kind in ("csv", "jsonl"):
         rows = []
         for split, labels in splits.items():
@@ -92,7 +92,7 @@ def make_source(kind: str, folder: Path, splits: dict[str, list], feature=None) 
 
 
 def read(options: dict[str, object]) -> dict[str, list]:
-    """Labels of each split, in the order of the source."""
+    """Return the labels of each split, in the order of the source."""
     arguments = DataArguments(**options)
     found = {split: dataset["label"][:] for split, dataset in read_source(arguments).items()}
     if arguments.streaming:
@@ -106,7 +106,7 @@ def read(options: dict[str, object]) -> dict[str, list]:
             is_multi_label=is_multi_label,
             class_names=arguments.class_names,
         )
-        # The value of a recording's samples tells its place.
+        # The value of a recording's samples is its position in the source.
         items = sorted(clips, key=lambda item: item["input_values"][0])
         labels = [item["labels"] for item in items]
         if is_multi_label:
@@ -120,8 +120,11 @@ PETS = ["cat", "dog"] * 10
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_missing_labels_are_left_out(tmp_path, kind, caplog):
-    """One of 20 is as much as max_bad_fraction allows; the sixth of a tar's first five must be there."""
+def test_missing_labels_are_skipped(tmp_path, kind, caplog):
+    """
+    A recording without a label is skipped with a warning. 1 of 20 is the most that max_bad_fraction allows by default.
+    In tars it is not among the first five, because datasets infers the columns from them.
+    """
     train = [None if index == 7 else name for index, name in enumerate(PETS)]
     options = make_source(kind, tmp_path, {"train": train, "validation": PETS[:3], "test": PETS[:2]})
     found = read(options)
@@ -133,8 +136,8 @@ def test_missing_labels_are_left_out(tmp_path, kind, caplog):
     assert "train_07" in caplog.text and "label" in caplog.text
 
 
-def test_whole_numbers_with_a_decimal_point():
-    """pandas writes 0.0 and 1.0 where a label of the column is missing, and each would be a class."""
+def test_labels_1_and_1_0_are_one_class():
+    """pandas writes 0 and 1 as 0.0 and 1.0 if a label of the column is missing."""
     assert find_label_format(["0", "1"], False, None, "owl,fox").read("1.0", "a.wav") == ["fox"]
     assert LabelFormat(False).read("1.0", "a.wav") == LabelFormat(False).read(1.0, "a.wav") == ["1"]
     assert LabelFormat(False).read("-1.0", "a.wav") is None
@@ -144,7 +147,7 @@ def test_whole_numbers_with_a_decimal_point():
 
 
 @pytest.mark.parametrize("text", ["nan", "NA", "<NA>", "Null", "#N/A"])
-def test_text_that_looks_like_a_missing_label_is_warned_of(tmp_path, text, caplog):
+def test_text_like_a_missing_label_warns(tmp_path, text, caplog):
     read(make_source("csv", tmp_path, {"train": ["cat", "dog", text, "cat"]}))
     assert f"{text} counts as a class. If it means that the label is missing" in caplog.text
     caplog.clear()
@@ -153,7 +156,7 @@ def test_text_that_looks_like_a_missing_label_is_warned_of(tmp_path, text, caplo
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "tar"])
-def test_too_many_missing_labels(tmp_path, kind):
+def test_too_many_missing_labels_are_an_error(tmp_path, kind):
     labels = [None if index in (7, 9) else name for index, name in enumerate(PETS)]
     options = make_source(kind, tmp_path, {"train": labels, "test": PETS})
     with pytest.raises(DataError, match=r"2 of 20 recordings \(train\) are unlabelled.*train_07.*train_09"):
@@ -185,8 +188,8 @@ NAMED = ClassLabel(names=["cat", "dog"])
         ("streamed tar", "-1", None),
     ],
 )
-def test_split_with_hidden_labels_is_left_out(tmp_path, kind, missing, feature, caplog):
-    """As test splits of competitions have them."""
+def test_split_with_hidden_labels_is_skipped(tmp_path, kind, missing, feature, caplog):
+    """Test splits of competitions often have hidden labels."""
     labels = [0, 1, 0, 1] if feature is None or feature.dtype != "string" else ["0", "1"] * 2
     splits = {"train": labels, "validation": labels[:2], "test": [missing] * 3}
     found = read(make_source(kind, tmp_path, splits, feature))
@@ -195,7 +198,7 @@ def test_split_with_hidden_labels_is_left_out(tmp_path, kind, missing, feature, 
     assert "Skipped the test split: none of its 3 recordings has a label" in caplog.text
 
 
-def test_no_label_at_all(tmp_path):
+def test_no_labels_at_all_are_an_error(tmp_path):
     options = make_source("jsonl", tmp_path, {"train": [-1] * 3, "test": PETS})
     with pytest.raises(DataError, match="None of the 3 training recordings has a label"):
         read(options)
@@ -219,7 +222,7 @@ def test_no_label_at_all(tmp_path):
     ],
 )
 def test_recordings_of_no_class(tmp_path, kind, labels, feature):
-    """An empty list or text is no class, in every split."""
+    """An empty list or text means no class, in every split."""
     found = read({**make_source(kind, tmp_path, {"train": labels, "validation": labels}, feature), **MULTI_LABEL})
     assert found == {split: [["cat"], [], ["cat", "dog"]] for split in ("train", "validation")}
 
@@ -235,7 +238,7 @@ def test_recordings_of_no_class(tmp_path, kind, labels, feature):
         ("streamed parquet", None, List(NAMED)),
     ],
 )
-def test_missing_lists_are_left_out(tmp_path, kind, missing, feature):
+def test_missing_label_lists_are_skipped(tmp_path, kind, missing, feature):
     present = [["cat"], ["dog"]] if feature is None else [[0], [1]]
     labels = present * 10 + [missing]
     found = read({**make_source(kind, tmp_path, {"train": labels, "test": present}, feature), **MULTI_LABEL})
@@ -264,7 +267,7 @@ ZERO_ONE = [[1, 0, 0], [0, 0, 0], [0, 1, 1], [1, 1, 1]]
     ],
 )
 def test_lists_of_0_and_1(tmp_path, kind, labels, feature):
-    """Classes by position, which must be named: else every recording would have the classes 0 and 1."""
+    """Lists of 0 and 1 mean classes by position and need --class_names. Otherwise 0 and 1 would be the classes."""
     options = {**make_source(kind, tmp_path, {"train": labels, "test": labels}, feature), **MULTI_LABEL}
     found = read({**options, "class_names": "owl,fox, bat"})
     expected = [["owl"], [], ["bat", "fox"], ["bat", "fox", "owl"]]
@@ -285,7 +288,7 @@ def test_detector_with_0_and_1(tmp_path, kind, labels):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "streamed parquet", "tar"])
-def test_names_of_class_indices(tmp_path, kind):
+def test_class_names_name_class_indices(tmp_path, kind):
     options = make_source(kind, tmp_path, {"train": [1, 0, 1], "validation": [1, 0]}, Value("int64"))
     assert read({**options, "class_names": "owl,fox"}) == {
         "train": ["fox", "owl", "fox"],
@@ -309,34 +312,34 @@ def test_names_of_class_indices(tmp_path, kind):
         ),
     ],
 )
-def test_what_is_no_label(tmp_path, feature, labels, message):
+def test_invalid_labels_are_an_error(tmp_path, feature, labels, message):
     options = make_source("parquet", tmp_path, {"train": labels * 2, "test": labels}, feature)
     with pytest.raises(DataError, match=message):
         read({**options, **(MULTI_LABEL if isinstance(feature, List) else {})})
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "streamed parquet"])
-def test_lists_where_a_recording_has_one_class(tmp_path, kind):
+def test_lists_in_single_label_data_are_an_error(tmp_path, kind):
     labels = [["owl"], ["fox", "owl"]]
     options = make_source(kind, tmp_path, {"train": labels, "test": labels}, List(Value("string")))
     with pytest.raises(DataError, match=r"labels are lists.*--problem_type multi_label_classification"):
         read(options)
 
 
-# Spellings
+# Unicode forms
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "streamed parquet", "tar"])
-def test_forms_of_unicode_are_one_class(tmp_path, kind, caplog):
+def test_unicode_forms_are_one_class(tmp_path, kind, caplog):
     labels = [COMPOSED, DECOMPOSED, "owl", f" {DECOMPOSED} "]
     found = read(make_source(kind, tmp_path, {"train": labels, "validation": labels}))
     assert found == {split: [COMPOSED, COMPOSED, "owl", COMPOSED] for split in ("train", "validation")}
     assert "count as one class" in caplog.text and "Cafe\\u0301" in caplog.text
 
 
-def test_class_folders_in_forms_of_unicode(tmp_path, caplog):
+def test_class_folders_in_unicode_forms_are_merged(tmp_path, caplog):
     for number, name in enumerate([COMPOSED, DECOMPOSED, "owl", "owl ", "Owl"]):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{number}.flac").write_bytes(encode(number))
@@ -346,16 +349,15 @@ def test_class_folders_in_forms_of_unicode(tmp_path, caplog):
     assert "Classes that differ only in case: Owl and owl." in caplog.text
 
 
-def test_class_folders_are_names(tmp_path):
-    """Also those called as 0/1 labels are."""
+def test_class_folders_0_and_1_are_names(tmp_path):
     for name in ("0", "1"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.flac").write_bytes(encode(1))
     assert read({"data_dir": str(tmp_path), **MULTI_LABEL})["unsplit"] == [["0"], ["1"]]
 
 
-def test_model_with_another_form_of_unicode(tmp_path):
-    """Models keep the names of the folders that they were trained on."""
+def test_model_with_another_unicode_form(tmp_path):
+    """A model keeps the class names in the Unicode form of its training data."""
     options = make_source("csv", tmp_path, {"test": [COMPOSED, "owl"]})
     recordings = load_recordings(DataArguments(**options), splits=["test"])["test"]
     assert label_matrix(recordings, {"owl": 0, DECOMPOSED: 1}).tolist() == [[0, 1], [1, 0]]
@@ -365,7 +367,7 @@ def test_model_with_another_form_of_unicode(tmp_path):
     st.lists(st.lists(st.sampled_from(["owl", "fox", "bat"]), unique=True), min_size=1, max_size=8),
     st.sampled_from(["names", "indices", "positions", "text", "list as text", "array"]),
 )
-def test_one_meaning_however_it_is_written(labels, how):
+def test_every_notation_gives_the_same_classes(labels, how):
     names = ["owl", "fox", "bat"]
     indices = [[names.index(name) for name in label] for label in labels]
     positions = [[int(name in label) for name in names] for label in labels]
@@ -378,7 +380,7 @@ def test_one_meaning_however_it_is_written(labels, how):
         "array": list(map(np.array, positions)),
     }[how]
     is_by_number = how in ("indices", "positions", "array")
-    # Of indices that are 0 and 1 alone it cannot be known; a list of all three is as long as one of positions.
+    # Lists of the indices 0 and 1 alone could also be positions. The list [2] shows that they are indices.
     if how == "indices":
         written = [[2], *written] if all(map(len, labels)) else written
         labels = [["bat"], *labels] if all(map(len, labels)) else labels
@@ -387,7 +389,7 @@ def test_one_meaning_however_it_is_written(labels, how):
 
 
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.text(max_size=3))))
-def test_any_label_is_names_or_missing_or_an_error(label):
+def test_any_value_is_names_missing_or_an_error(label):
     for is_multi_label in (False, True):
         for names in (None, ["owl", "fox"]):
             try:
@@ -407,7 +409,7 @@ def test_any_label_is_names_or_missing_or_an_error(label):
         ([["owl"], []], None),
     ],
 )
-def test_classes_without_contrast(tmp_path, validation, message, caplog):
+def test_classes_without_contrast_warn(tmp_path, validation, message, caplog):
     train = [["owl"], ["fox"], []]
     options = {**make_source("jsonl", tmp_path, {"train": train, "validation": validation}), **MULTI_LABEL}
     load_recordings(DataArguments(**options))
@@ -419,8 +421,8 @@ def test_classes_without_contrast(tmp_path, validation, message, caplog):
 
 @pytest.mark.parametrize("kind", ["parquet", "streamed parquet", "tar", "streamed tar"])
 @pytest.mark.parametrize("audio", ["none", "empty", "lost"])
-def test_audio_that_is_missing(tmp_path, kind, audio, caplog):
-    """Left out and counted, as what cannot be decoded is."""
+def test_recordings_without_audio_are_skipped(tmp_path, kind, audio, caplog):
+    """Recordings without audio are skipped with a warning, like unreadable ones."""
     options = make_source(kind, tmp_path, {"train": PETS, "validation": PETS[:2], "test": PETS[:2]})
     if "parquet" in kind:
         cells = [{"bytes": encode(index), "path": f"train_{index:02}.flac"} for index in range(20)]
@@ -429,7 +431,7 @@ def test_audio_that_is_missing(tmp_path, kind, audio, caplog):
             "empty": {"bytes": None, "path": None},
             "lost": {"bytes": None, "path": "lost.flac"},
         }[audio]
-        # Not Audio(), which does not write what it cannot read.
+        # Audio() does not write files that it cannot read.
         cell = Audio() if audio == "none" else {"bytes": Value("binary"), "path": Value("string")}
         features = Features({"audio": cell, "label": Value("string")})
         dataset = Dataset.from_dict({"audio": cells, "label": PETS}, features=features)
@@ -450,9 +452,8 @@ def test_audio_that_is_missing(tmp_path, kind, audio, caplog):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("written", ["absolute", "relative", "url"])
-def test_table_of_paths(tmp_path, streaming, written, monkeypatch):
-    """A CSV file with a column of paths, as datasets loads it."""
-    table = tmp_path / "table"  # without audio files, which datasets would take for the recordings
+def test_csv_dataset_with_a_column_of_paths(tmp_path, streaming, written, monkeypatch):
+    table = tmp_path / "table"  # without audio files, which datasets would load instead
     for folder in (table, tmp_path / "clips"):
         folder.mkdir()
     for split in ("train", "validation"):
@@ -508,7 +509,7 @@ def test_audio_in_a_table(tmp_path, streaming, cell):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_columns_that_are_no_audio(tmp_path, streaming):
+def test_columns_without_audio_are_an_error(tmp_path, streaming):
     for split in ("train", "validation"):
         Dataset.from_dict({"audio": [1, 2], "label": ["a", "b"]}).to_parquet(tmp_path / f"{split}.parquet")
     with pytest.raises(DataError, match="the column 'audio' contains no audio"):

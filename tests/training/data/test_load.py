@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of recordings: layouts, faults, batches."""
+"""Folders of recordings: layouts, errors and warnings; batches."""
 
 import shutil
 
@@ -26,7 +26,7 @@ def labels_of(dataset) -> list[str]:
     return [names[label] for label in dataset["label"]]
 
 
-def test_split_folders(tones):
+def test_split_folders_are_loaded(tones):
     recordings = load_recordings(tones)
     assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 32, "validation": 8, "test": 8}
     for dataset in recordings.values():
@@ -37,7 +37,7 @@ def test_split_folders(tones):
 @pytest.mark.parametrize(
     "names", [("training", "valid", "testing"), ("Train", "dev", "eval"), ("train", "val", "test")]
 )
-def test_names_of_split_folders(tones, tmp_path, names):
+def test_split_folders_can_have_other_names(tones, tmp_path, names):
     for source, name in zip(("train", "validation", "test"), names):
         shutil.copytree(tones / source, tmp_path / name)
     assert set(load_recordings(tmp_path)) == {"train", "validation", "test"}
@@ -69,7 +69,7 @@ def test_files_named_like_splits_keep_their_class(tones, tmp_path, make_tone):
     assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 6, "validation": 6}
 
 
-def test_validation_is_held_out_where_it_is_missing(tones, tmp_path):
+def test_missing_validation_split_is_held_out(tones, tmp_path):
     shutil.copytree(tones / "train", tmp_path / "train")
     recordings = load_recordings(tmp_path)
     assert {split: len(dataset) for split, dataset in recordings.items()} == {"train": 27, "validation": 5}
@@ -130,7 +130,7 @@ def make_bad_files(folder, tone):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_faults_are_named(tmp_path, make_tone, make, message):
+def test_errors_name_the_fault(tmp_path, make_tone, make, message):
     folder = tmp_path / "data"
     folder.mkdir()
     make(folder, *[make_tone][: make.__code__.co_argcount - 1])
@@ -138,13 +138,13 @@ def test_faults_are_named(tmp_path, make_tone, make, message):
         load_recordings(folder)
 
 
-def test_few_unreadable_files_are_left_out(tmp_path, make_tone, caplog):
+def test_few_unreadable_files_are_skipped(tmp_path, make_tone, caplog):
     make_bad_files(tmp_path, make_tone)
     recordings = load_recordings(tmp_path, max_bad_fraction=0.1)
     assert sum(len(dataset) for dataset in recordings.values()) == 18
 
 
-def test_features_and_labels_in_the_models_numbering(tones):
+def test_labels_are_the_class_indices_of_the_model(tones):
     recordings = load_recordings(tones)
     feature_extractor = SANetFeatureExtractor(max_length=4000)
     arguments = feature_extractor, {"high": 1, "low": 0}, 0.25
@@ -152,7 +152,7 @@ def test_features_and_labels_in_the_models_numbering(tones):
     item = test[0]
     assert item["labels"] == 1 and "/high/" in recordings["test"][0]["audio"]["path"]
     assert len(item["input_values"]) == 4000
-    # Evaluation takes the middle, training a stretch of its own in each epoch.
+    # Evaluation reads the middle, training a new random part in each epoch.
     assert np.array_equal(item["input_values"], test[0]["input_values"])
     first, second = (train[index]["input_values"] for index in (0, len(train)))
     assert not np.array_equal(first, second)
@@ -186,7 +186,7 @@ def test_collate_pads_and_drops_full_masks():
         (1, []),
     ],
 )
-def test_few_recordings_are_warned_of(tmp_path, make_tone, caplog, count, lines):
+def test_few_recordings_warn(tmp_path, make_tone, caplog, count, lines):
     for label in "ab":
         for index in range(count):
             make_tone(tmp_path / label / f"{index}.wav", 440, seconds=0.05, seed=2 * index + (label == "a"))
@@ -201,7 +201,7 @@ def test_few_recordings_are_warned_of(tmp_path, make_tone, caplog, count, lines)
             check_validation(recordings)
 
 
-def test_class_that_validation_and_test_lack_is_named(tmp_path, make_tone, caplog):
+def test_class_missing_in_validation_or_test_is_named(tmp_path, make_tone, caplog):
     sites = {"A": {"owl": 2, "fox": 2}, "B": {"fox": 3, "owl": 3}, "C": {"fox": 4, "bat": 4}}
     for site, counts in sites.items():
         for label, count in counts.items():

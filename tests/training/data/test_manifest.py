@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests in all the ways that programs write them, and clips of files by start and end."""
+"""Manifests in the formats of common programs, and clips of files by start and end."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ RATE = 16000
 
 @pytest.fixture(autouse=True)
 def no_sleep(monkeypatch):
-    """datasets sleeps for seconds after each pass over a stream."""
+    """Shorten the pause of seconds that datasets makes after each pass over a stream."""
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.01)
 
 
@@ -62,13 +62,13 @@ def write(delimiter: str, line_end: str, header: tuple[str, str] = ("file", "lab
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_csv_of_any_program(tmp_path, encoding, delimiter, line_end):
+def test_csv_formats_are_read(tmp_path, encoding, delimiter, line_end):
     assert read(tmp_path, write(delimiter, line_end).encode(encoding)) == EXPECTED
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("form", ["lines", "windows lines", "list", "ascii"])
-def test_json_of_any_program(tmp_path, encoding, form):
+def test_json_formats_are_read(tmp_path, encoding, form):
     lines = [json.dumps(row, ensure_ascii=form == "ascii") for row in EXPECTED]
     text = {"list": f"[{', '.join(lines)}]", "windows lines": "\r\n".join(lines) + "\r\n"}.get(form, "\n".join(lines))
     assert read(tmp_path, text.encode(encoding), ".jsonl") == EXPECTED
@@ -84,7 +84,7 @@ def test_json_of_any_program(tmp_path, encoding, form):
     ],
     ids=["capitals", "quotes", "semicolon_and_comma", "empty_fields_and_rows"],
 )
-def test_csv_in_other_ways(tmp_path, content):
+def test_csv_variants_are_read(tmp_path, content):
     assert read(tmp_path, content) == EXPECTED
 
 
@@ -113,7 +113,7 @@ def test_csv_in_other_ways(tmp_path, content):
         "split_blank",
     ],
 )
-def test_csv_that_cannot_be_right(tmp_path, content, message):
+def test_invalid_csv_is_an_error(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, content)
 
@@ -127,28 +127,28 @@ def test_csv_that_cannot_be_right(tmp_path, content, message):
     ],
     ids=["cut", "number", "nested"],
 )
-def test_json_that_cannot_be_right(tmp_path, content, message):
+def test_invalid_json_is_an_error(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, content, ".jsonl")
 
 
-def test_rows_that_repeat_another(tmp_path, caplog):
+def test_duplicate_rows_are_skipped(tmp_path, caplog):
     rows = read(tmp_path, "file,label,split\na.wav,owl,train\nb.wav,fox,train\na.wav, owl ,train\na.wav,owl,test\n")
     assert [(row["file"], row["split"]) for row in rows] == [("a.wav", "train"), ("b.wav", "train"), ("a.wav", "test")]
     assert "skipped 1 duplicate rows: row 3 (a.wav)" in caplog.text
 
 
-def test_columns_that_are_not_used(tmp_path, caplog):
+def test_unused_columns_are_named(tmp_path, caplog):
     assert read(tmp_path, "id,file,label,Start_s,site,\n1,a.wav,owl,0,x,\n")[0] == EXPECTED[0]
     (message,) = [record.message for record in caplog.records]
     assert message.endswith("unused columns: id, Start_s, site.")
 
 
-def test_blank_split_column_is_none(tmp_path):
+def test_blank_split_column_is_ignored(tmp_path):
     assert read(tmp_path, "file,label,split\na.wav,owl,\nb.wav,owl, \n")[0] == EXPECTED[0]
 
 
-def test_backslashes_of_windows(tmp_path, make_tone):
+def test_windows_paths_are_found(tmp_path, make_tone):
     for index in range(4):
         make_tone(tmp_path / "calls" / f"{index}.wav", 300, seconds=0.05, seed=index)
     make_tone(tmp_path / "with\\backslash.wav", 300, seconds=0.05, seed=9)
@@ -161,7 +161,7 @@ def test_backslashes_of_windows(tmp_path, make_tone):
 
 
 @given(st.binary(max_size=60), st.sampled_from([".csv", ".jsonl"]))
-def test_any_bytes_are_rows_or_an_error(tmp_path_factory, content, suffix):
+def test_any_bytes_give_rows_or_an_error(tmp_path_factory, content, suffix):
     folder = tmp_path_factory.getbasetemp()
     for start in (b"", b"file,label\n", b'{"file": "a.wav", "label": 1}\n'):
         try:
@@ -187,7 +187,7 @@ def test_any_bytes_are_rows_or_an_error(tmp_path_factory, content, suffix):
         ("", " ", (None, None)),
     ],
 )
-def test_bounds(start, end, expected):
+def test_start_and_end_are_read(start, end, expected):
     assert read_bounds(start, end, "row 1") == expected
 
 
@@ -204,14 +204,14 @@ def test_bounds(start, end, expected):
         ("", "0", "row 1 ends at 0 s, not after its start at 0 s"),
     ],
 )
-def test_bounds_that_cannot_be_right(start, end, message):
+def test_invalid_bounds_are_an_error(start, end, message):
     with pytest.raises(DataError, match=message):
         read_bounds(start, end, "row 1")
 
 
 @pytest.fixture(scope="module")
 def ramps(tmp_path_factory) -> dict[int, Path]:
-    """By sampling rate a recording of 1.2 s whose samples tell their place."""
+    """Return recordings of 1.2 s by sampling rate. The value of a sample identifies its position."""
     folder, paths = tmp_path_factory.mktemp("ramps"), {}
     for rate in (RATE, 22050):
         paths[rate] = folder / f"{rate}.wav"
@@ -249,7 +249,10 @@ def test_clip_is_a_slice_of_the_file(ramps, rate, bounds, is_to_the_end, stretch
 
 
 def write_calls(folder: Path, kind: str, num_files: int = 10, with_splits: bool = False) -> dict[str, object]:
-    """Files of a call of an owl (0.1), up to 0.4 s, and one of a fox (0.2), after it, up to 0.7 s."""
+    """
+    Write files with two calls: an owl (value 0.1) from 0 to 0.4 s, and a fox (value 0.2) from 0.4 to 0.7 s. Return the
+    options that select them as a source of this kind.
+    """
     rows = []
     for number in range(num_files):
         path = folder / "calls" / f"{number:02}.wav"
@@ -276,8 +279,8 @@ def write_calls(folder: Path, kind: str, num_files: int = 10, with_splits: bool 
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_two_calls_in_a_file(tmp_path, kind):
-    """Each row is its part of the file, in training and evaluation, and clips of one file are in one split."""
+def test_rows_are_parts_of_files(tmp_path, kind):
+    """Training and evaluation read only the part of each row. All clips of a file are in one split."""
     recordings = load_recordings(DataArguments(**write_calls(tmp_path, kind)), splits=["train", "validation", "test"])
     names = recordings["train"].features["label"].names
     files: dict[str, set[str]] = {}
@@ -300,14 +303,14 @@ def test_two_calls_in_a_file(tmp_path, kind):
         assert sum(map(len, files.values())) == 10
 
 
-def test_streamed_clips_of_a_file(tmp_path):
+def test_streamed_rows_are_parts_of_files(tmp_path):
     arguments = DataArguments(**write_calls(tmp_path, "streamed"))
     clips = StreamedClips(stream_training_split(arguments), PLAIN, {"owl": 0, "fox": 1}, 1.0)
     lengths = [(len(item["input_values"]), item["labels"]) for item in clips]
     assert sorted(lengths) == [(0.3 * RATE, 1)] * 10 + [(0.4 * RATE, 0)] * 10
 
 
-def test_clips_of_a_file_in_two_splits_are_warned_of(tmp_path, caplog):
+def test_clips_of_a_file_in_two_splits_warn(tmp_path, caplog):
     write_calls(tmp_path, "csv", 4)
     header, *lines = (tmp_path / "calls.csv").read_text().splitlines()
     splits = ["train"] * 4 + ["test", "train", "validation", "validation"]
@@ -318,7 +321,7 @@ def test_clips_of_a_file_in_two_splits_are_warned_of(tmp_path, caplog):
 
 
 def test_clip_beyond_the_end_of_its_file(tmp_path, caplog):
-    """By little, as annotations are rounded, a clip may end later; not by more, and it may not start there."""
+    """A clip may end slightly after the file, because annotations are rounded. It must start before the end."""
     write_calls(tmp_path, "csv", 10)
     path = tmp_path / "calls.csv"
     path.write_text(
@@ -333,7 +336,7 @@ def test_clip_beyond_the_end_of_its_file(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("bounds", [(-1.0, 2.0), (2.0, 1.0), (math.nan, 1.0)])
-def test_bounds_in_a_stream_that_cannot_be_right(bounds):
+def test_invalid_bounds_in_a_stream_are_an_error(bounds):
     row = {"audio": None, "file": "a.wav", "start": bounds[0], "end": bounds[1]}
     with pytest.raises(AudioError, match="invalid clip from"):
         recording_bounds(row, RATE)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a run was trained on, as hashes."""
+"""The record of a run's recordings as hashes."""
 
 import shutil
 
@@ -18,7 +18,7 @@ def recordings(tones):
     return load_recordings(DataArguments(data_dir=str(tones)))
 
 
-def test_record_holds_every_split_and_no_names(recordings, tmp_path):
+def test_record_has_every_split_and_no_names(recordings, tmp_path):
     path = tmp_path / RECORD_FILE
     write_record(path, recordings)
     assert read_record(path) == {split: set(dataset["digest"]) for split, dataset in recordings.items()}
@@ -27,7 +27,7 @@ def test_record_holds_every_split_and_no_names(recordings, tmp_path):
     assert seen_digests(read_record(path), with_validation=False) == set(recordings["train"]["digest"])
 
 
-def test_record_carries_earlier_runs(recordings, tmp_path):
+def test_record_includes_earlier_runs(recordings, tmp_path):
     first, second, third = (tmp_path / name / RECORD_FILE for name in "abc")
     write_record(first, recordings.__class__({"train": recordings["validation"], "validation": recordings["test"]}))
     write_record(second, recordings.__class__({"train": recordings["train"]}), read_record(first))
@@ -43,7 +43,7 @@ def test_damaged_record_is_an_error(tmp_path, content):
         read_record(tmp_path / RECORD_FILE)
 
 
-def test_fingerprint_tells_data_apart_and_not_names_of_files(tones, tmp_path):
+def test_fingerprint_depends_on_data_not_file_names(tones, tmp_path):
     def fingerprint(folder, **options):
         return data_fingerprint(load_recordings(DataArguments(data_dir=str(folder), **options)))
 

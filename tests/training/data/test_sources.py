@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests, data sets, groups, and what a check of the recordings finds."""
+"""Sources of recordings: folders, manifests, datasets and groups; checks for duplicates and silence."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def names_of(dataset) -> list:
 
 
 def contents(recordings) -> dict[str, list[tuple]]:
-    """File names and labels of each split."""
+    """Return the file names and labels of each split."""
     return {
         split: [(Path(file).name, label) for file, label in zip(dataset["file"], names_of(dataset))]
         for split, dataset in recordings.items()
@@ -43,7 +43,7 @@ def contents(recordings) -> dict[str, list[tuple]]:
 HIDDEN = [".hidden.wav", "._recording.mp3", ".hidden/a.wav", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/a.wav"]
 
 
-def test_all_commands_take_the_same_files(tmp_path, caplog):
+def test_all_commands_find_the_same_files(tmp_path, caplog):
     names = [f"recording{suffix}" for suffix in SUFFIXES]
     folder, elsewhere = tmp_path / "recordings", tmp_path / "elsewhere"
     for name in (*names, "LOUD.WAV", *HIDDEN, "notes.txt", "NOTES.TXT", "samples.raw"):
@@ -51,7 +51,7 @@ def test_all_commands_take_the_same_files(tmp_path, caplog):
             path = parent / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    # Links to files, to folders elsewhere and back, and to nothing.
+    # Links to files, to folders elsewhere, to a parent folder, and broken links.
     (folder / "c").symlink_to(elsewhere)
     (folder / "a/linked.wav").symlink_to(folder / "b/LOUD.WAV")
     (folder / "a/gone.flac").symlink_to(folder / "gone.flac")
@@ -69,8 +69,8 @@ def test_all_commands_take_the_same_files(tmp_path, caplog):
     assert "skipped files whose suffix is not an audio format: 6 .txt, 3 .raw." in caplog.text
 
 
-def test_links_do_not_lead_in_circles(tmp_path):
-    """Several to folders with such links of their own would be more paths than can be counted."""
+def test_circular_links_are_followed_once(tmp_path):
+    """Twelve folders that link to each other give an exponential number of paths, but each file is found once."""
     for index in range(12):
         for other in range(12):
             (tmp_path / f"{index}").mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def test_links_do_not_lead_in_circles(tmp_path):
 
 @pytest.fixture
 def clips(tmp_path, make_tone) -> Path:
-    """A folder with `clips/0.wav` to `clips/5.wav`."""
+    """Return a folder with `clips/0.wav` to `clips/5.wav`."""
     for index in range(6):
         make_tone(tmp_path / "clips" / f"{index}.wav", 200 + 100 * index, seconds=0.1, seed=index)
     return tmp_path
@@ -104,7 +104,7 @@ def write_manifest(folder: Path, suffix: str, rows: list[dict]) -> str:
 
 
 @pytest.mark.parametrize("place", ["a/\udcff.wav", "\udcff/a.wav"])
-def test_names_that_are_no_text_are_left_out(clips, place, caplog):
+def test_files_with_names_not_in_utf8_are_skipped(clips, place, caplog):
     path = clips / "folder" / place
     path.parent.mkdir(parents=True)
     (clips / "clips" / "0.wav").rename(path)
@@ -116,7 +116,7 @@ def test_names_that_are_no_text_are_left_out(clips, place, caplog):
     assert "xff" in caplog.text and "its name is not UTF-8. Rename it" in caplog.text
 
 
-def test_manifest_in_a_folder_whose_name_is_no_text(clips):
+def test_manifest_in_a_folder_not_in_utf8_is_an_error(clips):
     folder = clips / "\udcff"
     folder.mkdir()
     manifest = write_manifest(folder, ".csv", [{"file": "../clips/0.wav", "label": "a"}])
@@ -130,7 +130,7 @@ def rows_of(labels: list, splits: list[str] | None = None) -> list[dict]:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_manifest_with_splits(clips, suffix, monkeypatch):
+def test_manifest_splits_have_common_spellings(clips, suffix, monkeypatch):
     splits = ["train", "Training", "val", "dev", "test", " eval "]
     manifest = write_manifest(clips, suffix, rows_of(["a", "b", "a", "b", "a", "b"], splits))
     monkeypatch.chdir("/")
@@ -153,18 +153,18 @@ def test_manifest_without_splits_is_divided(clips, suffix):
     assert sorted(name for rows in found.values() for name, _ in rows) == [f"{index}.wav" for index in range(6)]
 
 
-def test_manifest_takes_absolute_paths(clips, tmp_path_factory):
+def test_manifest_supports_absolute_paths(clips, tmp_path_factory):
     rows = [{**row, "file": str(clips / row["file"])} for row in rows_of(["a", "b"] * 3)]
     manifest = write_manifest(tmp_path_factory.mktemp("elsewhere"), ".csv", rows)
     assert sum(map(len, load_recordings(DataArguments(manifest=manifest)).values())) == 6
 
 
-def test_labels_that_look_like_numbers_or_nothing_stay_text(clips):
+def test_labels_like_numbers_or_null_stay_text(clips):
     manifest = write_manifest(clips, ".csv", rows_of(["01", "NA", "null"] * 2, ["train"] * 3 + ["val"] * 3))
     assert names_of(load_recordings(DataArguments(manifest=manifest))["train"]) == ["01", "NA", "null"]
 
 
-def test_numbers_as_labels_in_json(clips):
+def test_numbers_in_json_become_class_names(clips):
     manifest = write_manifest(clips, ".jsonl", rows_of([0, 1, 2] * 2, ["train"] * 3 + ["val"] * 3))
     assert names_of(load_recordings(DataArguments(manifest=manifest))["train"]) == ["0", "1", "2"]
 
@@ -207,19 +207,19 @@ NO_LABEL = r"1 of 2 recordings \(unsplit\) are unlabelled, more than max_bad_fra
         "no_rows",
     ],
 )
-def test_manifest_with_a_mistake(clips, suffix, content, message):
+def test_invalid_manifest_is_an_error(clips, suffix, content, message):
     manifest = clips / f"manifest{suffix}"
     manifest.write_text(content)
     with pytest.raises(DataError, match=message):
         load_recordings(DataArguments(manifest=str(manifest)))
 
 
-def test_manifest_that_does_not_exist(tmp_path):
+def test_missing_manifest_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"none\.csv cannot be read"):
         load_recordings(DataArguments(manifest=str(tmp_path / "none.csv")))
 
 
-def test_file_that_does_not_exist_is_named(clips, caplog):
+def test_missing_file_is_named(clips, caplog):
     rows = [*rows_of(["a", "b"] * 3), {"file": "clips/lost.wav", "label": "a"}]
     manifest = write_manifest(clips, ".csv", rows)
     with pytest.raises(DataError, match=r"1 of 7 recordings are unreadable.*\n.*clips/lost.wav: file not found"):
@@ -230,7 +230,7 @@ def test_file_that_does_not_exist_is_named(clips, caplog):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_several_labels(clips, suffix):
+def test_manifest_with_several_labels_per_row(clips, suffix):
     labels = [["b", "a"], ["a"], [], ["c", "b"], ["b"], ["c"]]
     written = labels if suffix == ".jsonl" else [" ; ".join(label) for label in labels]
     manifest = write_manifest(clips, suffix, rows_of(written, ["train"] * 4 + ["val", "test"]))
@@ -245,7 +245,7 @@ def test_semicolon_is_part_of_a_single_label(clips):
     assert load_recordings(DataArguments(manifest=manifest))["train"].features["label"].names == ["a;b", "b"]
 
 
-# Data sets
+# Datasets
 
 
 def wav_bytes(seed: int) -> bytes:
@@ -256,7 +256,7 @@ def wav_bytes(seed: int) -> bytes:
 
 
 def save_dataset(folder: Path, labels: dict[str, list], feature, audio="audio", label="label", named=True) -> str:
-    """Parquet files of splits as the Hub has them, with the recordings' bytes inside."""
+    """Write one Parquet file per split, as on the Hub, with the content of the recordings. Return the folder."""
     (folder / "data").mkdir(parents=True)
     for number, (split, values) in enumerate(labels.items()):
         clips = [
@@ -282,7 +282,7 @@ def save_dataset(folder: Path, labels: dict[str, list], feature, audio="audio", 
     ],
     ids=["class_label", "string", "list_of_class_label", "list_of_string", "integer"],
 )
-def test_data_set(tmp_path, feature, values):
+def test_dataset_supports_label_types(tmp_path, feature, values):
     name = save_dataset(tmp_path / "pets", {"train": values, "validation": values, "test": values[:1]}, feature)
     options = MULTI_LABEL if isinstance(feature, List) else {}
     expected = {
@@ -298,7 +298,7 @@ def test_data_set(tmp_path, feature, values):
     assert recordings["train"]["seconds"][:] == [0.1, 0.1]
 
 
-def test_data_set_with_other_names(tmp_path):
+def test_columns_and_splits_with_other_names(tmp_path):
     splits = {"fit": ["a", "b"], "dev": ["b", "a"], "held": ["a"]}
     name = save_dataset(tmp_path / "other", splits, Value("string"), audio="sound", label="kind", named=False)
     options = DataArguments(
@@ -337,13 +337,13 @@ def test_validation_is_taken_from_train(tmp_path, caplog):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_data_set_with_a_mistake(tmp_path, options, message):
+def test_wrong_dataset_option_is_an_error(tmp_path, options, message):
     name = save_dataset(tmp_path / "d", {"train": ["a", "b"], "test": ["a", "b"]}, Value("string"))
     with pytest.raises(DataError, match=message):
         load_recordings(DataArguments(**{"dataset_name": name, **options}))
 
 
-def test_model_learns_from_a_data_set(tmp_path, tiny_options):
+def test_train_on_a_dataset(tmp_path, tiny_options):
     labels = {"train": ["a", "b"] * 4, "validation": ["a", "b"], "test": ["b", "a"]}
     name = save_dataset(tmp_path / "d", labels, Value("string"))
     output_dir = tmp_path / "run"
@@ -358,7 +358,7 @@ def test_model_learns_from_a_data_set(tmp_path, tiny_options):
 
 @pytest.fixture
 def speakers(tmp_path, make_tone) -> Path:
-    """Eight speakers who each say `a` and `b` twice."""
+    """Make a folder of eight speakers, each with two recordings of `a` and two of `b`."""
     for speaker in range(8):
         for label in "ab":
             for take in range(2):
@@ -389,12 +389,12 @@ def test_group_pattern_keeps_speakers_together(speakers, pattern):
     ],
     ids=["nowhere", "in_some", "in_an_optional_group", "no_regex"],
 )
-def test_group_pattern_that_does_not_fit(speakers, pattern, message):
+def test_group_pattern_must_match_every_name(speakers, pattern, message):
     with pytest.raises(DataError, match=message):
         load_recordings(DataArguments(data_dir=str(speakers), group_pattern=pattern))
 
 
-def test_group_in_two_splits_of_the_source(clips, caplog):
+def test_group_in_two_splits_of_the_source_warns(clips, caplog):
     manifest = write_manifest(clips, ".csv", rows_of(["a", "b"] * 3, ["train"] * 4 + ["val", "test"]))
     recordings = load_recordings(DataArguments(manifest=manifest, group_pattern=r"clips/[0-4]|5"))
     assert "are in both" not in caplog.text
@@ -421,13 +421,13 @@ def test_duplicates_are_found_by_content(tmp_path, make_tone, caplog, source):
         options = DataArguments(manifest=write_manifest(tmp_path, ".csv", rows))
     recordings = load_recordings(options)
     (line,) = [record.message for record in caplog.records if "in two splits" in record.message]
-    # Within train it does no harm.
+    # Duplicates within train are not reported.
     assert line.startswith("1 recordings") and line.count(" = ") == 1
     assert "train/a/1.wav (train) = " in line and "test/a/other.flac (test)" in line
     assert {split: len(rows) for split, rows in recordings.items()} == {"train": 4, "validation": 1, "test": 2}
 
 
-def test_silent_recordings_are_named_and_trained_on(tones, tiny_options, tmp_path, caplog):
+def test_silent_recordings_are_named_and_used(tones, tiny_options, tmp_path, caplog):
     data = tmp_path / "data"
     for label in ("high", "low"):
         for split, count in (("train", 3), ("validation", 1), ("test", 1)):
@@ -448,28 +448,28 @@ def test_silent_recordings_are_named_and_trained_on(tones, tiny_options, tmp_pat
     assert "silent.wav" in (output_dir / "predictions/train.csv").read_text()
 
 
-# Every recording as one split
+# Single splits
 
 
-def test_all_recordings_of_a_source_without_splits(clips):
+def test_split_all_of_a_source_without_splits(clips):
     manifest = write_manifest(clips, ".csv", rows_of(["b", "a"] * 3))
     recordings = load_recordings(DataArguments(manifest=manifest), splits=["all"])
     assert contents(recordings) == {"all": [(f"{index}.wav", "ba"[index % 2]) for index in range(6)]}
 
 
-def test_all_of_a_source_with_splits(tones):
+def test_split_all_of_a_source_with_splits_is_an_error(tones):
     with pytest.raises(DataError, match=r"already have splits: .*train"):
         load_recordings(DataArguments(data_dir=str(tones)), splits=["all"])
 
 
-def test_split_that_there_is_not(clips):
+def test_missing_split_is_an_error(clips):
     manifest = write_manifest(clips, ".csv", rows_of(["a", "b"] * 3, ["train"] * 4 + ["val"] * 2))
     with pytest.raises(DataError, match="no test split: the recordings have train, validation"):
         load_recordings(DataArguments(manifest=manifest), splits=["test"])
 
 
-def test_test_split_alone(clips):
-    """Other recordings to test a model on need no train split."""
+def test_test_split_needs_no_train_split(clips):
+    """A model can be tested on recordings that have only a test split."""
     manifest = write_manifest(clips, ".csv", rows_of(["a"] * 6, ["test"] * 6))
     recordings = load_recordings(DataArguments(manifest=manifest), splits=["test"])
     assert {split: len(rows) for split, rows in recordings.items()} == {"test": 6}
@@ -477,7 +477,7 @@ def test_test_split_alone(clips):
         load_recordings(DataArguments(manifest=manifest))
 
 
-def test_evaluate_all(trained, tones, tmp_path, capsys):
+def test_evaluate_split_all(trained, tones, tmp_path, capsys):
     output = tmp_path / "evaluation"
     command = ["evaluate", str(trained), "--data_dir", str(tones / "test"), "--split", "all", "--output", str(output)]
     assert main(command) == 0
@@ -497,8 +497,8 @@ def test_label_column_of_every_source_is_text(clips, label_as):
     assert source["unsplit"]["key"][0] == "clips/0.wav"
 
 
-def test_manifest_of_files_with_one_name(tmp_path, make_tone):
-    """Without a pattern each recording stands for itself, whatever it is called."""
+def test_files_with_the_same_name_are_no_group(tmp_path, make_tone):
+    """Without --group_pattern, each recording of a manifest is its own group."""
     lines = ["file,label"]
     for index in range(20):
         make_tone(tmp_path / f"{index}" / "audio.wav", 440, seed=index)
@@ -510,7 +510,7 @@ def test_manifest_of_files_with_one_name(tmp_path, make_tone):
 
 @pytest.mark.parametrize("folder", ["recordings", "[2024] a::b"])
 @pytest.mark.parametrize("label", ["a::b", "[x]", "*", "zip:", "{a,b}", " b "])
-def test_names_are_no_globs_and_no_urls(tmp_path, make_tone, folder, label):
+def test_names_are_not_read_as_globs_or_urls(tmp_path, make_tone, folder, label):
     names = ["0.wav", "1::2.wav", "[3].wav", "*.wav", "http:::x.wav", "a#b%20?.wav"]
     for index, name in enumerate(names):
         for other in (label, "a"):
@@ -524,8 +524,8 @@ def test_names_are_no_globs_and_no_urls(tmp_path, make_tone, folder, label):
     assert sorted(found) == sorted((name.strip(), name, file) for name in (label, "a") for file in names)
 
 
-def test_data_set_that_came_as_a_script(tmp_path, make_tone, monkeypatch):
-    """The Hub's own conversion of it is taken."""
+def test_script_dataset_loads_its_parquet_conversion(tmp_path, make_tone, monkeypatch):
+    """datasets does not support scripts. The Hub's Parquet conversion is loaded instead."""
     calls = []
 
     def load_dataset(name, config, streaming, revision=None):

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The split of a recording: stable as others are added, with every class and whole groups."""
+"""Assignment of recordings to splits: stable when others are added, every class in train, groups undivided."""
 
 import random
 import unicodedata
@@ -24,12 +24,12 @@ from sanet_hf.training.data.splits import (
 
 
 def by_name(labels: list, groups: list[str], held_out=HELD_OUT) -> dict[str, str]:
-    """The split of each group."""
+    """Return the split of each group."""
     return {groups[i]: split for split, indices in split_by_hash(labels, groups, held_out).items() for i in indices}
 
 
 def members_of(labels: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Recordings of each class; those without a label are a class."""
+    """Return the recordings of each class. Recordings without a label are a class."""
     members = defaultdict(list)
     for name, own in labels.items():
         for label in own or [""]:
@@ -37,7 +37,7 @@ def members_of(labels: dict[str, list[str]]) -> dict[str, list[str]]:
     return members
 
 
-# Recordings by number, with the labels of each.
+# Numbers of recordings, and the labels of one.
 NUMBERS = st.integers(0, 10**6)
 ONE_LABEL = st.sampled_from([["a"], ["b"], ["c"]])
 SEVERAL_LABELS = st.sets(st.sampled_from("abcd"), max_size=3).map(sorted)
@@ -47,8 +47,8 @@ def datasets_of(labels):
     return st.dictionaries(NUMBERS.map("{}.wav".format), labels, min_size=1, max_size=60)
 
 
-def test_split_stays_the_same():
-    """In every version: a model is tested on recordings that it was not trained on."""
+def test_split_is_the_same_in_every_version():
+    """Otherwise a later version could test a model on recordings that it was trained on."""
     names = [f"{index}.wav" for index in range(20)]
     assert split_by_hash(["a"] * 20, names) == {
         "train": [2, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 16, 18, 19],
@@ -66,8 +66,8 @@ def test_shares_of_many_recordings():
     }
 
 
-def test_hash_is_that_of_the_name_alone():
-    """In any process and version, and in both Unicode forms: macOS gives names decomposed."""
+def test_hash_depends_only_on_the_name():
+    """The hash is the same in every process and version, and for both Unicode forms. macOS decomposes names."""
     names = ["a/b.wav", "é/ü.wav", "\udcff.wav"]
     assert [round(hash_name(name), 6) for name in names] == [0.208157, 0.586264, 0.309611]
     assert all(0 <= hash_name(name) < 1 for name in names)
@@ -79,7 +79,7 @@ def test_hash_is_that_of_the_name_alone():
 @settings(max_examples=100, deadline=None)
 @given(data=st.one_of(datasets_of(ONE_LABEL), datasets_of(SEVERAL_LABELS)), order=st.randoms(use_true_random=False))
 @pytest.mark.parametrize("held_out", [HELD_OUT, VALIDATION_ONLY])
-def test_every_class_trains_in_any_order(held_out, data, order):
+def test_every_class_is_in_train_in_any_order(held_out, data, order):
     names = list(data)
     splits = by_name([data[name] for name in names], names, held_out)
     assert splits.keys() == data.keys() and set(splits.values()) <= {"train", *held_out}
@@ -108,15 +108,15 @@ def test_recordings_keep_their_split_when_others_are_added(before, added, held_o
     for name, labels in before.items():
         own = [members[label] for label in labels or [""]]
         are_stable = all(len(others) >= 3 and sum(hash_name(other) >= 0.2 for other in others) >= 2 for others in own)
-        # Of several labels, one may have no other recording that trains.
+        # The only training recording of one of several labels may move to another split.
         is_last = any([old[other] for other in others].count("train") == 1 for others in own)
         if are_stable and not (is_last and len(labels) > 1):
             assert SPLITS.index(new[name]) <= SPLITS.index(old[name]), (name, old[name], new[name])
 
 
 @pytest.mark.parametrize("num_labels", [1, 2])
-def test_growing_data_never_train_less(num_labels):
-    """As above for a folder that grows from three recordings a class to a hundred."""
+def test_growing_data_keep_their_training_recordings(num_labels):
+    """No recording leaves train while a folder grows from about 5 to 100 recordings per class."""
     rng = random.Random(0)
     data = {f"{label}/{index}.wav": rng.sample("abcde", num_labels) for label in "abcde" for index in range(100)}
     names = sorted(data, key=lambda name: int(name.split("/")[1].split(".")[0]))
@@ -155,7 +155,7 @@ def recordings_of(sites) -> tuple[list[list[str]], list[str]]:
 
 @settings(max_examples=100, deadline=None)
 @given(sites=SITES, held_out=st.sampled_from([HELD_OUT, VALIDATION_ONLY]), seed=st.integers(0, 100))
-def test_groups_stay_whole_and_every_class_trains(sites, held_out, seed):
+def test_splits_do_not_divide_groups(sites, held_out, seed):
     labels, groups = recordings_of(sites)
     splits = split_by_hash(labels, groups, held_out)
     assert sorted(index for indices in splits.values() for index in indices) == list(range(len(groups)))
@@ -172,7 +172,7 @@ def test_groups_stay_whole_and_every_class_trains(sites, held_out, seed):
 @settings(max_examples=100, deadline=None)
 @given(rows=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=60))
 def test_every_split_has_every_class_of_three_groups(rows):
-    """Where groups are of one class, as speakers or files are."""
+    """If each group has one class, as files have, a class with three groups is in all splits."""
     labels, groups = [f"c{label}" for _, label in rows], [f"c{label}_g{group}" for group, label in rows]
     splits = split_by_hash(labels, groups)
     for label in set(labels):
@@ -182,7 +182,7 @@ def test_every_split_has_every_class_of_three_groups(rows):
 
 
 @pytest.mark.parametrize("sites", [{"A": 4, "B": 12, "C": 40}, {"A": 40, "B": 4, "C": 12, "D": 100, "E": 5}])
-def test_largest_groups_train(sites):
+def test_largest_group_is_in_train(sites):
     labels, groups = recordings_of({site: [(["owl"], count), (["fox"], count)] for site, count in sites.items()})
     splits = by_name(labels, groups)
     in_order = sorted(sites, key=sites.get)
@@ -190,14 +190,17 @@ def test_largest_groups_train(sites):
     assert {splits[site] for site in in_order[-1:]} == {"train"}
 
 
-def test_only_group_of_a_class_trains():
+def test_only_group_of_a_class_is_in_train():
     sites = {"A": [(["owl"], 3), (["fox"], 3)], "B": [(["owl"], 4), (["fox"], 4)], "C": [(["fox"], 5), (["bat"], 5)]}
     splits = by_name(*recordings_of(sites))
     assert splits == {"A": "validation", "B": "train", "C": "train"}
 
 
-def test_random_sites():
-    """Eight classes, each at one to four of twelve sites: every class trains, and most that can be are tested."""
+def test_held_out_splits_have_most_classes():
+    """
+    Eight classes are recorded at one to four of twelve sites each. Every class is in train. Validation and test have
+    more classes than there are classes with three or more sites.
+    """
     possible, covered = Counter(), Counter()
     for seed in range(300):
         rng = random.Random(seed)
@@ -218,7 +221,7 @@ def test_random_sites():
     assert all(covered[split] > possible[split] for split in HELD_OUT)
 
 
-def test_many_groups_have_the_split_of_their_hash():
+def test_many_groups_get_the_split_of_their_hash():
     rng = random.Random(0)
     sizes = {f"speaker{index}": rng.randint(1, 9) for index in range(4 * MANY_GROUPS)}
     sizes["speaker5"] = 200
@@ -229,12 +232,12 @@ def test_many_groups_have_the_split_of_their_hash():
     for speaker in sizes.keys() - large:
         share = hash_name(speaker)
         assert splits[speaker] == ("test" if share < 0.1 else "validation" if share < 0.2 else "train")
-    # One more recording of a speaker goes where the others are, and moves none.
+    # Another recording of a speaker, or a new speaker, moves no group.
     again = by_name([rng.choice("ab") for _ in groups] + ["a", "b"], [*groups, "speaker7", "new"])
     assert {speaker: again[speaker] for speaker in splits} == splits
 
 
-def test_group_with_most_of_a_class_trains():
+def test_group_with_most_of_a_class_is_in_train():
     rows = [(label, f"speaker{index}") for index in range(4 * MANY_GROUPS) for label in "ab"]
     speaker = next(speaker for _, speaker in rows if hash_name(speaker) < 0.1)
     rows += [("rare", speaker)] * 6 + [("rare", f"speaker{index}") for index in range(5)]

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training on Parquet files and tar archives that are read as they are trained on."""
+"""Training on streamed Parquet files and tar archives."""
 
 import io
 import json
@@ -38,12 +38,15 @@ NUM_SHARDS, PER_SHARD = 4, 6
 
 @pytest.fixture(autouse=True)
 def no_sleep(monkeypatch):
-    """datasets sleeps for seconds after each pass, since threads of Arrow can crash a process that ends."""
+    """
+    Shorten the pause of seconds that datasets makes after each pass. It prevents that threads of Arrow crash a process
+    at its end.
+    """
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
 
 
 def encode(number: int, samples: int = RATE // 2) -> bytes:
-    """A FLAC file of one value, that tells which recording it is."""
+    """Return a FLAC file of one constant value, which identifies the recording."""
     file = io.BytesIO()
     soundfile.write(file, np.full(samples, number / 100), RATE, format="FLAC")
     return file.getvalue()
@@ -94,12 +97,12 @@ def numbers_of(clips: StreamedClips, num_workers: int = 0, epoch: int = 0) -> li
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
-def test_every_recording_once_in_any_number_of_workers(parquet, num_workers):
+def test_workers_read_every_recording_once(parquet, num_workers):
     clips = StreamedClips(open_stream(parquet), PLAIN, {"even": 0, "odd": 1}, 1, buffer_size=5)
     assert sorted(numbers_of(clips, num_workers)) == [*range(NUM_SHARDS * PER_SHARD)]
 
 
-def test_order_is_by_seed_and_epoch(parquet):
+def test_order_depends_on_seed_and_epoch(parquet):
     def order(seed: int, epoch: int) -> list[int]:
         return numbers_of(
             StreamedClips(open_stream(parquet), PLAIN, {"even": 0, "odd": 1}, 1, buffer_size=9, seed=seed),
@@ -117,14 +120,14 @@ def write_ramps(folder, num_recordings: int) -> None:
     Dataset.from_list(rows).cast_column("audio", Audio(decode=False)).to_parquet(folder / "train.parquet")
 
 
-def test_stretches_are_random(tmp_path):
+def test_parts_of_recordings_are_random(tmp_path):
     write_ramps(tmp_path, 8)
     items = list(StreamedClips(open_stream(tmp_path), PLAIN, {"a": 0}, 0.5))
     assert {len(item["input_values"]) for item in items} == {RATE // 2}
     assert len({float(item["input_values"][0]) for item in items}) == 8
 
 
-def test_processes_draw_differently(tmp_path):
+def test_processes_draw_different_parts(tmp_path):
     write_ramps(tmp_path, 8)
 
     def draw(index: int) -> list[float]:
@@ -143,13 +146,13 @@ def write_damaged(folder, num_bad: int) -> None:
     Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
 
 
-def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
+def test_unreadable_recordings_are_skipped(tmp_path, caplog):
     write_damaged(tmp_path, 5)
     clips = StreamedClips(open_stream(tmp_path), PLAIN, {"0": 0, "1": 1}, 1)
     assert len(list(clips)) == 115
 
 
-def test_too_much_that_cannot_be_read(tmp_path):
+def test_too_many_unreadable_recordings_are_an_error(tmp_path):
     write_damaged(tmp_path, 7)
     clips = StreamedClips(open_stream(tmp_path), PLAIN, {"0": 0, "1": 1}, 1)
     with pytest.raises(
@@ -158,13 +161,13 @@ def test_too_much_that_cannot_be_read(tmp_path):
         list(clips)
 
 
-def test_unknown_labels(parquet):
+def test_unknown_labels_are_an_error(parquet):
     clips = StreamedClips(open_stream(parquet), PLAIN, {"even": 0}, 1)
     with pytest.raises(DataError, match=r"flac has the label 'odd', but the classes are even"):
         list(clips)
 
 
-def test_several_labels(tmp_path):
+def test_streamed_labels_of_several_classes(tmp_path):
     rows = [{**row(1), "label": label} for label in ("a;b", "b", " a ; c")]
     Dataset.from_list(rows).cast_column("audio", Audio(decode=False)).to_parquet(tmp_path / "train.parquet")
     clips = StreamedClips(open_stream(tmp_path), PLAIN, {"a": 0, "b": 1, "c": 2}, 1, is_multi_label=True)
@@ -194,7 +197,7 @@ def test_train_on_streamed_tars(command, tars, tmp_path):
 
 
 def test_train_a_detector_on_streamed_0_and_1(command, tmp_path):
-    """Classes by position, negatives, a missing label and a recording without audio."""
+    """The data have classes by position, negatives, a missing label and a recording without audio."""
     features = Features(audio=Audio(sampling_rate=RATE, decode=False), label=List(Value("int8")))
     for split in ("train", "validation"):
         rows = [{**row(number), "label": [number % 2]} for number in range(10)]
@@ -209,7 +212,7 @@ def test_train_a_detector_on_streamed_0_and_1(command, tmp_path):
     assert sorted(line.split(",")[1] for line in lines) == [""] * 5 + ["odd"] * 5
 
 
-def test_train_on_a_stream_for_a_time(command, parquet, tmp_path, monkeypatch):
+def test_max_minutes_sets_the_steps_on_a_stream(command, parquet, tmp_path, monkeypatch):
     now = iter(range(10**6))
     monkeypatch.setattr(time_limit, "read_clock", lambda: next(now))
     at = command.index("--max_steps")
@@ -223,7 +226,7 @@ def test_train_on_a_stream_for_a_time(command, parquet, tmp_path, monkeypatch):
 
 def test_train_on_tars_without_streaming(command, tars, tmp_path):
     options = ["--dataset_name", str(tars), "--audio_column_name", "flac", "--label_column_name", "txt"]
-    # The default: others have no effect here.
+    # Other values of --shuffle_buffer_size are an error without --streaming.
     assert main([*command, *options, "--streaming", "false", "--shuffle_buffer_size", "1000"]) == 0
     assert "train_accuracy" in json.loads((tmp_path / "run/all_results.json").read_text())
 
@@ -238,7 +241,7 @@ def test_train_on_tars_without_streaming(command, tars, tmp_path):
         (["--averaged_epochs", "2"], "--averaged_epochs does not work with --streaming"),
     ],
 )
-def test_options_that_need_all_recordings(command, parquet, options, message):
+def test_options_that_conflict_with_streaming(command, parquet, options, message):
     with pytest.raises(UsageError, match=message):
         train(*parse_train_arguments([*command[1:], "--dataset_name", str(parquet), *options]))
 
@@ -251,16 +254,16 @@ def test_streaming_needs_a_validation_split(command, tmp_path):
         train(*parse_train_arguments([*command[1:], "--dataset_name", str(tmp_path)]))
 
 
-def test_streaming_needs_a_data_set(command, tones):
+def test_streaming_needs_a_dataset(command, tones):
     with pytest.raises(UsageError, match="--streaming has no effect: it needs --dataset_name"):
         train(*parse_train_arguments([*command[1:], "--data_dir", str(tones)]))
 
 
-# --- several processes
+# Several processes
 
 
 def write_shards(folder, sizes: dict[str, list[int]]) -> None:
-    """Parquet files of these numbers of recordings, which are numbered from 1 in each split."""
+    """Write Parquet files with these numbers of recordings. Recordings are numbered from 1 in each split."""
     features = Features(audio=Audio(sampling_rate=RATE, decode=False), label=ClassLabel(names=["even", "odd"]))
     for split, of_shard in sizes.items():
         numbers = iter(range(1, sum(of_shard) + 1))
@@ -272,7 +275,7 @@ def write_shards(folder, sizes: dict[str, list[int]]) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 2, 3))])
 @pytest.mark.parametrize(("num_processes", "num_shards"), [(1, 4), (2, 4), (3, 4), (2, 3), (3, 1)])
-def test_every_recording_once_in_any_number_of_processes(tmp_path, num_processes, num_shards, num_workers):
+def test_processes_read_every_recording_once(tmp_path, num_processes, num_shards, num_workers):
     sizes = [5, 1, 4, 3][:num_shards]
     write_shards(tmp_path, {"train": sizes})
     numbers = []
@@ -284,7 +287,7 @@ def test_every_recording_once_in_any_number_of_processes(tmp_path, num_processes
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
-def test_every_recording_of_tars_once(tars, num_processes):
+def test_processes_read_every_tar_recording_once(tars, num_processes):
     arguments = DataArguments(
         dataset_name=str(tars), audio_column_name="flac", label_column_name="txt", streaming=True
     )
@@ -297,8 +300,8 @@ def test_every_recording_of_tars_once(tars, num_processes):
 
 
 SIZES_OF_SHARDS, BATCH_SIZE = [12, 2, 8, 1], 3
-# Takes two epochs of batches as the trainer does, and writes the numbers of the recordings in each, or, of clips that
-# are joined at random, their indices and a number that tells the waveforms apart.
+# Reads two epochs of batches as the trainer does, and writes the numbers of the recordings in each batch. For joined
+# clips, it writes their indices and a number that identifies the waveform.
 PROCESS_SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -357,14 +360,17 @@ def data_of_processes(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[2, 3])
 def batches_of_processes(data_of_processes, tmp_path_factory, request):
-    """The number of processes, and the batches of each in two epochs of a kind of data set, by number of workers."""
+    """
+    Run the script in several processes. Return their number, and a function that reads the batches of a kind of
+    dataset and a number of workers.
+    """
     folder = tmp_path_factory.mktemp("processes")
     (folder / "script.py").write_text(PROCESS_SCRIPT)
     arguments = [str(folder / "script.py"), str(data_of_processes), str(folder), json.dumps(SIZES["sanet"])]
     run_in_processes(arguments, timeout=600, num_processes=request.param)
 
     def read(kind: str, num_workers: int) -> list[list[list[list[int]]]]:
-        """By epoch, process and step."""
+        """Return the batches by epoch, process and step."""
         names = [f"{kind}_{num_workers}_{index}.json" for index in range(request.param)]
         return [*zip(*(json.loads((folder / name).read_text()) for name in names))]
 
@@ -386,7 +392,7 @@ def test_processes_share_a_stream(batches_of_processes, num_workers):
         for batches in of_process:
             numbers = flatten(batches)
             count = next((at for at in range(1, len(numbers)) if numbers[at] in numbers[:at]), len(numbers))
-            # Those with fewer batches go through theirs again and again.
+            # Processes with fewer batches repeat them.
             assert numbers == [*islice(cycle(numbers[:count]), len(numbers))]
             own += numbers[:count]
         assert sorted(own) == [*range(1, sum(SIZES_OF_SHARDS) + 1)]
@@ -403,7 +409,7 @@ def test_processes_share_recordings(batches_of_processes, num_workers):
     for of_process in read("whole", num_workers):
         assert len({len(batches) for batches in of_process}) == 1
         assert len(of_process[0]) == -(-num_recordings // (num_processes * BATCH_SIZE))
-        # The clips of each step, of one process after the other; the last step is filled up with the first clips.
+        # Collect the clips of each step from all processes. The last step is padded with the first clips.
         order = flatten([flatten(step) for step in zip(*of_process)])
         assert sorted(order[:num_recordings]) == [*range(1, num_recordings + 1)]
         assert order[num_recordings:] == order[: len(order) - num_recordings]
@@ -413,8 +419,8 @@ def test_processes_share_recordings(batches_of_processes, num_workers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_processes_join_clips_of_their_own(batches_of_processes, data_of_processes, num_workers):
-    """Clips differ, but for what chance draws twice, and are those of one process."""
+def test_processes_make_the_joined_clips_of_one(batches_of_processes, data_of_processes, num_workers):
+    """Several processes make the same joined clips as a single process. Most clips differ from each other."""
     recordings = load_recordings(DataArguments(dataset_name=str(data_of_processes)))["train"]
     extractor = SANetFeatureExtractor(max_length=RATE, do_normalize=False)
     clips = TrainingClips(recordings, extractor, {"even": 0, "odd": 1}, 1, samples_per_class=7, seed=42)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Random stretches of recordings that leave out what is quiet."""
+"""Random parts of recordings, without quiet ones."""
 
 import numpy as np
 from hypothesis import example, given, settings
@@ -21,8 +21,8 @@ STEP = 50
     quiet=st.sampled_from([0.0, 1e-3]),
 )
 @example(num_samples=2000, length=500, burst=1999, quiet=0.0)
-def test_stretches_hold_the_loud_part(num_samples, length, burst, quiet):
-    """As far as a step allows, within the recording."""
+def test_parts_contain_the_loud_burst(num_samples, length, burst, quiet):
+    """Parts lie within the recording and contain the burst, to the precision of the search step."""
     waveform = np.full(num_samples, quiet, np.float32)
     waveform[burst : burst + 100] = 1
     starts = find_loud_starts(waveform, length, RATE)
@@ -38,7 +38,7 @@ def test_stretches_hold_the_loud_part(num_samples, length, burst, quiet):
         assert all(any(start <= one < start + STEP for start in loud) for one in drawn)
 
 
-def test_any_stretch_of_an_even_sound():
+def test_any_part_of_a_steady_sound():
     starts = find_loud_starts(np.ones(2000, np.float32), 500, RATE)
     assert starts.all() and len(starts) == 31
     generator = np.random.default_rng(0)

@@ -1,5 +1,7 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
+"""The generated speech dataset of the demo."""
+
 import json
 import sys
 from pathlib import Path
@@ -40,13 +42,13 @@ def copied_dir(dataset_dir, tmp_path):
 
 
 def test_voices_exist():
-    # espeak-ng speaks with its default voice where a variant is missing, without an error.
+    # If a variant is missing, espeak-ng uses its default voice without an error.
     folder = Path(espeakng_loader.get_data_path(), "voices", "!v")
     assert len(demo_speech.VOICES) == len(set(demo_speech.VOICES.values())) == 10
     assert set(demo_speech.VOICES.values()) <= {path.name for path in folder.iterdir()}
 
 
-def test_layout(dataset_dir):
+def test_clips_are_in_split_and_voice_folders(dataset_dir):
     expected = {"demo_speech.json"}
     for voice in demo_speech.VOICES:
         expected |= {f"{split}/{voice}/000.wav" for split in ("train", "validation", "test")}
@@ -54,14 +56,14 @@ def test_layout(dataset_dir):
     assert set(read_files(dataset_dir)) == expected
 
 
-def test_returned_counts(dataset_dir):
+def test_counts_of_clips_are_returned(dataset_dir):
     voices = demo_speech.VOICES
     expected = {"train": dict.fromkeys(voices, 2), "validation": dict.fromkeys(voices, 1)}
     expected["test"] = dict.fromkeys(voices, 1)
     assert make_speech_dataset(dataset_dir, **NUM_CLIPS) == expected
 
 
-def test_audio(dataset_dir):
+def test_clips_are_audible_16_khz_mono(dataset_dir):
     paths = sorted(dataset_dir.rglob("*.wav"))
     assert len(paths) == 40
     for path in paths:
@@ -73,7 +75,7 @@ def test_audio(dataset_dir):
         assert np.sqrt(np.mean(waveform**2)) > 0.005
 
 
-def test_sentences_are_not_shared(dataset_dir):
+def test_clips_do_not_share_sentences(dataset_dir):
     sentences = json.loads((dataset_dir / "demo_speech.json").read_text())["sentences"]
     assert set(sentences) == {name for name in read_files(dataset_dir) if name.endswith(".wav")}
     by_split = {
@@ -100,14 +102,14 @@ def test_test_split_does_not_depend_on_train_size(dataset_dir, tmp_path):
 
 def test_complete_set_is_kept(dataset_dir, monkeypatch):
     times = {path: path.stat().st_mtime_ns for path in dataset_dir.rglob("*")}
-    # Neither is espeak-ng needed any more.
+    # espeak-ng is not needed for a complete set.
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     make_speech_dataset(dataset_dir, **NUM_CLIPS)
     assert {path: path.stat().st_mtime_ns for path in dataset_dir.rglob("*")} == times
 
 
 @pytest.mark.parametrize("broken", ["no settings", "cut settings", "missing clip"])
-def test_half_made_set_is_remade(dataset_dir, copied_dir, broken):
+def test_incomplete_set_is_made_again(dataset_dir, copied_dir, broken):
     settings_path = copied_dir / "demo_speech.json"
     voice = next(iter(demo_speech.VOICES))
     if broken == "no settings":
@@ -127,7 +129,7 @@ def test_other_settings_replace_the_set(copied_dir):
 
 
 @pytest.mark.parametrize("name", ["train/notes.txt", "train/dog/000.wav", "test/000.wav"])
-def test_files_of_others_are_not_removed(tmp_path, name):
+def test_files_of_the_user_are_not_removed(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
@@ -149,6 +151,6 @@ def test_too_long_data_path_is_reported(tmp_path, monkeypatch):
         make_speech_dataset(tmp_path, **NUM_CLIPS)
 
 
-def test_empty_split_is_refused(tmp_path):
+def test_empty_split_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least one clip per class"):
         make_speech_dataset(tmp_path, num_test=0)

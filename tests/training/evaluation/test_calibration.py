@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Temperatures, scales and offsets improve the log loss; thresholds are those of the best F1."""
+"""Calibration: temperatures, scales and offsets lower the log loss; thresholds maximise F1."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from sanet_hf.training.evaluation.calibration import (
 
 
 def make_windows(seed: int, num_recordings=40, num_classes=4, is_multi_label=False, factor=1.0, max_windows=4):
-    """Logits that tell the true classes with some mistakes, times a factor."""
+    """Return logits that predict the true classes with some mistakes, multiplied by a factor."""
     rng = np.random.default_rng(seed)
     rows = np.repeat(np.arange(num_recordings), rng.integers(1, max_windows + 1, num_recordings))
     logits = rng.standard_normal((len(rows), num_classes))
@@ -35,7 +35,7 @@ def make_windows(seed: int, num_recordings=40, num_classes=4, is_multi_label=Fal
 
 @given(seed=st.integers(0, 1000), is_multi_label=st.booleans(), factor=st.sampled_from([0.1, 1.0, 10.0]))
 @settings(max_examples=20, deadline=None)
-def test_fitting_improves_or_keeps_the_log_loss(seed, is_multi_label, factor):
+def test_fitting_does_not_raise_the_log_loss(seed, is_multi_label, factor):
     windows = make_windows(seed, is_multi_label=is_multi_label, factor=factor)
     calibration, references = fit(windows), windows.recording_references
     before, after = (windows.probabilities(logits) for logits in (None, calibration.apply(windows.logits)))
@@ -46,12 +46,12 @@ def test_fitting_improves_or_keeps_the_log_loss(seed, is_multi_label, factor):
     else:
         assert log_loss(after, references) <= log_loss(before, references) + 1e-6
         assert 1 / MAX_TEMPERATURE <= calibration.temperature <= MAX_TEMPERATURE
-    assert (calibration.scale > 0).all()  # the order of scores in a class stays
+    assert (calibration.scale > 0).all()  # keeps the order of scores in a class
     assert calibration.undo(calibration.apply(windows.logits)) == pytest.approx(windows.logits, rel=1e-4, abs=1e-4)
 
 
-def test_a_known_temperature_is_found_through_the_mean_over_windows():
-    """Labels drawn from the mean of the windows' probabilities are calibrated at a temperature of 1."""
+def test_known_temperature_is_found():
+    """Labels are drawn from the mean probability over windows. Logits multiplied by 3 then need temperature 3."""
     rng = np.random.default_rng(0)
     rows = np.repeat(np.arange(4000), 3)
     logits = 2 * rng.standard_normal((len(rows), 5)).astype(np.float32)
@@ -61,7 +61,8 @@ def test_a_known_temperature_is_found_through_the_mean_over_windows():
     assert fit(windows).temperature == pytest.approx(3, rel=0.1)
 
 
-def test_no_mistake_is_no_certainty_and_few_clips_give_no_wild_values():
+def test_few_clips_give_moderate_values():
+    """Without mistakes, scores stay below 0.99. If one of 20 clips has all classes, scales and offsets stay small."""
     windows = make_windows(0, num_recordings=20, factor=1.0, max_windows=1)
     certain = windows._replace(logits=2 * np.eye(4, dtype=np.float32)[windows.references])
     assert 0.9 < certain.probabilities(fit(certain).apply(certain.logits)).max() < 0.99
@@ -74,7 +75,7 @@ def test_no_mistake_is_no_certainty_and_few_clips_give_no_wild_values():
 
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
-def test_a_temperature_changes_no_class_of_one_window(seed):
+def test_temperature_does_not_change_predicted_classes(seed):
     windows = make_windows(seed, factor=3.0, max_windows=1)
     after = windows.probabilities(fit(windows).apply(windows.logits))
     assert (after.argmax(axis=1) == windows.probabilities().argmax(axis=1)).all()
@@ -82,7 +83,7 @@ def test_a_temperature_changes_no_class_of_one_window(seed):
 
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
-def test_thresholds_have_the_best_f1(seed):
+def test_thresholds_maximise_f1(seed):
     rng = np.random.default_rng(seed)
     present = (rng.random(40) < 0.4).astype(int)
     scores = (rng.integers(0, 20, 40) / 20 + 0.1 * present).clip(0, 1).astype(np.float32)  # with ties
@@ -93,7 +94,7 @@ def test_thresholds_have_the_best_f1(seed):
     assert f1[-1] == pytest.approx(f1.max()) or present.sum() < 5
 
 
-def test_a_class_of_few_clips_keeps_the_threshold_of_a_half():
+def test_class_with_few_clips_keeps_the_threshold_0_5():
     scores = np.linspace(0, 0.4, 30)[:, None]
     present = (np.arange(30) >= 26).astype(int)[:, None]
     assert best_thresholds(scores, present) == best_thresholds(scores, 1 - present) == [0.5]

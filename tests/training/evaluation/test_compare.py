@@ -80,7 +80,7 @@ MODELS = {
 
 
 def make_evaluation(seed: int = 0, num_clips: int = 60, is_multi_label: bool = False, noise: float = 1.0, **kwargs):
-    """Rounded probabilities, so that some are equal; the true classes do not depend on the seed."""
+    """Return an evaluation with rounded probabilities, so that some are equal. The seed does not change the labels."""
     rng = np.random.default_rng(99)
     references = rng.integers(len(LABELS), size=num_clips)
     matrix = np.eye(len(LABELS), dtype=int)[references]
@@ -113,7 +113,7 @@ def make_candidate(tmp_path_factory):
 
 @pytest.fixture
 def without_process(monkeypatch):
-    """Memory is measured in a process of its own, which takes seconds to start."""
+    """Replace the measurement of memory, because its process takes seconds to start."""
     monkeypatch.setattr(compare_module, "measure_memory", lambda *arguments: 987_654_321)
 
 
@@ -129,7 +129,7 @@ def test_resamples_are_drawn_with_replacement(monkeypatch):
 
 
 def test_intervals_match_brute_force():
-    """The metrics of clips that are really repeated, one resample after the other."""
+    """Metrics with weights equal the metrics of clips that are actually repeated."""
     evaluations = [make_evaluation(seed) for seed in (1, 2)]
     result = bootstrap(evaluations, seed=3)
     weights = next(resample(60, seed=3))
@@ -161,8 +161,8 @@ def test_multi_label_intervals_match_brute_force():
 
 
 @pytest.mark.parametrize("is_multi_label", [False, True])
-def test_without_resampling_they_are_the_metrics(is_multi_label):
-    """Also where a class has no clip."""
+def test_weights_of_one_give_the_metrics(is_multi_label):
+    """This also holds if a class has no clip."""
     evaluation = make_evaluation(is_multi_label=is_multi_label)
     nothing = np.zeros((60, 1), int if is_multi_label else np.float32)
     wider = make_evaluation(
@@ -183,14 +183,14 @@ def test_without_resampling_they_are_the_metrics(is_multi_label):
     [(0, 0, 1.0), (2, 2, 1.0), (0, 5, 2 / 2**5), (1, 7, 2 * (1 + 8) / 2**8), (8, 2, 2 * (1 + 10 + 45) / 2**10)],
 )
 def test_mcnemar(only_first, only_other, p):
-    """Twice the binomial tail, by hand."""
+    """p is twice the binomial tail, computed by hand."""
     first = np.array([True] * 20 + [False] * 4 + [True] * only_first + [False] * only_other)
     other = np.array([True] * 20 + [False] * 4 + [False] * only_first + [True] * only_other)
     assert mcnemar(first, other) == {"b": only_first, "c": only_other, "p": pytest.approx(p)}
 
 
 @pytest.mark.parametrize("model_type", MODELS)
-def test_costs_of_architectures(make_candidate, model_type):
+def test_every_architecture_can_be_measured(make_candidate, model_type):
     candidate = make_candidate(model_type=model_type)
     model, feature_extractor = candidate.model, candidate.feature_extractor
     inputs = make_inputs(model, feature_extractor, make_noise(feature_extractor, 1, 1.0, seed=0))
@@ -203,7 +203,7 @@ def test_costs_of_architectures(make_candidate, model_type):
     assert all(value > 0 for value in speed.values())
 
 
-def test_costs_of_a_clip_are_those_of_all_its_windows(make_candidate):
+def test_cost_of_a_clip_includes_all_windows(make_candidate):
     candidate = make_candidate()
     model, feature_extractor = candidate.model, candidate.feature_extractor
     flops = {}
@@ -215,8 +215,8 @@ def test_costs_of_a_clip_are_those_of_all_its_windows(make_candidate):
     assert flops[0.6][1] == 3 * flops[0.25][1]
 
 
-def test_operations_of_sanet():
-    """All but the small parts, by hand."""
+def test_flops_of_sanet_match_the_formula():
+    """The formula omits only small parts."""
     config = SANetConfig(num_labels=10)
     feature_extractor = SANetFeatureExtractor()
     model = SANetForAudioClassification(config).eval()
@@ -236,7 +236,7 @@ def test_operations_of_sanet():
     assert flops == pytest.approx(13.70e9, rel=1e-3)
 
 
-def test_model_bytes(make_candidate):
+def test_model_bytes_ignore_training_files(make_candidate):
     folder = make_candidate().path
     size = sum((folder / f).stat().st_size for f in ("config.json", "preprocessor_config.json", "model.safetensors"))
     (folder / "checkpoint-8").mkdir()
@@ -246,21 +246,21 @@ def test_model_bytes(make_candidate):
     assert model_bytes(folder / "user/model-on-the-hub") is None
 
 
-def test_memory_of_a_process(make_candidate):
+def test_memory_is_measured(make_candidate):
     candidate = make_candidate()
     memory = measure_memory(candidate.model, candidate.feature_extractor, candidate.path, 0.5, batch_size=1)
     assert 10**7 < memory < 10**11
 
 
 @pytest.mark.parametrize("is_multi_label", [False, True])
-def test_files(make_candidate, without_process, tmp_path, is_multi_label, capsys):
+def test_comparison_files_have_the_results(make_candidate, without_process, tmp_path, is_multi_label, capsys):
     names = ["sanet", "a|b <i>$x$</i>", "ast"]
     candidates = [
         make_candidate(name, model_type, make_evaluation(seed, is_multi_label=is_multi_label, noise=seed + 1))
         for seed, (name, model_type) in enumerate(zip(names, ("sanet", "wav2vec2", "ast")))
     ]
     candidates[2].training_seconds = None
-    # Of the last one's run there is a baseline of some of the clips.
+    # The last run has a baseline for some of the clips.
     part = make_evaluation(7, is_multi_label=is_multi_label, noise=3)
     candidates[2].baseline = Evaluation("test", part.files[:30], LABELS, part.references[:30], part.probabilities[:30])
     result = compare(candidates, tmp_path / "new", clip_seconds=0.5, batch_size=2, num_rounds=2)
@@ -324,7 +324,7 @@ def test_one_candidate(make_candidate, without_process, tmp_path):
     assert "McNemar" not in to_markdown(result)
 
 
-def test_what_cannot_be_measured(make_candidate, monkeypatch, tmp_path):
+def test_failed_measurement_is_reported(make_candidate, monkeypatch, tmp_path):
     def fail(*arguments):
         raise MemoryError("too large")
 
@@ -346,14 +346,14 @@ def test_what_cannot_be_measured(make_candidate, monkeypatch, tmp_path):
         (make_evaluation(is_multi_label=True), "the true classes of their clips differ"),
     ],
 )
-def test_refuses_what_cannot_be_compared(make_candidate, tmp_path, evaluation, message):
+def test_incomparable_runs_are_an_error(make_candidate, tmp_path, evaluation, message):
     candidates = [make_candidate("one"), make_candidate("two", evaluation=evaluation)]
     with pytest.raises(ValueError, match=rf"Cannot compare \S*runs\S* and \S*runs\S*: .*{message}"):
         compare(candidates, tmp_path, batch_size=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_labels_may_stand_in_another_order(make_candidate, without_process, tmp_path):
+def test_labels_can_have_another_order(make_candidate, without_process, tmp_path):
     one = make_evaluation()
     order = [2, 0, 1]
     two = make_evaluation(
@@ -366,7 +366,7 @@ def test_labels_may_stand_in_another_order(make_candidate, without_process, tmp_
     assert result["candidates"][1]["difference"]["p"] == 1.0
 
 
-def test_nothing_to_compare(tmp_path):
+def test_no_runs_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="no run"):
         compare([], tmp_path, batch_size=1)
 
@@ -375,7 +375,7 @@ def test_unique_names(make_candidate):
     paths = ["x/run", "y/run", "other", "y/run", "p/z/same", "q/z/same"]
     candidates = [replace(make_candidate(path.split("/")[-1]), path=path) for path in paths]
     assert unique_names(candidates) == ["x/run", "y/run (1)", "other", "y/run (2)", "p/z/same", "q/z/same"]
-    # Cross-validations, whose models are in folders below.
+    # The models of cross-validations are in subfolders.
     candidates = [replace(make_candidate("cv"), path=f"{x}/cv/fold_1", folder=f"{x}/cv") for x in "ab"]
     assert unique_names(candidates) == ["a/cv", "b/cv"]
 
@@ -386,7 +386,7 @@ def make_row(name: str, accuracy: float, seconds: float, is_significant: bool, p
     return {"name": name, "latency_median": seconds, "metrics": metrics, "difference": gap, "behind_best": gap}
 
 
-def test_words_about_a_difference():
+def test_difference_is_described():
     sanet = make_row("sanet", 0.9, 0.1, True)
     assert describe_difference("accuracy", sanet, make_row("ast", 0.931, 0.9, True)) == (
         "ast is 3.1 points more accurate than sanet (95 % interval 0.5 to 5.7; p = 0.02), and takes 9.0 times as "
@@ -400,7 +400,7 @@ def test_words_about_a_difference():
     )
 
 
-def test_recommendation():
+def test_recommendation_weighs_accuracy_and_speed():
     def advise(*rows):
         return recommend({"metric": "accuracy", "candidates": rows})
 
@@ -414,7 +414,7 @@ def test_recommendation():
         "5.7 points more accurate."
     )
     assert "sanet is faster, but less accurate" in advise(fast_and_worse, as_good, slow_and_best)
-    # Of two that are always right, nothing is left to gain.
+    # Between models of equal accuracy, no possible gain is named.
     equal = make_row("middle", 0.93, 0.5, False)
     equal["behind_best"] |= {"value": 0.0, "low": 0.0, "high": 0.0}
     assert advise(equal, slow_and_best).endswith("no other model is significantly more accurate.")

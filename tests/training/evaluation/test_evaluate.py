@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation window by window: the same scores as those of `predict`."""
+"""Evaluation by windows gives the scores of `predict`."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ SECONDS = [[3.5], [1.0, 2.5, 0.5], [0.2, 4.0], [0.0, 2.0, 1.0], [0.0, 2.2], [0.3
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_scores_of_recordings_with_silence_are_those_of_predict(tmp_path, num_workers):
+def test_scores_with_silence_equal_those_of_predict(tmp_path, num_workers):
     config = SANetConfig(
         conv_dim=[4, 8],
         conv_kernel=[16, 8],
@@ -35,7 +35,7 @@ def test_scores_of_recordings_with_silence_are_those_of_predict(tmp_path, num_wo
     )
     torch.manual_seed(0)
     model = SANetForAudioClassification(config).eval()
-    with torch.no_grad():  # Scores that differ.
+    with torch.no_grad():  # makes the scores differ
         for parameter in model.classifier.parameters():
             parameter *= 100
     extractor = SANetFeatureExtractor(max_length=RATE)
@@ -59,7 +59,7 @@ def test_scores_of_recordings_with_silence_are_those_of_predict(tmp_path, num_wo
     evaluation = evaluate_splits(trainer, {"test": Dataset.from_list(rows, features=features)}, 1)["test"]
     paths = [row["audio"]["path"] for row in rows]
     predictions = list(predict(model, extractor, paths, window_seconds=1))
-    # Of silent recordings, which get no class, the evaluation counts all windows.
+    # predict gives no scores for silent recordings. The evaluation uses all their windows.
     every = list(predict(model, extractor, paths, window_seconds=1, min_level=None, aggregate="mean"))
     assert [prediction.is_silent for prediction in predictions] == [False] * 4 + [True, False, True]
     scores = [(one if one.scores is not None else other).scores for one, other in zip(predictions, every)]

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a model detects on noise."""
+"""False alarms: detections of a model on noise."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ LABELS = ("fox", "owl", "yard")
     [
         ({"background": "yard"}, {"fox": 2, "owl": 2}),
         ({}, {"fox": 2, "owl": 2, "yard": 2}),
-        # Each class for itself, from 0.35 on.
+        # In multi-label models, each class with a score of at least 0.35 is a detection.
         ({"several": True, "min_score": 0.35}, {"fox": 2, "owl": 2, "yard": 2}),
     ],
 )
@@ -42,7 +42,7 @@ def test_neighbouring_windows_are_one_detection(options, expected):
 
 
 def make_classifier(*bias: float, problem_type=None, background=None):
-    """A classifier that gives every sound the same scores."""
+    """Return a classifier that gives every sound the same scores, and its feature extractor."""
     config = SANetConfig(
         *(), conv_dim=[4], conv_kernel=[16], conv_stride=[16], attention_after=[], attention_dim=[], se_reduction=2,
         classifier_hidden_sizes=[], pool_hidden_size=4, id2label=dict(enumerate(LABELS)), problem_type=problem_type,
@@ -56,7 +56,7 @@ def make_classifier(*bias: float, problem_type=None, background=None):
 
 
 def test_false_alarms_of_a_constant_classifier(tmp_path, capsys, caplog):
-    """One detection a minute, whatever the noise."""
+    """A classifier that always detects an owl has one detection per minute of each kind of noise."""
     soundfile.write(tmp_path / "yard.wav", 0.1 * np.random.default_rng(0).standard_normal(6000), 1000)
     files = [str(tmp_path / "yard.wav"), str(tmp_path / "gone.wav")]
     result = measure_false_alarms(*make_classifier(0, 5, 0), len(KINDS), files=files)
@@ -77,20 +77,20 @@ def test_false_alarms_of_a_constant_classifier(tmp_path, capsys, caplog):
     ("bias", "options", "per_hour"),
     [
         ((0, 0, 5), {"background": "yard"}, 0),
-        # Below a score of 0.5, no class wins.
+        # No class reaches a score of 0.5.
         ((0, 0.1, 0), {}, 0),
-        # Each class that reaches its threshold.
+        # In multi-label models, each class that reaches its threshold is a detection.
         ((5, -5, 5), {"problem_type": "multi_label_classification"}, 120),
         ((-5, -5, -5), {"problem_type": "multi_label_classification"}, 0),
     ],
 )
-def test_what_counts_as_a_detection(bias, options, per_hour):
+def test_background_and_low_scores_are_no_detections(bias, options, per_hour):
     result = measure_false_alarms(*make_classifier(*bias, **options), 1)
     assert result.per_hour == pytest.approx(per_hour)
     assert (result.advice is None) == (per_hour == 0)
 
 
-def test_kinds_that_sound_like_a_class_do_not_count():
+def test_noise_that_sounds_like_a_class_is_not_counted():
     model = make_classifier(0, 5, 0)
     result = measure_false_alarms(*model, 2, alike={"white": "owl"}, has_background=True)
     assert result.hours == pytest.approx(1 / 60) and result.per_hour == pytest.approx(60)

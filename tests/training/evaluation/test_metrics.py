@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics against values by hand, and their edges."""
+"""Metrics against values computed by hand, and edge cases."""
 
 import numpy as np
 import pytest
@@ -25,19 +25,19 @@ def certain(predicted: list[int], num_classes: int) -> np.ndarray:
     return np.eye(num_classes)[predicted]
 
 
-def test_one_class_a_clip():
+def test_single_label_metrics():
     """Class 0: precision 2/3, recall 1. Class 1: precision 1, recall 1/2. Class 2: never predicted."""
     metrics = compute_metrics(certain([0, 0, 0, 1], 3), np.array([0, 0, 2, 1]))
     assert metrics["accuracy"] == 0.75
     assert metrics["macro_f1"] == pytest.approx((0.8 + 1.0 + 0.0) / 3)
     assert metrics["ece"] == pytest.approx(0.25)
-    # Class 0: of 2 x 2 pairs the one with clip 2 is a tie; class 1 is perfect; class 2 is always tied.
+    # Class 0: two of four pairs, those with clip 2, are ties. Class 1 is perfect. Class 2 is always tied.
     assert metrics["auroc"] == pytest.approx(((0.5 + 0.5 + 1 + 1) / 4 + 1.0 + 0.5) / 3)
     assert "top_3_accuracy" not in metrics
 
 
-def test_added_background_is_left_out_of_macro_f1():
-    """Class 2 has no clip of its own, as where training has added it; it still costs the recall of class 1."""
+def test_added_background_is_not_in_macro_f1():
+    """Background without clips has no F1. A clip predicted as background still lowers the recall of class 1."""
     probabilities, references = certain([0, 0, 1, 2], 3), np.array([0, 0, 1, 1])
     plain, other = (
         Evaluation("test", list("abcd"), ["x", "y", "z"], references, probabilities, background=background)
@@ -52,13 +52,13 @@ def test_added_background_is_left_out_of_macro_f1():
     assert with_clips.left_out is None
 
 
-def test_top_3():
+def test_top_3_accuracy():
     probabilities = np.array([[0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1]])
     metrics = compute_metrics(probabilities, np.array([2, 3]))
     assert (metrics["accuracy"], metrics["top_3_accuracy"]) == (0.0, 0.5)
 
 
-def test_several_classes_a_clip():
+def test_multi_label_metrics():
     """Class 0 is ranked perfectly; class 1's positives rank 1st and 3rd: (1 + 2/3) / 2; class 2 has no clip."""
     probabilities = np.array([[0.9, 0.9, 0.1], [0.8, 0.7, 0.6], [0.2, 0.6, 0.4]])
     references = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0]])
@@ -70,17 +70,17 @@ def test_several_classes_a_clip():
 
 
 def test_classes_without_contrast():
-    """Class 0 has no clip, class 1 all of them: mAP and AUROC take neither; then one class is left."""
+    """mAP and AUROC ignore class 0, which no clip has, and class 1, which all clips have."""
     probabilities = np.array([[0.9, 0.9, 0.1], [0.8, 0.7, 0.6]])
     metrics = compute_metrics(probabilities[:, :2], np.array([[0, 1], [0, 1]]))
     assert (metrics["mAP"], metrics["auroc"]) == (0, 0.5)
-    # The clip without class 2 is ranked first.
+    # Class 2 counts. The clip without it is ranked first.
     metrics = compute_metrics(probabilities[:, [0, 1, 0]], np.array([[0, 1, 0], [0, 1, 1]]))
     assert (metrics["mAP"], metrics["auroc"]) == (0.5, 0)
     assert compute_metrics(probabilities, np.zeros((2, 3), int))["mAP"] == 0
 
 
-def test_per_class():
+def test_per_class_metrics():
     values = PerClassMetrics().compute(predictions=certain([0, 0, 0, 1], 3), references=certain([0, 0, 2, 1], 3))
     assert values["precision"] == [pytest.approx(2 / 3), 1, 0]
     assert values["recall"] == [1, 1, 0]
@@ -88,13 +88,13 @@ def test_per_class():
 
 
 def detector(num_found: int, num_calls: int, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """0/1 of shape (clips, 1): what a detector without false alarms finds, and where the calls are."""
+    """Return the clips found by a detector without false alarms, and the clips with calls, 0/1 of shape (clips, 1)."""
     clips = np.arange(num_clips)[:, None]
     return (clips < num_found).astype(int), (clips < num_calls).astype(int)
 
 
 def test_detector_of_one_class():
-    """Ten of 19 calls in 100 clips: the numbers are those of the calls, not those of their absence."""
+    """The detector finds 10 of 19 calls in 100 clips. Metrics are those of the calls, not of their absence."""
     predicted, true = detector(10, 19, 100)
     values = PerClassMetrics().compute(predictions=predicted, references=true)
     assert values == {
@@ -106,7 +106,7 @@ def test_detector_of_one_class():
     evaluation = Evaluation("test", ["a"] * 100, ["owl"], true, predicted.astype(np.float32))
     assert evaluation.metrics["macro_f1"] == pytest.approx(20 / 29)
     assert evaluation.metrics["accuracy"] == pytest.approx(0.91)
-    # Ten calls at the top, nine tied with 81 other clips: the precision there is 0.19.
+    # Ten calls are ranked first. Nine are tied with 81 other clips, where the precision is 0.19.
     assert evaluation.metrics["mAP"] == pytest.approx((10 + 9 * 0.19) / 19)
     assert evaluation.metrics["auroc"] == pytest.approx((10 + 9 / 2) / 19)
     assert evaluation.metrics["ece"] == pytest.approx(0.09)
@@ -128,8 +128,8 @@ def test_detector_without_contrast(num_calls, precision):
 
 
 @given(st.integers(1, 8), st.integers(2, 5), st.integers(0, 1000))
-def test_per_class_is_scikit_learns(num_clips, num_classes, seed):
-    """For several classes, and for the presence of each alone."""
+def test_per_class_metrics_equal_scikit_learn(num_clips, num_classes, seed):
+    """A class evaluated alone has the same metrics."""
     rng = np.random.default_rng(seed)
     predicted, true = rng.integers(2, size=(2, num_clips, num_classes))
     values = PerClassMetrics(keep_in_memory=True).compute(predictions=predicted, references=true)
@@ -151,7 +151,7 @@ def test_calibration_by_hand():
 
 
 @given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 1000))
-def test_calibration_error_is_small_where_confidence_is_right(num_clips, num_classes, seed):
+def test_calibration_error_of_certain_scores_is_0_or_1(num_clips, num_classes, seed):
     references = np.random.default_rng(seed).integers(num_classes, size=num_clips)
     assert expected_calibration_error(np.eye(num_classes)[references], references) == 0
     assert expected_calibration_error(np.eye(num_classes)[(references + 1) % num_classes], references) == 1

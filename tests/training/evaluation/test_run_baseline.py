@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline of a run: which recordings it is fitted to, and what is said of a network beside it."""
+"""The baseline of a run: its recordings, and the comparison of a network with it."""
 
 import shutil
 
@@ -32,7 +32,7 @@ def make_evaluation(is_right: np.ndarray, split: str = "test", is_multi_label: b
     return Evaluation(split, names, list(LABELS), references, probabilities)
 
 
-def test_fits_to_the_recordings_of_a_run(tones, monkeypatch):
+def test_baseline_uses_the_recordings_of_the_run(tones, monkeypatch):
     arguments = DataArguments(data_dir=str(tones))
     recordings = load_recordings(arguments)
     run = fit_to_recordings(recordings, LABELS, 16000, arguments)
@@ -40,11 +40,11 @@ def test_fits_to_the_recordings_of_a_run(tones, monkeypatch):
     assert {split: own.metrics["accuracy"] for split, own in run.evaluations.items()} == {"validation": 1, "test": 1}
     line = "accuracy 1.00 (0.68-1.00) on validation, 1.00 (0.68-1.00) on test"
     assert describe_baseline(run) == f"Baseline (logistic regression on log-mel statistics): {line}"
-    # The model's order of the classes may be another.
+    # The model may have another order of classes.
     other = fit_to_recordings(recordings, {"low": 0, "high": 1}, 16000, arguments)
     np.testing.assert_array_equal(run.examples["test"].targets, other.examples["test"].targets[:, ::-1])
     assert other.evaluations["test"].metrics["accuracy"] == 1
-    # Only a part of many recordings.
+    # If there are many recordings, only a random part is used.
     monkeypatch.setattr(run_baseline, "MAX_TRAINING", 20)
     monkeypatch.setattr(run_baseline, "MAX_TESTED", 5)
     monkeypatch.setattr(run_baseline, "MAX_TOTAL_SECONDS", 10.0)
@@ -54,12 +54,12 @@ def test_fits_to_the_recordings_of_a_run(tones, monkeypatch):
     assert "5 random recordings of 8 in test were used; the first 0.2 s of each recording" in describe_baseline(part)
     places = part.examples["test"].rows
     assert part.evaluations["test"].files == [recordings["test"][int(place)]["file"] for place in places]
-    # No recording is held out.
+    # Without held-out recordings, there is no baseline.
     del recordings["validation"], recordings["test"]
     assert fit_to_recordings(recordings, LABELS, 16000, arguments) is None
 
 
-def test_recordings_that_cannot_be_read_are_left_out(tones, tmp_path):
+def test_unreadable_recordings_are_skipped(tones, tmp_path):
     shutil.copytree(tones, tmp_path / "data")
     arguments = DataArguments(data_dir=str(tmp_path / "data"), check_recordings=False)
     recordings = load_recordings(arguments)
@@ -104,7 +104,7 @@ def test_no_baseline(tones, tiny_options, tmp_path, monkeypatch, capsys):
         (50, 70, "worse", "Do not deploy it. Try harder."),
     ],
 )
-def test_verdicts(network, baseline, verdict, text):
+def test_verdict_on_network_and_baseline(network, baseline, verdict, text):
     rng = np.random.default_rng(0)
     right = [rng.permutation(100) < count for count in (network, baseline)]
     result = compare_with_baseline(
@@ -116,7 +116,7 @@ def test_verdicts(network, baseline, verdict, text):
     assert ("Try harder." in result["text"]) == (verdict != "better")
     row = result["rows"][0]
     assert row["network"]["value"] == network / 100 and row["baseline"]["value"] == baseline / 100
-    # Paired: as wide as the clips are that only one of both has right.
+    # The interval is paired: its width depends on the clips that only one of the two predicts correctly.
     deviation = np.std(right[0].astype(float) - right[1])
     assert row["difference"]["high"] - row["difference"]["low"] == pytest.approx(2 * 1.96 * deviation / 10, rel=0.15)
     assert result["table"][0][:4] == [
@@ -134,10 +134,10 @@ def test_multi_label_is_compared_by_map():
     assert "mAP" in result["text"]
 
 
-def test_pairs_of_clips(tmp_path):
+def test_clips_are_paired_by_name(tmp_path):
     right = np.arange(10) < 7
     network, baseline = make_evaluation(right), make_evaluation(~right)
-    # The baseline was evaluated on a part, and knows the classes in another order.
+    # The baseline was evaluated on some of the clips, and has another order of classes.
     part = Evaluation(
         "test",
         baseline.files[6:2:-1],
@@ -149,7 +149,7 @@ def test_pairs_of_clips(tmp_path):
     assert pair[0].files == pair[1].files == part.files
     np.testing.assert_array_equal(pair[0].is_right, right[6:2:-1])
     np.testing.assert_array_equal(pair[1].is_right, ~right[6:2:-1])
-    # Other clips, names that repeat, other true classes.
+    # Clips without a partner, duplicate names and other true classes cannot be paired.
     assert pair_up(part, network) is None
     assert (
         pair_up(Evaluation("test", ["0.wav"] * 10, list(LABELS), network.references, network.probabilities), part)
@@ -159,15 +159,15 @@ def test_pairs_of_clips(tmp_path):
         pair_up(Evaluation("test", network.files, list(LABELS), 1 - network.references, network.probabilities), part)
         is None
     )
-    # As files hold them.
+    # Prediction files give the same pairs.
     write_predictions(part, tmp_path / "predictions" / "baseline_test.csv")
     again = pair_up(network, read_baseline(tmp_path, "test", is_multi_label=False))
     assert sorted(zip(again[1].files, again[1].is_right)) == sorted(zip(part.files, pair[1].is_right))
     assert read_baseline(tmp_path, "validation", is_multi_label=False) is None
 
 
-def test_pairs_keep_the_classes_that_files_name():
-    """Of several classes a clip, those predicted by thresholds that are not known any more."""
+def test_pairs_keep_the_predicted_classes():
+    """Multi-label pairs keep the predicted classes, because the thresholds are not known any more."""
     predicted = np.array([[0, 1], [1, 0], [1, 1]])
     probabilities = np.full((3, 2), 0.25, np.float32)
     network = Evaluation("test", ["a", "b", "c"], ["x", "y"], predicted, probabilities, predicted=predicted)
@@ -177,7 +177,7 @@ def test_pairs_keep_the_classes_that_files_name():
         assert part.is_right.all() and part.metrics["macro_f1"] == 1.0
 
 
-def test_advice_does_not_name_what_is_done():
+def test_advice_omits_options_already_used():
     assert advise(SANetConfig(), 0.0) == (
         "Try more recordings, longer training (--num_train_epochs or --max_minutes), the network for few recordings "
         "(sanet_spectrogram.yaml, or no configuration file) or --mixup_alpha 1."

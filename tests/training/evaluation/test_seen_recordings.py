@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings that a run was trained on are no test of it, whatever they are called."""
+"""Recordings that a run was trained on are skipped in its evaluation, whatever their names."""
 
 import csv
 import shutil
@@ -30,14 +30,14 @@ def make_classes(folder: Path, make_tone, numbers) -> None:
 
 @pytest.fixture
 def grown(tmp_path, make_tone) -> Path:
-    """The recordings of `run`, and five more a class."""
+    """Make the recordings of `run` and five more per class."""
     make_classes(tmp_path / "grown", make_tone, range(25))
     return tmp_path / "grown"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_options) -> Path:
-    """A run on class folders of twenty recordings each."""
+    """Train on class folders with twenty recordings each. Return the folder of the run."""
     from tests.training.conftest import write_tone
 
     folder = tmp_path_factory.mktemp("seen")
@@ -48,7 +48,7 @@ def run(tmp_path_factory, tiny_options) -> Path:
 
 
 def names_in(run: Path, *splits: str) -> list[str]:
-    """Names of the recordings that a run evaluated."""
+    """Return the names of the recordings in the run's predictions of these splits."""
     return [
         Path(row["file"]).name
         for split in splits
@@ -57,7 +57,7 @@ def names_in(run: Path, *splits: str) -> list[str]:
 
 
 def evaluated(run: Path, split: str | None = None, **data_options) -> set[str]:
-    """Names of the recordings that a run is evaluated on."""
+    """Evaluate a run. Return the names of the recordings that are used."""
     (result,) = evaluate_models([str(run)], {name: str(value) for name, value in data_options.items()}, split, 4)
     assert split in (None, result.evaluation.split)
     return {Path(file).name for file in result.evaluation.files}
@@ -79,8 +79,8 @@ def test_grown_folder_keeps_its_splits(run, grown, caplog):
     assert "Skipped" not in caplog.text
 
 
-def test_trained_recordings_with_other_names_are_left_out(run, grown, caplog):
-    """A copy of each under a name that is in the test split."""
+def test_renamed_training_recording_is_skipped(run, grown, caplog):
+    """A copy of a training recording replaces a recording of the test split."""
     test_names = names_in(run, "test")
     label = test_names[0].split("_")[0]
     trained = next(name for name in names_in(run, "train") if name.startswith(label))
@@ -92,8 +92,8 @@ def test_trained_recordings_with_other_names_are_left_out(run, grown, caplog):
     assert test_names[0] in caplog.text
 
 
-def test_other_recordings_are_all_evaluated_on(run, grown, make_tone, tmp_path, caplog):
-    """Of a folder without splits, all that the run has not seen."""
+def test_all_unseen_recordings_are_evaluated(run, grown, make_tone, tmp_path, caplog):
+    """In a folder without splits, only the run's training and validation recordings are skipped."""
     names = evaluated(run, data_dir=grown)
     new = {f"{label}_{index}.wav" for label in ("fox", "owl") for index in range(20, 25)}
     assert names == new | set(names_in(run, "test"))
@@ -101,12 +101,12 @@ def test_other_recordings_are_all_evaluated_on(run, grown, make_tone, tmp_path, 
     caplog.clear()
     make_classes(tmp_path / "others", make_tone, range(40, 43))
     assert len(evaluated(run, data_dir=tmp_path / "others")) == 6 and not caplog.text
-    # The run's own recordings have a test split.
+    # The recordings of the run are divided into splits, so only the test split is evaluated.
     assert evaluated(run) == set(names_in(run, "test"))
     assert evaluated(run, "validation") == set(names_in(run, "validation"))
 
 
-def test_nothing_left_is_an_error(run, tmp_path):
+def test_no_unseen_recordings_are_an_error(run, tmp_path):
     for name in names_in(run, "train"):
         path = run.parent / "data" / name.split("_")[0] / name
         target = tmp_path / "data" / path.parent.name / f"copy_{name}"
@@ -116,15 +116,15 @@ def test_nothing_left_is_an_error(run, tmp_path):
         evaluated(run, data_dir=tmp_path / "data")
 
 
-def test_models_that_do_not_say_what_they_were_trained_on(run, grown, tmp_path, caplog):
+def test_model_without_a_record_warns(run, grown, tmp_path, caplog):
     other = shutil.copytree(run, tmp_path / "older")
     (other / RECORD_FILE).unlink()
     assert len(evaluated(other, data_dir=grown)) == 50
     assert f"Cannot check whether {other} was trained on some of these recordings: " in caplog.text
 
 
-def test_comparison_leaves_out_what_any_model_was_trained_on(run, grown, tmp_path, caplog):
-    """Also at another sampling rate."""
+def test_comparison_skips_recordings_seen_by_any_model(run, grown, tmp_path, caplog):
+    """This also holds for models with different sampling rates."""
     other = shutil.copytree(run, tmp_path / "other")
     _, feature_extractor = load_classifier(other)
     feature_extractor.sampling_rate = 8000
@@ -150,7 +150,7 @@ def test_comparison_leaves_out_what_any_model_was_trained_on(run, grown, tmp_pat
 
 
 def test_each_model_gets_windows_of_its_own_length(run, tmp_path):
-    """Also where that is the default, which the options of a run do not name: not that of the first model."""
+    """A run whose options do not name a length uses the default, not the length of the first model."""
     folders = [shutil.copytree(run, tmp_path / name) for name in ("short", "default")]
     for folder, own in zip(folders, ({"max_length_seconds": 0.05}, {})):
         path = folder / OPTIONS_FILE
@@ -161,8 +161,8 @@ def test_each_model_gets_windows_of_its_own_length(run, tmp_path):
     assert [result.max_length_seconds for result in results] == [0.05, DataArguments().max_length_seconds]
 
 
-def test_fine_tuning_remembers_what_was_trained_on_before(run, grown, tmp_path, tiny_options, caplog):
-    # Other names, and so other splits.
+def test_fine_tuning_keeps_the_earlier_record(run, grown, tmp_path, tiny_options, caplog):
+    # Other names give other splits.
     for path in list(grown.rglob("*.wav")):
         path.rename(path.with_name(f"renamed_{path.name}"))
     command = ["sanet.yaml", "--data_dir", str(grown), "--output_dir", str(tmp_path / "tuned"), *tiny_options[2:]]

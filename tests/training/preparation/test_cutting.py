@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a recording is cut, noise reduction, speech, level and noise."""
+"""Cutting into equal parts, speech detection, and the estimate of the signal-to-noise ratio."""
 
 import itertools
 
@@ -18,7 +18,7 @@ RATE = 16000
 
 
 def tone(seconds=1.0, amplitude=0.3):
-    """A tone in a little noise, float64 of shape (samples,)."""
+    """Return a tone in faint noise, float64 of shape (samples,)."""
     times = np.arange(round(seconds * RATE)) / RATE
     noise = np.random.default_rng(0).standard_normal(len(times))
     return amplitude * np.sin(2 * np.pi * 440 * times) + 1e-3 * noise
@@ -26,7 +26,7 @@ def tone(seconds=1.0, amplitude=0.3):
 
 @settings(deadline=None)
 @given(length=st.integers(1, 10**9), max_length=st.integers(1, 10**6))
-def test_cutting_covers_the_recording(length, max_length):
+def test_parts_are_equal_and_cover_the_recording(length, max_length):
     length = min(length, 10_000 * max_length)
     stretches = cut_evenly(length, max_length)
     assert stretches[0][0] == 0 and stretches[-1][1] == length
@@ -45,13 +45,13 @@ def test_speech_is_found_between_pauses(speech):
     for start, end in stretches:
         assert quiet[start:end].mean() < 0.3
     assert not find_speech(np.zeros(RATE, np.float32), RATE)
-    # At another rate the same stretches are found, in its own samples.
+    # At 48 kHz, the same segments are found, in samples of that rate.
     others = find_speech(load_audio(speech / "max" / "long.flac", 48_000), 48_000)
     np.testing.assert_allclose(np.divide(others, 48_000), np.divide(stretches, RATE), atol=0.1)
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.01, 0.001])
-def test_snr(noise):
+def test_snr_is_estimated(noise):
     bursts = np.repeat([0, 1], RATE) * tone(2.0, amplitude=0.5)
     waveform = bursts + noise * np.random.default_rng(0).standard_normal(len(bursts))
     expected = 10 * np.log10(np.square(bursts).mean() / noise**2)

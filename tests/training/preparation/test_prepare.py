@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings to clips: formats, faults, cutting, splits, resuming, and the check."""
+"""`sanet prepare` and `sanet check`: formats, clips, interruptions, faults, splits and problems in recordings."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ RATE = 16000
 
 
 def tone(seconds=1.0, rate=RATE, frequency=440.0, amplitude=0.3):
-    """A tone in a little noise, float64 of shape (samples,)."""
+    """Return a tone in faint noise, float64 of shape (samples,)."""
     times = np.arange(round(seconds * rate)) / rate
     return amplitude * np.sin(2 * np.pi * frequency * times) + 1e-3 * np.random.default_rng(0).standard_normal(
         len(times)
@@ -62,7 +62,7 @@ def write(path, waveform, rate=RATE, **options) -> Path:
 
 
 def convert(path, *options) -> Path:
-    """With the ffmpeg program, from a WAV beside it that is removed."""
+    """Write a tone in the format of the path with the ffmpeg program. Return the path."""
     source = write(path.with_name("source.wav"), tone(2.0, 44100), 44100)
     subprocess.run(
         ["ffmpeg", "-v", "error", "-i", source, *options, f"file:{path}"], check=True, stdin=subprocess.DEVNULL
@@ -72,7 +72,7 @@ def convert(path, *options) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Hash of every file that a user sees."""
+    """Return the hash of every file that is not hidden."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -81,7 +81,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def run_one(path, tmp_path, **options) -> pandas.DataFrame:
-    """Rows of the manifest of one recording, beside another one that is sound."""
+    """Prepare one recording and an additional good one. Return the manifest's rows of the first."""
     folder = tmp_path / "recordings"
     write(folder / "good" / "good.wav", tone())
     if path.parent.parent != folder:
@@ -94,11 +94,11 @@ def run_one(path, tmp_path, **options) -> pandas.DataFrame:
     return manifest[manifest["class"] != "good"]
 
 
-# --- formats
+# Formats
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
-def test_wav_of_every_depth(tmp_path, subtype):
+def test_wav_of_every_sample_format(tmp_path, subtype):
     waveform = tone(0.5)
     recording = read_recording(write(tmp_path / "a.wav", waveform, subtype=subtype))
     assert np.abs(recording.waveform - waveform).max() < (1e-2 if subtype == "PCM_U8" else 1e-4)
@@ -127,14 +127,14 @@ def test_formats_give_the_tone(tmp_path, name, options):
     assert rate == RATE and waveform.ndim == 1 and soundfile.info(tmp_path / "data" / row.file).subtype == "PCM_16"
     assert row.duration == len(waveform) / RATE == pytest.approx(2.0, abs=0.1)
     assert np.abs(np.fft.rfft(waveform[:RATE])).argmax() == 440
-    # MP3 adds some silence.
+    # MP3 adds a little silence.
     assert row.rms == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
     assert row.channels == 1 and row.original_rate == (48000 if name in ("a.opus", "a.webm") else 44100)
     assert row.resampling == "torchaudio sinc_interp_hann"
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 192000, 44099])
-def test_sampling_rates(tmp_path, rate):
+def test_sampling_rates_are_converted(tmp_path, rate):
     path = write(tmp_path / "a.wav", tone(1.0, rate), rate, subtype="FLOAT")
     recording = read_recording(path)
     assert recording.resampling == "torchaudio sinc_interp_hann"
@@ -143,7 +143,7 @@ def test_sampling_rates(tmp_path, rate):
     assert np.abs(np.fft.rfft(recording.waveform)).argmax() == 440
 
 
-def test_samples_of_the_right_kind_are_kept_to_the_bit(tmp_path):
+def test_16_khz_16_bit_samples_are_not_changed(tmp_path):
     path = write(tmp_path / "a.wav", np.random.default_rng(0).integers(-32768, 32767, 4 * RATE + 3, dtype=np.int16))
     original = path.read_bytes()[44:]
     rows = run_one(path, tmp_path, max_seconds=1.0)
@@ -164,18 +164,18 @@ def test_six_channels_are_averaged(tmp_path):
     assert np.abs(recording.waveform - channels.mean(axis=1)).max() < 1e-4
 
 
-def test_a_mixdown_that_cancels_itself_falls_back_to_the_louder_channel(tmp_path):
+def test_louder_channel_is_used_if_channels_cancel(tmp_path):
     left = tone(0.5)
     rows = run_one(write(tmp_path / "a.flac", np.stack([0.5 * left, -0.55 * left], axis=1)), tmp_path)
     (row,) = rows[rows["kind"] == "clip"].itertuples()
     assert "mean of 2 channels cancels out, so channel 2" in row.warning
     assert row.rms == pytest.approx(0.55 * np.sqrt(np.square(left).mean()), rel=1e-3)
-    # One channel without sound is no cancellation.
+    # Silent channels are not a cancellation.
     quiet = read_recording(write(tmp_path / "b.wav", np.stack([left, *[0 * left] * 5], axis=1)))
     assert not quiet.warning
 
 
-def test_what_exceeds_full_scale_is_made_quieter(tmp_path):
+def test_samples_above_full_scale_are_scaled(tmp_path):
     rows = run_one(write(tmp_path / "a.wav", 40 * tone(0.5), subtype="DOUBLE"), tmp_path)
     (row,) = rows[rows["kind"] == "clip"].itertuples()
     assert row.gain == pytest.approx(1 / 12, rel=0.02) and row.peak == pytest.approx(1, abs=1e-3)
@@ -183,11 +183,11 @@ def test_what_exceeds_full_scale_is_made_quieter(tmp_path):
     assert np.corrcoef(waveform, tone(0.5))[0, 1] > 0.9999
 
 
-# --- blocks
+# Blocks
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg", "a.m4a", "a.webm"])
-def test_decoding_in_blocks_is_decoding_of_the_whole(tmp_path, name, monkeypatch):
+def test_decoding_in_blocks_gives_the_same_samples(tmp_path, name, monkeypatch):
     if name == "a.wav":
         path = write(tmp_path / name, tone(2.0, 44100), 44100)
     else:
@@ -202,19 +202,19 @@ def test_decoding_in_blocks_is_decoding_of_the_whole(tmp_path, name, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_long_waveforms_lie_in_a_file(tmp_path, monkeypatch):
+def test_long_waveforms_leave_no_temporary_file(tmp_path, monkeypatch):
     monkeypatch.setattr(recordings_module, "MAX_BYTES_IN_MEMORY", 100)
     waveform = store(iter(np.arange(100, dtype=np.float32).reshape(10, 10)), tmp_path)
     assert waveform.tolist() == list(range(100)) and waveform.flags.writeable
     assert not list(tmp_path.iterdir())
 
 
-# --- clips
+# Clips
 
 
 @settings(deadline=None)
 @given(names=st.sets(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)))
-def test_stems_are_names_of_their_own(names):
+def test_stems_are_unique_valid_names(names):
     stems = [clip_stem(name) for name in names]
     assert len(set(stems)) == len(names)
     for stem in stems:
@@ -228,13 +228,13 @@ def test_stems_are_readable():
 
 @pytest.fixture(scope="session")
 def prepared(speech, tmp_path_factory) -> Path:
-    """`speech`, prepared by the command with two processes."""
+    """Prepare `speech` with two processes. Return the folder."""
     output = tmp_path_factory.mktemp("prepared") / "data"
     assert main(["prepare", str(speech), str(output), "--denoise", "--num_workers", "2"]) == 0
     return output
 
 
-def test_clips_segments_and_lists(prepared, speech):
+def test_manifest_describes_every_clip(prepared, speech):
     manifest = pandas.read_parquet(prepared / "manifest.parquet")
     written = manifest[manifest["file"].notna()]
     files = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*.wav")}
@@ -258,7 +258,7 @@ def test_clips_segments_and_lists(prepared, speech):
 
 
 @pytest.mark.parametrize("folder", ["denoised_clips", "speech_segments"])
-def test_audiofolder_and_this_project_read_the_folders(prepared, folder, tmp_path):
+def test_audiofolder_and_sanet_read_the_clips(prepared, folder, tmp_path):
     manifest = pandas.read_parquet(prepared / "manifest.parquet")
     rows = manifest[manifest["file"].fillna("").str.startswith(folder)]
     dataset = load_dataset("audiofolder", data_dir=str(prepared / folder), cache_dir=str(tmp_path))
@@ -286,8 +286,8 @@ def test_audiofolder_and_this_project_read_the_folders(prepared, folder, tmp_pat
         ),
     ],
 )
-def test_both_ways_of_training_learn_from_it(prepared, tiny_options, configs, folder, options, tmp_path):
-    """The two voices, of which one is much deeper, are told apart."""
+def test_models_learn_from_prepared_clips(prepared, tiny_options, configs, folder, options, tmp_path):
+    """Training on whole recordings and on joined segments separates the two voices, one of which is much deeper."""
     command = ["train", *configs, "--data_dir", str(prepared / folder), "--output_dir", str(tmp_path / "run")]
     assert main([*command, *tiny_options, *options]) == 0
     history = json.loads((tmp_path / "run/trainer_state.json").read_text())["log_history"]
@@ -296,36 +296,36 @@ def test_both_ways_of_training_learn_from_it(prepared, tiny_options, configs, fo
     assert json.loads((tmp_path / "run/all_results.json").read_text())["train_accuracy"] > 0.8
 
 
-def test_same_bytes_whatever_the_number_of_processes(prepared, speech, tmp_path):
+def test_number_of_processes_does_not_change_clips(prepared, speech, tmp_path):
     prepare(speech, tmp_path / "data", PrepareOptions(denoise=True), num_workers=1)
     assert contents(tmp_path / "data") == contents(prepared)
 
 
-def test_a_finished_run_says_so(prepared, speech, capsys):
+def test_finished_folder_is_not_changed(prepared, speech, capsys):
     before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.is_file()}
     assert main(["prepare", str(speech), str(prepared), "--denoise", "--num_workers", "1"]) == 0
     assert f"{prepared} is already finished. Use --overwrite" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.is_file()}
 
 
-def test_other_options_are_refused_by_name(prepared, speech, capsys):
+def test_other_options_for_a_finished_folder_are_an_error(prepared, speech, capsys):
     assert main(["prepare", str(speech), str(prepared), "--max_seconds", "3", "--no_denoise"]) == 2
     error = capsys.readouterr().err
     assert "max_seconds 4.0 instead of 3.0" in error and "denoise True instead of False" in error
     assert "--overwrite" in error
 
 
-def test_report(prepared):
+def test_report_is_self_contained(prepared):
     html = (prepared / "report.html").read_text()
     assert "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html
     for text in ("annie", "max", "Durations of the clips", "data:image/png", "data:audio/wav", "silero-vad", "train"):
         assert text in html
 
 
-# --- interruptions
+# Interruptions
 
-# Half a second goes by before each line of the progress file, so that there is a middle to interrupt. Tests that run
-# in the background of a shell inherit that Ctrl-C is ignored.
+# Waits half a second before each line of the progress file, so that the test can interrupt the run. The signal handler
+# is set because processes in the background of a shell ignore Ctrl-C.
 SLOW_COMMAND = """
 import signal, sys, time
 from sanet_hf.cli.main import main
@@ -340,7 +340,7 @@ sys.exit(main())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["kill", "ctrl-c"])
-def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
+def test_interrupted_run_resumes(speech, prepared, tmp_path, end):
     output = tmp_path / "data"
     command = [
         sys.executable,
@@ -366,7 +366,7 @@ def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
     error = process.communicate(timeout=300)[1].decode()
     assert process.returncode == (-signal.SIGKILL if end == "kill" else 130)
     assert end == "kill" or ("Interrupted." in error and "Traceback" not in error)
-    # Neither do workers go on by themselves.
+    # Workers also stop.
     deadline = time.monotonic() + 300
     while processes_of(process.pid):
         assert time.monotonic() < deadline
@@ -376,7 +376,7 @@ def test_an_interrupted_run_goes_on(speech, prepared, tmp_path, end):
     assert contents(output) == contents(prepared)
 
 
-# Stops within the lock until a file is there.
+# Waits, while it holds the lock, until a file exists.
 WAITING_COMMAND = """
 import pathlib, sys, time
 from sanet_hf.cli.main import main
@@ -394,7 +394,7 @@ sys.exit(main())
 """
 
 
-def test_a_second_run_into_the_same_folder_is_refused(tmp_path, capsys):
+def test_second_run_into_the_same_folder_is_an_error(tmp_path, capsys):
     folder, output, go = tmp_path / "recordings", tmp_path / "data", tmp_path / "go"
     write(folder / "a" / "0.wav", tone(0.5))
     prepare(folder, output, PrepareOptions(denoise=False), num_workers=1)
@@ -429,7 +429,7 @@ def processes_of(session: int) -> list[int]:
     return found
 
 
-def test_disk_full_is_said_and_what_is_finished_stays(tmp_path, monkeypatch):
+def test_full_disk_keeps_finished_recordings(tmp_path, monkeypatch):
     for index in range(6):
         write(tmp_path / "recordings" / "ab"[index % 2] / f"{index}.wav", tone(0.5, frequency=100 * (index + 1)))
     options = PrepareOptions(denoise=False)
@@ -450,7 +450,7 @@ def test_disk_full_is_said_and_what_is_finished_stays(tmp_path, monkeypatch):
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
 
 
-def test_a_line_cut_off_and_a_clip_that_is_gone_are_made_good(tmp_path):
+def test_incomplete_progress_and_missing_clips_are_repaired(tmp_path):
     folder, output, options = tmp_path / "recordings", tmp_path / "data", PrepareOptions(denoise=False)
     for index in range(4):
         write(folder / "a" / f"{index}.wav", tone(0.5, frequency=100 * (index + 1)))
@@ -464,7 +464,7 @@ def test_a_line_cut_off_and_a_clip_that_is_gone_are_made_good(tmp_path):
     assert contents(output) == before
 
 
-def test_added_changed_and_removed_recordings(tmp_path):
+def test_changed_recordings_are_prepared_again(tmp_path):
     folder, output, options = tmp_path / "recordings", tmp_path / "data", PrepareOptions(denoise=False)
     for index in range(12):
         write(folder / "a" / f"{index}.wav", tone(0.5, frequency=100 * (index + 1)))
@@ -477,7 +477,7 @@ def test_added_changed_and_removed_recordings(tmp_path):
     assert contents(output) == contents(tmp_path / "anew")
 
 
-def test_overwrite_leaves_what_it_did_not_write(tmp_path):
+def test_overwrite_keeps_files_of_the_user(tmp_path):
     folder, output = tmp_path / "recordings", tmp_path / "data"
     write(folder / "a" / "0.wav", tone(0.5))
     prepare(folder, output, PrepareOptions(denoise=False), num_workers=1)
@@ -486,7 +486,7 @@ def test_overwrite_leaves_what_it_did_not_write(tmp_path):
     assert (result.manifest["kind"] == "clip").sum() == 2 and (output / "notes.txt").read_text() == "mine"
 
 
-# --- faults
+# Faults
 
 
 def make_text(path):
@@ -570,7 +570,7 @@ def make_picture(path):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_faults_are_lines_of_the_manifest(tmp_path, make, name, reason):
+def test_faults_are_rows_of_the_manifest(tmp_path, make, name, reason):
     folder = tmp_path / "recordings" / "bad class"
     folder.mkdir(parents=True)
     make(folder / name)
@@ -580,25 +580,25 @@ def test_faults_are_lines_of_the_manifest(tmp_path, make, name, reason):
     assert str(tmp_path) not in row.skipped
     html = (tmp_path / "data" / "report.html").read_text()
     assert f"bad class/{name}" in html
-    # The check finds the same.
+    # `sanet check` reports the same reason, except for silence.
     assert row.skipped.split(" (")[0] in check(tmp_path / "recordings", num_workers=1) or make is make_silent
 
 
-def test_truncated_files_give_what_is_left(tmp_path):
+def test_truncated_wav_and_mp3_give_the_rest(tmp_path):
     for path in (write(tmp_path / "a.wav", tone(2.0)), convert(tmp_path / "a.mp3")):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert 0.5 < len(read_recording(path).waveform) / RATE < 1.5
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.m4a", "a.ogg", "a.opus"])
-def test_truncated_files_end_one_way_or_the_other(tmp_path, name):
+def test_truncated_files_are_skipped_or_shorter(tmp_path, name):
     path = convert(tmp_path / name)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     rows = run_one(path, tmp_path)
     assert rows["skipped"].notna().any() or rows["duration"].max() < 1.5
 
 
-def test_a_header_that_claims_4_gb(tmp_path):
+def test_header_that_claims_4_gb_is_ignored(tmp_path):
     path = write(tmp_path / "a.wav", tone())
     data = bytearray(path.read_bytes())
     data[4:8] = data[40:44] = struct.pack("<I", 2**32 - 1)
@@ -606,7 +606,7 @@ def test_a_header_that_claims_4_gb(tmp_path):
     assert len(read_recording(path).waveform) == RATE
 
 
-def test_a_missing_file_is_an_audio_error(tmp_path):
+def test_missing_file_is_an_audio_error(tmp_path):
     with pytest.raises(AudioError, match="file not found"):
         read_recording(tmp_path / "nowhere.wav")
 
@@ -617,7 +617,7 @@ def test_wrong_extensions_do_not_matter(tmp_path):
     assert rows[rows["kind"] == "clip"]["duration"].tolist() == [1.0]
 
 
-def test_names(tmp_path):
+def test_unusual_file_names_are_prepared(tmp_path):
     folder, output = tmp_path / "recordings", tmp_path / "data"
     names = [
         "a.wav",
@@ -646,7 +646,7 @@ def test_names(tmp_path):
     assert "b::[c]" in check(output, num_workers=1)
 
 
-def test_files_that_lie_elsewhere_are_listed(tmp_path):
+def test_misplaced_files_have_an_error(tmp_path):
     folder = tmp_path / "recordings"
     write(folder / "a" / "good.wav", tone(0.5))
     write(folder / "a" / "deeper" / "x.wav", tone(0.5))
@@ -662,7 +662,7 @@ def test_files_that_lie_elsewhere_are_listed(tmp_path):
     }
 
 
-def test_nothing_usable(tmp_path, capsys):
+def test_no_usable_files_are_an_error(tmp_path, capsys):
     (tmp_path / "recordings" / "a").mkdir(parents=True)
     make_text(tmp_path / "recordings" / "a" / "a.wav")
     for command in 2 * (
@@ -674,7 +674,7 @@ def test_nothing_usable(tmp_path, capsys):
     assert "neither soundfile" in (tmp_path / "data" / "report.html").read_text()
 
 
-def test_refusals(tmp_path, capsys):
+def test_invalid_arguments_write_nothing(tmp_path, capsys):
     folder = tmp_path / "recordings"
     write(folder / "a" / "a.wav", tone(0.5))
     (tmp_path / "notes.txt").touch()
@@ -709,7 +709,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, name, options):
         prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(**options))
 
 
-def test_packages_for_what_is_not_done_are_not_needed(tmp_path, monkeypatch):
+def test_packages_of_unused_steps_are_not_needed(tmp_path, monkeypatch):
     write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
     for name in ("noisereduce", "silero_vad"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -718,7 +718,7 @@ def test_packages_for_what_is_not_done_are_not_needed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("rate", [8000, 44_100, 96_000])
-def test_clips_of_any_rate(tmp_path, capsys, rate):
+def test_clips_have_the_chosen_sampling_rate(tmp_path, capsys, rate):
     source, output = tmp_path / "recordings", tmp_path / "data"
     write(source / "low" / "a.wav", tone(1.0, 22_050, 300), 22_050)
     write(source / "high" / "a.wav", tone(1.0, 22_050, 2000), 22_050)
@@ -731,26 +731,26 @@ def test_clips_of_any_rate(tmp_path, capsys, rate):
         info = soundfile.info(output / row.file)
         assert info.samplerate == rate and row.duration == info.frames / rate == pytest.approx(1 / 3, abs=1e-3)
     assert json.loads((output / "preparation.json").read_text())["sampling_rate"] == rate
-    # The check is for a model of this rate.
+    # `sanet check` uses the sampling rate of the prepared clips.
     assert "lower sampling rates" not in check(output, num_workers=1)
 
 
 @pytest.mark.parametrize("rate", [7999, 96_001])
-def test_rates_out_of_range(tmp_path, rate):
+def test_sampling_rate_out_of_range_is_an_error(tmp_path, rate):
     write(tmp_path / "recordings" / "a" / "a.wav", tone(0.5))
     with pytest.raises(DataError, match=f"--sampling_rate must be from 8000 to 96000 Hz, not {rate}"):
         prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(sampling_rate=rate))
 
 
-def test_a_worker_that_dies_is_said():
+def test_dead_worker_is_an_error():
     with pytest.raises(OSError, match="A worker process died"):
         list(map_unordered(os._exit, [1, 2, 3], 2))
 
 
-# --- splits
+# Splits
 
 
-def test_splits_are_those_of_training_and_never_of_clips(tmp_path):
+def test_recordings_get_the_splits_of_training(tmp_path):
     folder, output = tmp_path / "recordings", tmp_path / "data"
     for label, index in itertools.product("ab", range(10)):
         write(folder / label / f"{index}.wav", tone(0.6, frequency=100 * (index + 1)))
@@ -786,7 +786,7 @@ def test_split_folders_are_kept(tones, tmp_path):
     assert count_reasons(manifest[manifest["source"] == "more"]) == [("recording", "not a split folder", 1)]
 
 
-def test_a_missing_validation_split_is_made_by_recording(tones, tmp_path):
+def test_missing_validation_split_is_made_by_recording(tones, tmp_path):
     shutil.copytree(tones / "train", tmp_path / "recordings" / "train")
     shutil.copytree(tones / "test", tmp_path / "recordings" / "test")
     options = PrepareOptions(0.1, denoise=False)
@@ -794,16 +794,16 @@ def test_a_missing_validation_split_is_made_by_recording(tones, tmp_path):
     assert manifest.groupby("source")["split"].nunique().max() == 1
     assert manifest.groupby("split")["source"].nunique().to_dict() == {"test": 8, "train": 27, "validation": 5}
     assert manifest[manifest["source"].str.startswith("test")]["split"].unique().tolist() == ["test"]
-    # Those that sanet train holds out.
+    # `sanet train` holds out the same recordings.
     for split, dataset in load_recordings(DataArguments(data_dir=str(tmp_path / "recordings"))).items():
         expected = set(manifest[manifest["split"] == split]["source"])
         assert {"/".join(Path(file).parts[-3:]) for file in dataset["file"]} == expected
 
 
-# --- the check
+# Check
 
 
-def test_check_finds_what_is_wrong(tmp_path, capsys):
+def test_check_finds_problems(tmp_path, capsys):
     folder = tmp_path / "recordings"
     for split, count in (("train", 12), ("validation", 3), ("test", 3)):
         for index in range(count):
@@ -841,13 +841,16 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
     assert contents(folder) == before
 
 
-def test_check_of_what_was_prepared(prepared):
+def test_check_of_a_prepared_folder(prepared):
     text = check(prepared, num_workers=1)
     assert f"{prepared / 'denoised_clips'}\n" in text and f"{prepared / 'speech_segments'}\n" in text
 
 
 def test_check_keeps_clips_of_a_recording_together(tmp_path):
-    """Where classes have one recording each, all are to learn from, and there is nothing to test on."""
+    """
+    If each class has one recording, all clips are in train, and there is no baseline. Copied clips, without the files
+    of `sanet prepare`, are separate recordings.
+    """
     for label, frequency in (("low", 200), ("high", 2000)):
         write(tmp_path / "recordings" / label / "long_0001.wav", tone(3.0, frequency=frequency))
     prepare(tmp_path / "recordings", tmp_path / "data", PrepareOptions(0.5, denoise=False), num_workers=1)
@@ -857,7 +860,7 @@ def test_check_keeps_clips_of_a_recording_together(tmp_path):
     assert "by cross-validation" in check(tmp_path / "clips", num_workers=1)
 
 
-def test_check_says_so_where_nothing_is_wrong(tmp_path):
+def test_check_without_problems_says_so(tmp_path):
     for label, index in itertools.product(("low", "high"), range(10)):
         write(tmp_path / label / f"{index}.wav", tone(6.0, frequency=(200 if label == "low" else 2000) + 7 * index))
     text = check(tmp_path, num_workers=1)
@@ -868,7 +871,7 @@ def test_check_says_so_where_nothing_is_wrong(tmp_path):
 def test_baseline_keeps_groups_together():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(10), 10)
-    # The features tell the groups alone, which tell nothing about the class of another group.
+    # The features identify the group, which says nothing about the class of other groups.
     features = rng.standard_normal((10, 40))[groups] + 0.01 * rng.standard_normal((100, 40))
     labels = ["ab"[group % 2] for group in groups]
     (apart,), _ = fit_baseline(features, labels, ["unsplit"] * 100, [str(index) for index in range(100)])
@@ -878,7 +881,7 @@ def test_baseline_keeps_groups_together():
     assert not fit_baseline(features[:3], ["a"] * 3, ["unsplit"] * 3, ["1", "2", "3"])[0]
 
 
-def test_manifest_has_all_columns_whatever_there_is():
+def test_manifest_always_has_all_columns():
     manifest = make_manifest([{"source": "a", "kind": "recording", "skipped": "empty"}])
     assert manifest["start"].isna().all() and str(manifest["original_rate"].dtype) == "Int64"
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The corpus of pretraining: what is kept of each source, its tags and its licences. Nothing is downloaded."""
+"""The corpus of pretraining: the sounds of each source, their tags and licences. Nothing is downloaded."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def make_noise(seconds: float, seed: int) -> np.ndarray:
 
 
 def read_noises(source, folder):
-    """Twelve short sounds, and one of each kind that is treated in another way."""
+    """Yield twelve short sounds, and one sound of each kind that is treated differently."""
     for number in range(12):
         yield Sound(make_noise(0.2, number), f"short {number}", ["noise", f"rare {number}"])
     yield Sound(make_noise(0.2, 3), "the same again", ["noise"])
@@ -43,13 +43,13 @@ def parts(monkeypatch):
     return parts
 
 
-def test_what_is_kept(parts, tmp_path, capsys):
+def test_corpus_skips_duplicates_and_unusable_sounds(parts, tmp_path, capsys):
     assert corpus.main([str(tmp_path)]) == 0
     with open(tmp_path / "manifest.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    # Twelve short sounds, three pieces of the long one, and the file; of the second source, which has the same, none.
+    # Twelve short sounds, three parts of the long one, and the file. The second source has only duplicates.
     assert [row["file"] for row in rows] == [f"noises/first/{number:05d}.flac" for number in range(16)]
-    # Too few sounds have the other tags.
+    # The other tags are dropped, because too few sounds have them.
     assert {row["label"] for row in rows} == {"noise"}
     lengths = [soundfile.info(tmp_path / row["file"]).frames for row in rows]
     assert lengths == [3200] * 12 + [160_000] * 3 + [4000]
@@ -73,7 +73,7 @@ def test_complete_sources_are_kept(parts, tmp_path, capsys):
     assert not (tmp_path / "manifest.csv").exists()
     record = tmp_path / "noises/first.json"
     before = record.stat().st_mtime_ns
-    # Half a source, as an interruption leaves it.
+    # An interruption leaves an incomplete source.
     shutil.rmtree(tmp_path / "noises/second", ignore_errors=True)
     (tmp_path / "noises/second").mkdir()
     (tmp_path / "noises/second/99999.flac").touch()
@@ -84,7 +84,7 @@ def test_complete_sources_are_kept(parts, tmp_path, capsys):
     assert len(json.loads((tmp_path / "noises/second.json").read_text())["sounds"]) == 16
 
 
-def test_tags_of_a_package():
+def test_package_paths_become_tags():
     parts = ("usr", "share", "games", "bos", "sounds", "animals", "BarkingDog_02-loud.ogg")
     assert packages._tags("bos-data", parts) == [
         "folder bos-data/bos/sounds/animals",
@@ -92,25 +92,25 @@ def test_tags_of_a_package():
     ]
 
 
-def test_licences_of_a_package():
+def test_licences_of_a_package_are_found():
     text = "Files: *\nLicense: GPL-2+\n on Debian\nFiles: a\nLicense: CC-BY-SA-3.0\nFiles: b\nLicense: GPL-2+\n"
     assert packages.licences_in(text) == "GPL-2+, CC-BY-SA-3.0"
     assert packages.licences_in("Free.") == "see the copyright file"
 
 
-def test_packages_of_evaluation_sets_are_left_out():
+def test_packages_of_evaluation_sets_are_excluded():
     held_out = "asterisk fillets-ng hydrogen klettres ktuberling lmms sonic-pi".split()
     assert not [name for name in packages.PACKAGES if name.startswith(tuple(held_out))]
     assert len(set(packages.PACKAGES)) == len(packages.PACKAGES)
 
 
-def test_package_that_cannot_be_had(monkeypatch, tmp_path):
+def test_missing_apt_get_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="apt-get is not installed"):
         next(packages.read_package("tuxtype-data", tmp_path))
 
 
-def test_speech(monkeypatch, tmp_path):
+def test_speech_has_tags_and_no_demo_voice(monkeypatch, tmp_path):
     pytest.importorskip("pycountry")
     monkeypatch.setattr(speech, "UTTERANCES", 2)
     *sounds, licence = speech.read_language("de", tmp_path)
@@ -122,14 +122,14 @@ def test_speech(monkeypatch, tmp_path):
     assert "Deutschland" in speech._read_texts("de")
 
 
-def test_keys_of_drums():
-    """General MIDI has drums from key 35 to 81, and sixteen families of instruments."""
+def test_drums_and_families_are_those_of_general_midi():
+    """General MIDI has drums on keys 35 to 81, and sixteen families of instruments."""
     assert [int(entry.split()[0]) for entry in notes.DRUMS.split(",")] == list(range(35, 82))
     assert len(notes.FAMILIES) == 16
 
 
-def test_notes(monkeypatch, tmp_path):
-    """Each note of a score is a piece of what FluidSynth plays, and is loud at its beginning."""
+def test_notes_are_cut_from_a_score(monkeypatch, tmp_path):
+    """The output of FluidSynth is cut into one waveform per note, which is loud at its beginning."""
     pytest.importorskip("mido")
     if shutil.which("fluidsynth") is None:
         pytest.skip("needs the program fluidsynth and a SoundFont")

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The pretraining on a corpus of a few sounds, with networks of random weights in the place of the experts."""
+"""Pretraining on a corpus of five sounds, with fake experts instead of pretrained ones."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ TINY = [8, 8, 16, 16]
 
 
 class FakeExpert(nn.Module):
-    """Features that follow from the loudness of the clip."""
+    """Return features proportional to the mean power of the clip."""
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -44,7 +44,7 @@ def fake_experts(monkeypatch):
 
 @pytest.fixture
 def corpus(tmp_path, fake_experts):
-    """Five sounds of three parts, of 0.3 to 5 s."""
+    """Make a corpus of five sounds of 0.3 to 5 s in three parts."""
     generator, rows = np.random.default_rng(0), ["file,label"]
     seconds = {"notes/a/0.flac": 1.0, "sounds/b/0.flac": 5.0, "sounds/b/1.flac": 0.3, "speech/c/0.flac": 2.5}
     for index, (file, length) in enumerate({**seconds, "speech/c/1.flac": 1.5}.items()):
@@ -58,11 +58,11 @@ def corpus(tmp_path, fake_experts):
     return tmp_path / "corpus"
 
 
-def test_stretches(corpus):
+def test_sounds_are_cut_into_segments(corpus):
     config = train.make_config("tiny")
     measure_corpus(corpus, config)
     found = read_stretches(corpus)
-    # 5 s are two stretches of 2.048 s, 2.5 s are one.
+    # 5 s give two segments of 2.048 s, 2.5 s give one.
     assert found.parts.tolist() == [0, 1, 1, 1, 2, 2]
     assert found.bands.shape == (6, 128, 64) and found.frames.tolist() == [63, 128, 128, 19, 128, 94]
     assert found.tags == ["notes", "sounds", "speech", "tag 0", "tag 1"]
@@ -73,7 +73,7 @@ def test_stretches(corpus):
 
 
 def test_bands_are_those_of_the_network(corpus):
-    """What the pretraining computes from stored bands, the network computes from the waveform."""
+    """Pretraining on stored bands gives the embeddings that the network computes from the waveform."""
     config = train.make_config("tiny")
     measure_corpus(corpus, config)
     found, network = read_stretches(corpus), train.PretrainingNetwork(train.make_config("tiny"), 5).eval()
@@ -89,7 +89,7 @@ def test_bands_are_those_of_the_network(corpus):
     np.testing.assert_allclose(statistics, outputs.band_statistics, atol=0.02)
 
 
-def test_an_interrupted_measurement_goes_on(corpus, monkeypatch):
+def test_interrupted_measurement_resumes(corpus, monkeypatch):
     monkeypatch.setattr(stretches, "BATCH_SIZE", 2)
     monkeypatch.setattr(stretches, "SAVED_EVERY", 1)
     config, folder = train.make_config("tiny"), corpus / stretches.FOLDER
@@ -105,10 +105,10 @@ def test_an_interrupted_measurement_goes_on(corpus, monkeypatch):
     measure_corpus(corpus, config)
     for name, values in whole.items():
         np.testing.assert_array_equal(np.load(folder / f"{name}.npy"), values)
-    # Nothing is left to do: the experts are not asked.
+    # A finished measurement does not load the experts.
     monkeypatch.setattr(stretches, "load_sound_expert", lambda: pytest.fail("asked"))
     measure_corpus(corpus, config)
-    # Other sounds under as many lines are measured anew.
+    # A manifest with other lines is measured again.
     path = corpus / stretches.MANIFEST_FILE
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
@@ -118,7 +118,7 @@ def test_an_interrupted_measurement_goes_on(corpus, monkeypatch):
     assert not np.array_equal(np.load(folder / "bands.npy"), whole["bands"])
 
 
-def test_batches(corpus, monkeypatch):
+def test_batches_have_targets_and_weights(corpus, monkeypatch):
     measure_corpus(corpus, train.make_config("tiny"))
     collate = train.Collator(read_stretches(corpus))
     monkeypatch.setattr(collate, "mixed", 0.0)
@@ -128,16 +128,16 @@ def test_batches(corpus, monkeypatch):
     assert batch["voice_weights"].tolist() == [0, 0, 0, 0, 1, 1]
     assert batch["tags"].sum(1).tolist() == [2] * 6
     np.testing.assert_allclose(batch["sounds"], collate.sounds, atol=1e-3)
-    # A note can have no tag of speech, which counts little.
+    # Tags that no segment of a part has, such as speech for notes, get a low weight.
     assert batch["tag_weights"][0].tolist() == pytest.approx([1, 0.1, 0.1, 1, 0.1])
     monkeypatch.setattr(collate, "mixed", 1.0)
     mixed = collate(range(6))
     assert (mixed["mask"].sum(1) >= batch["mask"].sum(1)).all() and (mixed["voice_weights"][4:] < 1).all()
-    # The part of each tag is at most 1.
+    # Mixtures have the tags of both segments, with targets of at most 1.
     assert (mixed["tags"] <= 1).all() and (mixed["tags"] > 0).sum() > 12
 
 
-def test_corruption_keeps_the_loudness():
+def test_corruption_keeps_the_power():
     generator = torch.Generator().manual_seed(0)
     power = torch.rand(64, 20, 64) + 0.1
     corrupted = train.corrupt(power, generator)
@@ -146,12 +146,12 @@ def test_corruption_keeps_the_loudness():
     assert not train.corrupt(torch.zeros(2, 20, 64), generator).any()
 
 
-def test_training(corpus, tmp_path):
+def test_training_resumes_and_saves_the_model(corpus, tmp_path):
     output_dir = tmp_path / "run"
     command = [str(corpus), str(output_dir), "--batch_size", "4"]
     assert train.main([*command, "--steps", "2"]) == 0
     assert find_last_checkpoint(output_dir).endswith("checkpoint-2")
-    # It goes on from there.
+    # The second run resumes from this checkpoint.
     assert train.main([*command, "--steps", "4"]) == 0
     model = SANetModel.from_pretrained(output_dir / "model")
     assert list(model.config.spectrogram_dim) == TINY and model.config.use_band_statistics
@@ -163,13 +163,13 @@ def test_training(corpus, tmp_path):
     assert SANetFeatureExtractor.from_pretrained(output_dir / "model").max_length == 32768
 
 
-def test_without_a_corpus(tmp_path, capsys):
+def test_missing_corpus_is_an_error(tmp_path, capsys):
     assert train.main([str(tmp_path), str(tmp_path / "run")]) == 2
     assert "Make the corpus first" in capsys.readouterr().err
 
 
-def test_experts():
-    """Shapes, and that a voice is heard without the padding behind it."""
+def test_voice_expert_ignores_padding():
+    """Both experts also return embeddings of the right shape without negative values."""
     sounds, voices = experts.SoundExpert().eval(), experts.VoiceExpert().eval()
     clips = torch.from_numpy(0.1 * np.random.default_rng(0).standard_normal((2, 32768))).float()
     clips[1, 10000:] = 0
@@ -196,8 +196,7 @@ def test_weights_are_checked_before_they_are_read(monkeypatch):
         experts.load_sound_expert()
 
 
-def test_the_weights_of_the_sound_expert_are_found(monkeypatch):
-    """Under the names that its checkpoint has."""
+def test_sound_expert_loads_the_names_of_its_checkpoint(monkeypatch):
     names = {}
     for index, block in enumerate(experts.SoundExpert().blocks, 1):
         for place, kind in enumerate(("conv1", "bn1", None, "conv2", "bn2", None)):

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: metadata that the Hub reads, text that is true, an example that runs."""
+"""The model card: metadata for the Hub, correct text, and an example that runs."""
 
 import ast
 import re
@@ -55,7 +55,7 @@ def make_evaluation(split="test", labels=LABELS, num_clips=20, is_multi_label=Fa
 
 @pytest.fixture
 def write_card(tmp_path):
-    """Writes a card for a model, SANet by default, into `birds/`, and loads it."""
+    """Return a function that writes a card for a model (SANet by default) into `birds/` and loads it."""
 
     def write(*evaluations, model=None, **kwargs) -> ModelCard:
         model, feature_extractor = model or make_sanet()
@@ -83,12 +83,12 @@ def example(card: ModelCard) -> str:
 
 
 def rows(card: ModelCard, first_cell: str) -> list[list[str]]:
-    """Rows of tables that begin with this cell; `\\|` does not end a cell."""
+    """Return the table rows that begin with this cell. `\\|` does not end a cell."""
     table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in card.text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in table if row[0].strip() == first_cell]
 
 
-def test_metadata(write_card):
+def test_metadata_has_dataset_and_results(write_card):
     evaluations = [make_evaluation("train"), make_evaluation("validation"), make_evaluation("test")]
     data = write_card(*evaluations, dataset_name="Birds", dataset_id="someone/birds").data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "audio-classification")
@@ -112,7 +112,7 @@ def test_metadata_without_test_split_and_without_hub(write_card):
     assert "no test split" not in words(write_card(make_evaluation("test")))
 
 
-def test_metadata_where_a_clip_can_have_several_classes(write_card):
+def test_metadata_of_a_multi_label_model(write_card):
     evaluation = make_evaluation(is_multi_label=True)
     card = write_card(evaluation, model=make_sanet(problem_type="multi_label_classification"))
     assert [r.metric_type for r in card.data.eval_results] == card.data.metrics == ["mAP", "f1"]
@@ -120,21 +120,21 @@ def test_metadata_where_a_clip_can_have_several_classes(write_card):
     assert "A multi-label audio classifier" in words(card) and "Every clip gets one" not in words(card)
 
 
-def test_without_evaluations(write_card):
+def test_card_without_evaluations(write_card):
     card = write_card()
     assert not {"model-index", "metrics", "model_name"} & card.data.to_dict().keys()
     assert "was not evaluated" in words(card)
 
 
-def test_carried_code_is_tagged(write_card, tmp_path):
-    """Saving puts `auto_map` into the configuration."""
+def test_custom_code_is_tagged(write_card, tmp_path):
+    """Saving a SANet adds its code, and `auto_map` to the configuration."""
     model, feature_extractor = make_sanet()
     model.save_pretrained(tmp_path / "birds")
     assert "custom_code" in write_card(model=(model, feature_extractor)).data.tags
     assert write_card(model=make_wav2vec2()).data.tags == ["audio-classification", "wav2vec2"]
 
 
-def test_base_model_of_the_hub(write_card):
+def test_base_model_on_the_hub_is_linked(write_card):
     card = write_card(base_model="facebook/wav2vec2-base", model=make_wav2vec2())
     assert card.data.base_model == "facebook/wav2vec2-base"
     assert "[facebook/wav2vec2-base](https://huggingface.co/facebook/wav2vec2-base)" in card.text
@@ -144,7 +144,10 @@ def test_base_model_of_the_hub(write_card):
     "name", ["runs/old_one", "./runs/old_one", "{tmp_path}/runs/old_one", "runs/other/../old_one"]
 )
 def test_base_model_in_a_folder(write_card, tmp_path, monkeypatch, name):
-    """`runs/old_one` could be an id, but is a folder; no metadata, and no path that tells of this machine."""
+    """
+    A local base model is not in the metadata, even if its path could be a Hub id. The card does not contain the path,
+    which is private.
+    """
     (tmp_path / "runs" / "old_one").mkdir(parents=True)
     (tmp_path / "runs" / "other").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -154,11 +157,11 @@ def test_base_model_in_a_folder(write_card, tmp_path, monkeypatch, name):
     assert "runs" not in str(card) and tmp_path.name not in str(card)
 
 
-def test_from_scratch(write_card):
+def test_card_says_trained_from_scratch(write_card):
     assert "trained from scratch on recordings." in words(write_card())
 
 
-def test_results_and_training(write_card):
+def test_card_has_results_and_training(write_card):
     evaluations = [make_evaluation("test", num_clips=12), make_evaluation("train", num_clips=30)]
     options = {"learning_rate": 0.001, "notes": "a|b"}
     card = write_card(*evaluations, hyperparameters=options, training_seconds=754, trained_on="A processor, bfloat16")
@@ -177,7 +180,7 @@ def test_results_and_training(write_card):
     assert rows(card, "notes") == [["notes", r"a\|b"]]
 
 
-def test_machine_and_versions(write_card):
+def test_card_names_machine_and_versions(write_card):
     """A checkpoint trained with a processor's wrong kernel can be recognised by its card."""
     versions = {"torch": ("2.4", "2.14"), "transformers": ("5.0", "5.24")}
     card = write_card(trained_on="Some_ CPU|2, bfloat16", tested_versions=versions)
@@ -186,8 +189,8 @@ def test_machine_and_versions(write_card):
     assert "Trained on" not in words(write_card()) and "Tested with" not in words(write_card())
 
 
-def test_template_uses_no_other_values(write_card, monkeypatch):
-    """`ModelCard.from_template` would leave out a value with a misspelled name."""
+def test_template_uses_exactly_the_given_values(write_card, monkeypatch):
+    """`ModelCard.from_template` would silently omit a value with a misspelled name."""
     given = {}
     from_template = ModelCard.from_template
     monkeypatch.setattr(ModelCard, "from_template", lambda *args, **kw: given.update(kw) or from_template(*args, **kw))
@@ -196,7 +199,7 @@ def test_template_uses_no_other_values(write_card, monkeypatch):
     assert used == {*given, "card_data"}
 
 
-def test_class_without_clips(write_card):
+def test_class_without_clips_has_no_recall(write_card):
     references, probabilities = np.array([0, 0, 1]), np.eye(3, dtype=np.float32)[[0, 2, 1]]
     card = write_card(Evaluation("test", list("xyz"), LABELS, references, probabilities))
     assert rows(card, "owl") == [["owl", "0.000", "–", "–", "0"]]
@@ -213,14 +216,14 @@ def test_names_cannot_break_the_card(write_card):
     assert "two lines" in card.text and rows(card, r"a\|b") and rows(card, r"\_it\_")
 
 
-def test_many_classes(write_card):
+def test_list_of_many_classes_is_shortened(write_card):
     labels = [f"class {index}" for index in range(60)]
     card = write_card(model=make_sanet(labels))
     assert "class 49 and 10 more" in words(card) and "class 50" not in words(card)
     assert "more" not in words(write_card(model=make_sanet(labels[:50]))).split("## Use")[0]
 
 
-def test_length_of_clips(write_card):
+def test_card_names_the_maximum_length_of_clips(write_card):
     sentence = "Clips can have any length up to 0.5 s."
     assert sentence in words(write_card(model=make_sanet(max_length=8000)))
     assert "Clips can" not in words(write_card(model=make_sanet(max_length=None)))
@@ -253,7 +256,7 @@ def test_example_with_an_odd_folder_name(tmp_path):
 
 
 def test_accuracy_interval():
-    """5 of 10, in Wilson's interval by hand: 0.5 ± 1.96 sqrt(0.025 + 1.96² / 400) / (1 + 1.96² / 10)."""
+    """Wilson's interval for 5 of 10, by hand: 0.5 ± 1.96 sqrt(0.025 + 1.96² / 400) / (1 + 1.96² / 10)."""
     probabilities = np.eye(2, dtype=np.float32)[[0] * 10]
     evaluation = Evaluation("test", [""] * 10, ["a", "b"], np.array([0, 1] * 5), probabilities)
     assert accuracy_interval(evaluation) == pytest.approx((0.2366, 0.7634), abs=1e-4)
@@ -271,11 +274,11 @@ def test_accuracy_interval():
         (4e6, "1,111 h"),
     ],
 )
-def test_durations(seconds, text):
+def test_durations_are_formatted(seconds, text):
     assert format_duration(seconds) == text
 
 
-def test_model_that_was_trained_on_all_recordings_shows_its_cross_validation(write_card):
+def test_card_of_a_final_model_has_its_cross_validation(write_card):
     values = {"mean": 0.8125, "standard_deviation": 0.05, "low": 0.75, "high": 0.875}
     result = {
         "folds": [{"fold": str(number)} for number in range(1, 6)],
@@ -290,7 +293,7 @@ def test_model_that_was_trained_on_all_recordings_shows_its_cross_validation(wri
     assert "None were held out for testing" in card.content and "not evaluated" not in card.content
     assert "| Accuracy | 0.812 | 0.050 | 0.750 to 0.875 |" in card.content and "loss" not in card.content
     assert card.data.eval_results is None
-    # The source's own test split is shown besides.
+    # The results of the test split are added.
     card = write_card(make_evaluation(), cross_validation=result)
     assert "on all recordings outside the test split. Its quality" in card.content
     assert "| test | 20 |" in card.content and card.data.eval_results[0].dataset_split == "test"

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The report: self-contained, well-formed and right, for few classes and many, one class a clip and several."""
+"""The report of a run: self-contained, valid HTML with correct numbers, for few and many classes, and multi-label."""
 
 import base64
 import io
@@ -30,7 +30,7 @@ HISTORY = [
 
 
 class Page(HTMLParser):
-    """Elements, references, text and rows of tables by section; fails on tags that do not pair up."""
+    """Parse elements, references, text and the table rows of each section. Fail if tags are not paired."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -81,7 +81,7 @@ class Page(HTMLParser):
 
 
 def make_evaluation(num_classes=3, num_clips=40, split="test", labels=None, is_multi_label=False, strength=2.0):
-    """Random predictions; the larger the strength, the more of them are right."""
+    """Return an evaluation with random predictions. A larger strength makes more of them correct."""
     rng = np.random.default_rng(num_classes)
     labels = labels or [f"class {index}" for index in range(num_classes)]
     logits = rng.standard_normal((num_clips, len(labels)))
@@ -98,7 +98,7 @@ def make_evaluation(num_classes=3, num_clips=40, split="test", labels=None, is_m
 
 @pytest.fixture
 def report(tmp_path):
-    """Writes a report and parses it."""
+    """Return a function that writes a report and parses it."""
 
     def make(*evaluations, title="Report", facts=None, log_history=HISTORY, **kwargs) -> Page:
         path = tmp_path / "new" / "report.html"
@@ -121,7 +121,7 @@ def decode(uri: str) -> tuple[np.ndarray, int]:
 
 
 @pytest.mark.parametrize("is_multi_label", [False, True])
-def test_nothing_is_fetched_and_nothing_runs(report, is_multi_label):
+def test_report_fetches_and_runs_nothing(report, is_multi_label):
     page = report(make_evaluation(is_multi_label=is_multi_label), load_clip=ramp)
     assert page.find("audio") and page.find("svg")
     for reference in page.references:
@@ -134,7 +134,7 @@ def test_nothing_is_fetched_and_nothing_runs(report, is_multi_label):
     assert policy["content"].startswith("default-src 'none'")
 
 
-def test_every_reference_inside_the_page_leads_somewhere(report):
+def test_references_have_targets_in_the_page(report):
     page = report(make_evaluation(split="validation"), make_evaluation())
     targets = [reference[1:] for reference in page.references if reference.startswith("#")]
     targets += [target for style in page.styles for target in re.findall(r"url\(#([^)]*)\)", style)]
@@ -143,7 +143,7 @@ def test_every_reference_inside_the_page_leads_somewhere(report):
     assert set(targets) <= page.ids
 
 
-def test_names_are_shown_as_they_are(report):
+def test_names_are_escaped(report):
     labels = [
         "<script>alert(1)</script>",
         "a & b \"c\" 'd'",
@@ -185,7 +185,7 @@ def test_confusions_of_few_and_many_classes(report, num_classes):
 
 
 def test_confusion_matrix_by_hand(report):
-    """True a: a, a; true b: b, c; no clip of c."""
+    """Two clips of a are predicted as a. Two clips of b are predicted as b and c. Class c has no clip."""
     probabilities = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]]
     evaluation = Evaluation("test", list("wxyz"), ["a", "b", "c"], np.array([0, 0, 1, 1]), probabilities)
     page = report(evaluation)
@@ -199,7 +199,7 @@ def test_confusion_matrix_by_hand(report):
     (right,) = page.find("td", title="a → a: 2 of 2")
     assert (right["class"], right["style"]) == ("hit", "--value:1.000")
     assert list_confusions(evaluation) == [{"true": "b", "predicted": "c", "count": 1, "support": 2}]
-    # Class c has no clips to find, class b has, and precision of c is of its one prediction.
+    # Class c has no clips, so it has no recall and F1. Its only prediction is wrong.
     assert page.rows["classes"][1:] == [
         ["a", "1.000", "1.000", "1.000", "2"],
         ["b", "1.000", "0.500", "0.667", "2"],
@@ -215,8 +215,8 @@ def test_most_frequent_confusions_come_first():
     assert found == [("b", "c", 3, 5), ("a", "b", 2, 3), ("b", "a", 1, 5)]
 
 
-def test_numbers_of_every_split(report):
-    """Whatever the order in which the splits are given; the last split is the one that is looked into."""
+def test_every_split_has_its_numbers(report):
+    """The order in which splits are given does not matter. Only the test split is analysed in detail."""
     splits = [make_evaluation(num_classes=4, split=split, num_clips=n) for split, n in (("test", 30), ("train", 50))]
     page = report(*splits)
     names = ("accuracy", "macro_f1", "top_3_accuracy", "auroc", "ece")
@@ -231,7 +231,7 @@ def test_numbers_of_every_split(report):
     assert page.rows["data"][-1] == ["All clips", "50", "1.9 min", "30", "1.1 min"]
 
 
-def test_data_of_each_class(tmp_path):
+def test_data_table_counts_each_class(tmp_path):
     evaluation = Evaluation("test", list("xyz"), ["a", "b"], np.array([[1, 0], [1, 1], [0, 0]]), np.full((3, 2), 0.7))
     write_report(tmp_path / "r.html", "", {}, {"test": evaluation}, {"test": np.array([10.0, 20.0, 40.0])}, [])
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
@@ -245,38 +245,38 @@ def test_data_of_each_class(tmp_path):
 @pytest.mark.parametrize(
     "splits, shown", [(["train", "validation"], "validation"), (["train"], "train"), (["all"], "all")]
 )
-def test_split_that_is_looked_into(report, splits, shown):
+def test_last_split_is_analysed_in_detail(report, splits, shown):
     page = report(*(make_evaluation(split=split) for split in splits))
     assert f"{shown.capitalize()} split:" in page.words
     assert f"{shown}/clip_" in page.words
 
 
-def test_multi_label(report):
+def test_multi_label_report(report):
     page = report(make_evaluation(4, is_multi_label=True), load_clip=ramp)
     assert "mAP" in page.words and "confusions" not in page.ids
     assert "predicted, but absent" in page.words and "present, but missed" in page.words
 
 
 @pytest.mark.parametrize("is_multi_label", [False, True])
-def test_one_clip(report, is_multi_label):
+def test_report_of_one_clip(report, is_multi_label):
     evaluation = make_evaluation(2, num_clips=1, is_multi_label=is_multi_label)
     assert "of 1 clips are correct" in report(evaluation, log_history=[]).words
 
 
-def test_without_mistakes(report):
+def test_report_without_mistakes(report):
     page = report(make_evaluation(30, num_clips=60, strength=50.0), load_clip=ramp)
     assert "All clips of the test split are correct." in page.words
     assert "The test split has no confusions." in page.words
     assert not page.find("audio")
 
 
-def test_no_evaluation(tmp_path):
+def test_no_evaluation_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least one split"):
         write_report(tmp_path / "report.html", "", {}, {}, {}, [])
 
 
 def test_mistakes_are_ranked_by_confidence():
-    """Of the predicted class, not of the improbability of the true one."""
+    """The score of the predicted class decides, not that of the true class."""
     probabilities = np.array([[0.9, 0.1, 0], [0.6, 0.01, 0.39], [0.1, 0.8, 0.1], [0.2, 0.7, 0.1]], np.float32)
     evaluation = Evaluation("test", list("wxyz"), ["a", "b", "c"], np.array([0, 1, 0, 0]), probabilities)
     found = list_mistakes(evaluation, 12, None, 16000)
@@ -285,8 +285,8 @@ def test_mistakes_are_ranked_by_confidence():
     assert [mistake["file"] for mistake in list_mistakes(evaluation, 1, None, 16000)] == ["y"]
 
 
-def test_mistakes_where_a_clip_can_have_several_classes():
-    """A class that is missed at 0.02 is a graver mistake than one that is heard at 0.9."""
+def test_multi_label_mistakes_are_ranked_by_error():
+    """A class that is missed at 0.02 ranks before a class that is falsely predicted at 0.9."""
     probabilities = np.array([[0.9, 0.1, 0.2], [0.02, 0.1, 0.8], [0.1, 0.9, 0.6]], np.float32)
     references = np.array([[0, 0, 0], [1, 0, 1], [0, 1, 1]])
     found = list_mistakes(Evaluation("test", list("xyz"), list("abc"), references, probabilities), 12, None, 16000)
@@ -295,7 +295,7 @@ def test_mistakes_where_a_clip_can_have_several_classes():
     assert found[1]["wrong"] == [("a", pytest.approx(0.9), True)]
 
 
-def test_audio_is_that_of_the_clip(report):
+def test_players_have_the_audio_of_the_mistakes(report):
     evaluation = make_evaluation(strength=0.5)
     wanted = [int(mistake["file"].split("_")[1][:-4]) for mistake in list_mistakes(evaluation, 5, None, 8000)]
     page = report(evaluation, load_clip=ramp, sampling_rate=8000, num_mistakes=5)
@@ -317,7 +317,7 @@ def test_audio_is_clipped_and_not_wrapped():
     np.testing.assert_allclose(waveform, [-1, 0, 1], atol=1 / 32768)
 
 
-def test_clip_that_cannot_be_loaded_is_shown_without_audio(report):
+def test_unreadable_clip_is_shown_without_audio(report):
     evaluation = make_evaluation(strength=0.5)
     files = [mistake["file"] for mistake in list_mistakes(evaluation, 4, None, 16000)]
 
@@ -331,7 +331,7 @@ def test_clip_that_cannot_be_loaded_is_shown_without_audio(report):
     assert all(file in page.words for file in files)
 
 
-def test_training_curves():
+def test_captions_of_curves_name_the_best_epoch():
     loss, metrics = plot_history(HISTORY)
     assert loss.caption == "Lowest validation loss: 0.500 after epoch 2."
     assert metrics.caption == "Highest Macro F1: 0.800 after epoch 2."
@@ -340,13 +340,13 @@ def test_training_curves():
     assert ">Accuracy</text>" in metrics.svg
 
 
-def test_evaluation_after_training_is_no_point_of_the_curves():
-    """The best model is evaluated once more, under the last epoch, though it is of another."""
+def test_curves_omit_the_evaluation_after_training():
+    """The best model is evaluated again after training. This is logged under the last epoch, whatever its epoch."""
     again = {"epoch": 3.0, "eval_loss": 0.1, "eval_accuracy": 1.0, "eval_macro_f1": 1.0}
     assert plot_history([*HISTORY, again]) == plot_history(HISTORY)
 
 
-def test_training_curves_of_what_was_logged(report):
+def test_curves_show_only_logged_values(report):
     assert [plot.title for plot in plot_history([{"epoch": 0.5, "loss": 1.0}])] == ["Loss"]
     diverged = [*HISTORY, {"epoch": 4.0, "loss": float("nan"), "eval_loss": float("inf")}]
     assert plot_history(diverged)[0].caption == "Lowest validation loss: 0.500 after epoch 2."
