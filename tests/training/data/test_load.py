@@ -142,6 +142,7 @@ def test_few_unreadable_files_are_skipped(tmp_path, make_tone, caplog):
     make_bad_files(tmp_path, make_tone)
     recordings = load_recordings(tmp_path, max_bad_fraction=0.1)
     assert sum(len(dataset) for dataset in recordings.values()) == 18
+    assert caplog.text.count("Skipped: ") == 2 and "a/text.wav" in caplog.text and "b/text.wav" in caplog.text
 
 
 def test_labels_are_the_class_indices_of_the_model(tones):

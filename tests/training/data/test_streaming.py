@@ -150,6 +150,7 @@ def test_unreadable_recordings_are_skipped(tmp_path, caplog):
     write_damaged(tmp_path, 5)
     clips = StreamedClips(open_stream(tmp_path), PLAIN, {"0": 0, "1": 1}, 1)
     assert len(list(clips)) == 115
+    assert "bad_" in caplog.text
 
 
 def test_too_many_unreadable_recordings_are_an_error(tmp_path):
