@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of all tests: no network, separate caches, one thread per process, and the device of GPU tests."""
+"""Settings for all tests: no network, separate caches, one thread per process, and the device of GPU tests."""
 
 import atexit
 import gc
@@ -10,12 +10,12 @@ import shutil
 import tempfile
 
 
-# Set before the import of transformers and datasets, which read them only once. Commands run by tests inherit them.
+# Set before transformers and datasets are imported: they read these only once. Subprocesses of tests inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 for cache in ("HF_DATASETS_CACHE", "HF_ASSETS_CACHE"):
     os.environ[cache] = tempfile.mkdtemp(prefix="sanet-tests-")
     atexit.register(shutil.rmtree, os.environ[cache], ignore_errors=True)
-# Threads do not speed up tiny networks, and slow down processes that share cores.
+# More threads do not speed up tiny networks, and slow down processes that share cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest  # noqa: E402
@@ -36,7 +36,7 @@ def gpu() -> torch.device:
 
 
 def pytest_collection_finish() -> None:
-    """Freeze the objects of imports: each training collects garbage, which would otherwise take 0.5 s."""
+    """Freeze imported objects. Each training collects garbage, which takes 0.5 s otherwise."""
     gc.collect()
     gc.freeze()
 

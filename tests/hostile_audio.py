@@ -31,8 +31,8 @@ NO_AUDIO = "neither soundfile nor FFmpeg|cannot decode|no samples"
 
 class Case(NamedTuple):
     """
-    A file and its expected result: samples with a length of `shortest` to `longest` seconds, or an error that matches
-    the regular expression `reason`. For damaged files that decoders partly repair, both are allowed.
+    A file and its expected result: `shortest` to `longest` seconds of samples, or an error that matches the regular
+    expression `reason`. Damaged files that decoders repair in part have both.
     """
 
     name: str | bytes
@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 def write_corpus(folder: Path, is_long: bool = False) -> dict[Path, Case]:
-    """Write the files that can be made on this machine, either those of hours or the others. Return their cases."""
+    """Write the files that this machine can make: only the long ones, or all others. Return their cases."""
     folder.mkdir(parents=True, exist_ok=True)
     cases = {case.path(folder): case for case in CASES if case.is_possible() and case.is_long == is_long}
     for path, case in cases.items():
@@ -84,7 +84,7 @@ def encode(container: str, subtype: str | None = None, seconds: float = 1.0, cha
 def encode_with_ffmpeg(container: str, *options: str) -> bytes:
     command = ["ffmpeg", "-v", "error", "-i", "pipe:0", *options, "-f", container]
     if container in ("ipod", "mov"):
-        # To write their index, FFmpeg must seek in a file, or write fragments with their own indices.
+        # To write the index, FFmpeg must seek in a file. In a pipe, it writes fragments with their own indices.
         command += ["-movflags", "frag_keyframe+empty_moov"]
     return subprocess.run([*command, "pipe:1"], input=encode("WAV"), stdout=subprocess.PIPE, check=True).stdout
 
@@ -96,7 +96,7 @@ def samples(values: np.ndarray, subtype: str = "FLOAT", rate: int = RATE, contai
 
 
 def chunk(name: bytes, body: bytes, size: int | None = None) -> bytes:
-    """Return a RIFF chunk, whose size may be wrong."""
+    """Return a RIFF chunk. `size` may be wrong."""
     return name + struct.pack("<I", len(body) if size is None else size) + body + b"\0" * (len(body) % 2)
 
 
@@ -113,7 +113,7 @@ DATA = chunk(b"data", PCM)
 
 
 def nested(depth: int) -> bytes:
-    """Return nested lists."""
+    """Return RIFF lists nested to this depth."""
     body = b""
     for _ in range(depth):
         body = chunk(b"LIST", b"INFO" + body)
@@ -129,12 +129,12 @@ def game_music() -> bytes:
 
 
 def id3(size: int, body: bytes = b"") -> bytes:
-    """Return a tag with its size, with 7 bits per byte."""
+    """Return a tag. Its size is encoded with 7 bits per byte."""
     return b"ID3\x04\x00\x00" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + body
 
 
 def flac_with(total: int) -> bytes:
-    """Return a file whose header gives this number of samples (36 bits)."""
+    """Return a FLAC file whose header states this number of samples (36 bits)."""
     content = bytearray(encode("FLAC"))
     content[21] = content[21] & 0xF0 | total >> 32
     content[22:26] = struct.pack(">I", total % 2**32)
@@ -158,7 +158,7 @@ def cut(content: bytes, part: float = 0.5) -> bytes:
 
 
 def ogg_with_granules(position: int) -> bytes:
-    """Return a file whose pages give this end position, with valid checksums."""
+    """Return an Ogg file whose pages state this end position, with valid checksums."""
     content, start = bytearray(encode("OGG", "VORBIS")), 0
     while (start := content.find(b"OggS", start)) >= 0:
         if struct.unpack_from("<q", content, start + 6)[0] > 0:
@@ -200,14 +200,14 @@ def link_to(target: str) -> Callable[[Path], None]:
 
 
 def make_sparse_silence(path: Path) -> None:
-    """Make a sparse file of hours, which needs no disk space."""
+    """Make a sparse file of ten hours. It needs no disk space."""
     size = HOURS * 3600 * RATE * 2
     path.write_bytes(b"RIFF" + struct.pack("<I", size + 36) + b"WAVE" + fmt() + b"data" + struct.pack("<I", size))
     os.truncate(path, size + 44)
 
 
 def make_long_flac(path: Path) -> None:
-    """Make a file of hours that compress to a megabyte."""
+    """Make a file of ten hours that compress to a megabyte."""
     minute = np.zeros(60 * RATE, np.int16)
     with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16", format="FLAC") as file:
         for _ in range(60 * HOURS):
@@ -215,7 +215,7 @@ def make_long_flac(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    """Make a socket from within its folder, because its path is limited to about a hundred bytes."""
+    """Make a socket from within its folder, because socket paths are limited to about a hundred bytes."""
     before = os.getcwd()
     os.chdir(path.parent)
     try:
@@ -270,7 +270,7 @@ def _cases() -> Iterator[Case]:
     yield refused("archive.ogg", b"PK\x03\x04" + bytes(2000))
     yield either("random.mp3", np.random.default_rng(2).bytes(50_000), 20)
     yield either("random.aac", np.random.default_rng(3).bytes(50_000), 20)
-    # Lists of other files and streams, which FFmpeg would follow.
+    # Lists of other files and streams. FFmpeg would open these.
     yield refused("list.m4a", b"ffconcat version 1.0\nfile one_sample.wav\n", "list of other files")
     yield refused("list_of_itself.m4a", make_own_list, "list of other files")
     yield refused("list_of_fifo.m4a", b"ffconcat version 1.0\nfile fifo.wav\n", "list of other files")

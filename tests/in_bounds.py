@@ -1,13 +1,13 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Read files, or run a command, in a separate process with a memory limit in addition to the memory of its modules.
+Read files or run a command in a process with a memory limit. The memory of imported modules does not count.
 
     python tests/in_bounds.py MEGABYTES read READER SECONDS < paths, separated by NUL
     python tests/in_bounds.py MEGABYTES sanet predict …
 
-Reading prints one line of JSON per file: `path`, and `seconds` of audio, or the `error` and its `type`. A file that
-takes longer than SECONDS also gives an error.
+Reading prints one line of JSON per file: `path`, and either `seconds` of audio or the `error` and its `type`. A file
+that takes longer than SECONDS also gives an error.
 """
 
 import json
@@ -46,7 +46,7 @@ def limit_memory(num_bytes: int) -> None:
 
 
 class OutOfTime(BaseException):
-    """A BaseException, so that it is not caught as an error of a file."""
+    """Derives from BaseException, so that it is not caught as an error of a file."""
 
 
 def stop(*_) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark of accuracy: its runs, what their results become, and how it resumes. Nothing is trained."""
+"""The accuracy benchmark: its runs, the table of results, and resuming. Nothing is trained."""
 
 import csv
 import json
@@ -32,7 +32,10 @@ from sanet_hf.errors import DataError
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """`folds`: two classes with two recordings in each of three folds; `splits`: ten to train on, two to test."""
+    """
+    Make two folders with two classes each. `folds` has two recordings per class in each of three folds. `splits` has
+    ten per class to train and two to test.
+    """
     for label in ("cat", "dog"):
         names = [f"folds/{label}/{fold}-{take}.wav" for fold in (1, 2, 3) for take in "AB"]
         names += [f"splits/train/{label}/{index}.wav" for index in range(10)]
@@ -45,7 +48,7 @@ def folders(tmp_path, monkeypatch):
 
 
 def write_run(folder: Path, right: list[int], baseline: list[int] | None = None, **metrics: float) -> None:
-    """What a finished run leaves, of clips called 0, 1, ..."""
+    """Write the result files of a finished run, with clips named 0, 1, ..."""
     (folder / "predictions").mkdir(parents=True)
     for name, answers in (("test", right), ("baseline_test", baseline or [])):
         rows = [(index, "cat", "cat" if answer else "dog") for index, answer in enumerate(answers)]
@@ -95,7 +98,7 @@ def test_dry_run(folders, capsys):
     assert not Path("out").exists()
 
 
-def test_a_recipe_can_name_the_run_of_another(folders, capsys):
+def test_recipe_can_refer_to_the_run_of_another(folders, capsys):
     recipes = ["default", "taught=--teacher={default},--class_weights=balanced"]
     data = ["--data", "folds=folds", "--fold_pattern", r"folds=(\d)-", "--seeds", "3", "--output", "out"]
     assert accuracy.main([*data, "--recipes", *recipes, "--dry_run"]) == 0
@@ -151,7 +154,7 @@ def test_drawn_clips(folders):
     assert first.manifest == again.manifest
 
 
-def test_interval_of_one_seed_is_that_of_the_pooled_clips():
+def test_interval_of_one_seed_pools_the_clips():
     right = [np.array([[1, 1, 1, 0]]), np.array([[1, 1, 0, 1, 1, 1]])]
     expected = binomtest(8, 10).proportion_ci(method="wilson")
     assert estimate_accuracy(right) == pytest.approx((0.8, expected.low, expected.high))
@@ -161,8 +164,9 @@ def test_interval_of_one_seed_is_that_of_the_pooled_clips():
 
 def test_interval_of_several_seeds():
     """
-    Scores 1, .5, 0, 1: variance .171875, over 4 clips .04296875. Accuracies .75 and .5: .03125, over 2 seeds .015625.
-    V = .05859375 with V² / .015625² = 14.0625 degrees of freedom, t = 2.14400; p (1 - p) / V = 4 clips.
+    Scores of the clips 1, .5, 0, 1: variance .171875, over 4 clips .04296875. Accuracies of the seeds .75 and .5:
+    variance .03125, over 2 seeds .015625. The sum V = .05859375 has V² / .015625² = 14.0625 degrees of freedom,
+    t = 2.14400. p (1 - p) / V = 4 effective clips.
     """
     right = np.array([[1, 1, 0, 1], [1, 0, 0, 1]])
     assert estimate_accuracy([right]) == pytest.approx((0.625, 0.19787, 0.91848), abs=2e-4)
@@ -170,8 +174,9 @@ def test_interval_of_several_seeds():
 
 def test_paired_difference():
     """
-    Scores 0, .5, 0, 0: variance .046875, over 4 clips .01171875; seeds .25 and 0: .03125, over 2 .015625.
-    V = .02734375 with 3.0625 degrees of freedom, t = 3.1477: half of the width is 3.1477 √V = .52051.
+    Differences of the clips 0, .5, 0, 0: variance .046875, over 4 clips .01171875. Differences of the seeds .25 and 0:
+    variance .03125, over 2 seeds .015625. The sum V = .02734375 has 3.0625 degrees of freedom, t = 3.1477. Half of the
+    width is 3.1477 √V = .52051.
     """
     right = np.array([[1, 1, 0, 1], [1, 0, 0, 1]])
     baseline = np.array([[1, 0, 0, 1]] * 2)
@@ -179,17 +184,17 @@ def test_paired_difference():
 
 
 def test_table(tmp_path):
-    """Two folds of five clips; the baseline has 6 of 10, the network 8; two clips are right by it alone."""
+    """Two folds of five clips. The baseline classifies 6 of 10 correctly, the network the same 6 and 2 more."""
     answers = {"1": ([1, 1, 1, 1, 0], [1, 1, 1, 0, 0]), "2": ([1, 1, 1, 1, 0], [1, 1, 1, 0, 0])}
     results = []
     for fold, (right, baseline) in answers.items():
         write_run(tmp_path / fold, right, baseline, eval_accuracy=0.5 + int(fold) / 10, train_runtime=60.0 * int(fold))
         results.append(read_result(tmp_path / fold, "set", "default", fold, 0, 120.0, 1_234_567))
     (row,) = make_rows(results)
-    # Of the difference: mean .2, variance .16, over 10 clips: 1.95996 · √.016 = .24792.
+    # Difference: mean .2, variance .16, over 10 clips: 1.95996 · √.016 = .24792.
     line = "| set | default | 80.0 (49.0 to 94.3) | 60.0 (31.3 to 83.2) | +20.0 (-4.8 to +44.8) | 65.0 | 1.5 | 2.0 | "
     assert format_table([row]).splitlines()[2] == line + "1.23 M | 2: 2 × 1 |"
-    # A baseline that was tested on three clips of fold 1 alone: 6 of 8 are right, and 7 by the network.
+    # The baseline has predictions of only three clips in fold 1: 6 of 8 are correct, and 7 for the network.
     path = tmp_path / "1/predictions/baseline_test.csv"
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8")
     results[0] = read_result(tmp_path / "1", "set", "default", "1", 0)
@@ -199,7 +204,7 @@ def test_table(tmp_path):
     assert row["command_seconds"] is None
 
 
-def test_validation_chooses_within_each_fold():
+def test_validation_chooses_the_recipe_of_each_fold():
     results = [
         make_result("a", "1", 0, [0, 0, 0, 1], 0.9),
         make_result("b", "1", 0, [1, 1, 1, 1], 0.8),
@@ -215,7 +220,7 @@ def test_validation_chooses_within_each_fold():
     assert rows[-1]["validation_accuracy"] == pytest.approx(0.65)
 
 
-def test_results_that_do_not_fit_are_refused(tmp_path):
+def test_inconsistent_results_are_refused(tmp_path):
     write_run(tmp_path / "run", [1, 1, 0, 0])
     results = json.loads((tmp_path / "run/all_results.json").read_text())
     (tmp_path / "run/all_results.json").write_text(json.dumps(results | {"test_accuracy": 0.75}))
@@ -226,7 +231,7 @@ def test_results_that_do_not_fit_are_refused(tmp_path):
 
 
 class Training:
-    """In the place of a process: it leaves results, fails, or is interrupted, by the name of its folder."""
+    """Replaces a training process. It writes results, fails, or is interrupted, depending on its folder."""
 
     def __init__(self, command: list[str], stdout, **_):
         self.folder, self.returncode, self.is_terminated = (
@@ -255,7 +260,7 @@ class Training:
 
 
 def test_resumption(folders, monkeypatch, capsys):
-    """The first run ends, the second fails, the third is cut off, the fourth is left for the next command."""
+    """The first run finishes, the second fails, the third is interrupted, and the next command starts the fourth."""
     monkeypatch.setattr(accuracy, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": Training}))
     monkeypatch.setattr(accuracy, "load_classifier", lambda _: [SimpleNamespace(num_parameters=lambda: 2_000_000)])
     runs = [f"out/set/{recipe}/splits-{seed}" for seed in (0, 1) for recipe in ("default", "other")]
@@ -291,7 +296,7 @@ def test_resumption(folders, monkeypatch, capsys):
     results = json.loads(Path("out/accuracy.json").read_text(encoding="utf-8"))
     assert [len(run["attempts"]) for run in results["runs"]] == [1, 2, 1]
     assert results["runs"][1]["attempts"][0]["exit_code"] == 128 + signal.SIGTERM
-    # Other options under the same name, or other recordings, would make the table wrong.
+    # Other options under the same name, or other recordings, are an error: the table would be wrong.
     assert accuracy.main([*command, "default", "other=sanet.yaml,--num_train_epochs=4"]) == 2
     Path("splits/train/cat/0.wav").rename("splits/train/cat/00.wav")
     assert accuracy.main([*command, *recipes]) == 2

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks measure is right; how long it takes is not tested."""
+"""The benchmarks run and report the right rows. The measured times are not tested."""
 
 import io
 import json
@@ -19,12 +19,12 @@ from sanet_hf.utils.openmp import SHORT_WAIT
 
 
 def test_flops():
-    # The known 13.3 GFLOP leave out the attention's products of activations.
+    # The known 13.3 GFLOP do not include the products of activations in the attention.
     assert count_sanet_flops("sanet", 4.0) == pytest.approx(13.3e9, rel=0.04)
 
 
 def test_smaller_networks():
-    """A quarter, or nearly, and a twentieth of the arithmetic."""
+    """`small` needs about 1/4 of the compute of `sanet`, `tiny` 1/20."""
     flops = {name: count_sanet_flops(name, 4.0) for name in ("sanet", "small", "tiny")}
     assert flops["small"] < 0.26 * flops["sanet"]
     assert flops["tiny"] < 0.05 * flops["sanet"]
@@ -69,7 +69,7 @@ def test_features(tmp_path, monkeypatch, capsys):
 
 
 def test_memory(tmp_path, monkeypatch, capsys):
-    """Of processes with little besides the model and a batch."""
+    """Each benchmark runs in a process with little more than the model and a batch."""
     path = tmp_path / "memory.json"
     options = f"--variants sanet --seconds 0.1 --batch_sizes 2 --dtypes float32 --output {path}"
     monkeypatch.setattr(sys, "argv", ["benchmark", *options.split()])
@@ -77,12 +77,12 @@ def test_memory(tmp_path, monkeypatch, capsys):
     rows = json.loads(path.read_text())["rows"]
     assert [row["benchmark"] for row in rows] == ["inference", "training"]
     assert all(200 < row["megabytes"] < 2000 for row in rows)
-    # Gradients and the optimizer's two moments beside the weights.
+    # Training adds gradients and two moments of the optimizer.
     assert rows[1]["megabytes"] - rows[0]["megabytes"] > 50
 
 
-def test_waiting_of_threads(tmp_path):
-    """Benchmarks measure what the command does: threads spin as briefly as there, unless the user chose."""
+def test_threads_wait_as_in_the_command(tmp_path):
+    """In benchmarks, threads spin as briefly as in the command, unless the user chose otherwise."""
     code = "import os, sys, benchmarks; print(os.environ.get('KMP_BLOCKTIME'), 'torch' in sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name not in busy.WAIT_VARIABLES}
     for choice, expected in (({}, SHORT_WAIT["KMP_BLOCKTIME"]), ({"OMP_WAIT_POLICY": "active"}, "None")):
@@ -92,7 +92,7 @@ def test_waiting_of_threads(tmp_path):
 
 
 def test_busy(tmp_path, monkeypatch, capsys):
-    """Each environment has a child, which is this process here."""
+    """Each environment has a child process. Here this process replaces it."""
     given = []
 
     @contextmanager
@@ -117,7 +117,7 @@ def test_busy(tmp_path, monkeypatch, capsys):
 
 
 def test_child_of_busy(monkeypatch, capsys):
-    """It answers each line; what the user set does not reach it."""
+    """The child answers each line with a time. It does not inherit the user's wait settings."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
     calls = []
     busy.serve(lambda: calls.append(1), min_seconds=0.0)
@@ -132,8 +132,8 @@ def test_child_of_busy(monkeypatch, capsys):
     }
 
 
-def test_the_model_alone(tmp_path, monkeypatch, capsys):
-    """From features, beside from waveforms; what an earlier run measured is kept."""
+def test_inputs_and_appending(tmp_path, monkeypatch, capsys):
+    """Inputs are features (the model alone) or waveforms. `--append` keeps the rows of an earlier run."""
     path = tmp_path / "inference.json"
 
     def run(options: str) -> list[tuple]:
@@ -151,7 +151,7 @@ def test_the_model_alone(tmp_path, monkeypatch, capsys):
     ]
 
 
-def test_what_fails_is_left_out(capsys):
+def test_failing_variant_is_skipped(capsys):
     def fail() -> None:
         raise torch.OutOfMemoryError("out of memory")
 
@@ -165,14 +165,14 @@ def make_row(benchmark: str, variant: str, dtype: str, rate: float, **others) ->
     return {**row, "batch_size": 256, "seconds": 4.0, **others}
 
 
-def test_summary_of_a_run_on_a_gpu(tmp_path):
-    """Of one that was cut off: aims are met, missed or not measured."""
+def test_summary_of_a_gpu_run(tmp_path):
+    """In an interrupted run, targets are met, missed or not measured."""
     assert "| inference | 20,000 clips/s, 8 × | not measured | |" in gpu_report.summarize(tmp_path)
     machine = {"device": "a GPU", "torch": "2.11", "transformers": "5.23"}
     rows = [
         make_row("model", "original", "float32", 2000.0),
         make_row("model", "compiled", "bfloat16", 21_000.0),
-        # Neither another network nor another batch size counts.
+        # Rows with another network or batch size do not count.
         make_row("model", "wav2vec2", "bfloat16", 90_000.0),
         make_row("model", "original", "float32", 10.0, batch_size=64),
     ]
@@ -199,7 +199,7 @@ def test_summary_of_a_run_on_a_gpu(tmp_path):
         assert line in summary.splitlines()
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(gpu_report, "PACKAGES", {"json": "json", "no_such_module": "no-such-package"})
     with pytest.raises(SystemExit, match="pip install no-such-package"):
         gpu_report.check("cpu")
@@ -207,7 +207,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 @pytest.mark.slow
 def test_gpu_script_on_the_cpu(tmp_path):
-    """Every part of it runs to its end, so that on a GPU only the device is new."""
+    """Every part of the script finishes on the CPU, so that only the device differs on a GPU."""
     script = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
     command = [script, tmp_path, "--device", "cpu", "--quick"]
     result = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)

@@ -1,9 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-README and documentation say what is true of the code: Python examples run and print what they say, commands parse,
-options, files, modules and targets of make exist, links lead somewhere, the diagram shows the network, and the site
-builds.
+The README and the documentation agree with the code. Python examples run and print the output shown. Commands parse.
+Options, files, modules, make targets and link targets exist. The diagram shows the network, and the site builds.
 """
 
 import csv
@@ -36,11 +35,11 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for path in (ROOT / README, *sorted((ROOT / "docs").glob("*.md")))
 }
-# Indented ones too, as in lists.
+# Fenced blocks may be indented, as in lists.
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-# Stands for what a reader fills in.
+# Placeholders that the reader replaces.
 PLACEHOLDER = re.compile(r"…|\.\.\.|\bCOMMAND\b")
-# Options of programs that are not ours, and one that stands for any.
+# Options of other programs, and `--flag` as an example of any.
 FOREIGN_OPTIONS = {
     *(
         "--main_process_ip",
@@ -52,30 +51,30 @@ FOREIGN_OPTIONS = {
     ),
     *("--flag", "--format"),
 }
-# Folders of the checkout whose files pages name.
+# Folders of the checkout. Pages name files in them.
 FOLDERS = ("benchmarks", "configs", "docs", "examples", "sanet_hf", "tests", "training")
 # Configuration files of runs, and of this site.
 OTHER_CONFIGS = {"recipe.yaml", "train_options.yaml", "first.yaml", "second.yaml", "student.yaml", "mkdocs.yml"}
 
 
 def _blocks(page: str) -> list[tuple[str, str]]:
-    """Language and text of the fenced blocks of a page; lines that end with a backslash are joined."""
+    """Return the language and text of the fenced blocks of a page. Lines that end with a backslash are joined."""
     blocks = [(language, textwrap.dedent(text)) for _, language, text in FENCE.findall(PAGES[page])]
     return [(language, re.sub(r" *\\\n *", " ", text)) for language, text in blocks]
 
 
 def _spans(page: str) -> list[str]:
-    """What stands between backticks in the text of a page."""
+    """Return the inline code in the text of a page."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", FENCE.sub("", PAGES[page]))]
 
 
 def _lines(page: str) -> list[str]:
-    """Lines of blocks for a shell, and spans."""
+    """Return the lines of shell blocks and the inline code of a page."""
     return [line for language, text in _blocks(page) if language == "" for line in text.splitlines()] + _spans(page)
 
 
 def _is_mention(command: str) -> bool:
-    """Whether a span names a command, perhaps with options, but is none to type: `predict --segments`."""
+    """Return whether a span only mentions a command, possibly with options: `predict --segments`."""
     name, *argv = command.split()
     if name == "train":
         return argv in ([], ["--help"]) or bool(re.search(r"--\w+ --", command))
@@ -83,7 +82,7 @@ def _is_mention(command: str) -> bool:
 
 
 def _sanet_commands(page: str) -> list[str]:
-    """Command lines of `sanet`, without the name: all of blocks, and those of spans that one can type."""
+    """Return the `sanet` commands of a page without the name: those in blocks, and complete ones in spans."""
     found = []
     for line in _lines(page):
         match = re.match(r"(?:sanet|accelerate launch .*-m sanet_hf) +(\w.*)", line)
@@ -94,7 +93,7 @@ def _sanet_commands(page: str) -> list[str]:
 
 
 def _mentioned(page: str) -> set[str]:
-    """Names of commands in the text of a page."""
+    """Return the names of commands in the text of a page."""
     return {match[1] for span in _spans(page) if (match := re.match(r"sanet (\w+)", span)) and match[1] != "COMMAND"}
 
 
@@ -113,7 +112,7 @@ def _command_names() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with `runs/sanet`, which hears a robin in everything, `clip.wav`, and the list of ESC-50."""
+    """Return a folder with `runs/sanet` (it always predicts robin), `clip.wav`, and a small `ESC-50`."""
     folder = tmp_path_factory.mktemp("reader")
     config = SANetConfig(
         conv_dim=(8, 8),
@@ -142,7 +141,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_example_prints_what_it_says(example, folder, monkeypatch, capsys):
+def test_example_prints_the_output_shown(example, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     exec(compile(example, "example", "exec"), {})
@@ -157,7 +156,7 @@ def test_examples_are_found():
 
 
 def parse_command(subcommand: str, argv: list[str]) -> None:
-    """Parse the arguments of `sanet`; a wrong option ends the process, as in a shell."""
+    """Parse the arguments of `sanet`. A wrong option raises SystemExit."""
     if subcommand == "train":
         parse_train_arguments(argv)
     else:
@@ -171,7 +170,7 @@ def test_commands_parse(command):
 
 
 def _complete(argv: list[str]) -> list[str]:
-    """Options of a training that a page shows without recordings or a folder, where one stands for itself."""
+    """Return the arguments of `sanet train` with a data source and an output folder, if the page omits them."""
     sources = {"--data_dir", "--manifest", "--dataset_name"}
     argv = argv if sources & set(argv) else [*argv, "--data_dir", "recordings"]
     return argv if "--output_dir" in argv else [*argv, "--output_dir", "runs/sanet"]
@@ -186,7 +185,7 @@ def test_every_command_is_shown():
 
 
 def _known_options() -> set[str]:
-    """Options of all commands, benchmarks and scripts."""
+    """Return the options of all commands, benchmarks and scripts."""
     parser = make_parser()
     (subcommands,) = [action for action in parser._actions if isinstance(action.choices, dict)]
     parsers = [parser, make_train_parser(all_options=True), *subcommands.choices.values()]
@@ -194,7 +193,7 @@ def _known_options() -> set[str]:
 
 
 def _script_options() -> set[str]:
-    """Options of benchmarks, examples, the demo and pretraining."""
+    """Return the options of benchmarks, examples, the demo and pretraining."""
     paths = [path for name in ("benchmarks", "examples", "training") for path in (ROOT / name).rglob("*.py")]
     return {name for path in paths for name in re.findall(r'"(--[a-z_]+)"', path.read_text(encoding="utf-8"))}
 
@@ -207,13 +206,13 @@ def test_options_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_options_of_training_take_the_values_that_are_shown(page):
+def test_training_options_accept_the_values_shown(page):
     names = {name for action in make_train_parser(all_options=True)._actions for name in action.option_strings}
     scripts = _script_options()
     for span in _spans(page):
         argv = shlex.split(span) if span.startswith("--") and not PLACEHOLDER.search(span) else []
         given = {argument for argument in argv if re.match(r"--[a-z]", argument)}
-        # Without a value, it is the option that is named.
+        # A span without a value only names the option.
         if given and given <= names and not given <= scripts and len(argv) > len(given):
             parse_train_arguments(_complete(argv))
 
@@ -237,7 +236,7 @@ def test_files_modules_and_targets_exist(page):
 
 
 def _anchors(path: Path) -> set[str]:
-    """Anchors of the headings of a page, as the site and GitHub make them."""
+    """Return the anchors of the headings of a page, as the site and GitHub generate them."""
     ids: set[str] = set()
     text = FENCE.sub("", path.read_text(encoding="utf-8"))
     for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
@@ -246,7 +245,7 @@ def _anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files_and_headings(page):
+def test_links_point_to_files_and_headings(page):
     source = ROOT / page
     for link in re.findall(r"\]\(([^)]+)\)", FENCE.sub("", PAGES[page])):
         if link.startswith("http"):
@@ -264,14 +263,14 @@ def test_readme_is_short_and_links_the_documentation():
 
 
 def _build(root: Path, site: Path) -> subprocess.CompletedProcess:
-    # Not --quiet, with which mkdocs counts no warnings.
+    # With --quiet, mkdocs does not count warnings.
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
 
 
 def test_site_builds_without_warnings(tmp_path):
-    """mkdocs finds dead links and anchors, and pages that are not in its table of contents."""
+    """mkdocs warns about dead links and anchors, and about pages outside of its table of contents."""
     result = _build(ROOT, tmp_path / "site")
     assert result.returncode == 0, result.stderr
     built = {path.stem for path in (tmp_path / "site").glob("*.html")}

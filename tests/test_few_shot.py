@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`benchmarks.few_shot` on tones."""
+"""Test `benchmarks.few_shot` on tones."""
 
 import json
 
@@ -14,7 +14,10 @@ from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetModel
 
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory):
-    """Two classes of tones in three folds, and in splits: `folds/low/1-0.wav`, `splits/train/low/0.wav`."""
+    """
+    Make two classes of tones in three folds (`folds/low/1-0.wav`) and in splits (`splits/train/low/0.wav`). Return
+    their folder.
+    """
     root, generator = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
     for label, frequency in (("low", 300), ("high", 3000)):
         names = [f"folds/{label}/{fold}-{take}.wav" for fold in (1, 2, 3) for take in range(4)]
@@ -35,7 +38,7 @@ def test_table(tones, tmp_path, capsys):
         "attention_dim": [],
     }
     model, output = tmp_path / "model", tmp_path / "few.json"
-    # Without a head, as networks are pretrained.
+    # Without a head, like pretrained networks.
     SANetModel(SANetConfig(**sizes)).save_pretrained(model)
     SANetFeatureExtractor().save_pretrained(model)
     command = ["--data", f"folds={tones / 'folds'}", f"splits={tones / 'splits'}", "--fold_pattern", r"folds=(\d)-"]
@@ -45,14 +48,14 @@ def test_table(tones, tmp_path, capsys):
     assert "| folds" in table and "| splits" in table and "1 clips" in table
     results = json.loads(output.read_text())
     assert len(results) == 2 * 2 * 3
-    # Folds are tested each in turn, with each draw; all clips are drawn in one way.
+    # Each fold is tested with each draw. With all clips, there is only one draw.
     sizes = {(one["data"], one["clips"]): len(one["accuracy"]) for one in results}
     assert sizes == {("folds", "1"): 6, ("folds", "all"): 3, ("splits", "1"): 2, ("splits", "all"): 1}
     of_all = [one["accuracy"] for one in results if one["clips"] == "all" and few_shot.LOG_MEL in one["features"]]
     assert of_all == [[1.0] * 3, [1.0] * 3, [1.0], [1.0]]
 
 
-def test_tested_clips_are_not_learnt_from():
+def test_clips_are_drawn_only_from_the_training_part():
     labels = np.array(["a", "b"] * 10)
     learnt = np.arange(20) < 12
     for seed in range(5):
@@ -70,6 +73,6 @@ def test_tested_clips_are_not_learnt_from():
         ([], "has no train and no validation folder"),
     ],
 )
-def test_bad_options(tones, capsys, options, message):
+def test_wrong_options_are_refused(tones, capsys, options, message):
     assert few_shot.main(["--data", f"tones={tones / 'folds'}", *options]) == 2
     assert message in capsys.readouterr().err

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The structure of the code: which module may import which."""
+"""The structure of the code: rules for imports and the length of modules."""
 
 import ast
 from pathlib import Path
@@ -36,7 +36,7 @@ MODULES = _list_modules()
 
 
 def _imports(module: str) -> set[str]:
-    """Modules of the project that a module imports, also within its functions."""
+    """Return the modules of the project that a module imports, including imports in functions."""
     package = module.split(".") if MODULES[module].name == "__init__.py" else module.split(".")[:-1]
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
@@ -57,16 +57,16 @@ def _layer(module: str, importers: tuple[str, ...] = ()) -> int:
     return 1 + max((_layer(imported, (*importers, module)) for imported in IMPORTS[module]), default=0)
 
 
-def test_imports_form_few_layers_without_circles():
+def test_imports_form_few_layers_without_cycles():
     layers = {module: _layer(module) for module in MODULES}
-    assert layers["sanet_hf.cli.main"] > 4  # the imports were found
+    assert layers["sanet_hf.cli.main"] > 4  # fails if the imports are not found
     too_high = {module: layer for module, layer in layers.items() if layer > MAX_LAYERS}
     assert not too_high
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith("sanet_hf.training")])
 def test_inference_does_not_import_training(module):
-    """Only the command line knows both."""
+    """Only the command line imports both."""
     if not module.startswith(("sanet_hf.cli", "sanet_hf.__main__")):
         assert not [name for name in IMPORTS[module] if name.startswith("sanet_hf.training")]
 

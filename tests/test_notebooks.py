@@ -3,7 +3,7 @@
 """
 The notebooks run from top to bottom, their commands parse, and their stored outputs are small.
 
-After a change to a notebook, this stores its new outputs:
+After changing a notebook, store its new outputs:
 
     SANET_STORE_NOTEBOOKS=1 python -m pytest -m slow tests/test_notebooks.py
 """
@@ -25,7 +25,7 @@ from .test_documentation import parse_command
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-# Owner and name of the public repository, as the badges name it.
+# Owner and name of the public repository, as in the badges.
 REPOSITORY = "sanet-hf/sanet-hf"
 MAX_IMAGE_BYTES = 200_000
 MAX_TEXT_CHARACTERS = 20_000  # of all outputs of a notebook
@@ -34,7 +34,7 @@ ABSOLUTE_PATH = re.compile(r"(?:^|[\s\"'`(=:,\[])(?:/[A-Za-z][\w.-]*/\S*|[A-Z]:\
 
 
 def find_commands(text: str) -> list[str]:
-    """Return the lines of `text` that start with `sanet`; a backslash at the end of a line continues it."""
+    """Return the lines of `text` that start with `sanet`. Lines that end with a backslash are joined."""
     return re.findall(r"^sanet .*$", re.sub(r"\\\n\s*", "", text), re.MULTILINE)
 
 
@@ -43,7 +43,7 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def find_texts(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return the sources and the outputs that are text."""
+    """Return the sources of cells and the text outputs."""
     texts = [cell.source for cell in notebook.cells]
     for output in find_outputs(notebook):
         texts += [output.get("text", "")]
@@ -62,7 +62,7 @@ COMMANDS = [
 ]
 
 
-def test_there_are_notebooks():
+def test_notebooks_and_commands_are_found():
     assert len(PATHS) == 3 and len(COMMANDS) >= 9
 
 
@@ -102,7 +102,7 @@ def test_outputs_are_stored_and_small(path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
-    """Up to the first redirection or pipe."""
+    """The command is parsed up to the first redirection or pipe."""
     tokens = itertools.takewhile(lambda token: not re.match(r"\d?>|\|", token), shlex.split(command))
     _, subcommand, *argv = tokens
     parse_command(subcommand, argv)
@@ -111,7 +111,7 @@ def test_commands_parse(command):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
-    """A cell that fails raises nbclient's CellExecutionError, whose message has the cell, its output and the error."""
+    """A failing cell raises CellExecutionError. Its message has the cell, its output and the error."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     folder = tmp_path / "work"

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a user installs: the wheel's contents, and the command without a checkout."""
+"""The contents of the wheel, and the installed command outside of a checkout."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def wheel(tmp_path_factory) -> Path:
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout, to build from its files and not from what else lies there")
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    # From what is committed or new, not from what an earlier build left in the checkout.
+    # Use committed and new files only, not leftovers of earlier builds.
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -47,7 +47,7 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-def test_wheel_holds_one_package_with_the_configs_and_nothing_else(wheel):
+def test_wheel_contains_only_the_package_and_its_configs(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sanet_hf").rglob("*.py")}
     for folder, suffixes, installed in (
@@ -75,7 +75,7 @@ def test_licence_and_command_are_in_the_metadata(wheel):
 
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory) -> Path:
-    """A folder with the installed package, without its dependencies."""
+    """Return a folder with the installed package, without its dependencies."""
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(command, check=True)
@@ -99,8 +99,8 @@ def test_one_top_level_package(site, tmp_path):
     assert result.stdout.split() == [str(site / "sanet_hf/training/__init__.py"), "[]"], result.stderr
 
 
-def test_command_finds_its_configs_among_folders_of_the_same_names(site, tmp_path):
-    """`python -m` looks into the working directory first."""
+def test_command_ignores_folders_named_like_its_packages(site, tmp_path):
+    """`python -m` searches the working directory first."""
     for name in ("training", "configs", "tests"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not of sanet-hf')", encoding="utf-8")

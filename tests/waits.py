@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Find the operations that make the CPU wait for a GPU, on any device."""
+"""Find the operations that make the CPU wait for a GPU. This works on any device."""
 
 import traceback
 from collections import Counter
@@ -8,12 +8,12 @@ from collections import Counter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-# Operators whose result the CPU needs: a value, or a number of elements.
+# Operators whose result the CPU needs: a value or a number of elements.
 WAITING = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "unique_dim", "_unique2"}
 
 
 class Waits(TorchDispatchMode):
-    """Count these operations in `found`, by operator and by the line of code outside PyTorch that calls it."""
+    """Count these operations in `found`, by operator and by the calling line of code outside PyTorch."""
 
     def __init__(self) -> None:
         super().__init__()

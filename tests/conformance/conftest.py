@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Fixtures of this folder: the package of transformers' common tests, a tiny model, and the entries in transformers'
-tables that its own models have.
+Fixtures of this folder: the package of transformers' common tests, a tiny model, and entries in transformers' tables
+as for its own models.
 """
 
 import sys
@@ -18,9 +18,9 @@ from transformers.models.auto.modeling_auto import (
 from sanet_hf import SANetConfig, SANetForAudioClassification, SANetModel
 
 
-# pytest's importlib mode does not change sys.path, so that the package next to this file would not be found.
+# pytest's importlib mode does not change sys.path. Without this, the package next to this file is not found.
 sys.path.append(str(Path(__file__).parent))
-# Some of its modules are named test_*.py, like the modules that they replace.
+# Some of its modules are named test_*.py, but contain no tests to collect.
 collect_ignore = ["transformers_common_tests"]
 
 
@@ -38,7 +38,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def tiny_config_kwargs() -> dict:
-    """Return a SANet of two stages, with attention after the second, for clips of up to 1024 samples."""
+    """Return the sizes of a SANet of two stages, with attention after the second, for clips of up to 1024 samples."""
     return {
         "conv_dim": [16, 32],
         "conv_kernel": [8, 4],
@@ -66,9 +66,8 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def names_in_transformers_tables(monkeypatch):
     """
-    Add entries to transformers' own tables, in which the common tests look up classes by name. Registration does not
-    change these tables. Without entries, the tests treat the base model as a head, and make no labels for the
-    classifier.
+    Add SANet to transformers' own tables, where the common tests look up classes by name. Registration does not change
+    these tables. Without the entries, the tests treat the base model as a head and make no labels for the classifier.
     """
     monkeypatch.setitem(MODEL_MAPPING_NAMES, SANetConfig.model_type, SANetModel.__name__)
     monkeypatch.setitem(

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' `ConfigTester` on SANet."""
+"""Run transformers' `ConfigTester` on SANet."""
 
 import unittest
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' `SequenceFeatureExtractionTestMixin` on SANet."""
+"""Run transformers' `SequenceFeatureExtractionTestMixin` on SANet."""
 
 import unittest
 
@@ -11,7 +11,7 @@ from sanet_hf import SANetFeatureExtractor
 
 
 class SANetFeatureExtractionTester:
-    """What the mixin asks of a tester: the extractor's arguments and clips of growing lengths."""
+    """Give the mixin the extractor's arguments and clips of increasing length."""
 
     batch_size = 5
     feature_size = 1

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' `ModelTesterMixin` on SANet."""
+"""Run transformers' `ModelTesterMixin` on SANet."""
 
 import copy
 import unittest
@@ -13,8 +13,8 @@ from transformers_common_tests.test_modeling_common import ModelTesterMixin
 from sanet_hf import SANetConfig, SANetForAudioClassification, SANetModel
 
 
-# Beginnings of test names. Without an entry these would fail, pass without testing anything, or skip themselves for a
-# reason that is not the true one.
+# Prefixes of test names. Without an entry, these tests fail, pass without testing anything, or skip themselves for a
+# wrong reason.
 NOT_APPLICABLE = {
     "test_model_get_set_embeddings": "The input is a waveform: there are no token embeddings.",
     "test_resize_tokens_embeddings": "The input is a waveform: there are no token embeddings.",
@@ -26,7 +26,7 @@ NOT_APPLICABLE = {
     "test_torch_compile_for_training": "It feeds token ids to a language model.",
 }
 
-# These skip themselves where they find nothing to test, which for SANet is a fault.
+# These tests skip themselves if they find nothing to test. For SANet that is a fault.
 MUST_NOT_SKIP = (
     "test_can_init_all_missing_weights",
     "test_can_load_ignoring_mismatched_shapes",
@@ -35,7 +35,7 @@ MUST_NOT_SKIP = (
 
 
 class SANetModelTester:
-    """What the mixin asks of a tester: a configuration, inputs, and the sizes that come out."""
+    """Give the mixin a configuration, inputs and the sizes of the outputs."""
 
     is_training = True
     batch_size = 4
@@ -48,7 +48,7 @@ class SANetModelTester:
         self.config_kwargs = config_kwargs
         config = self.get_config()
         self.num_attention_heads = config.num_attention_heads
-        # The mixin expects this many attentions, and that many hidden states.
+        # The mixin expects `num_hidden_layers` attentions and `expected_num_hidden_layers` hidden states.
         self.num_hidden_layers = len(config.attention_after)
         self.expected_num_hidden_layers = config.num_hidden_layers
 
@@ -82,7 +82,7 @@ class SANetModelTest(ModelTesterMixin, unittest.TestCase):
         super().skipTest(reason)
 
     def test_hidden_states_output(self):
-        # The test takes the first hidden state to be as long as the attentions.
+        # The mixin expects the first hidden state to be as long as the attentions.
         config = self.model_tester.get_config()
         self.model_tester.seq_length = self.model_tester.num_samples // config.conv_stride[0]
         self.model_tester.hidden_size = config.conv_dim[0]
@@ -90,7 +90,7 @@ class SANetModelTest(ModelTesterMixin, unittest.TestCase):
 
     @staticmethod
     def _prepare_config_headdim(config, requested_dim):
-        # The original widens hidden_size, which follows from conv_dim here and is not the attention's width.
+        # The mixin widens hidden_size. Here it follows from conv_dim and is not the width of the attention.
         config = copy.deepcopy(config)
         config.attention_dim = tuple(
             max(width, requested_dim * config.num_attention_heads) for width in config.attention_dim

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' `PipelineTesterMixin` on SANet."""
+"""Run transformers' `PipelineTesterMixin` on SANet."""
 
 import unittest
 
@@ -17,7 +17,7 @@ class SANetPipelineTest(PipelineTesterMixin, unittest.TestCase):
 
     @pytest.fixture(autouse=True)
     def tiny_model(self, tiny_config_kwargs, tmp_path, monkeypatch):
-        """A checkpoint where the mixin looks for one, in place of those of transformers' models on the Hub."""
+        """Write a checkpoint to the folder in which the mixin looks for the tiny models of the Hub."""
         config = SANetConfig(**tiny_config_kwargs, num_labels=3)
         folder = tmp_path / config.model_type / SANetForAudioClassification.__name__
         SANetForAudioClassification(config).save_pretrained(folder)
@@ -34,7 +34,7 @@ class SANetPipelineTest(PipelineTesterMixin, unittest.TestCase):
         )
 
     def skipTest(self, reason):
-        # The mixin skips a checkpoint that it cannot load. Here that is a fault.
+        # The mixin skips the test if it cannot load the checkpoint. Here that is a fault.
         if self._testMethodName.startswith("test_pipeline_audio_classification"):
             self.fail(reason)
         super().skipTest(reason)

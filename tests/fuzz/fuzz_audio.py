@@ -1,12 +1,12 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Fuzz the audio readers and the feature extractor, guided by coverage, starting from the files of
-`tests/hostile_audio.py`:
+Fuzz the audio readers and the feature extractor, guided by coverage. The corpus starts from the files of
+`tests/hostile_audio.py`.
 
     make fuzz FUZZ_SECONDS=600
 
-Or with options of libFuzzer, or with one of its findings to reproduce it:
+With options of libFuzzer, or with one of its findings to reproduce it:
 
     python tests/fuzz/fuzz_audio.py -max_total_time=600 -artifact_prefix=build/fuzz/ build/fuzz/corpus
     python tests/fuzz/fuzz_audio.py build/fuzz/crash-…
@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["sanet_hf.feature_extraction_sanet"]):
 
 
 RATE = 16000
-# Largest number of samples to read of a stream, which may be endless.
+# Largest number of samples to read from a stream, because a stream may be endless.
 MAX_SAMPLES = 2**24
 # The first byte of an input selects the target for the rest.
 TARGETS = ("load", "load a stretch", "stream", "extract")
@@ -85,7 +85,7 @@ def pick(data: atheris.FuzzedDataProvider, values: tuple):
 
 
 def make_clip(data: atheris.FuzzedDataProvider):
-    """Return an array, tensor or list, which sometimes contains other values than samples."""
+    """Return an array, tensor or list. Some contain values that are not samples."""
     dtype = np.dtype(pick(data, DTYPES))
     shape = [data.ConsumeIntInRange(0, 40) for _ in range(data.ConsumeIntInRange(0, 3))]
     count = int(np.prod(shape))
@@ -142,7 +142,7 @@ def run(content: bytes) -> None:
 
 
 def write_seeds(folder: Path) -> None:
-    """Write the small files of the corpus, for each of the targets."""
+    """Write the small files of the corpus as inputs of each target."""
     from hostile_audio import write_corpus
 
     folder.mkdir(parents=True)

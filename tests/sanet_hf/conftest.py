@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of this folder: weights and clips from a formula, a tiny and a full-size model."""
+"""Fixtures of this folder: weights and clips from formulas, a tiny and a full-size model."""
 
 import json
 import zlib
@@ -34,17 +34,17 @@ TINY = {
     "num_labels": 3,
 }
 
-# The same examples in every run, so that failures are reproducible.
+# Use the same examples in every run, so that failures are reproducible.
 settings.register_profile("sanet_hf", derandomize=True, deadline=None, print_blob=True, database=None)
 settings.load_profile("sanet_hf")
 
 
 def formula_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """
-    Return the tensor of this name for which the expected outputs of the original were computed; see test_parity.py.
+    Return the tensor of this name that was used to compute the expected outputs of the original; see test_parity.py.
 
-    Initial weights would give logits of 1e-3, in which errors are not noticed. These weights give logits of about 1,
-    and BatchNorm statistics that are not the identity.
+    Initial weights give logits of about 1e-3, which hide errors. These weights give logits of about 1, and BatchNorm
+    statistics that are not the identity.
     """
     if name.endswith("num_batches_tracked"):
         return torch.tensor(0)
@@ -64,7 +64,7 @@ def formula_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def make_waveforms() -> Callable[[int, int], torch.Tensor]:
-    """Return a function that makes clips of shape (batch, samples): a rising tone in noise, with different pitches."""
+    """Return a function that makes clips of shape (batch, samples): rising tones of different pitch in noise."""
 
     def make(batch_size: int, length: int) -> torch.Tensor:
         rng = np.random.RandomState(1000)
@@ -81,7 +81,7 @@ def make_waveforms() -> Callable[[int, int], torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def parity() -> tuple[dict[str, torch.Tensor], dict[str, list]]:
-    """Return the original network's outputs by name, and `state_dict` (names and shapes) and `grad_order`."""
+    """Return the outputs of the original network by name, and `state_dict` (names and shapes) and `grad_order`."""
     with safe_open(DATA / "parity.safetensors", framework="pt") as file:
         metadata = file.metadata()
         return (
@@ -92,7 +92,7 @@ def parity() -> tuple[dict[str, torch.Tensor], dict[str, list]]:
 
 @pytest.fixture(scope="session")
 def original_state_dict(parity) -> dict[str, torch.Tensor]:
-    """Return the state dict of the original network in full size, with 10 classes."""
+    """Return the state dict of the full-size original network with 10 classes."""
     return {name: formula_tensor(name, tuple(shape)) for name, shape in parity[1]["state_dict"].items()}
 
 
@@ -104,7 +104,7 @@ def full_size_model(original_state_dict) -> SANetForAudioClassification:
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., SANetForAudioClassification]:
-    """Return a function for a tiny model with formula weights, in evaluation mode. Arguments override TINY."""
+    """Return a function that makes a tiny model with formula weights, in evaluation mode. Arguments override TINY."""
 
     def make(**config_kwargs) -> SANetForAudioClassification:
         model = SANetForAudioClassification(SANetConfig(**TINY | config_kwargs)).eval()
@@ -128,7 +128,7 @@ def tiny_model(make_model) -> SANetForAudioClassification:
 
 @pytest.fixture
 def tiny_checkpoint(make_model, tmp_path) -> Path:
-    """Return a folder with a tiny model of three named classes and its feature extractor."""
+    """Return a folder with a tiny model of three named classes and a feature extractor."""
     id2label = {0: "cat", 1: "dog", 2: "owl"}
     folder = tmp_path / "tiny_checkpoint"
     make_model(id2label=id2label, label2id={label: index for index, label in id2label.items()}).save_pretrained(folder)

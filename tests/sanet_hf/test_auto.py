@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Auto classes, pipelines, and checkpoints that bring their own code."""
+"""Auto classes, pipelines, and checkpoints that contain their code."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ import sanet_hf
 
 
 def run_python(code: str, *argv, cwd: Path, **environment: str) -> str:
-    """Standard output of a new process."""
+    """Run code in a new process and return its standard output."""
     result = subprocess.run(
         [sys.executable, "-c", code, *map(str, argv)],
         cwd=cwd,
@@ -34,7 +34,7 @@ def run_python(code: str, *argv, cwd: Path, **environment: str) -> str:
     return result.stdout
 
 
-def test_import_loads_nothing_that_it_does_not_need(tmp_path):
+def test_import_loads_no_unneeded_packages(tmp_path):
     code = """
 import sys
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
@@ -45,7 +45,7 @@ print(*[name for name in sys.modules if name.startswith("sanet_hf.")])
 """
     loaded, own = map(str.split, run_python(code, cwd=tmp_path).splitlines())
     assert "sanet_hf" in loaded and "sanet_hf.modeling_sanet" in own
-    # What transformers itself loads differs between its versions: some load pandas and scikit-learn.
+    # Only new modules count, because some versions of transformers themselves load pandas and scikit-learn.
     assert not {"datasets", "evaluate", "matplotlib", "pandas", "sklearn", "training"} & set(loaded)
     assert not [name for name in own if name.startswith("sanet_hf.training")]
 
@@ -59,8 +59,8 @@ def test_auto_classes(tiny_checkpoint):
     assert type(AutoModelForAudioClassification.from_config(model.config)) is type(model)
 
 
-def test_a_sanet_of_transformers_would_be_no_obstacle(monkeypatch):
-    """Registering a name that transformers itself knows is an error unless it is said to be meant."""
+def test_registration_replaces_a_sanet_of_transformers(monkeypatch):
+    """Registering a name that transformers already has is an error without `exist_ok`."""
     monkeypatch.setitem(CONFIG_MAPPING._mapping, "sanet", "SANetConfig")
     importlib.reload(sanet_hf)
     assert CONFIG_MAPPING["sanet"] is sanet_hf.SANetConfig
@@ -81,8 +81,8 @@ def test_feature_extractors_name_their_code(tiny_checkpoint):
     assert (tiny_checkpoint / "feature_extraction_sanet.py").is_file()
 
 
-def test_code_beside_the_weights_imports_nothing_else_of_the_package(tiny_checkpoint):
-    """transformers copies and loads files one by one: only `from .module import name` works there."""
+def test_code_of_a_checkpoint_imports_only_its_own_files(tiny_checkpoint):
+    """transformers copies and loads these files one by one. Only `from .module import name` works there."""
     imports = {
         line.strip()
         for path in tiny_checkpoint.glob("*.py")
@@ -98,7 +98,7 @@ def test_code_beside_the_weights_imports_nothing_else_of_the_package(tiny_checkp
 
 @pytest.fixture
 def clip(tmp_path) -> tuple[str, np.ndarray]:
-    """A WAV file and its samples."""
+    """Return the path of a WAV file and its samples."""
     samples = (0.1 * np.random.default_rng(0).standard_normal(4000)).astype(np.float32)
     path = tmp_path / "clip.wav"
     soundfile.write(path, samples, 16000, subtype="FLOAT")
@@ -108,13 +108,13 @@ def clip(tmp_path) -> tuple[str, np.ndarray]:
 def test_pipeline_knows_the_model(tiny_checkpoint, caplog, monkeypatch):
     classifier = pipeline("audio-classification", model=str(tiny_checkpoint))
     assert "not supported" not in caplog.text
-    # What it logs of a model that is not registered does get here.
+    # The log of an unregistered model is captured, so the check above can fail.
     monkeypatch.delitem(AutoModelForAudioClassification._model_mapping._extra_content, sanet_hf.SANetConfig)
     type(classifier)(model=classifier.model, feature_extractor=classifier.feature_extractor)
     assert "'SANetForAudioClassification' is not supported" in caplog.text
 
 
-def test_pipeline_takes_every_form_of_a_clip(tiny_checkpoint, clip):
+def test_pipeline_accepts_every_form_of_a_clip(tiny_checkpoint, clip):
     path, samples = clip
     classifier = pipeline("audio-classification", model=str(tiny_checkpoint))
     expected = classifier(samples)
@@ -144,7 +144,7 @@ def test_pipeline_batches(tiny_checkpoint):
         assert (batched["label"], batched["score"]) == (one["label"], pytest.approx(one["score"], abs=1e-5))
 
 
-# Runs where the package cannot be imported: a checkpoint brings its code.
+# Runs without access to the package: the checkpoint contains the code.
 REMOTE_CODE = """
 import sys
 
@@ -181,8 +181,8 @@ assert "sanet_hf" not in sys.modules
 """
 
 
-def test_checkpoint_loads_where_the_package_is_not_installed(tiny_checkpoint, clip, tmp_path):
-    """And what is saved there loads there again."""
+def test_checkpoint_loads_without_the_package(tiny_checkpoint, clip, tmp_path):
+    """A checkpoint that is saved again without the package loads as well."""
     np.save(tmp_path / "clip.npy", clip[1])
     output = run_python(
         REMOTE_CODE, tiny_checkpoint, tmp_path / "resaved", cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules")
@@ -203,7 +203,7 @@ def test_checkpoint_loads_where_the_package_is_not_installed(tiny_checkpoint, cl
         assert {score["label"] for score in result["scores"]} == {"cat", "dog", "owl"}
 
 
-def test_code_is_not_run_unless_asked_for(tiny_checkpoint, tmp_path):
+def test_code_runs_only_with_trust_remote_code(tiny_checkpoint, tmp_path):
     code = REMOTE_CODE.split("folder, resaved")[0] + (
         "try:\n    AutoConfig.from_pretrained(sys.argv[1])\nexcept ValueError as error:\n    print(error)\n"
     )

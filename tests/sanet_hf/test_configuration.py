@@ -56,7 +56,7 @@ def test_lengths(values, total_stride, max_input_samples):
     assert (config.total_stride, config.max_input_samples) == (total_stride, max_input_samples)
 
 
-def test_lists_and_tuples_are_one(tmp_path):
+def test_lists_and_tuples_give_the_same_configuration(tmp_path):
     lists = SANetConfig(
         conv_dim=[8, 16], conv_kernel=[4, 4], conv_stride=[2, 2], attention_after=[1], attention_dim=[16]
     )
@@ -119,7 +119,7 @@ def test_contradictions_name_both_values(values, names):
     assert all(name in str(error.value) for name in names)
 
 
-def test_values_that_are_not_used_contradict_nothing():
+def test_unused_values_are_not_checked():
     config = SANetConfig(use_squeeze_excitation=False, se_reduction=64)
     assert SANetForAudioClassification(config).sanet.layers[0].squeeze_excitation is None
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading checkpoints of the original; that the outputs are the same stands in test_parity.py."""
+"""Conversion of original checkpoints. test_parity.py compares the outputs."""
 
 import pickle
 import re
@@ -43,7 +43,7 @@ def test_labels(original_state_dict):
 
 
 @pytest.mark.parametrize("labels", [{}, {0: "a"}, dict.fromkeys(range(1, 11), "a")], ids=str)
-def test_labels_that_do_not_match_the_head(original_state_dict, labels):
+def test_wrong_number_of_labels_is_refused(original_state_dict, labels):
     with pytest.raises(
         ValueError, match=rf"id2label names {len(labels)} classes.*last layer of the checkpoint has 10"
     ):
@@ -94,10 +94,10 @@ def test_sizes_are_inferred(original_state_dict, case, expected):
 
 
 def to_original(model: SANetForAudioClassification, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """State dict as the original's would be, were it of this model's sizes, from the original's names."""
+    """Return the state dict that an original network of this model's sizes would have. `names` are the original's."""
     tensors = model.state_dict()
     state_dict = {
-        # Dropout is a layer more in each group of the classifier.
+        # Here, each group of the classifier has one more layer, a dropout.
         re.sub(r"\d+", lambda match: str(int(match[0]) - int(match[0]) // 4), name): tensor
         for name, tensor in tensors.items()
         if name.startswith("classifier.")
@@ -105,7 +105,7 @@ def to_original(model: SANetForAudioClassification, names: Iterable[str]) -> dic
     for name in names:
         if name.startswith("classifier."):
             continue
-        # Three parts for the stacked query, key and value.
+        # The original stacks query, key and value in one tensor.
         parts = [tensors[part] for part in _rename({name: torch.zeros(3)})]
         tensor = torch.cat(parts) if len(parts) == 3 else parts[0]
         if name.endswith("pos_embed"):
@@ -116,8 +116,8 @@ def to_original(model: SANetForAudioClassification, names: Iterable[str]) -> dic
     return state_dict
 
 
-def test_the_original_layout_of_the_default_sizes(original_state_dict, full_size_model):
-    """So that the next test converts what an original of other sizes would have saved."""
+def test_inverse_conversion_gives_the_original(original_state_dict, full_size_model):
+    """The next test uses `to_original` for other sizes."""
     state_dict = to_original(full_size_model, original_state_dict)
     assert state_dict.keys() == original_state_dict.keys()
     assert all(torch.equal(tensor, original_state_dict[name]) for name, tensor in state_dict.items())
@@ -173,7 +173,7 @@ def test_other_sizes(original_state_dict, make_model, sizes):
     ],
     ids=["empty", "linear", "converted", "missing", "extra", "shape", "scalar", "positions"],
 )
-def test_another_network(original_state_dict, change):
+def test_checkpoints_of_other_networks_are_refused(original_state_dict, change):
     with pytest.raises(ValueError, match="is not a checkpoint of the original SqueezeAttendNet"):
         convert_original_checkpoint(change(original_state_dict))
 
@@ -198,13 +198,13 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no checkpoint", b"PK\x03\x04 nor is this"])
-def test_files_that_are_no_checkpoints(tmp_path, content):
+def test_unreadable_files_are_refused(tmp_path, content):
     (tmp_path / "file.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"file.pt cannot be read"):
         convert_original_checkpoint(tmp_path / "file.pt")
 
 
-def test_a_file_of_something_else(tmp_path):
+def test_checkpoint_without_state_dict_is_refused(tmp_path):
     torch.save({"epoch": 3, "notes": [1, 2]}, tmp_path / "file.pt")
     with pytest.raises(ValueError, match="does not contain a state dict"):
         convert_original_checkpoint(tmp_path / "file.pt")

@@ -63,7 +63,7 @@ def test_bfloat16_tensor():
     truncation=st.sampled_from([True, False, "center", "random"]),
     multiple=st.sampled_from([None, 256]),
 )
-def test_batch_is_clip_by_clip(lengths, level, padding, max_length, truncation, multiple):
+def test_batch_equals_clips_alone(lengths, level, padding, max_length, truncation, multiple):
     extractor = SANetFeatureExtractor(max_length=max_length)
     clips = [noise(length, level, seed) for seed, length in enumerate(lengths)]
     options = {"padding": padding, "truncation": truncation, "pad_to_multiple_of": multiple, **RATE}
@@ -94,7 +94,7 @@ def test_default_is_four_seconds():
     assert (features["input_values"].dtype, features["attention_mask"].dtype) == (torch.float32, torch.int32)
 
 
-def test_random_stretches_differ_and_repeat_with_the_generator():
+def test_random_stretches_follow_the_generator():
     extractor = SANetFeatureExtractor(max_length=10, do_normalize=False)
     clip = np.arange(1000, dtype=np.float32)
 
@@ -127,7 +127,7 @@ def test_random_stretches_need_no_generator():
     assert len(starts) > 1
 
 
-def test_max_length_of_the_call_comes_before_that_of_the_extractor():
+def test_max_length_of_the_call_overrides_the_extractor():
     extractor = SANetFeatureExtractor(max_length=10)
     assert extractor(noise(100), max_length=20, **RATE)["input_values"].shape == (1, 20)
     assert extractor(noise(5), max_length=20, **RATE)["attention_mask"].sum() == 5
@@ -140,7 +140,7 @@ def test_padding_value():
 
 
 @pytest.mark.parametrize("excess", [1, 2, 3])
-def test_centre(excess):
+def test_long_clips_are_cropped_to_the_centre(excess):
     clip = np.arange(10 + excess, dtype=np.float32)
     features = SANetFeatureExtractor(max_length=10, do_normalize=False)(clip, **RATE)
     assert features["input_values"][0].tolist() == list(range(excess // 2, excess // 2 + 10))
@@ -154,7 +154,7 @@ def test_silence_stays_silence(value):
 
 
 @pytest.mark.parametrize("level", [1e25, 1e37])
-def test_huge_finite_samples(level):
+def test_huge_finite_samples_are_normalised(level):
     clip = noise(100)
     features = SANetFeatureExtractor()(level * clip, padding=False, **RATE)
     assert np.allclose(features["input_values"][0], clip * 0.1 / rms(clip), atol=1e-5)
@@ -222,7 +222,7 @@ def test_nan_and_inf_are_found_without_normalisation(value):
         SANetFeatureExtractor(do_normalize=False)(bad(value), **RATE)
 
 
-def test_a_call_without_a_sampling_rate_warns(monkeypatch):
+def test_missing_sampling_rate_warns(monkeypatch):
     warnings = []
     monkeypatch.setattr(feature_extraction_sanet.logger, "warning_once", warnings.append)
     SANetFeatureExtractor()(noise(10), **RATE)
@@ -232,19 +232,19 @@ def test_a_call_without_a_sampling_rate_warns(monkeypatch):
     assert "sampling_rate" in warning and "16000 Hz" in warning
 
 
-def test_another_sampling_rate():
+def test_other_sampling_rate_is_refused():
     with pytest.raises(
         ValueError, match=r"44100 Hz.*16000 Hz.*torchaudio.functional.resample\(waveform, 44100, 16000\)"
     ):
         SANetFeatureExtractor()(noise(10), sampling_rate=44100)
 
 
-def test_padding_on_the_left():
+def test_padding_on_the_left_is_refused():
     with pytest.raises(ValueError, match="must be 'right'"):
         SANetFeatureExtractor(padding_side="left")
 
 
-def test_unknown_truncation():
+def test_unknown_truncation_is_refused():
     with pytest.raises(ValueError, match="truncation='start'"):
         SANetFeatureExtractor()(noise(10), truncation="start", **RATE)
 
@@ -266,15 +266,15 @@ def test_round_trip(tmp_path):
         (np.full(9, 1e300), {}, "NaN or Inf in 9"),
     ],
 )
-def test_what_fuzzing_found(clips, options, message, recwarn):
+def test_faults_found_by_fuzzing_are_refused(clips, options, message, recwarn):
     with pytest.raises(ValueError, match=message):
         SANetFeatureExtractor()(clips, sampling_rate=16000, **options)
     assert not recwarn.list
 
 
 @pytest.mark.parametrize("length", [1, 799, 800])
-def test_no_difference_for_clips_that_are_not_cropped(length):
-    """Their loudness is that of the whole clip, which checkpoints of all versions expect."""
+def test_short_clips_are_normalised_as_in_all_versions(length):
+    """Clips that are not cropped are normalised by their whole loudness. Checkpoints of all versions expect this."""
     clip = noise(length)
     (values,) = SANetFeatureExtractor(max_length=800)(clip, sampling_rate=16000, padding=False)["input_values"]
     gain = 0.1 / max(float(np.dot(clip, clip) / length) ** 0.5, 1e-8)
@@ -282,8 +282,8 @@ def test_no_difference_for_clips_that_are_not_cropped(length):
 
 
 @pytest.mark.parametrize("truncation", ["center", "random", True])
-def test_the_loudness_is_that_of_the_stretch_that_is_kept(truncation):
-    """Whatever else is in a long recording, as in training and prediction, where windows are cut before."""
+def test_cropped_clips_are_normalised_after_cropping(truncation):
+    """The rest of a long recording does not count, as in training and prediction, which cut windows first."""
     extractor = SANetFeatureExtractor(max_length=800)
     clip = np.concatenate([100 * noise(1000), 0.01 * noise(1000), 10 * noise(1000)])
     generator = np.random.default_rng(0)

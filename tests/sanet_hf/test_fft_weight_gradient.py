@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of long convolutions by FFT: those of `conv2d`."""
+"""Weight gradients of long convolutions by FFT, compared with those of `conv2d`."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_gradients_of_gradients():
 
 @pytest.fixture
 def calls(monkeypatch) -> list[torch.Size]:
-    """Shapes of the inputs of weight gradients that were computed by FFT."""
+    """Return a list of the input shapes of weight gradients that were computed by FFT."""
     shapes = []
     original = layers_sanet._weight_gradient
 
@@ -74,7 +74,7 @@ def make_conv(in_channels=4, kernel_size=32, stride=1, groups=1, bias=False) -> 
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_long_convolutions_are_trained_by_fft(calls, stride):
+def test_long_convolutions_use_fft(calls, stride):
     hidden_states = torch.randn(2, FFT_MIN_FRAMES, 4)
     make_conv(stride=stride)(hidden_states).sum().backward()
     assert calls == [(2, FFT_MIN_FRAMES, 4)]
@@ -93,20 +93,20 @@ def test_long_convolutions_are_trained_by_fft(calls, stride):
     ],
     ids=["short input", "short kernel", "odd stride", "groups", "one channel", "bias", "float64"],
 )
-def test_others_are_not(calls, conv, num_frames):
+def test_other_convolutions_do_not_use_fft(calls, conv, num_frames):
     conv(torch.randn(2, num_frames, conv.in_channels, dtype=conv.weight.dtype)).sum().backward()
     assert conv.weight.grad is not None and not calls
 
 
-def test_frozen_weights(calls):
-    """Only what is before them gets gradients."""
+def test_frozen_weights_need_no_fft(calls):
+    """Only the layers before them get gradients."""
     hidden_states = torch.randn(1, FFT_MIN_FRAMES, 4, requires_grad=True)
     make_conv().requires_grad_(False)(hidden_states).sum().backward()
     assert hidden_states.grad is not None and not calls
 
 
-def test_fast_processors(monkeypatch, calls):
-    """Where bfloat16's own gradients are fast they are taken, in float32 FFT."""
+def test_processors_with_fast_bfloat16_gradients(monkeypatch, calls):
+    """With AMX, bfloat16 uses PyTorch's gradients and float32 the FFT."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     layers_sanet.has_fast_gradients.cache_clear()
     conv, hidden_states = make_conv(in_channels=16), torch.randn(1, 1100, 16)
@@ -118,9 +118,9 @@ def test_fast_processors(monkeypatch, calls):
 
 
 def test_autocast(monkeypatch, calls):
-    """In bfloat16 the weight's gradient, in float32, is as close to float32's as PyTorch's own is."""
+    """With autocast to bfloat16, the float32 weight gradient is about as exact as PyTorch's."""
     monkeypatch.setattr(layers_sanet, "has_fast_gradients", lambda dtype: False)
-    # With fewer channels, several frames are computed at once, and the gradient is PyTorch's.
+    # With fewer channels, several frames are merged, and the gradient is PyTorch's.
     conv = make_conv(HALF_MIN_CHANNELS, kernel_size=64)
     hidden_states = torch.randn(2, 2000, HALF_MIN_CHANNELS)
     weights = torch.randn(2, 1967, 4)

@@ -1,13 +1,13 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The model on a GPU: the original's numbers, masks, kernels for attention, number formats, compilation.
+The model on a GPU: outputs of the original, masks, attention kernels, number formats, compilation.
 
     SANET_TEST_DEVICE=cpu pytest tests/sanet_hf/test_gpu.py    # the same on the CPU
 
-The expected values are the original's (test_parity.py says how they were made), or those of float32 on the same
-device. Tolerances in float32 are for products in full precision; PyTorch's default for convolutions on a GPU, TF32,
-has its own.
+The expected values are those of the original network (see test_parity.py) or of float32 on the same device. The
+tolerances for float32 assume products in full precision. TF32, PyTorch's default for convolutions on a GPU, has its
+own tolerance.
 """
 
 import copy
@@ -31,7 +31,7 @@ from .test_parity import names_here
 pytestmark = pytest.mark.gpu
 
 LENGTH = 32_000
-# What the logits, of about 1, may be off by.
+# Allowed errors of the logits, which are about 1.
 TOLERANCES = {torch.float32: 2e-4, torch.bfloat16: 0.15, torch.float16: 0.02}
 TF32_TOLERANCE = 0.02
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -40,7 +40,7 @@ GRADIENT_TOLERANCE = 0.01
 
 @pytest.fixture(autouse=True)
 def full_precision() -> Iterator[None]:
-    """Convolutions without TF32, whose values have 10 bits."""
+    """Disable TF32 in convolutions, because its values have only 10 bits."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
@@ -49,29 +49,29 @@ def full_precision() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model(full_size_model, gpu) -> SANetForAudioClassification:
-    """The full network on the device. All tests share it: copy it before changing it."""
+    """Return the full-size network on the device. All tests share it, so copy it before changing it."""
     return copy.deepcopy(full_size_model).to(gpu)
 
 
 @pytest.fixture(scope="module")
 def batch(make_waveforms, gpu) -> dict[str, torch.Tensor]:
-    """Three clips, the second and third padded."""
+    """Return three clips. The second and third are padded."""
     mask = (torch.arange(LENGTH) < torch.tensor([[LENGTH], [20_000], [300]])).long()
     return {"input_values": (make_waveforms(3, LENGTH) * mask).to(gpu), "attention_mask": mask.to(gpu)}
 
 
 def logits_of(model: SANetForAudioClassification, **inputs: torch.Tensor) -> torch.Tensor:
-    """Float32 on the CPU."""
+    """Return the logits in float32 on the CPU."""
     with torch.no_grad():
         return model(**inputs).logits.float().cpu()
 
 
-# --- the original's numbers
+# --- outputs of the original
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("optimized", [False, True], ids=["as_it_comes", "optimized"])
-def test_logits_are_those_of_the_original(model, parity, make_waveforms, gpu, attention, optimized):
+def test_logits_equal_the_original(model, parity, make_waveforms, gpu, attention, optimized):
     model = copy.deepcopy(model)
     model.set_attn_implementation(attention)
     model = optimize_for_inference(model) if optimized else model
@@ -79,13 +79,13 @@ def test_logits_are_those_of_the_original(model, parity, make_waveforms, gpu, at
     torch.testing.assert_close(logits, parity[0][f"{LENGTH}.eval.logits"], atol=TOLERANCES[torch.float32], rtol=0)
 
 
-def test_logits_with_the_default_precision_of_convolutions(model, parity, make_waveforms, gpu):
+def test_logits_with_tf32(model, parity, make_waveforms, gpu):
     torch.backends.cudnn.allow_tf32 = True
     logits = logits_of(model, input_values=make_waveforms(4, LENGTH).to(gpu))
     torch.testing.assert_close(logits, parity[0][f"{LENGTH}.eval.logits"], atol=TF32_TOLERANCE, rtol=0)
 
 
-def test_a_training_step_is_that_of_the_original(model, parity, make_waveforms, gpu):
+def test_training_step_equals_the_original(model, parity, make_waveforms, gpu):
     model = copy.deepcopy(model).train()
     output = model(make_waveforms(4, LENGTH).to(gpu), labels=torch.arange(4, device=gpu))
     output.loss.backward()
@@ -93,13 +93,13 @@ def test_a_training_step_is_that_of_the_original(model, parity, make_waveforms, 
     torch.testing.assert_close(output.loss.cpu(), expected[f"{LENGTH}.train.loss"], atol=1e-3, rtol=0)
     norms = expected[f"{LENGTH}.train.grad_norms"].tolist()
     for name, norm in zip(order["grad_order"], norms, strict=True):
-        # Biases before a BatchNorm have none, and that of stage 1's shortcut is a difference of large sums.
+        # Biases before a BatchNorm have no gradient. That of stage 1's shortcut is a small difference of large sums.
         if norm > 1e-6 and name != "stage1.down.0.weight":
             gradients = [model.get_parameter(here).grad.flatten() for here in names_here(name)]
             assert torch.cat(gradients).norm().item() == pytest.approx(norm, rel=GRADIENT_TOLERANCE), name
 
 
-# --- masks, number formats, kernels for attention
+# --- masks, number formats, attention kernels
 
 
 def attention_kernels() -> list:
@@ -111,7 +111,7 @@ def attention_kernels() -> list:
 @pytest.mark.parametrize("attention", attention_kernels())
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_padding_changes_nothing(model, batch, gpu, dtype, attention):
-    """Each clip of a padded batch has the logits that it has alone, by eager attention in float32."""
+    """The logits of each clip in a padded batch equal those of the clip alone, with eager attention in float32."""
     if attention == "flash_attention_2" and (dtype == torch.float32 or gpu.type == "cpu"):
         pytest.skip("flash-attention 2 computes in half precision on GPUs alone")
     lengths = batch["attention_mask"].sum(1).tolist()
@@ -123,7 +123,7 @@ def test_padding_changes_nothing(model, batch, gpu, dtype, attention):
     )
     other = copy.deepcopy(model).to(dtype)
     other.set_attn_implementation(attention)
-    # On the CPU its compilation takes half a minute.
+    # Compilation of flex attention takes half a minute on the CPU.
     with torch.compiler.set_stance("force_eager" if gpu.type == "cpu" else "default"):
         logits = logits_of(other, **batch)
     torch.testing.assert_close(logits, alone, atol=TOLERANCES[dtype], rtol=0)
@@ -142,12 +142,12 @@ def test_optimized(model, batch, dtype, padded):
 
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 def test_autocast(model, batch, gpu, padded):
-    """A training step in bfloat16 as `Trainer` takes it: the loss and the large gradients are those of float32."""
+    """The loss and the gradient of the last layer in a bfloat16 training step are close to those of float32."""
     inputs = batch if padded else {"input_values": batch["input_values"]}
     results = []
     for enabled in (False, True):
         trained = copy.deepcopy(model).train()
-        trained.classifier.eval()  # BatchNorm over three clips would amplify what bfloat16 rounds
+        trained.classifier.eval()  # BatchNorm over three clips would amplify rounding errors of bfloat16
         with torch.autocast(gpu.type, torch.bfloat16, enabled=enabled):
             loss = trained(**inputs, labels=torch.tensor([1, 2, 3], device=gpu)).loss
         loss.backward()
@@ -163,7 +163,7 @@ KNOWN_WAITS = pytest.mark.xfail(reason="transformers looks at masks; on a CPU, S
 
 @contextmanager
 def refuse_waits(gpu: torch.device) -> Iterator[None]:
-    """Raise an error where the CPU waits for the GPU."""
+    """Raise an error if the CPU waits for the GPU."""
     if gpu.type == "cpu":
         with Waits() as waits:
             yield
@@ -178,14 +178,14 @@ def refuse_waits(gpu: torch.device) -> Iterator[None]:
 
 @pytest.mark.parametrize("padded", [False, pytest.param(True, marks=KNOWN_WAITS)], ids=["whole", "padded"])
 @pytest.mark.parametrize("kind", ["training", "optimized"])
-def test_nothing_waits(model, batch, gpu, kind, padded):
+def test_cpu_does_not_wait_for_the_gpu(model, batch, gpu, kind, padded):
     """The CPU can launch the kernels of the next layers while the GPU computes."""
     inputs = batch if padded else {"input_values": batch["input_values"]}
     labels = torch.tensor([1, 2, 3], device=gpu)
     other = copy.deepcopy(model).train() if kind == "training" else optimize_for_inference(model)
     optimizer = torch.optim.AdamW(other.parameters(), fused=True) if kind == "training" else None
     for index in range(2):
-        # The first call loads libraries and looks for algorithms.
+        # The first call may wait: it loads libraries and searches for algorithms.
         with refuse_waits(gpu) if index else torch.autograd.set_grad_enabled(True):
             output = other(**inputs, labels=labels)
             if optimizer is not None:
@@ -199,7 +199,7 @@ def test_nothing_waits(model, batch, gpu, kind, padded):
 
 
 def compile_model(model: SANetForAudioClassification, gpu: torch.device) -> torch.nn.Module:
-    """By CUDA graphs; on the CPU without the code generator, which takes a minute."""
+    """Compile with CUDA graphs. On the CPU, skip the code generator, which takes a minute."""
     return torch.compile(model, **({"mode": "reduce-overhead"} if gpu.type == "cuda" else {"backend": "aot_eager"}))
 
 
@@ -211,7 +211,7 @@ def small_batch(gpu: torch.device) -> dict[str, torch.Tensor]:
 
 
 def test_compiled_inference(tiny_model, gpu):
-    """Called again with other values."""
+    """Repeated calls with other values give the outputs of the model."""
     model = optimize_for_inference(tiny_model.to(gpu))
     compiled, inputs = compile_model(model, gpu), small_batch(gpu)
     for scale in (1.0, 0.5, 2.0):
@@ -220,7 +220,7 @@ def test_compiled_inference(tiny_model, gpu):
 
 
 def test_compiled_training(tiny_model, gpu):
-    """Three steps change the weights and the statistics as without compilation."""
+    """Weights and statistics after three steps equal those without compilation."""
     inputs, states = small_batch(gpu), []
     for compiled in (False, True):
         model = copy.deepcopy(tiny_model).train().to(gpu)
@@ -259,7 +259,7 @@ def test_loads_to_the_gpu_by_default(tiny_checkpoint, gpu):
 
 @DTYPES
 def test_predictions_and_embeddings(tiny_checkpoint, gpu, dtype):
-    """Of clips of many lengths, in batches: those of float32 on the CPU."""
+    """Results for batches of clips of different lengths are close to those of float32 on the CPU."""
     rng = np.random.default_rng(0)
     clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in rng.integers(100, 20_000, 9)]
     expected, found = (
@@ -280,8 +280,8 @@ def test_explanation(tiny_checkpoint, gpu):
     assert np.allclose(found.pooling_weights, expected.pooling_weights, atol=1e-3)
 
 
-def test_smaller_batches_where_the_memory_of_the_gpu_is_short(model, gpu, monkeypatch):
-    """On a GPU the error is the allocator's own."""
+def test_batches_shrink_when_gpu_memory_runs_out(model, gpu, monkeypatch):
+    """On a GPU, the error comes from the allocator."""
     extractor = SANetFeatureExtractor()
     clips = [0.1 * np.random.default_rng(seed).standard_normal(16_000, dtype=np.float32) for seed in range(8)]
     expected = [prediction.scores for prediction in predict(model, extractor, clips, batch_size=1)]
@@ -306,8 +306,7 @@ def test_export_of_a_model_on_the_gpu(tiny_model, gpu, tmp_path):
     assert tiny_model.device.type == gpu.type
 
 
-def test_saved_from_the_gpu(tiny_model, gpu, tmp_path):
-    """What is saved there loads on the CPU with the same weights."""
+def test_model_saved_on_the_gpu_loads_on_the_cpu(tiny_model, gpu, tmp_path):
     tiny_model.to(gpu).save_pretrained(tmp_path)
     loaded = AutoModelForAudioClassification.from_pretrained(tmp_path)
     for name, value in loaded.state_dict().items():

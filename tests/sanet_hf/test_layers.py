@@ -1,15 +1,16 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Every layer, forward and backward, in every number format, against float64 on the processor at hand.
+Compare every layer, forward and backward, in every number format with float64 on the current processor.
 
-The bound follows from the format and from how well the computation is conditioned. A format of unit roundoff u rounds
-inputs, weights and intermediate results, each by a factor within 1 ± u. So the same computation in float64 is repeated
-with inputs and weights rounded in this way at random; what this changes in a result is what rounding may change. A
-layer has about eight roundings in sequence (convolutions three: input, weight, result; attention: product, scaling,
-softmax, product, with their inputs), and each may change as much: ROUNDINGS. Sums are accumulated in float32, which
-adds sqrt(n) * 2^-24 for n terms whose errors are independent (Higham and Mary, 2019,
-https://doi.org/10.1137/18M1226312). Measured errors are a third of the bound at most; a wrong kernel is off by 1.
+The bound follows from the number format and the condition of the computation. A format with unit roundoff u rounds
+inputs, weights and intermediate results, each by a factor within 1 ± u. So the float64 computation is repeated with
+inputs and weights that are randomly rounded in this way. The resulting change is the allowed effect of one rounding. A
+layer has about eight roundings in sequence, and each may have this effect: ROUNDINGS. Convolutions have three (input,
+weight, result). Attention has product, scaling, softmax and product, with their inputs. Sums are accumulated in
+float32, which adds sqrt(n) * 2^-24 for n terms with independent errors (Higham and Mary, 2019,
+https://doi.org/10.1137/18M1226312). Measured errors are at most a third of the bound. The error of a wrong kernel is
+about 1.
 """
 
 import copy
@@ -42,7 +43,10 @@ def unit_roundoff(dtype: torch.dtype) -> float:
 
 
 def results_of(layer: nn.Module, inputs: torch.Tensor, weighting: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The output, and gradients of its weighted sum by the input and the parameters, in float64."""
+    """
+    Return the output and the gradients of its weighted sum with respect to the input and the parameters, converted to
+    float64.
+    """
     inputs = inputs.detach().requires_grad_()
     output = layer(inputs)
     output = output[0] if isinstance(output, tuple) else output
@@ -57,7 +61,7 @@ def rounded(values: torch.Tensor, roundoff: float) -> torch.Tensor:
 
 
 def check(layer: nn.Module, inputs: torch.Tensor, number_format: str) -> None:
-    """Compare the layer in this format with float64."""
+    """Compare the layer in this number format with float64."""
     is_autocast = number_format.startswith("autocast")
     dtype = getattr(torch, number_format.split()[-1])
     layer = layer if is_autocast else layer.to(dtype)
@@ -78,7 +82,8 @@ def check(layer: nn.Module, inputs: torch.Tensor, number_format: str) -> None:
         for name, value in results.items():
             spread[name] = torch.maximum(spread[name], (value - expected[name]).norm())
     if "k_proj.bias" in spread:
-        # Zero, since the softmax does not depend on it: a difference of what k_proj.weight's gradient is a sum of.
+        # This gradient is zero, because the softmax does not depend on the bias. Its terms are of the same size as
+        # those of the gradient of k_proj.weight.
         spread["k_proj.bias"] = spread["k_proj.weight"]
     with torch.autocast("cpu", dtype, enabled=is_autocast):
         results = results_of(layer, inputs, weighting)
@@ -89,7 +94,7 @@ def check(layer: nn.Module, inputs: torch.Tensor, number_format: str) -> None:
 
 @st.composite
 def convolutions(draw) -> SANetConv1d:
-    """With kernels and strides that a configuration may have, long enough for the gradient by FFT among them."""
+    """Draw convolutions with the kernels and strides of valid configurations, including those that use FFT."""
     groups = draw(st.sampled_from([1, 1, 1, 2, 4]))
     in_channels = groups * draw(st.integers(1, 17))
     out_channels = groups * draw(st.integers(1, 17))
@@ -109,7 +114,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
 @pytest.mark.parametrize("number_format", FORMATS)
 @settings(max_examples=12)
 @given(layer=convolutions(), num_frames=st.integers(1, 200))
-# A short input, the first stages of the networks in configs/, one channel a group, and the gradient by FFT.
+# A short input, the first stages of the networks in configs/, one channel per group, and the gradient by FFT.
 @example(layer=conv(16, 1, 3, 2), num_frames=1)
 @example(layer=conv(1, 32, 64, 4), num_frames=4000)
 @example(layer=conv(1, 16, 64, 16), num_frames=4000)
@@ -145,8 +150,8 @@ def test_other_layers(number_format, kind, channels, num_frames):
     check(make_layer(kind, channels), torch.randn(3, 4 * num_frames, channels), number_format)
 
 
-def test_a_wrong_kernel_is_found(monkeypatch):
-    """An error of 5 %, in bfloat16, in a part of the output channels."""
+def test_wrong_kernel_is_found(monkeypatch):
+    """The kernel has an error of 10 % in bfloat16 in half of the output channels."""
     original = nn.functional.conv2d
 
     def wrong(*arguments, **options):
@@ -164,9 +169,9 @@ def test_a_wrong_kernel_is_found(monkeypatch):
 
 def test_first_hidden_state_in_bfloat16(full_size_model, make_waveforms):
     """
-    Of the full network, whose first convolution has a shape that is wrong on processors with AMX: 87 % off.
+    The first convolution of the full network has a shape that is wrong on processors with AMX, by 87 %.
 
-    The error of a stage of about 20 roundings in sequence, each 2^-9 in the mean square, is below sqrt(20) * 2^-9.
+    A stage has about 20 roundings in sequence, each with an RMS error of 2^-9. Its error is below sqrt(20) * 2^-9.
     """
     waveforms = make_waveforms(1, 16000).unsqueeze(2)
     stage = full_size_model.sanet.layers[0]
@@ -182,7 +187,7 @@ def test_first_hidden_state_in_bfloat16(full_size_model, make_waveforms):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_attention_trains_in_float32_on_a_cpu(monkeypatch, masked, autocast):
-    """In half precision, to the same result and gradients."""
+    """In half precision, training and evaluation give the same output and gradients."""
     seen = []
     original = nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(

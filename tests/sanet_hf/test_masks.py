@@ -1,10 +1,10 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-A clip's result never depends on its neighbours or on its padding.
+The result of a clip does not depend on other clips or on padding.
 
-A clip runs without any mask when it is alone, so that comparing it with the same clip in a padded batch also compares
-the masked computation with the plain one.
+A clip alone runs without a mask. So the comparison with the same clip in a padded batch also compares the masked
+computation with the plain one.
 """
 
 import copy
@@ -20,7 +20,7 @@ from sanet_hf.batchnorm_sanet import SANetBatchNorm
 from sanet_hf.layers_sanet import downsample_mask, zero_padded_frames
 
 
-# Changes to the tiny model of conftest.py, whose first kernel is even and whose others are odd.
+# Changes to the tiny model of conftest.py. Its first kernel is even, the others are odd.
 VARIANTS = {
     "even_and_odd_kernels": {},
     "even_kernels": {"conv_kernel": (16, 4, 2), "conv_stride": (4, 2, 2)},
@@ -38,14 +38,14 @@ VARIANTS = {
 
 
 def make_clips(lengths: list[int], seed: int = 0, num_channels: int = 1) -> list[torch.Tensor]:
-    """(samples,), or (channels, samples) of several channels, at the loudness of the feature extractor."""
+    """Return clips of shape (samples,), or (channels, samples), at the level of the feature extractor."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [(length,) if num_channels == 1 else (num_channels, length) for length in lengths]
     return [0.1 * torch.randn(shape, generator=generator) for shape in shapes]
 
 
 def pad(clips: list[torch.Tensor], length: int, filling: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of this many samples with its mask."""
+    """Return a batch of clips padded to `length` and its mask."""
     batch = clips[0].new_full((len(clips), *clips[0].shape[:-1], length), filling)
     for row, clip in zip(batch, clips):
         row[..., : clip.shape[-1]] = clip
@@ -54,7 +54,7 @@ def pad(clips: list[torch.Tensor], length: int, filling: float = 0.0) -> tuple[t
 
 
 def assert_alone_like_in_batch(model, clips: list[torch.Tensor], padding: int, filling: float) -> None:
-    """Compare each clip of a padded batch with the clip alone, without padding and padded to the longest length."""
+    """Compare each clip of a padded batch with the clip alone, unpadded and padded to the maximum length."""
     longest = max(clip.shape[-1] for clip in clips)
     limit = model.config.max_input_samples or 4000
     clips = [clip.to(model.dtype) for clip in clips]
@@ -66,7 +66,7 @@ def assert_alone_like_in_batch(model, clips: list[torch.Tensor], padding: int, f
                 model(clip.unsqueeze(0), output_hidden_states=True),
                 model(*pad([clip], limit, filling), output_hidden_states=True),
             ):
-                # The pooling computes in float32 whatever the model's type.
+                # The pooling is always computed in float32.
                 tolerance = 1e-5 if exact else 1e-4
                 torch.testing.assert_close(batched.logits[index], alone.logits[0], atol=tolerance, rtol=0)
                 for state, batched_state in zip(
@@ -104,14 +104,14 @@ def variant(make_model, variant_name):
 @example(lengths=[720, 1440], padding=0, filling=0.0, seed=0)
 @example(lengths=[1, 2000, 1439, 1440, 1441], padding=3, filling=float("nan"), seed=0)
 def test_tiny_models(variant, lengths, padding, filling, seed):
-    """In float32 to the tolerance that is promised; in float64, where no rounding hides an error, far below it."""
+    """The documented tolerance holds in float32. In float64, rounding hides no errors and the tolerance is smaller."""
     clips = make_clips(lengths, seed, variant.config.num_channels)
     assert_alone_like_in_batch(variant, clips, padding, filling)
     assert_alone_like_in_batch(copy.deepcopy(variant).double(), clips, padding, filling)
 
 
-def test_tiny_models_tell_clips_apart(variant):
-    """Else the comparisons above would hold whatever happens to the mask."""
+def test_tiny_models_distinguish_clips(variant):
+    """Otherwise the comparisons above would hold even if the mask were ignored."""
     short, long = make_clips([100, 1440], num_channels=variant.config.num_channels)
     with torch.no_grad():
         logits = torch.stack([variant(clip.unsqueeze(0)).logits for clip in (short, long, 2 * long)])
@@ -131,7 +131,7 @@ BOUNDARIES = [1, 255, 256, 257, 63_999, 64_000]
 @example(lengths=BOUNDARIES, seed=0)
 @example(lengths=[32_000, 16_000], seed=1)
 def test_full_size_model(full_size_model, lengths, seed):
-    """With the feature extractor's batches: `padding` as it is for Trainer, for `pipeline`, and none."""
+    """The feature extractor pads the batches as for Trainer ("longest") and `pipeline` ("max_length"), or not."""
     clips = make_clips(lengths, seed)
     extractor = SANetFeatureExtractor()
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_full_size_model(full_size_model, lengths, seed):
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 4096])
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.int64, torch.float32], ids=str)
-def test_a_full_mask_is_no_mask(tiny_model, length, dtype):
+def test_full_mask_equals_no_mask(tiny_model, length, dtype):
     clips = torch.stack(make_clips([length] * 2))
     with torch.no_grad():
         plain = tiny_model(clips)
@@ -164,8 +164,8 @@ def test_a_full_mask_is_no_mask(tiny_model, length, dtype):
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("full_mask", [False, True], ids=["no_mask", "full_mask"])
 @pytest.mark.parametrize("length", [1600, 1601, 999])
-def test_no_mask_without_padding(tiny_model, monkeypatch, full_mask, training, length):
-    """Whether or not the length is a multiple of the strides."""
+def test_no_mask_is_used_without_padding(tiny_model, monkeypatch, full_mask, training, length):
+    """This holds whether or not the length is a multiple of the strides."""
     masks = []
     original = modeling_sanet.zero_padded_frames
     monkeypatch.setattr(
@@ -178,7 +178,7 @@ def test_no_mask_without_padding(tiny_model, monkeypatch, full_mask, training, l
 
 
 @pytest.mark.parametrize("length", [256, 1000])
-def test_a_full_mask_is_no_mask_in_training(make_model, length):
+def test_full_mask_equals_no_mask_in_training(make_model, length):
     clips = torch.stack(make_clips([length] * 2))
     results = []
     for mask in (None, torch.ones(2, length, dtype=torch.long)):
@@ -190,13 +190,13 @@ def test_a_full_mask_is_no_mask_in_training(make_model, length):
         assert torch.equal(masked, plain)
 
 
-def test_full_size_full_mask_is_no_mask(full_size_model, make_waveforms):
+def test_full_size_full_mask_equals_no_mask(full_size_model, make_waveforms):
     clips = make_waveforms(2, 2560)
     with torch.no_grad():
         assert torch.equal(full_size_model(clips, torch.ones_like(clips)).logits, full_size_model(clips).logits)
 
 
-def test_the_input_is_left_alone(tiny_model):
+def test_input_is_not_changed(tiny_model):
     batch, mask = pad(make_clips([100, 300]), 320, filling=5.0)
     copies = batch.clone(), mask.clone()
     tiny_model(batch, mask)
@@ -204,20 +204,20 @@ def test_the_input_is_left_alone(tiny_model):
     assert torch.equal(mask, copies[1])
 
 
-# In training mode: BatchNorm's statistics.
+# Training mode: statistics of BatchNorm.
 
 
 @pytest.fixture(scope="module")
 def training_variant(make_model, variant_name):
     """
-    In float64, and with a linear head: the BatchNorm of a head, over as few values as there are clips, would amplify
-    rounding errors as much as mistakes.
+    Return a model in float64 with a linear head. A BatchNorm in the head would normalise over a few clips only, and
+    amplify rounding errors.
     """
     return make_model(**VARIANTS[variant_name], classifier_hidden_sizes=()).double()
 
 
 def train_step(model, batch: torch.Tensor, mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Logits, gradients and BatchNorm statistics by name after a training step without an update of the weights."""
+    """Return logits, gradients and BatchNorm statistics by name after a forward and backward pass in training mode."""
     model = copy.deepcopy(model).train()
     output = model(batch, mask, labels=torch.arange(len(batch)) % model.config.num_labels)
     output.loss.backward()
@@ -230,7 +230,7 @@ def train_step(model, batch: torch.Tensor, mask: torch.Tensor | None) -> dict[st
 
 def assert_same_step(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     for name, tensor in expected.items():
-        # Gradients pass the pooling, which computes in float32 whatever the model's type; statistics do not.
+        # Gradients depend on the pooling, which is always computed in float32. Statistics do not.
         tolerance = 1e-9 if "running" in name else 1e-5
         torch.testing.assert_close(
             actual[name], tensor, atol=tolerance, rtol=tolerance, msg=lambda message, name=name: f"{name}: {message}"
@@ -240,15 +240,15 @@ def assert_same_step(actual: dict[str, torch.Tensor], expected: dict[str, torch.
 @settings(max_examples=4)
 @given(lengths=st.lists(st.integers(1, 1000), min_size=2, max_size=4), filling=st.sampled_from([0.0, float("nan")]))
 @example(lengths=[144, 1, 720], filling=0.0)
-def test_training_does_not_depend_on_the_amount_of_padding(training_variant, lengths, filling):
+def test_training_does_not_depend_on_amount_of_padding(training_variant, lengths, filling):
     clips = [clip.double() for clip in make_clips(lengths, num_channels=training_variant.config.num_channels)]
     expected = train_step(training_variant, *pad(clips, max(lengths)))
     for padding in (1, 500):
         assert_same_step(train_step(training_variant, *pad(clips, max(lengths) + padding, filling)), expected)
 
 
-def test_training_on_padded_clips_is_training_on_the_clips(training_variant):
-    """Two clips of whole frames: without a mask BatchNorm is PyTorch's own, over these frames and no others."""
+def test_training_on_padded_clips_equals_unpadded(training_variant):
+    """The two clips consist of whole frames. Without a mask, BatchNorm is PyTorch's own over exactly these frames."""
     length = 2 * training_variant.config.total_stride
     clips = [clip.double() for clip in make_clips([length] * 2, num_channels=training_variant.config.num_channels)]
     expected = train_step(training_variant, torch.stack(clips), None)
@@ -258,7 +258,7 @@ def test_training_on_padded_clips_is_training_on_the_clips(training_variant):
 
 
 def valid_frames_and_mask(lengths: list[int], channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, frames, channels) with other values beyond each length, and a float mask."""
+    """Return states (batch, frames, channels) with different values after each length, and a float mask."""
     generator = torch.Generator().manual_seed(0)
     frames = max(lengths)
     mask = (torch.arange(frames) < torch.tensor(lengths).unsqueeze(1)).float()
@@ -277,7 +277,7 @@ def make_batch_norm(channels: int) -> SANetBatchNorm:
 
 
 @pytest.mark.parametrize("lengths", [[5, 3, 1], [1, 1], [7, 7], [64, 1]], ids=str)
-def test_batch_norm_uses_valid_frames_alone(lengths):
+def test_batch_norm_uses_only_valid_frames(lengths):
     norm, reference = make_batch_norm(4), nn.BatchNorm1d(4)
     reference.load_state_dict(norm.state_dict())
     states, mask = valid_frames_and_mask(lengths, 4)
@@ -288,8 +288,8 @@ def test_batch_norm_uses_valid_frames_alone(lengths):
         torch.testing.assert_close(norm.get_buffer(name), buffer)
 
 
-def test_batch_norm_of_several_processes_needs_one_message(monkeypatch):
-    """Statistics of two processes, which have different numbers of valid frames, are those of all frames."""
+def test_batch_norm_over_processes_uses_all_valid_frames(monkeypatch):
+    """The two processes have different numbers of valid frames. Each sends one message per layer."""
     states, mask = valid_frames_and_mask([9, 4, 7, 1], 4)
     parts = [slice(0, 3), slice(3, 4)]
     norms = [make_batch_norm(4) for _ in parts]
@@ -313,7 +313,7 @@ def test_batch_norm_of_several_processes_needs_one_message(monkeypatch):
 
 @pytest.mark.parametrize("lengths", [[5, 3, 1], [7, 7], [64, 1], [1]], ids=str)
 def test_batch_norm_compiled_variant_equals_eager_variant(lengths):
-    """The graph variant weighs all frames instead of gathering those that are valid."""
+    """The compiled variant weights all frames instead of gathering the valid ones."""
     results = []
     for weighted in (False, True):
         norm = make_batch_norm(4)
@@ -323,7 +323,7 @@ def test_batch_norm_compiled_variant_equals_eager_variant(lengths):
             output = norm._normalize_weighted(states.reshape(-1, 4), mask.reshape(-1, 1)).view_as(states)
         else:
             output = norm(states, mask)
-        # As the blocks do.
+        # The blocks do the same.
         output = zero_padded_frames(output, mask)
         (output * torch.linspace(0, 1, output.numel()).view_as(output)).sum().backward()
         results.append([output, states.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var])
@@ -331,7 +331,7 @@ def test_batch_norm_compiled_variant_equals_eager_variant(lengths):
         torch.testing.assert_close(weighted, gathered, atol=1e-5, rtol=1e-4)
 
 
-def test_batch_norm_in_evaluation_is_that_of_pytorch():
+def test_batch_norm_in_evaluation_equals_pytorch():
     norm, reference = make_batch_norm(4).eval(), nn.BatchNorm1d(4).eval()
     reference.load_state_dict(norm.state_dict())
     states, mask = valid_frames_and_mask([5, 3], 4)
@@ -358,14 +358,14 @@ def test_downsample_mask(mask, stride, expected):
     assert downsample_mask(torch.tensor([mask], dtype=torch.float32), stride).tolist() == [expected]
 
 
-def test_downsample_no_mask():
+def test_downsample_without_mask():
     assert downsample_mask(None, 4) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("length", [3, 70_000])
 def test_half_precision_means_over_many_frames(make_model, dtype, length):
-    """A sum over more than 65,504 frames overflows float16, and what one of so many frames adds to a mean vanishes."""
+    """A sum over more than 65,504 frames overflows float16, and a single frame of so many is lost in the sum."""
     config_kwargs = {"conv_dim": (8,), "conv_kernel": (3,), "conv_stride": (1,)}
     model = make_model(**config_kwargs, attention_after=(), attention_dim=(), classifier_hidden_sizes=())
     clip = make_clips([length])[0] + 0.5
@@ -380,8 +380,8 @@ def test_half_precision_means_over_many_frames(make_model, dtype, length):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_masks_count_in_every_number_format(tiny_model, dtype):
-    """Half precision has no 5001."""
+def test_mask_sums_are_exact_in_every_number_format(tiny_model, dtype):
+    """Half precision cannot represent 5001."""
     _, mask = tiny_model.to(dtype).sanet._prepare_input(*pad(make_clips([5001]), 7999))
     assert mask.shape == (1, 7999)
     assert mask.sum() == 5001
@@ -390,19 +390,19 @@ def test_masks_count_in_every_number_format(tiny_model, dtype):
 # Errors.
 
 
-def test_too_long_a_clip_names_the_limit_in_samples(full_size_model):
+def test_too_long_clip_names_the_limit_in_samples(full_size_model):
     with pytest.raises(ValueError) as error:
         full_size_model(torch.zeros(1, 64_001))
     for part in ("64001 samples", "64000", "max_position_embeddings=500", "window"):
         assert part in str(error.value)
 
 
-def test_the_limit_holds_for_padding_too(tiny_model):
+def test_length_limit_includes_padding(tiny_model):
     with pytest.raises(ValueError, match="8001 samples"):
         tiny_model(*pad(make_clips([100]), 8001))
 
 
-def test_without_attention_there_is_no_limit(make_model):
+def test_without_attention_there_is_no_length_limit(make_model):
     model = make_model(attention_after=(), attention_dim=())
     with torch.no_grad():
         assert model(torch.zeros(1, 100_000)).logits.isfinite().all()
@@ -413,19 +413,19 @@ def test_without_attention_there_is_no_limit(make_model):
     [(1, (100,)), (1, ()), (1, (1, 0)), (1, (2, 2, 100)), (1, (1, 1, 1, 100)), (2, (2, 100)), (2, (1, 3, 100))],
     ids=str,
 )
-def test_wrong_shapes_of_the_input(make_model, num_channels, shape):
+def test_wrong_input_shapes_are_refused(make_model, num_channels, shape):
     expected = r"\(batch, samples\)" if num_channels == 1 else r"\(batch, 2, samples\)"
     with pytest.raises(ValueError, match=f"input_values must have shape {expected}"):
         make_model(num_channels=num_channels)(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(2, 99), (1, 100), (2, 101), (2, 1, 100), (100,), (2, 25)], ids=str)
-def test_wrong_shapes_of_the_mask(tiny_model, shape):
+def test_wrong_mask_shapes_are_refused(tiny_model, shape):
     with pytest.raises(ValueError, match=r"attention_mask must have one entry per sample: shape \(2, 100\)"):
         tiny_model(torch.zeros(2, 100), torch.ones(shape))
 
 
-def test_a_mask_for_a_base_model_too(tiny_model):
+def test_base_model_ignores_padding(tiny_model):
     assert isinstance(tiny_model.sanet, SANetModel)
     batch, mask = pad(make_clips([100, 300]), 320, filling=float("nan"))
     with torch.no_grad():

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The network's blocks against PyTorch's own, and what `PreTrainedModel` promises of the whole."""
+"""The blocks of the network compared with PyTorch's own, and the network as a `PreTrainedModel`."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ def clips() -> torch.Tensor:
 
 @pytest.fixture
 def mask() -> torch.Tensor:
-    """The second clip has 300 samples."""
+    """Return a mask in which the second clip has 300 samples."""
     mask = torch.ones(2, 1000, dtype=torch.long)
     mask[1, 300:] = 0
     return mask
@@ -43,7 +43,7 @@ def random(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-# Blocks against PyTorch's own.
+# Blocks compared with PyTorch's own.
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def random(*shape: int) -> torch.Tensor:
     ],
     ids=str,
 )
-def test_conv_is_conv1d(in_channels, out_channels, kernel_size, stride, padding, groups, bias):
+def test_conv_equals_conv1d(in_channels, out_channels, kernel_size, stride, padding, groups, bias):
     conv = SANetConv1d(
         in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups, bias=bias
     )
@@ -75,7 +75,7 @@ def test_conv_is_conv1d(in_channels, out_channels, kernel_size, stride, padding,
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_downsample_is_conv1d(stride):
+def test_downsample_equals_conv1d(stride):
     layer = SANetDownsample(8, 6, stride)
     states = random(2, 4 * stride, 8)
     expected = F.conv1d(states.transpose(1, 2), layer.weight, layer.bias, stride=stride).transpose(1, 2)
@@ -84,7 +84,7 @@ def test_downsample_is_conv1d(stride):
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_upsample_is_conv_transpose1d(stride):
+def test_upsample_equals_conv_transpose1d(stride):
     layer = SANetUpsample(8, 6, stride)
     states = random(2, 4, 8)
     expected = F.conv_transpose1d(states.transpose(1, 2), layer.weight, layer.bias, stride=stride).transpose(1, 2)
@@ -94,7 +94,7 @@ def test_upsample_is_conv_transpose1d(stride):
 
 @pytest.mark.parametrize("valid", [None, [7, 3], [7, 1]], ids=str)
 def test_squeeze_excitation(valid):
-    """The gate of each channel by the formula of the paper, over the valid frames of each clip."""
+    """The gate of each channel follows the formula of the paper, over the valid frames of each clip."""
     layer = SANetSqueezeExcitation(SANetConfig(se_reduction=4), 8)
     assert layer.reduce.weight.shape == (2, 8)
     states = random(2, 7, 8)
@@ -107,13 +107,13 @@ def test_squeeze_excitation(valid):
         torch.testing.assert_close(scaled, clip * gate)
 
 
-def test_pooling_by_hand():
+def test_pooling_of_a_small_example():
     """Scores of log 1, log 1 and log 2 weigh the frames 1/4, 1/4 and 1/2."""
     pooling = SANetAttentivePooling(SANetConfig(conv_dim=(32, 64, 128, 256, 2), use_squeeze_excitation=False))
     with torch.no_grad():
         for parameter in pooling.parameters():
             parameter.zero_()
-        # tanh(x) of the first hidden unit, for an x in the first channel that makes it 0, 0 and log(2) / 2.
+        # The first hidden unit is tanh(x) of the first channel. Its values are 0, 0 and log(2) / 2.
         pooling.hidden.weight[0, 0] = 1.0
         pooling.score.weight[0, 0] = 2.0
     first = math.atanh(math.log(2) / 2)
@@ -124,7 +124,7 @@ def test_pooling_by_hand():
     torch.testing.assert_close(pooled, torch.tensor([[first / 2, 5.0, first / 2, math.sqrt(6)]]))
 
 
-def test_pooling_leaves_padded_frames_out():
+def test_pooling_ignores_padded_frames():
     pooling = SANetAttentivePooling(SANetConfig(conv_dim=(32, 64, 128, 256, 2), use_squeeze_excitation=False))
     with torch.no_grad():
         for parameter in pooling.parameters():
@@ -132,13 +132,13 @@ def test_pooling_leaves_padded_frames_out():
     states = torch.tensor([[[1.0, -2.0], [3.0, -2.0], [100.0, 100.0]], [[4.0, 4.0], [50.0, 0.0], [9.0, 9.0]]])
     pooled, weights = pooling(states, torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
     assert weights.tolist() == [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]
-    # The deviation of a constant is the square root of 1e-9, not 0, where its gradient would be infinite.
+    # The deviation of a constant is the square root of 1e-9. At 0, its gradient would be infinite.
     least = math.sqrt(1e-9)
     torch.testing.assert_close(pooled, torch.tensor([[2.0, -2.0, 1.0, least], [4.0, 4.0, least, least]]))
 
 
 @pytest.mark.parametrize("valid", [None, [6, 2]], ids=str)
-def test_attention_is_multi_head_attention(valid):
+def test_attention_equals_multi_head_attention(valid):
     config = SANetConfig(num_attention_heads=4)
     config._attn_implementation = "eager"
     layer = SANetAttention(config, 16)
@@ -162,7 +162,7 @@ def test_attention_is_multi_head_attention(valid):
 
 
 def test_residual_block(make_model):
-    """The first block by the table of the architecture, from PyTorch's own functions."""
+    """The first block equals the table of the architecture, written with PyTorch's functions."""
     model = make_model()
     layer = model.sanet.layers[0]
     states = random(2, 64, 1)
@@ -182,7 +182,7 @@ def test_residual_block(make_model):
     torch.testing.assert_close(layer(states), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_shortcut_is_the_identity_where_shapes_stay(tiny_model):
+def test_shortcut_is_the_identity_for_equal_shapes(tiny_model):
     first, second, third = (tiny_model.sanet.layers[index] for index in (0, 1, 3))
     assert third.shortcut is None
     assert third.shortcut_norm is None
@@ -198,7 +198,7 @@ def test_any_length(tiny_model, length):
     assert tiny_model.config.total_stride == 16
     with torch.no_grad():
         base = tiny_model.sanet(torch.randn(2, length))
-    # A frame is 8 samples; the last one may be incomplete.
+    # A frame has 8 samples. The last one may be incomplete.
     frames = math.ceil(length / 8)
     assert base.last_hidden_state.shape == (2, frames, 16)
     assert base.pooler_output.shape == (2, 32)
@@ -221,7 +221,7 @@ def test_hidden_states(tiny_model, clips, mask):
         assert not state[1, valid:].any()
 
 
-def test_the_head_passes_the_outputs_of_the_base_model_on(tiny_model, clips, mask):
+def test_head_returns_the_outputs_of_the_base_model(tiny_model, clips, mask):
     tiny_model.set_attn_implementation("eager")
     names = {"output_hidden_states": True, "output_attentions": True}
     with torch.no_grad():
@@ -246,8 +246,8 @@ def test_optional_outputs_are_left_out(tiny_model, clips):
 
 @pytest.mark.parametrize("options", [{}, {"output_hidden_states": True, "output_attentions": True}], ids=["", "all"])
 @pytest.mark.parametrize("optimized", [False, True])
-def test_tuples_if_the_configuration_says_so(tiny_model, clips, mask, options, optimized):
-    """The values are those with names; an argument counts more than the configuration."""
+def test_return_dict_of_the_configuration(tiny_model, clips, mask, options, optimized):
+    """If `return_dict` is false, the outputs are a tuple of the same values. The argument overrides it."""
     model = optimize_for_inference(tiny_model) if optimized else tiny_model
     model.set_attn_implementation("eager")
     for network in (model, model.base_model):
@@ -263,7 +263,7 @@ def test_tuples_if_the_configuration_says_so(tiny_model, clips, mask, options, o
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("return_dict", [False, True])
 def test_jit_trace(tiny_model, clips, return_dict):
-    """Of tuples, and, where the tracer is not strict, of outputs with names; for clips of other batch sizes."""
+    """Tracing works with tuples and, if it is not strict, with named outputs. Traces run with other batch sizes."""
     tiny_model.config.return_dict = return_dict
     traced = torch.jit.trace(tiny_model, (clips,), strict=not return_dict)
     with torch.no_grad():
@@ -299,13 +299,13 @@ def test_attention_implementations_agree(tiny_model, clips, mask, padded):
     inputs = (clips, mask) if padded else (clips,)
     expected = logits_with(tiny_model, "eager", *inputs)
     torch.testing.assert_close(logits_with(tiny_model, "sdpa", *inputs), expected, atol=1e-5, rtol=0)
-    # Its first call would compile it, which takes half a minute.
+    # The first call would compile flex attention, which takes half a minute.
     with torch.compiler.set_stance("force_eager"):
         torch.testing.assert_close(logits_with(tiny_model, "flex_attention", *inputs), expected, atol=1e-5, rtol=0)
 
 
 def test_attention_implementations_differ(tiny_model, clips, monkeypatch):
-    """Else the comparison above would compare one of them with itself."""
+    """Otherwise the test above could compare an implementation with itself."""
     called = []
     for name in ("scaled_dot_product_attention", "softmax"):
         original = getattr(F, name)
@@ -327,7 +327,7 @@ def test_compiled_flex_attention(tiny_model, clips, mask):
     torch.testing.assert_close(logits_with(tiny_model, "flex_attention", clips, mask), expected, atol=1e-5, rtol=0)
 
 
-def test_unknown_attention_implementation(tiny_model):
+def test_unknown_attention_implementation_is_refused(tiny_model):
     with pytest.raises(ValueError, match="nonsense"):
         tiny_model.set_attn_implementation("nonsense")
 
@@ -357,10 +357,7 @@ def finite_gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
 def test_full_size_training_step(full_size_model, make_waveforms, masked):
-    """
-    At full size, since PyTorch's convolution over one channel has corrupted memory there and passed with tiny models
-    by luck.
-    """
+    """A tiny model is not enough: PyTorch's convolution over one channel once corrupted memory only at full size."""
     model = copy.deepcopy(full_size_model).train()
     waveforms = make_waveforms(2, 16_000)
     mask = None
@@ -382,7 +379,7 @@ def test_full_size_training_step(full_size_model, make_waveforms, masked):
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize("length", [1, 1000])
-def test_a_training_batch_of_one(tiny_model, length, masked):
+def test_training_batch_of_one(tiny_model, length, masked):
     tiny_model.train()
     clip = 0.1 * random(1, length)
     mask = torch.ones(1, length, dtype=torch.long)
@@ -396,7 +393,7 @@ def test_a_training_batch_of_one(tiny_model, length, masked):
 
 
 def test_training_reduces_the_loss(tiny_model):
-    """A tone and noise, told apart after a few steps, in training and in evaluation mode."""
+    """After a few steps, the model separates tones from noise. This also holds in evaluation mode."""
     time = torch.arange(2000) / 16_000
     noise = 0.1 * random(8, 2000)
     clips = torch.where(torch.arange(8).unsqueeze(1) < 4, 0.14 * torch.sin(2 * math.pi * 440 * time), noise)
@@ -428,7 +425,7 @@ LOSSES = {
         ("single_label_classification", True),
         ("single_label_classification", False),
         ("multi_label_classification", True),
-        # Floats of several classes: regression has to be given.
+        # Float labels of several classes mean multi-label. Regression must be set explicitly.
         ("multi_label_classification", False),
         ("regression", True),
     ],
@@ -445,7 +442,7 @@ def test_losses(make_model, clips, problem_type, given):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool, torch.float64, torch.bfloat16])
-def test_labels_of_several_classes_are_zeros_and_ones_of_any_type(make_model, clips, dtype):
+def test_multi_label_labels_of_any_type(make_model, clips, dtype):
     loss_function, labels = LOSSES["multi_label_classification"]
     model = make_model(problem_type="multi_label_classification")
     output = model(clips, labels=labels.to(dtype))
@@ -477,13 +474,13 @@ def test_freezing(tiny_model, clips, mask, method, masked):
     convolutions = tuple(f"sanet.layers.{index}." for index in (0, 1, 3))
     kept = convolutions if method == "freeze_feature_encoder" else ("sanet.",)
     assert {name for name in changed if name.startswith(kept)} == set()
-    # Biases that a BatchNorm or a softmax cancels may change by rounding or not.
+    # Biases that a BatchNorm or a softmax cancels may change only by rounding.
     expected = {name for name in after if not name.startswith(kept)}
     assert {name for name in expected - changed if not name.endswith(".bias")} == set()
     assert any("running_mean" in name for name in changed)
 
 
-def test_frozen_stages_run_in_training_as_in_evaluation(tiny_model, clips, mask):
+def test_frozen_stages_run_as_in_evaluation(tiny_model, clips, mask):
     tiny_model.freeze_base_model()
     with torch.no_grad():
         expected = tiny_model.sanet(clips, mask).pooler_output
@@ -491,7 +488,7 @@ def test_frozen_stages_run_in_training_as_in_evaluation(tiny_model, clips, mask)
 
 
 def enable_checkpointing(model, use_reentrant):
-    """Its name has changed within transformers 5; the earlier one is deprecated."""
+    """Enable gradient checkpointing. The name of the method changed within transformers 5."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": use_reentrant})
 
@@ -513,7 +510,7 @@ def test_gradient_checkpointing(make_model, clips, mask, masked, use_reentrant, 
         calls.clear()
         loss = model(clips, mask if masked else None, labels=torch.tensor([0, 1])).loss
         loss.backward()
-        # Six convolutions; checkpointing computes those that need it twice.
+        # There are six convolutions. Checkpointing runs some of them twice.
         assert (len(calls) > 6) == checkpointing
         results.append((loss, dict(model.named_parameters()), dict(model.named_buffers())))
     (loss, parameters, buffers), (loss_again, parameters_again, buffers_again) = results
@@ -533,7 +530,7 @@ def test_gradient_checkpointing(make_model, clips, mask, masked, use_reentrant, 
         assert torch.equal(buffers_again[name], buffer), name
 
 
-def test_checkpointing_leaves_the_input_alone(tiny_model, clips):
+def test_checkpointing_does_not_change_the_input(tiny_model, clips):
     enable_checkpointing(tiny_model.train(), use_reentrant=True)
     tiny_model(clips).logits.sum().backward()
     assert not clips.requires_grad
@@ -541,7 +538,7 @@ def test_checkpointing_leaves_the_input_alone(tiny_model, clips):
 
 @pytest.mark.parametrize("shape", [(1, 4), (1, 1, 4)], ids=str)
 def test_batch_norm_of_a_single_value(shape):
-    """PyTorch's own raises an error; here the running statistics, which stay, normalise it."""
+    """PyTorch's BatchNorm raises an error. Here the running statistics normalise the value and do not change."""
     norm = SANetBatchNorm(4)
     norm.running_mean.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
     norm.running_var.fill_(4.0)
@@ -554,7 +551,7 @@ def test_batch_norm_of_a_single_value(shape):
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 5, 4)], ids=str)
-def test_batch_norm_is_that_of_pytorch(shape):
+def test_batch_norm_equals_pytorch(shape):
     norm, reference = SANetBatchNorm(4), nn.BatchNorm1d(4)
     states = 3 * random(*shape) + 1
     expected = reference(states if len(shape) == 2 else states.transpose(1, 2))
@@ -571,7 +568,7 @@ def test_dropout(make_model, clips, attention):
         assert torch.equal(model(clips).logits, model(clips).logits)
         torch.testing.assert_close(model(clips).logits, make_model()(clips).logits, atol=1e-5, rtol=0)
         model.train().freeze_base_model()
-        # BatchNorm of the frozen base and evaluation mode of the head leave the attention's dropout alone to differ.
+        # The base is frozen and the head is in evaluation mode, so that only the dropout of the attention is random.
         model.classifier.eval()
         assert not torch.equal(model(clips).logits, model(clips).logits)
         model.sanet.eval()
@@ -589,7 +586,7 @@ def test_half_precision(tiny_model, clips, mask, dtype, how):
     with torch.no_grad():
         expected = tiny_model(clips, mask).logits
         if how == "cast":
-            # The waveform stays float32, as feature extractors give it.
+            # The waveform stays float32, as from feature extractors.
             output = tiny_model.to(dtype)(clips, mask, output_hidden_states=True)
         else:
             with torch.autocast("cpu", dtype):
@@ -616,7 +613,7 @@ def test_training_in_bfloat16(tiny_model, clips, mask, masked):
 
 
 def test_replicas_without_parameters(tiny_model, clips):
-    """`nn.DataParallel` runs replicas, whose weights are plain tensors: `model.dtype` raises StopIteration there."""
+    """The weights of `nn.DataParallel` replicas are plain tensors. There, `model.dtype` raises StopIteration."""
     with torch.no_grad():
         expected = tiny_model(clips).logits
         replica = tiny_model
@@ -646,7 +643,7 @@ def test_initial_weights():
             expected = 0.03
             assert not module.bias.any() if module.bias is not None else "shortcut" in name
         elif isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
-            # He et al.: the variance is 2 over the values that add up to one, in PyTorch's reading of the shape.
+            # He et al.: the variance is 2 / fan-in, as PyTorch computes the fan-in from the shape.
             expected = math.sqrt(2 / (module.weight.shape[1] * module.weight.shape[2]))
             assert module.bias is None or not module.bias.any()
         elif isinstance(module, (nn.BatchNorm1d, nn.LayerNorm)):
@@ -657,18 +654,18 @@ def test_initial_weights():
             continue
         elif name.endswith("position_embedding"):
             expected = 0.03
-            # Truncated at 2, as `trunc_normal_` has it, which is not reached.
+            # `trunc_normal_` truncates at 2. No value reaches this.
             assert module.weight.abs().max() < 2
         else:
             continue
-        # Five standard errors of an estimate from so many values.
+        # Five standard errors of an estimate from this many values.
         tolerance = 5 / math.sqrt(2 * module.weight.numel())
         assert module.weight.std().item() == pytest.approx(expected, rel=tolerance), name
         assert abs(module.weight.mean().item()) < 5 * expected / math.sqrt(module.weight.numel()), name
 
 
 def test_weights_are_initialised_once(tiny_config_kwargs, monkeypatch):
-    """Not by the base model and again by the head."""
+    """The base model and the head do not both initialise them."""
     seen = []
     original = SANetPreTrainedModel._init_weights
     monkeypatch.setattr(
@@ -681,7 +678,7 @@ def test_weights_are_initialised_once(tiny_config_kwargs, monkeypatch):
 
 
 def fill_with_sentinels(model: nn.Module) -> None:
-    """Values that no initialisation gives, another in each tensor, in the buffers too."""
+    """Fill each parameter and buffer with a different value that no initialisation gives."""
     with torch.no_grad():
         for index, tensor in enumerate(model.state_dict().values()):
             tensor.fill_(index + 1000)
@@ -712,7 +709,7 @@ def test_save_and_load(make_model, clips, mask, tmp_path, model_class):
         assert torch.equal(loaded.state_dict()[name], value)
 
 
-def test_loading_reinitialises_nothing(make_model, tmp_path):
+def test_loading_keeps_all_values(make_model, tmp_path):
     model = make_model()
     fill_with_sentinels(model)
     model.save_pretrained(tmp_path)
@@ -722,7 +719,7 @@ def test_loading_reinitialises_nothing(make_model, tmp_path):
         assert torch.equal(value, model.state_dict()[name]), name
 
 
-def test_a_new_head_on_a_base_checkpoint(make_model, tmp_path):
+def test_new_head_on_a_base_checkpoint(make_model, tmp_path):
     base = make_model().sanet
     fill_with_sentinels(base)
     base.save_pretrained(tmp_path)
@@ -742,7 +739,7 @@ def test_a_new_head_on_a_base_checkpoint(make_model, tmp_path):
     assert (head[1].weight == 1).all() and (head[1].running_var == 1).all() and not head[1].running_mean.any()
 
 
-def test_the_base_model_of_a_head_checkpoint(make_model, tmp_path):
+def test_base_model_of_a_head_checkpoint(make_model, tmp_path):
     model = make_model()
     fill_with_sentinels(model)
     model.save_pretrained(tmp_path)
@@ -752,7 +749,7 @@ def test_the_base_model_of_a_head_checkpoint(make_model, tmp_path):
         assert torch.equal(base.state_dict()[name], value), name
 
 
-def test_another_number_of_classes(make_model, tmp_path):
+def test_loading_with_another_number_of_classes(make_model, tmp_path):
     model = make_model(num_labels=3)
     model.save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
@@ -782,13 +779,13 @@ def test_loading_does_not_run_initialisation(make_model, tmp_path, monkeypatch):
         monkeypatch.setattr(initialization, name, record)
     SANetForAudioClassification.from_pretrained(tmp_path)
     assert drawn == []
-    # The recording does see what is drawn.
+    # A new head is recorded, so the check above can fail.
     SANetForAudioClassification.from_pretrained(tmp_path, num_labels=4, ignore_mismatched_sizes=True)
     assert drawn == [torch.Size([4, 16])]
 
 
-def test_a_tensor_that_is_missing_is_all_that_is_initialised(make_model, tmp_path):
-    """In a module whose other tensors are loaded, running statistics among them."""
+def test_only_missing_tensors_are_initialised(make_model, tmp_path):
+    """Other tensors of the same module are loaded, including running statistics."""
     model = make_model()
     fill_with_sentinels(model)
     missing = {
@@ -816,7 +813,7 @@ def test_loading_in_half_precision(make_model, tmp_path, dtype):
 
 
 def test_push_to_hub(tiny_model, tmp_path, monkeypatch):
-    """Without a network: what would be uploaded is a checkpoint that loads."""
+    """The uploaded files are a checkpoint that loads. The test needs no network."""
     from huggingface_hub import HfApi, ModelCard
     from transformers.utils import hub
 
@@ -836,7 +833,7 @@ def test_push_to_hub(tiny_model, tmp_path, monkeypatch):
     if hasattr(hub, "hf_api"):
         monkeypatch.setattr(hub, "hf_api", OfflineApi)
     else:
-        # transformers 5.0 imports the functions.
+        # transformers 5.0 imports the functions instead of `hf_api`.
         for name in ("create_repo", "create_commit"):
             monkeypatch.setattr(hub, name, getattr(OfflineApi(), name))
     monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *args, **kwargs: ModelCard("A model."))
@@ -858,7 +855,7 @@ def test_push_to_hub(tiny_model, tmp_path, monkeypatch):
 
 
 def test_number_of_parameters_by_part(full_size_model):
-    """Weights of the blocks, counted from the table of the architecture."""
+    """The number of parameters of each block follows from the table of the architecture."""
 
     def residual(in_channels, channels, kernel):
         convolutions = kernel * channels * (in_channels + channels)

@@ -1,19 +1,19 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-The same outputs as the original SqueezeAttendNet.
+The outputs equal those of the original SqueezeAttendNet.
 
-tests/data/parity.safetensors holds what the original network (`in_channels=1, latent_dim=512, class_count=10`)
-computes in float64, stored as float32, on weights and clips that a formula makes. For each name and shape of its state
-dict, `RandomState(crc32(name)).standard_normal(shape)` is scaled by the kind of tensor (`formula_tensor` in
-conftest.py); clips are rising tones in noise (`make_waveforms` there). `LENGTH.eval.*` is inference, `LENGTH.train.*`
-one forward and backward pass in training mode with cross-entropy.
+tests/data/parity.safetensors contains outputs of the original network (`in_channels=1, latent_dim=512,
+class_count=10`), computed in float64 and stored as float32. Weights and clips come from formulas. For each name and
+shape of the state dict, `RandomState(crc32(name)).standard_normal(shape)` is scaled depending on the kind of tensor
+(`formula_tensor` in conftest.py). Clips are rising tones in noise (`make_waveforms` in conftest.py). `LENGTH.eval.*`
+is inference. `LENGTH.train.*` is one forward and backward pass in training mode with cross-entropy.
 
-Tolerances are what a correct float32 implementation keeps. That of a gradient's norm is a thousandth, unless the
-gradient is a small difference of large sums, as that of stage 1's shortcut is: a 1x1 convolution of one channel before
-a BatchNorm, whose scale the loss depends on by BatchNorm's epsilon alone. Its tolerance follows from its terms: a sum
-of n terms in float32 is off by up to sqrt(n) * 2^-24 times the sum of their magnitudes, if the roundings are
-independent (Higham and Mary, 2019, https://doi.org/10.1137/18M1226312).
+A correct float32 implementation keeps the tolerances. The tolerance of the norm of a gradient is 0.1 %, unless the
+gradient is a small difference of large sums. This is the case for the shortcut of stage 1, a 1x1 convolution of one
+channel before a BatchNorm: the loss depends on its scale only through the epsilon of BatchNorm. Its tolerance follows
+from its terms. A float32 sum of n terms has an error of up to sqrt(n) * 2^-24 times the sum of their magnitudes, if
+the roundings are independent (Higham and Mary, 2019, https://doi.org/10.1137/18M1226312).
 """
 
 import copy
@@ -32,7 +32,7 @@ BLOCKS = ("stage1", "stage2", "stage3", "stage4", "dab1", "stage5", "dab2")
 LENGTHS = pytest.mark.parametrize("length", [64000, 32000], scope="module")
 ATTENTION = pytest.mark.parametrize("attention", ["eager", "sdpa"], scope="module")
 
-# Parts of the original's names in the order that they are replaced in.
+# Parts of the original names, in the order of replacement.
 RENAMES = {
     ".bn1.": ".norm1.",
     ".bn2.": ".norm2.",
@@ -51,7 +51,7 @@ RENAMES = {
     ".up_ch.": ".out_proj.",
     "pool.score.0.": "sanet.pooling.hidden.",
     "pool.score.2.": "sanet.pooling.score.",
-    # Dropout stands between the layers of the classifier here.
+    # Here, dropout layers are between the layers of the classifier.
     "classifier.6.": "classifier.8.",
     "classifier.4.": "classifier.5.",
     "classifier.3.": "classifier.4.",
@@ -60,7 +60,7 @@ RENAMES = {
 
 
 def names_here(name: str) -> list[str]:
-    """Names of the parameters that hold the original's parameter; the original stacks query, key and value."""
+    """Return the names of the parameters for one of the original. The original stacks query, key and value."""
     for old, new in RENAMES.items():
         name = name.replace(old, new)
     if ".mha.in_proj_" in name:
@@ -92,7 +92,7 @@ def test_logits_and_embedding(parity, evaluation, length, attention):
 def test_activations(parity, evaluation, length, attention, index):
     hidden_states = evaluation[0].hidden_states[index]
     mean = parity[0][f"{length}.eval.{BLOCKS[index]}.channel_mean"]
-    # (1, channels, frames) of the first clip.
+    # First clip, (1, frames, channels) after the transposition.
     first_frames = parity[0][f"{length}.eval.{BLOCKS[index]}.first_frames"].transpose(1, 2)
     assert first_frames.shape == (1, 16, 8)
     assert first_frames.abs().max() > 0.1
@@ -100,8 +100,8 @@ def test_activations(parity, evaluation, length, attention, index):
     torch.testing.assert_close(hidden_states[:1, :16, :8], first_frames, atol=5e-5, rtol=0)
 
 
-def test_the_head_is_run_on_the_embedding(full_size_model, make_waveforms):
-    """`evaluation` computes the logits from the base model's embedding: they are those of the whole model."""
+def test_head_on_the_embedding_gives_the_logits(full_size_model, make_waveforms):
+    """The fixture `evaluation` computes the logits in this way."""
     waveforms = make_waveforms(1, 4096)
     with torch.no_grad():
         logits = full_size_model.classifier(full_size_model.sanet(waveforms).pooler_output)
@@ -109,7 +109,7 @@ def test_the_head_is_run_on_the_embedding(full_size_model, make_waveforms):
 
 
 class TrainingStep:
-    """A training step of the full-size model, with what its gradients are summed from."""
+    """A training step of the full-size model. It keeps the terms that its gradients are sums of."""
 
     def __init__(self, model: nn.Module, waveforms: torch.Tensor, attention: str):
         self.model = copy.deepcopy(model).train()
@@ -132,7 +132,7 @@ class TrainingStep:
         return torch.cat([self.model.get_parameter(name).grad.flatten() for name in names])
 
     def tolerance(self, names: list[str]) -> float:
-        """Of the norm of the gradient of these parameters, in relation to it."""
+        """Return the relative tolerance of the norm of the gradient of these parameters."""
         bounds = [0.0]
         for name in names:
             layer_name, _, kind = name.rpartition(".")
@@ -146,12 +146,12 @@ class TrainingStep:
         return max(1e-3, math.hypot(*bounds) / self.gradient(names).norm().item())
 
     def is_right(self, names: list[str], norm: float) -> bool:
-        """Whether the gradient of these parameters has this norm."""
+        """Return whether the gradient of these parameters has this norm."""
         error = abs(self.gradient(names).norm().item() / norm - 1)
         return error < 1e-3 or error < self.tolerance(names)
 
 
-# One length for each attention: a backward pass at full size takes seconds.
+# One length per attention implementation, because a backward pass at full size takes seconds.
 @pytest.fixture(scope="module", params=[(64000, "sdpa"), (32000, "eager")], ids=lambda param: f"{param[0]}-{param[1]}")
 def step(request, full_size_model, make_waveforms):
     length, attention = request.param
@@ -172,7 +172,7 @@ def test_training_step(parity, step):
         if norm > 1e-6:
             compared += 1
             assert step.is_right(names, norm), name
-    # The other 7 are biases before a BatchNorm and before a softmax, whose gradient is zero.
+    # The other 7 are biases before a BatchNorm or a softmax. Their gradient is zero.
     assert compared == 110
 
     buffers = dict(step.model.named_buffers())
@@ -183,8 +183,8 @@ def test_training_step(parity, step):
     assert all(value == 1 for name, value in buffers.items() if name.endswith("num_batches_tracked"))
 
 
-def test_an_error_of_one_percent_is_found(parity, step):
-    """In every gradient but that of stage 1's shortcut, whose last digits are rounding errors."""
+def test_gradient_errors_of_one_percent_are_found(parity, step):
+    """The exception is the gradient of the shortcut of stage 1, whose rounding errors are larger."""
     length, step = step
     missed = []
     for name, norm in zip(parity[1]["grad_order"], parity[0][f"{length}.train.grad_norms"].tolist(), strict=True):
@@ -207,7 +207,7 @@ def test_number_of_parameters(full_size_model):
 
 @torch.no_grad()
 def test_original_of_the_benchmarks(parity, original_state_dict, make_waveforms):
-    """What speed is measured against is the original network."""
+    """The baseline of the speed benchmarks equals the original network."""
     model = OriginalSANet(num_classes=10)
     model.load_state_dict(original_state_dict)
     logits = model.eval()(make_waveforms(BATCH_SIZE, 32000))

@@ -11,7 +11,7 @@ from sanet_hf.pooling_sanet import band_statistics
 
 
 def expected_statistics(bands: np.ndarray) -> np.ndarray:
-    """Of one clip, (frames, bands)."""
+    """Return the statistics of one clip of shape (frames, bands)."""
     changes = np.diff(bands, axis=0) if len(bands) > 1 else np.zeros_like(bands)
     parts = [bands.mean(0), bands.std(0), bands.max(0), changes.std(0)]
     return np.concatenate([*parts, [np.log(1 + len(bands))]])
@@ -19,7 +19,7 @@ def expected_statistics(bands: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=3), st.integers(0, 5), st.integers(0, 2**16))
-def test_statistics_are_those_of_the_frames_that_count(lengths, padding, seed):
+def test_statistics_use_only_valid_frames(lengths, padding, seed):
     clips = [np.random.default_rng([seed, row]).normal(-3, 2, (length, 5)) for row, length in enumerate(lengths)]
     size = max(lengths) + padding
     batch = torch.full((len(clips), size, 5), 9.0)
@@ -31,7 +31,7 @@ def test_statistics_are_those_of_the_frames_that_count(lengths, padding, seed):
         np.testing.assert_allclose(row, expected_statistics(clip), atol=1e-4, rtol=1e-4)
 
 
-def test_frames_on_both_sides_of_silence_are_no_neighbours():
+def test_changes_are_not_computed_across_silence():
     bands = torch.tensor([[1.0], [2.0], [-50.0], [9.0], [10.0]]).unsqueeze(0)
     mask = torch.tensor([[1.0, 1, 0, 1, 1]])
     mean, std, highest, change, count = band_statistics(bands, mask)[0].tolist()

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""SANet on a log-mel spectrogram: the bands against torchaudio, masks, number formats, fast layers, compilers."""
+"""SANet on a log-mel spectrogram: bands equal to torchaudio's, masks, number formats, fast layers, compilers."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ WAVEFORM = {
 
 
 def make_model(**sizes) -> SANetForAudioClassification:
-    """A network whose weights and statistics are of a size that makes errors show."""
+    """Return a network with weights and statistics that are large enough to reveal errors."""
     torch.manual_seed(0)
     model = SANetForAudioClassification(SANetConfig(**{**SIZES, **sizes}))
     generator = torch.Generator().manual_seed(1)
@@ -73,7 +73,7 @@ def clips():
     return 0.1 * torch.randn(3, 5000, generator=torch.Generator().manual_seed(2))
 
 
-def test_bands_are_torchaudio_s():
+def test_bands_equal_torchaudio():
     model = SANetForAudioClassification(SANetConfig(**{**SIZES, "num_mel_bins": 64, "spectrogram_window": 1024}))
     layer = model.sanet.layers[0].eval()
     waveform = 0.1 * torch.randn(1, 6400, generator=torch.Generator().manual_seed(0))
@@ -81,7 +81,7 @@ def test_bands_are_torchaudio_s():
         16000, 1024, hop_length=64, f_min=LOWEST_FREQUENCY, n_mels=64, center=False
     )
     expected = torch.log(mel(torch.nn.functional.pad(waveform, (480, 480))) + FLOOR).mT
-    # The running statistics of a new BatchNorm change nothing but for epsilon.
+    # The running statistics of a new BatchNorm change nothing except for epsilon.
     torch.testing.assert_close(layer(waveform.unsqueeze(-1)), expected / (1 + 1e-5) ** 0.5, atol=1e-3, rtol=1e-4)
     assert expected.shape == (1, 100, 64)
 
@@ -95,7 +95,7 @@ def test_compilers_compute_the_same_spectrum(monkeypatch):
 
 @settings(max_examples=25, deadline=None)
 @given(lengths=st.lists(st.integers(1, 5000), min_size=2, max_size=3))
-def test_neighbours_do_not_count(model, clips, lengths):
+def test_logits_do_not_depend_on_other_clips(model, clips, lengths):
     mask = (torch.arange(5000) < torch.tensor(lengths).unsqueeze(1)).int()
     with torch.no_grad():
         together = model(clips[: len(lengths)], mask).logits
@@ -117,7 +117,7 @@ def test_every_parameter_gets_a_gradient(clips):
     assert [name for name, value in trained.named_parameters() if value.grad is None] == []
 
 
-def test_frozen_encoder_trains_the_attention_alone():
+def test_frozen_encoder_excludes_the_attention():
     trained = make_model()
     trained.freeze_feature_encoder()
     names = {name for name, value in trained.named_parameters() if not value.requires_grad}
@@ -131,7 +131,7 @@ def test_round_trip_and_half_precision(model, clips, tmp_path):
         loaded = AutoModelForAudioClassification.from_pretrained(tmp_path)
         assert torch.equal(loaded(clips).logits, expected)
         half = AutoModelForAudioClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-        # Also loud: the spectrogram is computed in float32.
+        # Loud clips work, because the spectrogram is computed in float32.
         for gain in (1.0, 100.0):
             torch.testing.assert_close(
                 half(gain * clips).logits.float(), model(gain * clips).logits, atol=0.1, rtol=0.05
@@ -155,7 +155,7 @@ def test_optimized(model, clips):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("channels", [(1, 8), (8, 16), (16, 32)], ids=lambda pair: f"{pair[0]}-{pair[1]}")
-def test_convolutions_are_right_here(channels, dtype):
+def test_convolutions_are_right_on_this_processor(channels, dtype):
     torch.manual_seed(0)
     check = check_layer(SANetConv2d(*channels, 3, padding=1, bias=False), dtype, training=True)
     assert check.is_right, check
@@ -167,7 +167,7 @@ def test_wrong_convolutions_are_found(monkeypatch):
     assert not check_layer(layer, torch.float32, training=False).is_right
 
 
-def test_no_int8(model):
+def test_int8_is_refused(model):
     with pytest.raises(UsageError, match="int8 does not support SANets with a spectrogram"):
         calibrate_int8(model, [{"input_values": torch.zeros(1, 1000)}])
 
@@ -183,7 +183,7 @@ def test_sizes():
     assert model(torch.zeros(1, 1000)).logits.shape == (1, 3)
 
 
-def test_frames_of_hidden_states(model):
+def test_shapes_of_hidden_states(model):
     with torch.no_grad():
         output = model(torch.from_numpy(np.ones((1, 1000), np.float32)), output_hidden_states=True)
     shapes = [tuple(hidden.shape) for hidden in output.hidden_states]
@@ -206,7 +206,7 @@ def test_frames_of_hidden_states(model):
         (WAVEFORM, "use_band_statistics needs spectrogram_dim"),
     ],
 )
-def test_sizes_that_contradict_each_other(sizes, message):
+def test_contradicting_sizes_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         SANetConfig(**{**SIZES, **sizes})
 
@@ -220,17 +220,17 @@ def test_sizes_that_contradict_each_other(sizes, message):
     ],
     ids=["spectrogram", "no_attention", "waveform"],
 )
-def test_layers_that_are_not_split_are_there(sizes):
-    """Sharding stops at a name that the model does not have; what is in no layer is sharded with the rest."""
+def test_layers_that_are_not_split_exist(sizes):
+    """Sharding fails for a name that the model does not have. Modules outside of layers are sharded with the rest."""
     model = SANetForAudioClassification(SANetConfig(**{**SIZES, **sizes}))
     layers = {type(layer).__name__ for layer in model.sanet.layers}
     assert set(model._no_split_modules) == set(model.sanet._no_split_modules) == layers
 
 
-def test_exported_programs_take_any_batch(model):
+def test_exported_program_supports_any_batch(model):
     def batch(count: int, length: int) -> dict[str, torch.Tensor]:
         waveforms = 0.1 * torch.randn(count, length, generator=torch.Generator().manual_seed(count))
-        # Silence inside of a clip, and a mask: neither counts in the statistics of the bands.
+        # Silence within a clip and padding do not count in the statistics of the bands.
         waveforms[0, 2000:2500] = 0
         mask = torch.ones(count, length, dtype=torch.int32)
         mask[-1, 3000:] = 0

@@ -4,8 +4,8 @@
 Run the core tests with the oldest and the newest versions that pyproject.toml allows: `make test-versions`.
 
 Each set of versions has its own environment in build/versions. An environment is kept until its requirements change.
-Two environments need 15 GB with PyTorch for CUDA. A table of versions and results is printed at the end. The full
-output of each set is in build/versions/NAME.log.
+Two environments with PyTorch for CUDA need 15 GB. The script prints a table of versions and results at the end. The
+full output of each set is in build/versions/NAME.log.
 
     python tests/versions/check.py [oldest] [newest]
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "versions"
 
-# Model, masks, Auto classes, pipeline, remote code, export, and a short training with its evaluation and predictions.
+# Model, masks, Auto classes, pipeline, remote code, export, and a short training with evaluation and predictions.
 TESTS = [
     "tests/sanet_hf/test_auto.py",
     "tests/sanet_hf/test_configuration.py",
@@ -41,7 +41,7 @@ EXTRAS = ("train", "formats", "plot", "prepare", "app", "onnx")
 TEST_PACKAGES = ["hypothesis", "parameterized", "pytest", "setuptools>=77"]
 SHOWN = ["torch", "torchaudio", "torchcodec", "transformers", "huggingface-hub", "accelerate", "datasets", "numpy"]
 
-# A checkpoint that is saved with one set must load with the other, with its own code.
+# A checkpoint saved with one set must load with the other, with the code in the checkpoint.
 SAVE = """
 import sys, torch, sanet_hf
 torch.manual_seed(0)
@@ -98,7 +98,7 @@ def run_tests(name: str, python: Path) -> dict[str, int]:
     summary = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
     counts = {outcome: int(count) for count, outcome in re.findall(r"(\d+) (passed|failed|skipped|error)", summary)}
     failed = counts.get("failed", 0) + counts.get("error", 0)
-    # Without a summary, pytest itself has failed.
+    # Without a summary, pytest itself failed.
     return {
         "passed": counts.get("passed", 0),
         "failed": failed or int(status != 0),
@@ -107,7 +107,7 @@ def run_tests(name: str, python: Path) -> dict[str, int]:
 
 
 def loads_checkpoint_of(python: Path, other: Path, folder: Path) -> bool:
-    """Return whether a checkpoint that `other` saved gives the same logits with `python` and its own code."""
+    """Return whether a checkpoint saved by `other` gives the same logits in `python`, with the checkpoint's code."""
     subprocess.run([other, "-c", SAVE, folder], check=True, cwd=BUILD, stderr=subprocess.DEVNULL)
     result = subprocess.run([python, "-c", LOAD, folder], cwd=BUILD, stderr=subprocess.PIPE, text=True)
     if result.returncode:

@@ -1,14 +1,14 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-transformers' common tests, as a package.
+The common tests of transformers as a package.
 
-transformers' wheel has no tests, but its sdist has the common mixins. Importing this package downloads the sdist of
-the installed version once, keeps its test modules in a cache folder, and adds that folder to the package's path, so
-that `from transformers_common_tests.test_modeling_common import ModelTesterMixin` works. The mixins import a little
-from test folders that the sdist lacks; the modules beside this file stand in for those.
+The wheel of transformers has no tests, but its sdist has the common mixins. Importing this package downloads the sdist
+of the installed version once, keeps its test modules in a cache folder, and adds that folder to the package's path.
+Then `from transformers_common_tests.test_modeling_common import ModelTesterMixin` works. The mixins import a few names
+from test folders that the sdist lacks. The modules next to this file replace those.
 
-Without a network, the import skips the test module that asked for it, or fails it where CI is set.
+Without a network, the import skips the importing test module. If CI is set, it fails.
 """
 
 import os
@@ -24,7 +24,7 @@ import transformers
 
 
 def common_tests_folder() -> Path:
-    """The folder of the installed transformers version's test modules; downloaded if it is not in the cache."""
+    """Return the folder with the test modules of the installed transformers. Download it if it is not cached."""
     version = transformers.__version__
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sanet-hf"
     target = cache / f"transformers-{version}"
@@ -41,7 +41,7 @@ def common_tests_folder() -> Path:
             try:
                 next(unpacked.iterdir()).rename(target)
             except OSError:
-                # Another process was faster.
+                # Another process may have created it in the meantime.
                 if not target.is_dir():
                     raise
     return target / "tests"
@@ -55,8 +55,8 @@ except subprocess.CalledProcessError as error:
         raise pytest.fail.Exception(reason, pytrace=False) from None
     raise pytest.skip.Exception(reason, allow_module_level=True) from None
 
-# Two modules import transformers from the source tree around them, which is not there. One reads at import which tiny
-# models are on the Hub; `tiny_models` stands in for them.
+# Two modules import transformers from a source tree, which does not exist here. One reads the list of tiny models on
+# the Hub at import; `tiny_models` replaces it.
 with (
     mock.patch("transformers.utils.direct_transformers_import", return_value=transformers),
     mock.patch.dict(os.environ, TRANSFORMERS_TINY_MODEL_PATH=str(Path(__file__).parent / "tiny_models")),

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files to waveforms."""
+"""Decoding of audio files: formats, resampling, errors, and stretches of a file."""
 
 import os
 import resource
@@ -51,7 +51,7 @@ def test_formats(tmp_path, name, subtype, tolerance):
 
 
 @pytest.mark.parametrize("suffix", [".m4a", ".wma", ".webm"])
-def test_formats_that_only_ffmpeg_reads(tmp_path, suffix):
+def test_formats_read_only_by_ffmpeg(tmp_path, suffix):
     if shutil.which("ffmpeg") is None:
         pytest.skip("makes its file with the ffmpeg program")
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
@@ -63,9 +63,9 @@ def test_formats_that_only_ffmpeg_reads(tmp_path, suffix):
     assert np.argmax(spectrum) * RATE / 4000 == pytest.approx(440, abs=4)
 
 
-# What soundfile calls formats whose suffix is another, or has no encoder for here.
+# Formats of soundfile with names that differ from the suffix.
 SOUNDFILE_FORMATS = {".aif": "AIFF", ".aifc": "AIFF", ".oga": "OGG"}
-# Options of FFmpeg where its choice for a suffix is not at hand; None where nothing here writes the format.
+# Options of FFmpeg for suffixes whose default encoder or format does not work; None if FFmpeg cannot write the format.
 FFMPEG_OPTIONS = {
     ".3g2": ["-c:a", "aac"],
     ".3gp": ["-c:a", "aac"],
@@ -79,7 +79,7 @@ FFMPEG_OPTIONS = {
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))
-def test_every_suffix_that_commands_look_for(tmp_path, suffix):
+def test_every_known_suffix_is_decoded(tmp_path, suffix):
     path = tmp_path / f"a{suffix.upper()}"
     container = SOUNDFILE_FORMATS.get(suffix, suffix[1:].upper())
     if container in soundfile.available_formats():
@@ -94,14 +94,14 @@ def test_every_suffix_that_commands_look_for(tmp_path, suffix):
         output.rename(path)
     assert is_audio_file(path.name)
     for waveform in (load_audio(path, RATE), np.concatenate(list(stream_audio(path, RATE)))):
-        # WVE is of 8,000 Hz by definition: soundfile wrote half the pitch.
+        # WVE is always read as 8,000 Hz: the tone written at 16,000 Hz has half its pitch.
         expected = 220 if suffix == ".wve" else 440
         spectrum = np.abs(np.fft.rfft(waveform[2000:6000]))
         assert np.argmax(spectrum) * RATE / 4000 == pytest.approx(expected, abs=4)
 
 
 @pytest.mark.parametrize("edges", [[], [1], [4999], [5000, 5001], [79, 80, 81, 9990]])
-def test_envelope(edges):
+def test_envelope_does_not_depend_on_blocks(edges):
     waveform = np.zeros(10_001, np.float32)
     waveform[3000], waveform[7000], waveform[-1] = 0.5, -0.25, 0.125
     low, high = envelope(np.split(waveform, edges), 80)
@@ -125,7 +125,7 @@ def test_resampling_keeps_pitch_level_and_duration(tmp_path, rate):
 
 
 @pytest.mark.parametrize("rate", [22255, 44099])
-def test_odd_rates_take_little_memory(tmp_path, rate):
+def test_odd_rates_need_little_memory(tmp_path, rate):
     soundfile.write(tmp_path / "a.wav", tone(rate), rate, subtype="FLOAT")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     waveform = load_audio(tmp_path / "a.wav", RATE)
@@ -135,8 +135,8 @@ def test_odd_rates_take_little_memory(tmp_path, rate):
     assert np.argmax(spectrum) * RATE / 4000 == pytest.approx(440, abs=4)
 
 
-def test_name_of_raw_samples(tmp_path):
-    """soundfile goes by this suffix, whatever the file holds."""
+def test_wav_content_with_suffix_raw(tmp_path):
+    """soundfile raises a TypeError for this suffix, whatever the file contains."""
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
     (tmp_path / "a.wav").rename(tmp_path / "a.raw")
     assert len(load_audio(tmp_path / "a.raw", RATE)) == 8000
@@ -150,7 +150,7 @@ def write_rate(path, rate):
 
 
 def write_overflow(path):
-    """Finite in each channel, not in their mean."""
+    """Write samples that are finite in each channel, but whose mean overflows."""
     soundfile.write(path, np.full((100, 2), 3e38, dtype=np.float32), RATE, subtype="FLOAT")
 
 
@@ -166,7 +166,7 @@ def write_truncated(path):
 
 
 def write_wrong_lengths(path):
-    """A RIFF header whose format chunk says nothing that can be read."""
+    """Write a RIFF header with a wrong size and an empty format chunk."""
     path.write_bytes(b"RIFF" + struct.pack("<I", 2**31) + b"WAVEfmt " + struct.pack("<I", 0) + b"data")
 
 
@@ -201,7 +201,7 @@ def test_errors_name_the_file_and_the_reason(tmp_path, make, message):
     assert "\n" not in str(error.value)
 
 
-def test_name_that_is_too_long(tmp_path):
+def test_too_long_file_name(tmp_path):
     with pytest.raises(AudioError, match="File name too long"):
         load_audio(tmp_path / ("a" * 300 + ".wav"), RATE)
 
@@ -229,8 +229,8 @@ def test_damaged_files_give_samples_or_an_error(tmp_path, suffix, damage, place)
         assert waveform.ndim == 1 and waveform.size and np.isfinite(waveform).all()
 
 
-def test_a_recording_that_breaks_off_keeps_what_it_has(tmp_path):
-    """A WAV file whose header promises more samples than follow."""
+def test_truncated_wav_keeps_its_samples(tmp_path):
+    """The header states more samples than the file contains."""
     path = tmp_path / "a.wav"
     soundfile.write(path, tone(), RATE, subtype="FLOAT")
     whole = load_audio(path, RATE)
@@ -240,24 +240,24 @@ def test_a_recording_that_breaks_off_keeps_what_it_has(tmp_path):
     assert np.array_equal(waveform, whole[: len(waveform)])
 
 
-def test_channels_are_averaged_where_only_ffmpeg_reads(tmp_path):
+def test_ffmpeg_channels_are_averaged(tmp_path):
     if shutil.which("ffmpeg") is None:
         pytest.skip("makes its file with the ffmpeg program")
     soundfile.write(tmp_path / "a.wav", np.stack([tone(), np.zeros(8000)], 1), RATE)
     subprocess.run(["ffmpeg", "-loglevel", "error", "-i", tmp_path / "a.wav", tmp_path / "a.m4a"], check=True)
     waveform = load_audio(tmp_path / "a.m4a", RATE)
-    # Half the amplitude of 0.5, as a root mean square.
+    # RMS of a tone with half the amplitude of 0.5.
     assert np.sqrt(np.mean(waveform[2000:6000] ** 2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.05)
 
 
-def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_error_without_ffmpeg_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     path = tmp_path / "a.wma"
     path.write_bytes(bytes(1000))
     with pytest.raises(AudioError, match=r"This file needs FFmpeg\. Install it") as error:
         load_audio(path, RATE)
     assert str(error.value).startswith(f"{path}: ")
-    # What soundfile reads needs no FFmpeg.
+    # Formats that soundfile reads do not need FFmpeg.
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
     assert len(load_audio(tmp_path / "a.wav", RATE)) == 8000
 
@@ -267,7 +267,7 @@ RATES = [16000, 8000, 11025, 22050, 32000, 44100, 48000, 96000]
 
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory) -> dict[tuple[int, str], tuple[Path, np.ndarray]]:
-    """Stereo noise of 2 s at each rate in each format, and its waveform as a whole."""
+    """Return the path of 2 s of stereo noise and its whole waveform, for each rate and format."""
     folder, files = tmp_path_factory.mktemp("noises"), {}
     for rate in RATES:
         samples = 0.1 * np.random.default_rng(rate).standard_normal((2 * rate + 13, 2))
@@ -278,7 +278,7 @@ def noises(tmp_path_factory) -> dict[tuple[int, str], tuple[Path, np.ndarray]]:
             if suffix == "flac":
                 soundfile.write(path, samples, rate)
             elif suffix != "wav":
-                # AAC replaces noise by the decoder's random numbers, which depend on where decoding begins.
+                # AAC replaces noise with random numbers of the decoder, which depend on where decoding starts.
                 codec = {"opus": ["-c:a", "libopus"], "m4a": ["-aac_pns", "0"]}.get(suffix, [])
                 subprocess.run(["ffmpeg", "-loglevel", "error", "-i", wav, *codec, path], check=True)
             files[rate, suffix] = path, load_audio(path, 16000)
@@ -292,20 +292,20 @@ def noises(tmp_path_factory) -> dict[tuple[int, str], tuple[Path, np.ndarray]]:
     length=st.integers(1, 33000) | st.none(),
 )
 @settings(max_examples=40, deadline=None)
-def test_a_stretch_is_that_of_the_whole(noises, rate, suffix, start, length):
+def test_stretch_equals_part_of_whole_file(noises, rate, suffix, start, length):
     path, whole = noises[rate, suffix]
     stretch = load_audio(path, 16000, start=start, length=length)
     np.testing.assert_array_equal(stretch, whole[start:][:length])
     np.testing.assert_array_equal(stretch, load_audio(path.read_bytes(), 16000, start=start, length=length))
 
 
-def test_a_stretch_at_an_odd_rate(tmp_path):
+def test_stretch_at_odd_rate(tmp_path):
     soundfile.write(tmp_path / "odd.wav", tone(44099), 44099)
     whole = load_audio(tmp_path / "odd.wav", 16000)
     np.testing.assert_array_equal(load_audio(tmp_path / "odd.wav", 16000, start=900, length=70), whole[900:970])
 
 
-def test_an_odd_rate_that_only_ffmpeg_reads(tmp_path):
+def test_ffmpeg_stretch_at_odd_rate(tmp_path):
     soundfile.write(tmp_path / "odd.wav", tone(44099), 44099)
     convert = ["ffmpeg", "-loglevel", "error", "-i", tmp_path / "odd.wav", "-c", "copy", tmp_path / "odd.mka"]
     subprocess.run(convert, check=True)
@@ -315,14 +315,14 @@ def test_an_odd_rate_that_only_ffmpeg_reads(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "m4a"])
-def test_a_stretch_beyond_the_end(noises, suffix):
+def test_stretch_beyond_the_end_is_an_error(noises, suffix):
     path, _ = noises[44100, suffix]
     with pytest.raises(AudioError, match=path.name):
         load_audio(path, 16000, start=16000 * 60, length=10)
 
 
-def test_a_stretch_of_a_long_file_is_read_alone(tmp_path, monkeypatch):
-    """Of ten minutes, a second and the rest of the blocks in which it is resampled."""
+def test_only_the_stretch_of_a_long_file_is_read(tmp_path, monkeypatch):
+    """One second of a ten-minute file reads this second and the rest of its resampling blocks."""
     path = tmp_path / "long.wav"
     soundfile.write(path, np.zeros(48000 * 600, dtype="int16"), 48000)
     read, frames = soundfile.SoundFile.read, []
@@ -337,7 +337,7 @@ def test_a_stretch_of_a_long_file_is_read_alone(tmp_path, monkeypatch):
 
 
 def test_stretches_of_mp3_print_nothing(noises, capfd):
-    """libmpg123 writes to the process's stderr what it misses after a seek."""
+    """After a seek, libmpg123 writes warnings about missing data to stderr."""
     path, whole = noises[48000, "mp3"]
     for start in range(1000, 30000, 5000):
         np.testing.assert_allclose(load_audio(path, 16000, start=start, length=900), whole[start:][:900], atol=1e-6)

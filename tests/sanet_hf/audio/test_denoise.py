@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Noise reduction block by block, and what is said where a model hears files in another way than in training."""
+"""Noise reduction in blocks, and the warning about denoising that differs between training and use."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ RATE = 16000
 
 
 def bursts(seconds: int, rate: int = RATE) -> np.ndarray:
-    """A tone every other second, in noise, float32 of shape (samples,)."""
+    """Return noise with a tone in every other second, float32 of shape (samples,)."""
     times = np.arange(seconds * rate) / rate
     tone = 0.3 * np.sin(2 * np.pi * 440 * times) * (times.astype(int) % 2)
     return (tone + 0.01 * np.random.default_rng(0).standard_normal(len(times))).astype(np.float32)
@@ -27,7 +27,7 @@ def in_blocks(waveform: np.ndarray, length: int, rate: int = RATE) -> np.ndarray
 
 
 @pytest.mark.parametrize("seconds", [3, 50])
-def test_denoising_in_blocks_is_what_noisereduce_gives(seconds):
+def test_denoising_in_blocks_equals_noisereduce(seconds):
     waveform = bursts(seconds)
     whole = reduce_noise(waveform, RATE)
     results = [in_blocks(waveform, length) for length in (len(waveform), 70_001)]
@@ -41,19 +41,19 @@ def test_noise_is_reduced_at_any_rate(rate):
     waveform = bursts(2, rate)
     result = in_blocks(waveform, rate, rate)
     assert result.shape == waveform.shape
-    # As much as at 16 kHz, where a frame lasts as long.
+    # The remaining noise is the same as at 16 kHz, because frames last as long.
     left = [np.square(in_blocks(bursts(2, r), r, r)[:r]).mean() for r in (rate, RATE)]
     assert left[0] == pytest.approx(left[1], rel=0.15) and left[0] < 0.2 * np.square(waveform[:rate]).mean()
 
 
 @pytest.mark.parametrize("waveform", [np.zeros(100), np.full(20_000, 0.5), np.eye(1, 50_000, 7)[0], bursts(1)[:16]])
-def test_denoising_gives_numbers_whatever_comes(waveform):
+def test_denoised_samples_are_finite(waveform):
     result = np.concatenate(list(denoise([waveform.astype(np.float32)], RATE)))
     assert result.shape == waveform.shape and result.dtype == np.float32 and np.isfinite(result).all()
     assert not list(denoise([], RATE))
 
 
-def test_an_error_of_the_source_is_passed_on():
+def test_errors_of_the_source_are_raised():
     def broken():
         yield np.zeros(100, np.float32)
         raise OSError("gone")
@@ -72,7 +72,7 @@ def test_an_error_of_the_source_is_passed_on():
         ({}, False, ""),
     ],
 )
-def test_a_difference_to_training_is_said_once(stored, is_denoised, message, caplog):
+def test_different_denoising_than_in_training_warns_once(stored, is_denoised, message, caplog):
     logger.warning_once.cache_clear()
     for _ in range(2):
         check_denoising(SimpleNamespace(**stored), is_denoised)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which folders are splits and which are classes, the same for training, preparation and checks."""
+"""The rules for split and class folders. They are the same for training, preparation and checks."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def make(folder: Path, paths: str) -> Path:
 
 
 def found(folder: Path) -> dict[str, set[str]]:
-    """Classes of each split, as training and preparation see them."""
+    """Return the classes of each split. Check that training and preparation find the same."""
     source = read_source(DataArguments(data_dir=str(folder)))
     classes = {split: set(dataset["label"]) for split, dataset in source.items()}
     prepared: dict[str, set[str]] = {}
@@ -35,7 +35,7 @@ def found(folder: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("names", ["airplane car train", "Asha Dev Ravi", "test a", "eval valid owl"])
-def test_classes_that_are_called_as_splits(tmp_path, names, caplog):
+def test_classes_with_names_of_splits(tmp_path, names, caplog):
     names = names.split()
     make(tmp_path, " ".join(f"{name}/0.wav" for name in names))
     assert found(tmp_path) == {"unsplit": set(names)}
@@ -65,7 +65,7 @@ def test_splits(tmp_path, paths, expected):
         ("train/a/0.wav test/a/0.wav test/1.wav", "Skipped 1 recordings outside of class folders"),
     ],
 )
-def test_what_is_beside_splits_is_left_out_with_a_warning(tmp_path, paths, left_out, caplog):
+def test_extra_folders_and_files_are_skipped_with_a_warning(tmp_path, paths, left_out, caplog):
     assert found(make(tmp_path, paths)) == {"train": {"a"}, "test": {"a"}}
     assert left_out in caplog.text
 
@@ -78,19 +78,19 @@ def test_what_is_beside_splits_is_left_out_with_a_warning(tmp_path, paths, left_
         ("train/a/0.wav training/a/0.wav", "several folders for the train split: train/, training/"),
     ],
 )
-def test_what_could_be_both_is_an_error(tmp_path, paths, message):
+def test_ambiguous_folders_are_an_error(tmp_path, paths, message):
     make(tmp_path, paths)
     for read in (find_split_folders, list_files, lambda folder: read_source(DataArguments(data_dir=str(folder)))):
         with pytest.raises(DataError, match=message):
             read(tmp_path)
 
 
-def test_splits_without_classes(tmp_path):
+def test_splits_without_classes_are_an_error(tmp_path):
     make(tmp_path, "train/0.wav test/0.wav")
     with pytest.raises(DataError, match="train contains 1 recordings but no class folders"):
         read_source(DataArguments(data_dir=str(tmp_path)))
 
 
-def test_loose_recordings_beside_classes(tmp_path, caplog):
+def test_recordings_outside_of_classes_are_skipped(tmp_path, caplog):
     assert found(make(tmp_path, "a/0.wav b/0.wav 1.wav")) == {"unsplit": {"a", "b"}}
     assert "Skipped 1 recordings outside of class folders" in caplog.text

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Whole files, stretches and streams of all formats are the same samples, down to the last that FFmpeg decodes."""
+"""Whole files, stretches and streams have the same samples in all formats, and as many as FFmpeg decodes."""
 
 import itertools
 import shutil
@@ -20,7 +20,7 @@ from sanet_hf.errors import AudioError
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="makes its files with the ffmpeg program")
 
 RATE = 16000
-# Containers with codecs, as options of FFmpeg. Those in the first part are tested always, all with the slow tests.
+# Containers and codecs as options of FFmpeg. FORMATS are always tested, SLOW_FORMATS only with the slow tests.
 FORMATS = {
     "wav": "-f wav",
     "flac": "-f flac",
@@ -57,9 +57,9 @@ SLOW_FORMATS = {
     },
     **{"noise": "-f ipod -c:a aac -aac_pns 1 -b:a 32k", "late": "-f matroska -c:a aac -output_ts_offset 5"},
 }
-# Of these, FFmpeg's decoders and libsndfile's differ by rounding.
+# The decoders of FFmpeg and libsndfile differ by rounding in these formats.
 TOLERANCE = {"mp2": 1e-4, "adpcm_ima_wav": 5e-3, "aiff adpcm_ima_qt": 1e-2}
-# FFmpeg does not read what it writes.
+# FFmpeg writes files to a pipe in these formats, but cannot read them.
 UNREADABLE = {("w64", True), ("rf64", True)}
 
 
@@ -73,7 +73,7 @@ def run_ffmpeg(*options: str | Path, content: bytes | None = None) -> bytes | No
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory) -> dict[tuple[int, int], Path]:
-    """Noise of a second and a bit by sampling rate and number of channels, louder and louder."""
+    """Return files with 1.13 s of rising noise, by sampling rate and number of channels."""
     folder, sounds = tmp_path_factory.mktemp("sounds"), {}
     for rate, channels in itertools.product((8000, 22050, 44100, 48000), (1, 2)):
         noise = np.random.default_rng(rate).standard_normal((round(1.13 * rate), channels))
@@ -83,7 +83,7 @@ def sounds(tmp_path_factory) -> dict[tuple[int, int], Path]:
 
 
 def write(path: Path, sound: Path, options: str, is_piped: bool) -> bytes | None:
-    """A file that FFmpeg wrote, or that came through a pipe, where it cannot go back to state a length."""
+    """Write a file with FFmpeg. In a pipe, FFmpeg cannot seek back to write the length into the header."""
     if is_piped:
         content = run_ffmpeg("-i", sound, *options.split(), "pipe:1")
         path.write_bytes(content or b"")
@@ -92,7 +92,10 @@ def write(path: Path, sound: Path, options: str, is_piped: bool) -> bytes | None
 
 
 def check(path: Path, tolerance: float = 1e-5, ffmpeg: bool = True) -> np.ndarray:
-    """That a file is the same in all ways, as long and as loud as FFmpeg decodes it; gives it at its own rate."""
+    """
+    Check that all ways to read a file give the same samples, and the same as FFmpeg. Return the waveform at the file's
+    own rate.
+    """
     content = path.read_bytes()
     opened = decode.open_recording(path, RATE)
     rate = opened.original_rate
@@ -102,13 +105,13 @@ def check(path: Path, tolerance: float = 1e-5, ffmpeg: bool = True) -> np.ndarra
     start, length = (int(number) for number in generator.integers(1, len(whole), 2))
     np.testing.assert_array_equal(load_audio(path, rate, None, start, length), whole[start:][:length])
     start = int(generator.integers(1, len(resampled)))
-    # Convolutions of other lengths round differently.
+    # Convolutions of different lengths round differently.
     np.testing.assert_allclose(load_audio(content, RATE, None, start, 900), resampled[start:][:900], atol=1e-6)
     decoded = run_ffmpeg("-i", path, "-ar", rate, "-f", "f32le", "pipe:1") if ffmpeg else None
-    # Of AIFF from a pipe FFmpeg does not read what it wrote.
+    # FFmpeg cannot read the AIFF files that it wrote to a pipe.
     if decoded is not None:
         decoded = np.frombuffer(decoded, "<f4").reshape(-1, opened.num_channels).mean(axis=1)
-        # Opus is decoded at another rate here, which FFmpeg's filter ends elsewhere.
+        # Opus is decoded at another rate here. FFmpeg's resampling filter ends at a slightly different sample.
         assert len(whole) == pytest.approx(len(decoded), abs=2 if path.suffix == ".opus" else 0)
         if path.suffix != ".opus":
             np.testing.assert_allclose(whole, decoded, atol=tolerance)
@@ -124,7 +127,7 @@ def check_format(folder: Path, sound: Path, name: str, options: str, is_piped: b
             load_audio(path, RATE)
         return
     whole = check(path, TOLERANCE.get(name, 1e-5))
-    # Encoders add up to some frames before and after.
+    # Encoders add a few frames at the start and end.
     rate = 48000 if name == "opus" else soundfile.info(sound).samplerate
     assert len(whole) / decode.open_recording(path, RATE).original_rate == pytest.approx(1.13, abs=4500 / rate)
 
@@ -140,15 +143,15 @@ def test_whole_stretch_and_stream(tmp_path, sounds, name, is_piped):
 @pytest.mark.parametrize("is_piped", [False, True], ids=["file", "pipe"])
 @pytest.mark.parametrize("name", FORMATS | SLOW_FORMATS)
 def test_whole_stretch_and_stream_of_every_format(tmp_path, sounds, name, is_piped):
-    # All combinations of rates and channels take turns, since all of them with each format would take 20 minutes.
+    # Each format has two combinations of rate and channels. All combinations would take 20 minutes.
     place = 3 * list(FORMATS | SLOW_FORMATS).index(name) + 4 * is_piped
     combinations = [*sounds.values()]
     for sound in (combinations[place % 8], combinations[(place + 5) % 8]):
         check_format(tmp_path, sound, name, (FORMATS | SLOW_FORMATS)[name], is_piped)
 
 
-def test_variable_bitrate_without_a_length(tmp_path):
-    """The estimate from the first frames was a quarter to three quarters of it."""
+def test_variable_bitrate_mp3_without_length(tmp_path):
+    """An estimate of the length from the first frames was only 25 to 75 % of the length."""
     path = tmp_path / "a.mp3"
     quiet_then_loud = np.random.default_rng(0).standard_normal(8 * RATE) * np.repeat([1e-4, 0.3], 4 * RATE)
     soundfile.write(tmp_path / "a.wav", quiet_then_loud, RATE)
@@ -164,7 +167,7 @@ def test_files_that_start_late(tmp_path, sounds):
 
 
 def test_joined_files(tmp_path, sounds):
-    """Whole or refused by name, never a part."""
+    """Joined files are read completely or refused with an error. They are never read in part."""
     for name in ("a.mp3", "b.ogg", "c.flac", "d.wav", "e.mp3"):
         options = ["-write_xing", "0"] if name == "e.mp3" else []
         options = ["-c:a", "libvorbis"] if name == "b.ogg" else options
@@ -180,7 +183,7 @@ def test_joined_files(tmp_path, sounds):
                         with pytest.raises(AudioError, match=r"joined to this one(\. S|, s)eparate them"):
                             read(source, RATE, "name")
             else:
-                # Without FFmpeg's tag libmpg123 decodes more of the second file than FFmpeg.
+                # Without FFmpeg's Xing tag, libmpg123 decodes more of the second file than FFmpeg.
                 assert len(check(path, ffmpeg=name != "e.mp3")) == pytest.approx(2.26 * 44100, abs=6000), (
                     name,
                     len(both),
@@ -188,7 +191,7 @@ def test_joined_files(tmp_path, sounds):
 
 
 @pytest.mark.parametrize(("name", "rest"), [("a.mp3", 0.4), ("a.ogg", 0.4), ("a.wav", 0.4), ("a.m4a", None)])
-def test_files_that_are_cut_off(tmp_path, sounds, name, rest):
+def test_truncated_files(tmp_path, sounds, name, rest):
     path = tmp_path / name
     codec = ["-c:a", "libvorbis"] if name == "a.ogg" else []
     run_ffmpeg("-stream_loop", "3", "-i", sounds[44100, 1], *codec, path)
@@ -202,7 +205,7 @@ def test_files_that_are_cut_off(tmp_path, sounds, name, rest):
 
 
 @pytest.mark.parametrize("length", [0, 2**32 - 1, 2**31])
-def test_wav_headers_that_were_never_finished(tmp_path, sounds, length):
+def test_wav_with_unfinished_header(tmp_path, sounds, length):
     path = tmp_path / "a.wav"
     content = bytearray(sounds[22050, 2].read_bytes())
     place = content.index(b"data") + 4
@@ -212,7 +215,7 @@ def test_wav_headers_that_were_never_finished(tmp_path, sounds, length):
 
 
 def test_mp3_in_small_blocks(tmp_path, sounds, monkeypatch):
-    """soundfile seeks after each block, which loses what the next frames depend on."""
+    """soundfile seeks after each block, which loses data that the next frames depend on."""
     path = tmp_path / "a.mp3"
     run_ffmpeg("-i", sounds[44100, 2], "-q:a", "9", path)
     whole = load_audio(path, 44100)
@@ -231,9 +234,9 @@ def warnings(monkeypatch) -> list[str]:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "m4a"])
-def test_channels_of_opposite_sign(tmp_path, suffix, warnings):
+def test_opposite_channels_keep_the_louder_one(tmp_path, suffix, warnings):
     noise = 0.1 * np.random.default_rng(0).standard_normal(3 * RATE)
-    # Silence before; the second channel is louder.
+    # Both channels start with silence. The second channel is louder.
     noise[: 2 * RATE] = 0
     soundfile.write(tmp_path / "a.wav", np.stack([0.9 * noise, -noise], 1), RATE)
     path = tmp_path / f"a.{suffix}"
@@ -246,12 +249,12 @@ def test_channels_of_opposite_sign(tmp_path, suffix, warnings):
     if suffix != "m4a":
         np.testing.assert_allclose(whole, -noise, atol=1e-4)
     assert np.sqrt(np.mean(whole[-RATE // 2 :] ** 2)) == pytest.approx(0.1, rel=0.1)
-    # Once for the file, once for its content.
+    # One warning for the file, one for its bytes.
     assert [message.split(":")[0] for message in warnings] == [str(path), "recording"]
     assert all("2 channels cancel each other in their mean. Channel 2" in message for message in warnings)
 
 
-def test_channels_that_do_not_cancel(tmp_path, warnings):
+def test_channels_that_do_not_cancel_are_averaged(tmp_path, warnings):
     left, right = 0.1 * np.random.default_rng(0).standard_normal((2, RATE))
     for channels in ((left, right), (left, left), (left, 0 * left), (0 * left, 0 * left), (left, -0.4 * left)):
         soundfile.write(tmp_path / "a.wav", np.stack(channels, 1), RATE, subtype="FLOAT")

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling rates of waveforms."""
+"""Resampling of waveforms."""
 
 import math
 
@@ -26,10 +26,10 @@ def noise(length: int) -> np.ndarray:
     length=st.integers(1, 5000),
 )
 @settings(max_examples=40, deadline=None)
-def test_weights_computed_one_by_one_are_those_of_torchaudio(rate, sampling_rate, length):
+def test_resampling_without_kernel_equals_torchaudio(rate, sampling_rate, length):
     common = math.gcd(rate, sampling_rate)
     resampled = _resample_without_kernel(noise(length), rate // common, sampling_rate // common)
-    # For float32, torchaudio rounds the times of its kernel.
+    # In float64, because torchaudio rounds the times of its kernel in float32.
     expected = resample(torch.from_numpy(noise(length)).double(), rate, sampling_rate).numpy()
     np.testing.assert_allclose(resampled, expected, atol=2e-6)
 
@@ -39,7 +39,7 @@ def test_weights_computed_one_by_one_are_those_of_torchaudio(rate, sampling_rate
     edges=st.lists(st.integers(0, 20_000), max_size=4),
 )
 @settings(max_examples=4, deadline=None)
-def test_odd_rates_in_blocks(rate, edges):
+def test_odd_rates_in_blocks_equal_the_whole(rate, edges):
     waveform = noise(20_000)
     blocks = np.split(waveform, sorted(edges))
     whole = resample_waveform(waveform, rate, 16000)
@@ -47,7 +47,7 @@ def test_odd_rates_in_blocks(rate, edges):
     np.testing.assert_allclose(np.concatenate(list(resample_blocks(blocks, rate, 16000, 1000))), whole, atol=1e-6)
 
 
-def test_an_odd_rate_keeps_the_pitch():
+def test_odd_rate_keeps_the_pitch():
     tone = np.sin(2 * np.pi * 440 * np.arange(44099) / 44099)
     expected = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     resampled = resample_waveform(tone, 44099, 16000)
@@ -56,13 +56,13 @@ def test_an_odd_rate_keeps_the_pitch():
 
 
 @pytest.mark.parametrize("rate", [22050, 22050.0, np.int32(22050), np.float32(22050)])
-def test_types_of_rates(rate):
+def test_rates_of_any_numeric_type(rate):
     np.testing.assert_array_equal(
         resample_waveform(noise(1000), rate, 16000), resample(torch.from_numpy(noise(1000)), 22050, 16000).numpy()
     )
 
 
 @pytest.mark.parametrize("rate", [0, -16000, 7, 1e12, 22050.5, math.nan, math.inf, None, "fast", True, [16000, 8000]])
-def test_rates_that_no_waveform_has(rate):
+def test_implausible_rates_are_refused(rate):
     with pytest.raises(AudioError, match=r"^song\.wav: .*sampling rate"):
         resample_waveform(noise(1000), rate, 16000, "song.wav")

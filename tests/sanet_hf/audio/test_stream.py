@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files to waveforms, block by block."""
+"""Decoding of audio files in blocks."""
 
 import itertools
 import subprocess
@@ -23,7 +23,7 @@ RATE = 16000
 
 
 def write(path, rate: int = RATE, seconds: float = 3.0, channels: int = 1):
-    """A file of noise below 2 kHz, by soundfile or, what it does not write, by FFmpeg."""
+    """Write a file of low-pass filtered noise with soundfile, or with FFmpeg for other formats. Return its path."""
     noise = np.random.default_rng(0).standard_normal((round(rate * seconds) + 50, channels))
     smooth = np.stack([np.convolve(row, np.ones(51) / 51, mode="valid") for row in noise.T], axis=1)
     if path.suffix in (".wav", ".flac", ".mp3", ".ogg"):
@@ -39,7 +39,7 @@ def write(path, rate: int = RATE, seconds: float = 3.0, channels: int = 1):
     rates=st.sampled_from([(8000, 16000), (44100, 16000), (48000, 16000), (11025, 16000), (16000, 8000)]),
     lengths=st.lists(st.integers(0, 3000), min_size=1, max_size=6),
 )
-def test_resampling_in_blocks_is_resampling_of_the_whole(rates, lengths):
+def test_resampling_in_blocks_equals_the_whole(rates, lengths):
     waveform = np.random.default_rng(0).standard_normal(sum(lengths)).astype(np.float32)
     blocks = np.split(waveform, np.cumsum(lengths)[:-1])
     result = np.concatenate([waveform[:0], *resample_blocks(blocks, *rates, block_length=500)])
@@ -60,13 +60,13 @@ def test_blocks_are_parts_of_the_whole(tmp_path, suffix, rate, channels, monkeyp
     assert np.abs(waveform - whole).max() < 1e-6
 
 
-def test_an_odd_rate(tmp_path):
+def test_odd_rate(tmp_path):
     path = write(tmp_path / "a.wav", 22255)
     waveform, whole = np.concatenate(list(stream_audio(path, RATE))), load_audio(path, RATE)
     np.testing.assert_array_equal(waveform, whole)
 
 
-def test_damage_in_the_middle(tmp_path, monkeypatch):
+def test_damage_in_the_middle_ends_the_stream_with_an_error(tmp_path, monkeypatch):
     path = write(tmp_path / "a.flac", seconds=20.0)
     content = bytearray(path.read_bytes())
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
@@ -82,7 +82,7 @@ def test_damage_in_the_middle(tmp_path, monkeypatch):
     ("content", "message"),
     [(None, "file not found"), (b"", "the file is empty"), (b"no audio" * 100, "can read the file")],
 )
-def test_what_is_no_audio(tmp_path, content, message):
+def test_unreadable_files_are_an_error(tmp_path, content, message):
     path = tmp_path / "a.wav"
     if content is not None:
         path.write_bytes(content)
@@ -90,7 +90,7 @@ def test_what_is_no_audio(tmp_path, content, message):
         next(stream_audio(path, RATE))
 
 
-def test_no_samples_and_nan(tmp_path):
+def test_files_without_samples_or_with_nan_are_an_error(tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
     with pytest.raises(AudioError, match=r"contains no samples|neither soundfile nor FFmpeg"):
         next(stream_audio(tmp_path / "empty.wav", RATE))
@@ -99,7 +99,7 @@ def test_no_samples_and_nan(tmp_path):
         next(stream_audio(tmp_path / "nan.wav", RATE))
 
 
-def test_the_program_ends_with_the_iterator(tmp_path, monkeypatch):
+def test_ffmpeg_ends_with_the_iterator(tmp_path, monkeypatch):
     path = write(tmp_path / "a.m4a", seconds=20.0)
     monkeypatch.setattr(decoders, "DECODING_BLOCK", 1000)
     started = []
@@ -113,7 +113,7 @@ def test_the_program_ends_with_the_iterator(tmp_path, monkeypatch):
     assert started[0].poll() is not None
 
 
-def test_names_are_no_options(tmp_path, monkeypatch):
+def test_file_name_is_not_an_option_of_ffmpeg(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.m4a").rename(tmp_path / "-y: 100%.m4a")
     assert len(np.concatenate(list(stream_audio("-y: 100%.m4a", RATE)))) == pytest.approx(3 * RATE, abs=2500)

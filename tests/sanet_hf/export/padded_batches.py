@@ -1,18 +1,18 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of clips of different lengths, for graphs of the tiny model."""
+"""Padded batches of clips of different lengths, for exported and compiled tiny models."""
 
 import torch
 
 
-# Batch sizes and lengths: one sample, below, at and above whole frames (16 samples), up to the limit.
+# Batch sizes and lengths: below, at and above whole frames (16 samples), up to the limit.
 SHAPES = [(1, 17), (2, 32), (5, 1600), (3, 3999), (2, 8000)]
 
 
 def make_batch(
     batch_size: int, length: int, mask_dtype: torch.dtype = torch.int64
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return clips of 1 to `length` samples, padded with noise, and their mask."""
+    """Return clips of `length` to 1 samples, padded with noise, and their mask."""
     generator = torch.Generator().manual_seed(length)
     clips = 0.1 * torch.randn(batch_size, length, generator=generator)
     lengths = torch.linspace(length, 1, batch_size).long()
@@ -20,7 +20,7 @@ def make_batch(
 
 
 def assert_same_frames(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> None:
-    """Check frames of a compiled or exported model. It has whole frames; the last ones, after the clip, are zero."""
+    """Compare the frames of a compiled or exported model. It may have more frames; those after the clip are zero."""
     num_frames = expected.shape[1]
     torch.testing.assert_close(actual[:, :num_frames], expected, atol=atol, rtol=0)
     assert not actual[:, num_frames:].any()

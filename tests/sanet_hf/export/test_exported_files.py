@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Exported files: what is in them, that they give what the model gives, that a wrong one is not written."""
+"""Exported files: their contents, outputs equal to those of the model, and no file with wrong outputs."""
 
 import json
 import re
@@ -47,7 +47,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module", params=["masked", "expects_fixed_length"])
 def exported(request, make_model, tmp_path_factory):
-    """A checkpoint of three named classes and the folder that it was exported to."""
+    """Return a checkpoint of three named classes and the folder with its export."""
     id2label = {0: "cat", 1: "dog", 2: "öwl"}
     model = make_model(id2label=id2label, label2id={label: index for index, label in id2label.items()})
     model.config.background_label = "noise"
@@ -82,7 +82,7 @@ def test_exported_files(exported):
     ]
     for loader in (AutoConfig, AutoFeatureExtractor):
         settings, original = (loader.from_pretrained(path).to_dict() for path in (folder, checkpoint))
-        # Without the code of a checkpoint, whose place it is not.
+        # The folder contains no code of the model, so `auto_map` is missing.
         assert "auto_map" in original and "auto_map" not in settings
         for differing in ("auto_map", "_name_or_path"):
             original.pop(differing, None), settings.pop(differing, None)
@@ -101,7 +101,7 @@ def test_metadata(exported):
     assert metadata["return_attention_mask"] is masked
     assert [node.shape for node in session.get_inputs()] == [["batch", "samples"]] * (1 + masked)
     assert [node.name for node in session.get_outputs()] == ["logits", "pooling_weights"]
-    # The exporter would note the source of each node.
+    # The exporter would store source paths in each node.
     assert b".py" not in (folder / "model.onnx").read_bytes()
 
 
@@ -121,8 +121,8 @@ def test_exported_logits(exported, shape):
     assert_same_frames(torch.from_numpy(weights), expected.pooling_weights, atol=1e-4)
 
 
-def test_the_mask_of_a_batch_without_one(exported):
-    """A batch without padding may come without a mask."""
+def test_batch_without_mask_gets_a_full_mask(exported):
+    """`run_onnx` adds a full mask to a batch without one, and ignores labels."""
     checkpoint, folder = exported
     model, _ = load_classifier(checkpoint)
     clips, _ = make_batch(2, 1601)
@@ -134,7 +134,7 @@ def test_the_mask_of_a_batch_without_one(exported):
 
 @pytest.mark.parametrize(("num_channels", "length"), [(1, 3000), (2, 20001), (1, 16000), (1, 1)])
 def test_example_gives_the_scores_of_predict(exported, tmp_path, num_channels, length):
-    """In windows, where the recording is longer than the model takes."""
+    """Recordings longer than the model's maximum are cut into windows."""
     checkpoint, folder = exported
     path = write_wav(tmp_path / "clip.wav", num_channels, length)
     (expected,) = predict(*load_classifier(checkpoint), [path])
@@ -145,7 +145,7 @@ def test_example_gives_the_scores_of_predict(exported, tmp_path, num_channels, l
     assert sum(float(line.split()[0]) for line in lines) == pytest.approx(1, abs=1e-3)
 
 
-def test_example_with_several_classes_a_clip(exported, tmp_path):
+def test_example_with_several_classes_per_clip(exported, tmp_path):
     checkpoint, folder = exported
     model = onnx.load(folder / "model.onnx")
     thresholds = [0.4, 0.9, 0.4]
@@ -169,7 +169,7 @@ def test_example_with_several_classes_a_clip(exported, tmp_path):
     assert run_example(folder, path, "--min_score", "1").stdout.splitlines()[0].endswith(" unknown")
 
 
-def test_example_says_that_clips_must_be_denoised(exported, tmp_path):
+def test_example_asks_for_denoised_clips(exported, tmp_path):
     path = write_wav(tmp_path / "clip.wav")
     assert "Denoise" not in run_example(exported[1], path).stderr
     model = onnx.load(exported[1] / "model.onnx")
@@ -178,7 +178,7 @@ def test_example_says_that_clips_must_be_denoised(exported, tmp_path):
     onnx.save(model, tmp_path / "denoised.onnx")
     result = run_example(exported[1], path, tmp_path / "denoised.onnx")
     assert "Denoise clips with noisereduce first" in result.stderr
-    # A class that was trained as background is marked.
+    # The background class is marked.
     assert re.findall(r"(\w+) \(no detection\)", result.stdout) == ["cat"]
 
 
@@ -187,10 +187,10 @@ def test_example_refuses_another_sampling_rate(exported, tmp_path):
     assert f"{path}: convert the file to 16-bit PCM at 16000 Hz" in run_example(exported[1], path, expect=1).stderr
 
 
-def test_example_gives_silence_no_class_as_predict_does(exported, tmp_path):
+def test_example_skips_silent_windows_like_predict(exported, tmp_path):
     path = write_wav(tmp_path / "clip.wav", length=30000)
     clip, _ = soundfile.read(path)
-    clip[8000:16000] = 0  # a window
+    clip[8000:16000] = 0  # one window
     soundfile.write(path, clip, 16000, subtype="PCM_16")
     (prediction,) = predict(*load_classifier(exported[0]), [path])
     lines = [line.split() for line in run_example(exported[1], path).stdout.splitlines()]
@@ -200,7 +200,7 @@ def test_example_gives_silence_no_class_as_predict_does(exported, tmp_path):
     assert "silent, no class" in run_example(exported[1], path, expect=1).stderr
 
 
-def test_example_is_short_and_needs_numpy_and_onnxruntime_alone():
+def test_example_is_short_and_needs_only_numpy_and_onnxruntime():
     source = exporters.CLASSIFY_SCRIPT.read_text()
     assert len(source.splitlines()) <= 50
     imports = set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE))
@@ -208,7 +208,10 @@ def test_example_is_short_and_needs_numpy_and_onnxruntime_alone():
 
 
 def test_int8(exported, tmp_path):
-    """Weights in 8 bits, but for the first convolution and shortcut; close to the model; the same metadata."""
+    """
+    The int8 file has the same metadata and logits close to the model's. Weights are int8, except in the first
+    convolution and its shortcut.
+    """
     checkpoint, folder = exported
     folder = shutil.copytree(folder, tmp_path / "copy")
     model, feature_extractor = load_classifier(checkpoint)
@@ -237,14 +240,14 @@ def test_int8(exported, tmp_path):
             maker = makers.get(node.input[1])
             is_int8 = maker is not None and weights.get(maker.input[0]) == onnx.TensorProto.INT8
             kinds["int8" if is_int8 else "float"].append(node.op_type)
-    # In float: the first convolution and its shortcut, two products of attention and two of the pooling.
+    # Float: the first convolution and its shortcut, and the products in the attention and pooling.
     assert sorted(kinds["float"]) == ["Conv"] + 5 * ["MatMul"]
     assert kinds["int8"].count("Conv") == 5 and kinds["int8"].count("Gemm") >= 6
     assert run_example(folder, write_wav(tmp_path / "clip.wav"), folder / "model_int8.onnx").stdout
 
 
 def test_int8_on_a_spectrogram(tmp_path):
-    """A power spectrum stays in float32. In 8 bits, quiet bands beside loud ones would be zero."""
+    """The power spectrum stays in float32. In int8, quiet bands next to loud ones would be zero."""
     sizes = {"spectrogram_dim": [8, 16], "spectrogram_pool": [[1, 2], [2, 2]], "num_mel_bins": 16}
     sizes |= {"spectrogram_window": 256, "spectrogram_stride": 64, "spectrogram_sampling_rate": 16000}
     sizes |= {"conv_dim": [], "conv_kernel": [], "conv_stride": [], "attention_after": [], "attention_dim": []}
@@ -263,13 +266,13 @@ def test_int8_on_a_spectrogram(tmp_path):
     assert len([name for name in int8 if re.search(r"layers\.[12]\.conv[12]\.weight_quantized$", name)]) == 4
 
 
-def test_int8_without_a_model(tmp_path):
+def test_int8_needs_an_exported_model(tmp_path):
     with pytest.raises(UsageError, match=r"model\.onnx: file not found\. Export the model first"):
         quantize_onnx(tmp_path, [])
 
 
-def test_int8_that_is_wrong_is_not_written(exported, tmp_path, monkeypatch):
-    """Without clips, with an error above the limit, and with one that is no number."""
+def test_wrong_int8_is_not_written(exported, tmp_path, monkeypatch):
+    """Nothing is written without clips, with an error above the limit, or with a NaN error."""
     checkpoint, folder = exported
     folder = shutil.copytree(folder, tmp_path / "copy")
     files = sorted(folder.iterdir())
@@ -281,7 +284,7 @@ def test_int8_that_is_wrong_is_not_written(exported, tmp_path, monkeypatch):
         (-1, r"differ from the float32 logits by \d+%"),
         (np.nan, "differ from the float32 logits by nan%"),
     ):
-        factors = iter((1, factor))  # of the logits in float32 and in int8
+        factors = iter((1, factor))  # for the logits of float32 and of int8
         monkeypatch.setattr(quantize, "run_onnx", lambda *arguments, f=factors: run_onnx(*arguments) * next(f))
         with pytest.raises(ExportError, match=message):
             quantize_onnx(folder, [batch])
@@ -293,7 +296,7 @@ def test_int8_that_is_wrong_is_not_written(exported, tmp_path, monkeypatch):
 
 @pytest.fixture
 def recordings(tmp_path):
-    """Recordings of three classes in split folders: six, and for training twelve."""
+    """Return split folders with recordings of three classes: 12 for training, 6 each for validation and test."""
     folder = tmp_path / "recordings"
     for split, count in (("train", 4), ("validation", 2), ("test", 2)):
         for number, label in enumerate(("cat", "dog", "öwl")):
@@ -337,7 +340,7 @@ def test_recordings_in_folders(recordings, tmp_path):
 
 
 def test_recordings_of_a_training_run(recordings, tmp_path):
-    """As `sanet train` names them in its predictions."""
+    """The recordings come from the prediction tables that `sanet train` writes."""
     files = sorted(map(str, recordings.rglob("*.wav")))
     (tmp_path / "predictions").mkdir()
     for split in ("validation", "test"):
@@ -362,12 +365,12 @@ def test_recordings_of_a_training_run(recordings, tmp_path):
 
 
 def test_calibration_clips(recordings, make_model, monkeypatch, caplog):
-    """Windows of at most the length of the model, the same number of each recording; damaged files are left out."""
+    """Clips are windows of at most the model's length, from all recordings. Damaged files are skipped."""
     model, feature_extractor = make_model(), SANetFeatureExtractor(max_length=8000)
     (recordings / "test/cat/damaged.wav").write_text("this is no audio")
     _, files, _ = find("model", recordings / "test", "all")
     clips = calibration_clips.load_calibration_clips(files, model, feature_extractor)
-    # Of 3004, 4004, 5004 samples one window, of 23004 three, of 24004 and 25004 four.
+    # 3004, 4004 and 5004 samples give one window each, 23004 three, 24004 and 25004 four each.
     assert sorted(map(len, clips)) == [3004, 4004, 5004, *[8000] * (3 + 4 + 4)]
     expected = {file: soundfile.read(file, dtype="float32")[0] for file in files if "damaged" not in file}
     assert sum(np.array_equal(clip, waveform[:8000]) for clip in clips for waveform in expected.values()) == 6
@@ -381,11 +384,11 @@ def test_calibration_clips(recordings, make_model, monkeypatch, caplog):
 
 @pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])
 def test_comparison_of_int8(exported, recordings, tmp_path, caplog, problem_type):
-    """Metrics are those of `predict` with each file; other classes in int8 are warned of."""
+    """The metrics equal those of `predict`. A warning says that int8 predicts other classes."""
     checkpoint, folder = exported
     folder = shutil.copytree(folder, tmp_path / "copy")
     wrong = onnx.load(folder / "model.onnx")
-    # In the place of int8 a file whose logits have the other sign.
+    # Use a file with negated logits as the int8 file.
     for node in wrong.graph.node:
         for index, name in enumerate(node.output):
             if name == "logits":
@@ -417,7 +420,7 @@ def test_comparison_of_int8(exported, recordings, tmp_path, caplog, problem_type
     assert "model_int8.onnx predicts other classes than model.onnx for 100.0% of the recordings" in caplog.text
 
 
-def test_without_onnx(tiny_model, tmp_path, monkeypatch):
+def test_missing_onnx_package_is_named(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnxscript" else name)
     for export in (
         lambda: export_onnx(tiny_model, SANetFeatureExtractor(max_length=8000), tmp_path / "out"),
@@ -435,7 +438,7 @@ def test_exported_program_file(tiny_model, tmp_path, masked):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["config.json", "model.pt2", "preprocessor_config.json"]
     with zipfile.ZipFile(tmp_path / "out/model.pt2") as archive:
-        # The exporter would note the source of each node.
+        # The exporter would store source paths in each node.
         assert not any(b"modeling_sanet.py" in archive.read(name) for name in archive.namelist())
     files = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "out/model.pt2", extra_files=files).module()
@@ -451,9 +454,9 @@ def test_exported_program_file(tiny_model, tmp_path, masked):
             assert_same_frames(output.pooling_weights, expected.pooling_weights)
 
 
-def test_a_file_that_differs_is_not_written(exported, tmp_path, monkeypatch):
+def test_export_that_differs_is_not_written(exported, tmp_path, monkeypatch):
     checkpoint, folder = exported
-    # What the exporter made of the model before.
+    # Use the file of the earlier export instead of exporting again.
     model = SimpleNamespace(graph=SimpleNamespace(all_nodes=list), metadata_props={})
     program = SimpleNamespace(model=model, save=lambda path: shutil.copy(folder / "model.onnx", path))
     monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **options: program)
@@ -465,7 +468,7 @@ def test_a_file_that_differs_is_not_written(exported, tmp_path, monkeypatch):
 
 
 def test_comparison(tiny_model):
-    """Of short, long and padded clips in batches of different sizes."""
+    """The comparison uses short, long and padded clips, in batches of different sizes."""
     feature_extractor = SANetFeatureExtractor(max_length=8000)
     shapes, lengths = [], set()
 
@@ -489,7 +492,7 @@ def test_comparison(tiny_model):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_what_is_unfinished_goes_and_what_was_there_stays(tmp_path, error):
+def test_failed_export_leaves_the_folder_as_it_was(tmp_path, error):
     for folder in (tmp_path / "new", tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(error), atomic_directory(folder) as unfinished:
@@ -501,8 +504,8 @@ def test_what_is_unfinished_goes_and_what_was_there_stays(tmp_path, error):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.onnx"]
 
 
-def test_an_architecture_that_cannot_be_exported(make_model, tmp_path, monkeypatch):
-    """The model is left as it is: number format and training mode are the caller's."""
+def test_failed_export_does_not_change_the_model(make_model, tmp_path, monkeypatch):
+    """The export uses float32 and evaluation mode. The model keeps its dtype and training mode."""
 
     def fail(model, **options):
         assert model.dtype == torch.float32 and not model.training
@@ -519,8 +522,8 @@ def test_an_architecture_that_cannot_be_exported(make_model, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("export", [export_onnx, export_program])
-def test_the_reason_is_one_sentence(tiny_model, tmp_path, monkeypatch, export):
-    """PyTorch's own errors begin with escape codes and go on with advice; the reason is that of the first error."""
+def test_export_error_is_one_sentence(tiny_model, tmp_path, monkeypatch, export):
+    """PyTorch's errors contain escape codes and advice. The message has only the reason of the first error."""
 
     def fail(*arguments, **options):
         try:
@@ -539,8 +542,8 @@ def test_the_reason_is_one_sentence(tiny_model, tmp_path, monkeypatch, export):
     )
 
 
-def test_a_file_that_fails_on_other_lengths_is_not_written(tiny_model, tmp_path):
-    """As that of SEW does, whose frames are merged in pairs."""
+def test_failure_on_other_lengths_is_an_error(tiny_model, tmp_path):
+    """SEW, for example, merges frames in pairs, so its export fails on odd lengths."""
 
     def run(features):
         raise AssertionError("Guard failed: input_values.size()[1] % 2 == 0")

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The network as a graph: torch.compile and torch.export give what it gives as it is; for ONNX see the files."""
+"""Outputs of torch.compile and torch.export equal those of the model. test_exported_files.py tests ONNX."""
 
 import copy
 
@@ -27,13 +27,13 @@ def fresh_compiler():
 @pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
 def test_compiled_inference(tiny_model, masked):
-    """In one graph, and in one that serves every batch size and length from the second on."""
+    """The model compiles to one graph. From the second shape on, one graph serves all batch sizes and lengths."""
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(tiny_model, fullgraph=True, backend=counter)
     with torch.no_grad():
         for shapes, graphs in (
             ([(2, 1600), (3, 3200), (5, 4800), (4, 8000)], 2),
-            # Lengths that need padding to whole frames, for which the graph may be another.
+            # These lengths need padding to whole frames, which may need another graph.
             ([(2, 1601), (3, 3203), (5, 4809), (4, 7999)], 3),
         ):
             for shape in shapes:
@@ -70,7 +70,7 @@ def test_compiled_inference_at_any_length(tiny_model, shape):
             assert_same_frames(output.pooling_weights, expected.pooling_weights)
 
 
-def test_the_limit_holds_when_compiled(tiny_model):
+def test_length_limit_holds_when_compiled(tiny_model):
     with pytest.raises(Exception, match="8001 samples"):
         torch.compile(tiny_model, backend="eager")(torch.zeros(1, 8001))
 
@@ -81,7 +81,7 @@ def test_the_limit_holds_when_compiled(tiny_model):
 )
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
 def test_compiled_training(make_model, masked):
-    """Loss, gradients and BatchNorm statistics of a step; the second clip of a padded batch is a single sample."""
+    """Loss, gradients and BatchNorm statistics of a step are the same. The second padded clip is a single sample."""
     clips, mask = make_batch(2, 1600)
     results = []
     for compiling in (False, True):
@@ -93,7 +93,7 @@ def test_compiled_training(make_model, masked):
         results.append({"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters()})
         results[-1] |= dict(model.named_buffers())
     for name, expected in results[0].items():
-        # The pooling and the momentum are computed in float32 whatever the model's type.
+        # The pooling and the momentum are always computed in float32.
         tolerance = 1e-7 if "running" in name else 1e-5
         torch.testing.assert_close(
             results[1][name], expected, atol=tolerance, rtol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
@@ -101,7 +101,7 @@ def test_compiled_training(make_model, masked):
 
 
 def test_compiled_attention_probabilities(tiny_model):
-    """Asked for once before compiling, as transformers installs its hooks on the first such call."""
+    """The model is called once before compilation, because transformers installs its hooks on the first such call."""
     tiny_model.set_attn_implementation("eager")
     batch = make_batch(2, 320)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_compiled_attention_probabilities(tiny_model):
 
 @pytest.mark.slow
 def test_inductor(make_model):
-    """PyTorch's default backend, in inference and in a training step, on two blocks: it takes a minute for four."""
+    """PyTorch's default backend works in inference and training. Only two blocks: four take a minute."""
     model = make_model(conv_dim=(8,), conv_kernel=(8,), conv_stride=(4,), attention_after=(0,))
     batch = make_batch(2, 1600)
     trained = copy.deepcopy(model).train()
@@ -139,7 +139,7 @@ DYNAMIC = {0: AUTO, 1: AUTO}
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
 def test_exported_program(tiny_model, masked):
-    """In the strict way; the other is that of the files, which test_exported_files.py compares."""
+    """Strict export. test_exported_files.py compares the files, which use the non-strict export."""
     names = ("input_values", "attention_mask")[: 1 + masked]
     example = make_batch(2, 1600)[: 1 + masked]
     program = torch.export.export(

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The page of `sanet app`: what it says of files, and the page itself in a browser without a window."""
+"""The web page of `sanet app`: its results for files, and the page in a headless browser."""
 
 import re
 import runpy
@@ -28,7 +28,7 @@ SPACE = Path(__file__).parents[3] / "examples/space"
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory, make_model):
-    """A tiny model of three classes that takes 0.5 s; one name of a class must be escaped in HTML."""
+    """Return a tiny model of three classes for up to 0.5 s. The class name `<dog>` must be escaped in HTML."""
     id2label = {0: "cat", 1: "<dog>", 2: "owl"}
     folder = tmp_path_factory.mktemp("models") / "animals"
     label2id = {label: index for index, label in id2label.items()}
@@ -39,7 +39,7 @@ def classifier(tmp_path_factory, make_model):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """A clip of one window, a recording of three seconds, and a text that is called .wav."""
+    """Return a clip of one window, a recording of three seconds, and a text file named .wav."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     time = np.arange(48000) / 16000
@@ -62,9 +62,9 @@ def test_one_window_is_drawn_with_pooling_weights(classifier, files):
     assert "data-start" not in html and 'data-seconds="0.375000"' in html
 
 
-def test_weights_are_drawn_where_they_are(classifier, files):
+def test_weights_are_drawn_at_their_times(classifier, files):
     prediction, waveform = classify_recording(*classifier, files["clip"])
-    # A frame of 0.1 s that counts nothing, then the rest of the clip.
+    # A frame of 0.1 s with weight zero, then the rest of the clip.
     html = draw_recording(prediction, waveform, (np.array([0.0, 1.0]), np.array([0, 0.1, 0.375])))
     path = re.search(r'class="weights" d="M(.*?)Z"', html)[1]
     points = [tuple(map(float, point.split())) for point in path.split("L")]
@@ -78,7 +78,7 @@ def test_long_recordings_are_drawn_as_segments(classifier, files):
     prediction, waveform = classify_recording(*classifier, files["long"])
     assert len(prediction.windows) == 6
     segments = merge_windows(prediction)
-    # Of the background, nothing else is said.
+    # The background class is shown only as "nothing was detected".
     other = replace(prediction, background=prediction.label)
     html = draw_recording(other, waveform)
     assert "nothing was detected" in html and "unknown" not in html
@@ -89,7 +89,7 @@ def test_long_recordings_are_drawn_as_segments(classifier, files):
     assert "<dog>" not in html
 
 
-def test_silence_is_drawn(classifier, tmp_path):
+def test_silence_is_drawn_without_nan(classifier, tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(4000), 16000)
     html = draw_recording(*classify_recording(*classifier, tmp_path / "silence.wav"))
     assert "nan" not in html and "inf" not in html
@@ -124,7 +124,7 @@ def test_other_architectures_have_no_weights():
         ("long", {"max_megabytes": 0.01}, r"the limit is 0.01 MB. Cut it"),
     ],
 )
-def test_what_cannot_be_classified_is_said_without_folders(classifier, files, name, limits, message):
+def test_errors_do_not_reveal_folders(classifier, files, name, limits, message):
     with pytest.raises(AudioError, match=message) as error_info:
         classify_recording(*classifier, files[name], **limits)
     assert str(files[name].parent) not in str(error_info.value)
@@ -146,7 +146,7 @@ def test_wrong_limits_and_regressions_are_refused(classifier, make_model):
 
 @pytest.fixture(scope="module")
 def address(classifier, files):
-    """Where the page is served."""
+    """Serve the page and return its address."""
     pytest.importorskip("gradio", reason="needs gradio: pip install sanet-hf[app]")
     app = make_app(*classifier, [files["clip"]], max_seconds=4, max_megabytes=0.2)
     _, address, _ = launch_app(app, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
@@ -178,7 +178,7 @@ def page(browser, address):
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    # Nothing comes from elsewhere, and nothing is sent there.
+    # The page requests nothing from other hosts.
     assert requested and all(url.startswith((address, "data:", "blob:")) for url in requested)
     page.close()
 
@@ -205,7 +205,7 @@ def test_page_shows_label_and_error(page, classifier, files):
     assert page.locator("[data-testid=label-output-value]").inner_text().strip() == prediction.label
 
 
-def test_page_plays_from_where_one_clicks(page, files):
+def test_page_plays_from_the_clicked_position(page, files):
     upload(page, files["long"])
     picture = page.wait_for_selector("#picture .picture")
     page.wait_for_function("document.querySelector('#recording audio').readyState > 0")
@@ -218,14 +218,14 @@ def test_page_plays_from_where_one_clicks(page, files):
     page.wait_for_function(f"document.querySelector('#recording audio').currentTime >= {start}")
 
 
-def test_page_says_what_is_too_large(page, tmp_path):
+def test_page_refuses_large_files(page, tmp_path):
     soundfile.write(tmp_path / "large.wav", np.zeros(160_000), 16000)
     upload(page, tmp_path / "large.wav")
     page.get_by_text(re.compile("exceed the maximum allowed size of 204.8")).wait_for()
 
 
 def test_silence_has_no_class(classifier, tmp_path):
-    """A note says so; segments of silence have no colour."""
+    """The page notes silent windows and draws them without a colour."""
     noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
     soundfile.write(tmp_path / "half.wav", np.concatenate([noise, np.zeros(16000)]), 16000)
     html = draw_recording(*classify_recording(*classifier, tmp_path / "half.wav"))
@@ -238,15 +238,15 @@ def test_silence_has_no_class(classifier, tmp_path):
         assert prediction.is_silent and "silent (below -80 dBFS)" in html
 
 
-def test_page_of_silence(page, tmp_path):
+def test_page_shows_no_label_for_silence(page, tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(8000), 16000)
     upload(page, tmp_path / "silence.wav")
     page.get_by_text("The recording is silent").wait_for()
     assert page.locator("[data-testid=label-output-value]").count() == 0
 
 
-def test_the_app_uses_the_optimised_model(classifier, monkeypatch):
-    """Checked on this processor, as for `sanet predict`; other architectures stay as they are."""
+def test_app_uses_the_optimised_model(classifier, monkeypatch):
+    """The model is checked on this processor, as in `sanet predict`."""
     pytest.importorskip("gradio", reason="needs gradio: pip install sanet-hf[app]")
     optimised = []
     monkeypatch.setattr(

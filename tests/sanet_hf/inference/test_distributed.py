@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds of predictions by several processes. Here threads take the place of processes."""
+"""Rounds of predictions by several processes. Here threads replace the processes."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +12,14 @@ from sanet_hf.inference import distributed
 
 @pytest.mark.parametrize("num_files", [0, 1, 5, 6, 7, 13])
 def test_rounds_keep_the_order_of_files(monkeypatch, num_files):
-    """Three processes with two files per round. Each of them calls the model once, for all its files."""
+    """There are three processes with two files each per round. Each calls the model once for all its files."""
     barrier, index, parts, calls = threading.Barrier(3, timeout=60), threading.local(), {}, []
 
     def gather_object(values: list) -> list:
         parts[index.value] = values[0]
         barrier.wait()
         gathered = [parts[number] for number in range(3)]
-        # Nobody writes the next round before all have read this one.
+        # Wait until all have read this round before the next is written.
         barrier.wait()
         return gathered
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Embeddings of files, as tables and maps."""
+"""Embeddings of files: tables and maps."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,7 +54,7 @@ def test_files(predictions, tmp_path, suffix):
         assert list(loaded[name]) == list(table[name])
 
 
-def test_other_suffixes(predictions, tmp_path):
+def test_other_suffixes_are_refused(predictions, tmp_path):
     with pytest.raises(ValueError, match=r"a\.csv: the output must end in \.parquet or \.npz"):
         write_embeddings(make_embedding_table(predictions), tmp_path / "a.csv")
 
@@ -65,7 +65,7 @@ def test_map(predictions, tmp_path, method):
     assert plt.imread(tmp_path / "map.png").std() > 0
 
 
-def test_map_of_nothing(predictions, tmp_path):
+def test_map_needs_three_files_and_a_picture_suffix(predictions, tmp_path):
     with pytest.raises(ValueError, match="A map needs at least three files, but there are 2"):
         plot_embeddings(make_embedding_table(predictions[:2]), tmp_path / "map.png")
     with pytest.raises(ValueError, match="a picture must end in"):

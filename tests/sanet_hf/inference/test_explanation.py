@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Explanations against what the model itself gives; the command that writes them is in tests/training/test_cli.py."""
+"""Explanations, compared with outputs of the model. tests/training/test_cli.py tests the command."""
 
 import json
 
@@ -46,7 +46,10 @@ def probabilities(model, features) -> np.ndarray:
 
 
 def test_occlusion_finds_the_only_sound(tiny_model, extractor):
-    """In silence with one sound, silencing matters where the sound is, and all of it leaves the score of silence."""
+    """
+    The clip is silent except for one sound. Only occlusions that touch the sound change the score. Occlusions that
+    cover all of it give the score of silence.
+    """
     waveform = np.zeros(8000, np.float32)
     waveform[3300:4000] = noise(700)
     explanation = explain(tiny_model, extractor, waveform, occlusion_seconds=0.1, hop_seconds=0.05)
@@ -64,8 +67,8 @@ def test_occlusion_finds_the_only_sound(tiny_model, extractor):
     np.testing.assert_allclose(drops[covers], score - probabilities(tiny_model, features)[index], atol=1e-5)
 
 
-def test_the_rest_of_the_clip_keeps_its_loudness(tiny_model, extractor):
-    """Silenced is what the model hears: the extractor does not make the rest louder for it."""
+def test_occlusion_does_not_change_the_loudness_of_the_rest(tiny_model, extractor):
+    """Occlusion silences the features, so that the extractor does not normalise the rest to a higher level."""
     waveform = noise(4000) * np.repeat([1, 0.01], 2000).astype(np.float32)
     explanation = explain(tiny_model, extractor, waveform, label="LABEL_1", occlusion_seconds=0.125)
     features = extractor(waveform, sampling_rate=RATE, padding=False, return_tensors="pt")
@@ -77,8 +80,11 @@ def test_the_rest_of_the_clip_keeps_its_loudness(tiny_model, extractor):
 
 
 @pytest.mark.parametrize("length", [8000, 3001, 2995, 100, 1])
-def test_weights_are_the_models_own(tiny_model, extractor, length):
-    """The tiny model pads to 16 samples: of 2995 the last frame of 8 is padding, of 3001 it holds one sample."""
+def test_weights_equal_those_of_the_model(tiny_model, extractor, length):
+    """
+    The tiny model pads clips to a multiple of 16 samples. With 2995 samples, the last frame of 8 is padding. With 3001
+    samples, the last frame of the clip has one sample.
+    """
     waveform = noise(length)
     explanation = explain(tiny_model, extractor, waveform)
     assert tiny_model.config._attn_implementation == "sdpa"
@@ -99,8 +105,8 @@ def test_weights_are_the_models_own(tiny_model, extractor, length):
     assert explanation.occlusion_starts[0] == 0 and explanation.occlusion_ends[-1] == pytest.approx(length / RATE)
 
 
-def test_frames_lie_where_their_samples_do(make_model, extractor):
-    """Without what spreads over the clip, a click changes frames around the one that it is in."""
+def test_frame_times_match_their_samples(make_model, extractor):
+    """Without squeeze-and-excitation and attention, a click changes only the frames around it."""
     model = make_model(use_squeeze_excitation=False, attention_after=(), attention_dim=())
     silence = torch.zeros(1, 8000)
     for sample in (100, 1234, 4003, 7700):
@@ -114,12 +120,12 @@ def test_frames_lie_where_their_samples_do(make_model, extractor):
         assert abs(center - sample / RATE) < 8 / RATE
 
 
-def test_without_attention_blocks(make_model, extractor):
+def test_model_without_attention_blocks(make_model, extractor):
     explanation = explain(make_model(attention_after=(), attention_dim=()), extractor, noise(2000))
     assert explanation.attentions == () and explanation.pooling_weights.sum() == pytest.approx(1)
 
 
-def test_the_middle_of_a_long_clip_is_explained_as_predict_classifies_it(tiny_model, extractor):
+def test_explanation_of_the_middle_agrees_with_predict(tiny_model, extractor):
     waveform = noise(20000)
     waveform[:6000] *= 5
     explanation = explain(tiny_model, extractor, waveform, offset=10.0)
@@ -132,8 +138,8 @@ def test_the_middle_of_a_long_clip_is_explained_as_predict_classifies_it(tiny_mo
     np.testing.assert_allclose(list(explanation.scores.values()), prediction.windows[0].scores, atol=1e-5)
 
 
-def test_model_that_hears_padding(tiny_model):
-    """The silence after the clip is part of what it weighs, but there is nothing in it to silence."""
+def test_model_without_mask_weighs_the_padding(tiny_model):
+    """Pooling and attention weights include the silence after the clip. Occlusion ends with the clip."""
     extractor = SANetFeatureExtractor(max_length=8000, return_attention_mask=False)
     explanation = explain(tiny_model, extractor, noise(3000))
     assert explanation.end == explanation.occlusion_ends[-1] == 3000 / RATE
@@ -145,7 +151,7 @@ def test_model_that_hears_padding(tiny_model):
     np.testing.assert_allclose(explanation.pooling_weights, outputs.pooling_weights[0], atol=1e-7)
 
 
-def test_parts_follow_the_options(tiny_model, extractor):
+def test_occlusion_and_hop_follow_the_options(tiny_model, extractor):
     def seconds(length, **options):
         explanation = explain(tiny_model, extractor, noise(length), **options)
         starts, ends = explanation.occlusion_starts, explanation.occlusion_ends
@@ -164,7 +170,7 @@ def test_batch_size_does_not_matter(tiny_model, extractor):
     np.testing.assert_allclose(drops[1:], [drops[0]] * 2, atol=1e-5)
 
 
-def test_several_classes_a_clip(make_model, extractor):
+def test_several_classes_per_clip(make_model, extractor):
     model = make_model(problem_type="multi_label_classification")
     explanation = explain(model, extractor, noise(4000), label="LABEL_2", occlusion_seconds=1)
     features = extractor(noise(4000), sampling_rate=RATE, padding=False, return_tensors="pt")
@@ -188,13 +194,13 @@ def test_several_classes_a_clip(make_model, extractor):
         ({"hop_seconds": float("inf")}, "hop_seconds=inf must be positive and finite"),
     ],
 )
-def test_mistakes(tiny_model, extractor, options, message):
+def test_wrong_options_are_refused(tiny_model, extractor, options, message):
     with pytest.raises(ValueError, match=message):
         explain(tiny_model, extractor, noise(100), **options)
 
 
 def make_other(model_type: str):
-    """A tiny model and its feature extractor, for up to 0.655 s (AST) or 1 s (Whisper)."""
+    """Return a tiny model and its feature extractor, for up to 0.655 s (AST) or 1 s (Whisper)."""
     torch.manual_seed(0)
     if model_type == "wav2vec2":
         sizes = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
@@ -222,7 +228,7 @@ def make_other(model_type: str):
 
 @pytest.mark.parametrize("model_type", ["wav2vec2", "ast", "whisper"])
 def test_other_architectures(model_type):
-    """They have an occlusion curve: of normalised waveforms, or of spectrograms of a waveform with silence."""
+    """Other models only have an occlusion curve. For spectrogram models, it silences the raw waveform."""
     model, extractor = make_other(model_type)
     waveform = noise(8000) + np.float32(0.1)
     explanation = explain(model, extractor, waveform, occlusion_seconds=0.1, hop_seconds=0.1)
@@ -241,7 +247,7 @@ def test_other_architectures(model_type):
 
 
 @pytest.mark.parametrize("model_type", ["ast", "whisper"])
-def test_spectrogram_models_hear_all_that_is_explained(model_type):
+def test_which_parts_of_a_window_affect_spectrogram_models(model_type):
     model, extractor = make_other(model_type)
     seconds = find_window_seconds(model, extractor)
     explanation = explain(model, extractor, noise(20000))
@@ -249,14 +255,14 @@ def test_spectrogram_models_hear_all_that_is_explained(model_type):
     assert explanation.occlusion_ends[-1] == pytest.approx(explanation.end)
     heard = seconds
     if model_type == "ast":
-        # Patches of 16 frames begin every 10 frames: of 64 frames, the last 8 are in none. A frame is 400 samples
-        # long, and begins 160 after the one before.
+        # Patches of 16 frames start every 10 frames. The last 8 of 64 frames are in no patch. A frame has 400 samples
+        # and starts every 160 samples.
         config = model.config
         num_frames = (config.max_length - config.patch_size) // config.time_stride * config.time_stride
         heard = ((num_frames + config.patch_size - 1) * 160 + 400) / RATE
     is_heard = explanation.occlusion_starts - explanation.start < heard
     assert is_heard[:-1].all() and is_heard[-1] == (model_type == "whisper")
-    # Two scores of at most 1, each after some hundred roundings in float32, which are independent.
+    # Rounding error of two scores of at most 1, each after about 100 independent roundings in float32.
     margin = 2 * 100**0.5 * 2**-24
     assert ((np.abs(explanation.score_drops) > margin) == is_heard).all()
 
@@ -297,7 +303,7 @@ def test_pictures(tiny_model, extractor, tmp_path, suffix):
             assert image.width == 1080 and image.height > 600 and len(set(image.convert("L").tobytes())) > 100
 
 
-def test_pictures_of_what_has_less_or_more_to_show(tiny_model, tmp_path):
+def test_pictures_without_pooling_and_with_padding(tiny_model, tmp_path):
     path = tmp_path / "out.svg"
     write_explanation(explain(*make_other("ast"), noise(8000)), path, "clip.wav")
     texts = path.read_text()

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classifiers in int8 from a folder: the calibration beside the weights, in the cache, or on the recordings given."""
+"""int8 classifiers from a folder: calibration files next to the weights or in the cache, and calibration on files."""
 
 import json
 
@@ -39,8 +39,8 @@ def clips(tmp_path):
     return path.parent
 
 
-def test_calibration_beside_the_model(folder, clips, caplog):
-    """Measured on the recordings given, said and kept; with it no recordings are needed."""
+def test_calibration_is_saved_next_to_the_model(folder, clips, caplog):
+    """The calibration uses the given recordings and is saved. The next call needs no recordings."""
     with pytest.raises(UsageError, match=rf"has no {CALIBRATION_FILE}.*sanet predict .* --dtype int8"):
         load_classifier(folder, dtype="int8")
     model, feature_extractor = load_classifier(folder, dtype="int8", calibration_inputs=[clips])
@@ -54,15 +54,15 @@ def test_calibration_beside_the_model(folder, clips, caplog):
     assert 0 < np.abs(np.subtract(scores[0], floats)).max() < 0.05
 
 
-def test_ranges_of_few_clips_are_not_kept(folder, clips, monkeypatch, caplog):
-    """Files of other classes may come later."""
+def test_ranges_of_few_clips_are_not_saved(folder, clips, monkeypatch, caplog):
+    """Later files may be of other classes."""
     monkeypatch.setattr(loading, "FEW_CALIBRATION_CLIPS", 6)
     model, _ = load_classifier(folder, dtype="int8", calibration_inputs=[clips])
     assert is_quantized(model) and "The ranges are not saved" in caplog.text
     assert not (folder / CALIBRATION_FILE).exists()
 
 
-def test_a_changed_model_does_not_use_old_ranges(folder, clips, make_model, caplog):
+def test_changed_model_does_not_use_old_ranges(folder, clips, make_model, caplog):
     load_classifier(folder, dtype="int8", calibration_inputs=[clips])
     model = make_model()
     torch.nn.init.normal_(model.classifier[0].weight)
@@ -76,8 +76,7 @@ def test_a_changed_model_does_not_use_old_ranges(folder, clips, make_model, capl
     assert "Skipping " in caplog.text and "it is not a calibration" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written(folder, clips, monkeypatch):
-    """The calibration is in the cache then."""
+def test_read_only_folder_uses_the_cache(folder, clips, monkeypatch):
     write = loading.write_atomically
 
     def refuse(path, *args):
@@ -91,12 +90,12 @@ def test_a_folder_that_cannot_be_written(folder, clips, monkeypatch):
     assert is_quantized(load_classifier(folder, dtype="int8")[0])
 
 
-def test_int8_is_for_the_cpu(folder):
+def test_int8_on_a_gpu_is_refused(folder):
     with pytest.raises(UsageError, match="int8 runs on the CPU, not on cuda"):
         load_classifier(folder, device="cuda", dtype="int8")
 
 
-def test_commands(folder, clips, tmp_path, capsys):
+def test_commands_with_int8(folder, clips, tmp_path, capsys):
     assert main(["predict", str(folder), str(clips), "--dtype", "int8", "--output", str(tmp_path / "rows.csv")]) == 0
     assert (folder / CALIBRATION_FILE).is_file()
     assert main(["embed", str(folder), str(clips), "--dtype", "int8", "--output", str(tmp_path / "e.npz")]) == 0

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Untrusted checkpoints: errors name their faults before memory is allocated, and their code is not run."""
+"""Untrusted checkpoints: errors name the fault before memory is allocated, and no code of the checkpoint runs."""
 
 import json
 import os
@@ -43,7 +43,7 @@ from sanet_hf.inference.loading import has_classes, load_classifier
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_configurations(tiny_checkpoint, changes, message):
+def test_wrong_configuration_values_are_named(tiny_checkpoint, changes, message):
     path = tiny_checkpoint / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(ValueError, match=message) as error:
@@ -52,13 +52,13 @@ def test_configurations(tiny_checkpoint, changes, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b"null"], ids=repr)
-def test_broken_configurations(tiny_checkpoint, content):
+def test_unreadable_configurations_are_named(tiny_checkpoint, content):
     (tiny_checkpoint / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=str(tiny_checkpoint)):
         load_classifier(tiny_checkpoint)
 
 
-def test_weights_that_are_missing_are_named(tiny_checkpoint):
+def test_missing_weights_are_named(tiny_checkpoint):
     path = tiny_checkpoint / "model.safetensors"
     weights = load_file(path)
     del weights["sanet.pooling.score.weight"]
@@ -67,8 +67,8 @@ def test_weights_that_are_missing_are_named(tiny_checkpoint):
         load_classifier(tiny_checkpoint)
 
 
-def test_a_model_without_classes_gives_embeddings_but_no_predictions(tmp_path, caplog):
-    """A random head predicts nothing, and embeddings do not depend on it."""
+def test_model_without_classes_gives_only_embeddings(tmp_path, caplog):
+    """A random head gives no predictions, and the embeddings do not depend on it."""
     with pytest.raises(UsageError, match=r"^sanet-tiny: the checkpoint has no weights for .*sanet embed"):
         load_classifier("sanet-tiny")
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 48000), 16000)
@@ -86,7 +86,7 @@ def test_a_model_without_classes_gives_embeddings_but_no_predictions(tmp_path, c
     assert "LOAD REPORT" not in caplog.text
 
 
-def test_a_model_with_classes_and_without_weights(tiny_checkpoint):
+def test_missing_weights_are_named_for_embeddings(tiny_checkpoint):
     assert has_classes(load_classifier(tiny_checkpoint, needs_classes=False)[0])
     path = tiny_checkpoint / "model.safetensors"
     weights = load_file(path)
@@ -97,7 +97,7 @@ def test_a_model_with_classes_and_without_weights(tiny_checkpoint):
 
 
 @pytest.mark.parametrize("part", [0, 0.001, 0.5, 0.999])
-def test_weights_that_are_cut_off(tiny_checkpoint, part):
+def test_truncated_weights_are_an_error(tiny_checkpoint, part):
     path = tiny_checkpoint / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
@@ -106,7 +106,7 @@ def test_weights_that_are_cut_off(tiny_checkpoint, part):
 
 
 class Malicious:
-    """Unpickled, it makes a file."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -121,7 +121,7 @@ def save_pickle(thing: object, path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [save_pickle, torch.save], ids=["pickle", "torch.save"])
-def test_pickles_run_nothing(tiny_checkpoint, tmp_path, save):
+def test_pickles_run_no_code(tiny_checkpoint, tmp_path, save):
     trace = tmp_path / "trace"
     weights = load_file(tiny_checkpoint / "model.safetensors")
     (tiny_checkpoint / "model.safetensors").unlink()
@@ -131,11 +131,11 @@ def test_pickles_run_nothing(tiny_checkpoint, tmp_path, save):
     with pytest.raises(ValueError, match="cannot be read as a PyTorch checkpoint of only tensors"):
         convert_original_checkpoint(tiny_checkpoint / "pytorch_model.bin")
     assert not trace.exists()
-    # It is one that would: the test can fail.
+    # An ordinary load runs the code, so this test can fail.
     pickle.loads(pickle.dumps(Malicious(trace)))
     assert trace.exists()
 
 
-def test_ordinary_names_beside_those_of_the_network():
-    """As transformers has it."""
+def test_configuration_keeps_extra_values():
+    """Extra names are kept, as in all configurations of transformers."""
     assert SANetConfig(note="mine").note == "mine"

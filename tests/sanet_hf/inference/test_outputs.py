@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The files that are asked for, and what is written of them."""
+"""Finding the input files, and the tables of predictions."""
 
 import csv
 import dataclasses
@@ -64,7 +64,7 @@ def test_patterns_of_any_depth(folder):
     assert list(find_audio_files(["b/**/1.*", "**/deep/*", "*/**/*.mp3"])) == ["b/deep/1.FLAC", "b/2.mp3"]
 
 
-def test_patterns_do_not_go_in_circles(folder):
+def test_patterns_do_not_follow_link_cycles(folder):
     for name in ("b/here", "b/there", "b/deep/up"):
         os.symlink(folder / "b", name)
     assert list(find_audio_files(["**/*.FLAC"])) == list(find_audio_files(["b"]))[-1:] == ["b/deep/1.FLAC"]
@@ -72,7 +72,7 @@ def test_patterns_do_not_go_in_circles(folder):
 
 
 def test_patterns_keep_the_spelling_of_paths(folder):
-    """`--resume` compares paths as they are written."""
+    """`--resume` compares paths as text."""
     for name in ("x[1]/1.wav", os.fsdecode(b"x[1]/\xff.wav")):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
@@ -90,7 +90,7 @@ def test_patterns_find_hidden_files_only_by_name(folder):
     ("name", "message"),
     [("*.ogg", "no file matches"), ("@none.txt", "the list cannot be read"), (".git/y", "contains no audio files")],
 )
-def test_nothing_to_classify(folder, name, message):
+def test_inputs_without_files_are_an_error(folder, name, message):
     (folder / ".git/y").mkdir()
     with pytest.raises(ValueError, match=message):
         list(find_audio_files([name]))
@@ -98,8 +98,8 @@ def test_nothing_to_classify(folder, name, message):
 
 @pytest.mark.parametrize("line", ["nothing/*.wav", ".git/y", "@none.txt", "missing.wav", "b/*.ogg"])
 @pytest.mark.parametrize("source", ["list", "pipe", "list in a list"])
-def test_a_mistake_in_a_list_is_one_of_its_files(folder, line, source):
-    """Reading it gives an error; what comes after it is found."""
+def test_wrong_line_in_a_list_is_kept_as_a_file(folder, line, source):
+    """Reading this file gives an error later. The lines after it are found."""
     (folder / ".git/y").mkdir()
     lines = ["a.wav", line, "b/2.mp3"]
     (folder / "list.txt").write_text("\n".join(lines))
@@ -108,15 +108,15 @@ def test_a_mistake_in_a_list_is_one_of_its_files(folder, line, source):
     assert list(find_audio_files([name], lines if source == "pipe" else [])) == lines
 
 
-def test_a_folder_that_is_called_like_a_recording(folder):
-    """`sanet predict MODEL *.wav` names it too."""
+def test_empty_folder_named_like_a_recording(folder):
+    """`sanet predict MODEL *.wav` includes such a folder."""
     (folder / "folder.wav").mkdir()
     assert list(find_audio_files(["a.wav", "folder.wav", "[c].wav"])) == ["a.wav", "folder.wav", "[c].wav"]
     (folder / "folder.wav/1.flac").touch()
     assert list(find_audio_files(["folder.wav"])) == ["folder.wav/1.flac"]
 
 
-def test_rows_of_windows_and_of_the_file():
+def test_rows_of_windows_and_file():
     prediction = make_prediction("a.wav", (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.0, 0.2, 0.8))
     *windows, file = to_rows(prediction, top_k=2)
     assert (
@@ -138,7 +138,7 @@ def test_rows_of_windows_and_of_the_file():
 
 
 def test_background_is_no_label():
-    """Where it has the highest score, nothing is predicted; elsewhere it is not among the classes."""
+    """If the background has the highest score, there is no label. It never counts as one of the classes."""
     prediction = make_prediction("a.wav", (0.9, 0.06, 0.04), (0.1, 0.8, 0.1), (0.1, 0.3, 0.6))
     prediction = dataclasses.replace(prediction, background="dog")
     *windows, file = to_rows(prediction, top_k=3)
@@ -164,7 +164,7 @@ def read(path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_what_is_missing_is_added_in_its_place(tmp_path, suffix):
+def test_resuming_adds_missing_rows_in_order(tmp_path, suffix):
     path = tmp_path / f"predictions{suffix}"
     long = make_prediction("b,\n.wav", (1, 0, 0), (1, 0, 0))
     bad = Prediction("c.wav", LABELS, error="empty")
@@ -172,7 +172,7 @@ def test_what_is_missing_is_added_in_its_place(tmp_path, suffix):
     file.add(to_rows(make_prediction("a.wav", (1, 0, 0))))
     file.add(to_rows(bad))
     file.add(to_rows(make_prediction("d.wav", (1, 0, 0))))
-    # Killed within a file.
+    # The run is killed while it writes the rows of a file.
     file.add(to_rows(long)[:1])
     file._file.write('{"path": "b')
     file.close()
@@ -196,8 +196,8 @@ def test_what_is_missing_is_added_in_its_place(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_a_run_killed_at_any_byte(tmp_path, suffix):
-    """Within characters, quoted lines and line ends, of which Unicode has more than files of rows."""
+def test_run_killed_at_any_byte_is_resumed(tmp_path, suffix):
+    """The run is cut within characters, quoted lines and line ends. Names contain Unicode line separators."""
     names = ["a\u2028\x85\x0c.wav", 'b,\n\r\n"ü🎵\n\n.wav', "ü.wav"]
     path = tmp_path / f"a{suffix}"
 
@@ -217,8 +217,8 @@ def test_a_run_killed_at_any_byte(tmp_path, suffix):
         assert path.read_bytes() == whole, end
 
 
-def test_killed_between_parquet_and_its_rows(tmp_path, monkeypatch):
-    """The file was written, but the rows that it was made of not yet removed."""
+def test_kill_before_the_partial_rows_are_removed(tmp_path, monkeypatch):
+    """The Parquet file is complete, but the partial rows still exist."""
     path, names = tmp_path / "a.parquet", ["a.wav", "b.wav"]
     file = PredictionFile(path, column_names(1))
     for name in names:
@@ -233,12 +233,12 @@ def test_killed_between_parquet_and_its_rows(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_overwriting(tmp_path, suffix):
-    """What a run that was killed left, too; nothing of another kind."""
+    """A new run overwrites earlier results, including those of a killed run, but no files of other types."""
     path = tmp_path / f"a{suffix}"
     for number in range(3):
         file = PredictionFile(path, column_names(1), overwrite=True)
         file.add(to_rows(make_prediction(f"{number}.wav", (1, 0, 0))))
-        # The second is killed.
+        # The second run is killed.
         file.close(None if number == 1 else [])
     assert read(path) == [("2.wav", "cat")]
     (tmp_path / "notes.txt").write_text("mine")
@@ -247,7 +247,7 @@ def test_overwriting(tmp_path, suffix):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_types_of_parquet(tmp_path):
+def test_column_types_of_parquet(tmp_path):
     file = PredictionFile(tmp_path / "a.parquet", column_names(1))
     file.add(to_rows(make_prediction("a.wav", (1, 0, 0))))
     file.close([])
@@ -257,7 +257,7 @@ def test_types_of_parquet(tmp_path):
     }
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_file_names_that_are_not_utf8(tmp_path):
     name = os.fsdecode(b"\xff.wav")
     for suffix in (".csv", ".parquet"):
         path = tmp_path / f"a{suffix}"
@@ -267,7 +267,7 @@ def test_names_that_are_no_text(tmp_path):
         assert read(path) == [("\\xff.wav", "cat")]
 
 
-def test_unknown_where_no_class_has_the_least_score():
+def test_label_is_unknown_below_the_minimum_score():
     prediction = make_prediction("a.wav", (0.5, 0.3, 0.2))
     prediction.min_score = 0.6
     (row,) = to_rows(prediction, top_k=2)
@@ -283,7 +283,7 @@ def make_several(*scores: tuple[float, ...] | None) -> Prediction:
 
 
 def test_rows_of_several_classes():
-    """Those whose score is 0.5 or more, possibly none; `labels` holds all of them."""
+    """`labels` contains all classes with a score of at least 0.5. There may be none."""
     prediction = make_several((0.9, 0.6, 0.7), (0.4996, 0.1, 0.2), None)
     rows = to_rows(prediction, top_k=2)
     columns = ["path", "start", "end", "label", "score", "label_2", "score_2", "labels", "duration", "error"]
@@ -306,7 +306,7 @@ def test_rows_of_several_classes():
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_rows_without_a_class_are_finished(tmp_path, suffix):
+def test_rows_without_a_class_count_as_finished(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     columns = column_names(2, several=True)
     file = PredictionFile(path, columns)
@@ -344,15 +344,15 @@ def test_two_runs_on_one_file_are_refused(tmp_path, suffix, options):
     first.add(to_rows(make_prediction("b.wav", (1, 0, 0))))
     first.close(["a.wav", "b.wav"])
     assert read(path) == [("a.wav", "cat"), ("b.wav", "cat")] and [path] == list(tmp_path.iterdir())
-    # Also after a mistake, which does not keep the lock.
+    # The lock is released, also after an error.
     for _ in range(2):
         with pytest.raises(ValueError, match="has the columns"):
             PredictionFile(path, column_names(2), resume=True)
     PredictionFile(path, column_names(1), resume=True).close()
 
 
-def test_rows_are_in_the_file_at_once(tmp_path):
-    """As of a run that waits at a pipe for days."""
+def test_rows_are_written_at_once(tmp_path):
+    """A run may wait at a pipe for days."""
     for path in (tmp_path / "a.csv", tmp_path / "a.jsonl"):
         file = PredictionFile(path, column_names(1))
         for count in (1, 2):
@@ -361,6 +361,6 @@ def test_rows_are_in_the_file_at_once(tmp_path):
         file.close()
 
 
-def test_other_suffixes(tmp_path):
+def test_other_suffixes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a\.xlsx: the output must end in \.csv, \.jsonl or \.parquet"):
         PredictionFile(tmp_path / "a.xlsx", column_names(1))

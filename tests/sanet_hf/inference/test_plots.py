@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of long files."""
+"""Timelines of long files."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,8 +35,8 @@ def test_picture(tmp_path, num_classes, suffix):
 
 
 @pytest.mark.parametrize(("scores", "title"), [([0.9, 0.1, 0.1, 0.1], "a.wav"), ([0.1] * 4, "a.wav: no class")])
-def test_title_of_a_recording_without_a_class(tmp_path, monkeypatch, scores, title):
-    """A detection in one window is none of the whole recording, but the picture shows it."""
+def test_title_says_when_there_is_no_class(tmp_path, monkeypatch, scores, title):
+    """The picture has a class if one window has a detection, even if the whole recording has none."""
     soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(16000 * 8), 16000)
     windows = [
         Window(2.0 * index, 2.0 * index + 2, np.array([score], np.float32)) for index, score in enumerate(scores)
@@ -52,7 +52,7 @@ def test_title_of_a_recording_without_a_class(tmp_path, monkeypatch, scores, tit
 
 
 def test_simultaneous_labels_are_stripes(tmp_path, monkeypatch):
-    """From top to bottom in the order of the scores; where there is one label, it has the whole height."""
+    """The stripes are ordered by score from top to bottom. A single label has the whole height."""
     soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(16000 * 3), 16000)
     scores = np.array([[0.9, 0.1], [0.9, 0.8], [0.1, 0.8]], np.float32)
     windows = [Window(float(index), index + 1.0, row) for index, row in enumerate(scores)]
@@ -67,7 +67,7 @@ def test_simultaneous_labels_are_stripes(tmp_path, monkeypatch):
     assert drawn == [(0, 1, 0, 1, BLUE), (1, 2, 0, 0.5, ORANGE), (1, 2, 0.5, 1, BLUE), (2, 3, 0, 1, ORANGE)]
 
 
-def test_what_cannot_be_drawn(tmp_path):
+def test_other_suffixes_and_files_with_errors_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a picture must end in"):
         plot_timeline(Prediction("a.wav"), tmp_path / "a.txt")
     with pytest.raises(ValueError, match=r"a\.wav: the file is empty"):

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction over files; the errors of `load_classifier` that a user meets are in tests/training/test_cli.py."""
+"""Predictions for files. tests/training/test_cli.py tests the errors of `load_classifier`."""
 
 from queue import Queue
 
@@ -49,8 +49,8 @@ def clips(tmp_path) -> list[str]:
     return paths
 
 
-def test_names_of_outputs_do_not_depend_on_the_configuration(tiny_checkpoint, clips):
-    """A checkpoint, or a model in memory, whose outputs are tuples."""
+def test_predictions_do_not_depend_on_return_dict(tiny_checkpoint, clips):
+    """`return_dict` is false in a model in memory and in a checkpoint."""
     (expected,) = predict(*load_classifier(tiny_checkpoint), clips[:1], return_embeddings=True)
     model, feature_extractor = load_classifier(tiny_checkpoint)
     model.config.return_dict = False
@@ -73,8 +73,8 @@ def test_same_scores_as_the_pipeline_in_any_batch(tiny_checkpoint, clips, batch_
         assert prediction.score == pytest.approx(best["score"], abs=1e-5)
 
 
-def test_the_pipeline_hears_the_middle_as_a_window(tiny_checkpoint):
-    """Of a long recording whose loudness changes: cropped first, then normalised."""
+def test_pipeline_classifies_the_middle_like_a_window(tiny_checkpoint):
+    """The loudness of the long recording changes. The pipeline crops it first and then normalises it."""
     waveform = (0.1 * np.random.default_rng(0).standard_normal(24000)).astype(np.float32)
     waveform[:8000] *= 50
     model, feature_extractor = load_classifier(tiny_checkpoint)
@@ -84,7 +84,7 @@ def test_the_pipeline_hears_the_middle_as_a_window(tiny_checkpoint):
     assert [scores[label] for label in prediction.labels] == pytest.approx(prediction.scores.tolist(), abs=1e-6)
 
 
-def test_errors_stand_in_their_place(tiny_checkpoint, clips):
+def test_errors_keep_the_order_of_files(tiny_checkpoint, clips):
     model, feature_extractor = load_classifier(tiny_checkpoint)
     paths = ["missing.wav", clips[0], "also_missing.wav", "gone.wav", clips[1]]
     predictions = list(predict(model, feature_extractor, paths, batch_size=2))
@@ -94,7 +94,7 @@ def test_errors_stand_in_their_place(tiny_checkpoint, clips):
     assert all(prediction.label is None and prediction.score is None for prediction in missing)
 
 
-def test_results_come_as_they_are_made(tiny_checkpoint, clips):
+def test_results_are_yielded_before_all_files_are_read(tiny_checkpoint, clips):
     model, feature_extractor = load_classifier(tiny_checkpoint)
     asked = []
 
@@ -109,7 +109,7 @@ def test_results_come_as_they_are_made(tiny_checkpoint, clips):
     assert len(asked) < 50
 
 
-def test_arrays_beside_files(tiny_checkpoint, clips):
+def test_arrays_and_files_in_one_call(tiny_checkpoint, clips):
     model, feature_extractor = load_classifier(tiny_checkpoint)
     waveform, _ = soundfile.read(clips[0], dtype="float32")
     again = {"array": np.repeat(waveform, 2), "sampling_rate": 32000}
@@ -122,7 +122,7 @@ def test_arrays_beside_files(tiny_checkpoint, clips):
 
 
 def test_channels_of_opposite_sign_are_not_silence(tiny_checkpoint, tmp_path):
-    """The mean of a microphone that is connected upside down and the other is silent."""
+    """If one microphone has reversed polarity, the mean of both is nearly silent."""
     waveform = 0.1 * np.random.default_rng(0).standard_normal(6000)
     soundfile.write(tmp_path / "mono.flac", waveform, 16000)
     soundfile.write(tmp_path / "opposite.flac", np.stack([waveform, -0.9 * waveform], axis=1), 16000)
@@ -141,7 +141,7 @@ def test_channels_of_opposite_sign_are_not_silence(tiny_checkpoint, tmp_path):
     window=st.integers(1, 20),
     hop=st.integers(1, 20),
 )
-def test_windows_cover_every_sample_once_or_in_overlaps(lengths, window, hop):
+def test_windows_cover_every_sample(lengths, window, hop):
     hop = min(hop, window)
     waveform = np.arange(sum(lengths), dtype=np.float32)
     windows = list(cut_windows(np.split(waveform, np.cumsum(lengths)[:-1]) if lengths else [], window, hop))
@@ -174,10 +174,10 @@ def test_long_files_are_classified_window_by_window(tiny_checkpoint, tmp_path):
 
 
 def test_quiet_windows_do_not_count(tiny_checkpoint):
-    """Where a file has one class, by default; each window has its scores all the same."""
+    """This is the default for one class per file. Quiet windows still have their own scores."""
     model, feature_extractor = load_classifier(tiny_checkpoint)
     noise = (0.1 * np.random.default_rng(0).standard_normal(24_000)).astype(np.float32)
-    # 0, 19, 21 dB below the first window, and no sound.
+    # 0, 19 and 21 dB below the first window, and silence.
     gains = np.repeat([1, 10 ** (-19 / 20), 10 ** (-21 / 20), 0], [8000, 8000, 8000, 8000])
     waveform = (gains * np.tile(noise[:8000], 4)).astype(np.float32)
     (prediction,) = predict(model, feature_extractor, [waveform], return_embeddings=True)
@@ -207,12 +207,12 @@ def test_quiet_windows_do_not_count(tiny_checkpoint):
         ({"min_score": float("nan")}, r"min_score=nan must be between 0 and 1"),
     ],
 )
-def test_options_that_do_not_fit(tiny_checkpoint, options, message):
+def test_wrong_options_are_refused(tiny_checkpoint, options, message):
     with pytest.raises(ValueError, match=message):
         predict(*load_classifier(tiny_checkpoint), [], **options)
 
 
-def test_segments_are_neighbours_of_one_label():
+def test_adjacent_windows_of_one_label_are_one_segment():
     rows = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.6, 0.4]], dtype=np.float32)
     windows = [Window(start, start + 4, row) for start, row in zip((0, 2, 4, 5), rows)]
     segments = merge_windows(Prediction("a.wav", ("cat", "dog"), windows=windows))
@@ -235,7 +235,8 @@ def test_segments_of_several_classes_and_of_none():
     assert [segment.score for segment in segments] == [pytest.approx(0.85), pytest.approx(0.8), None, 0.5]
 
 
-def test_segments_below_the_least_score_are_unknown_and_silent_ones_are_not():
+def test_segments_are_unknown_below_the_minimum_score():
+    """Silent segments have no label."""
     scores = [np.array(row, np.float32) for row in ([0.9, 0.1], [0.6, 0.4], [0.4, 0.6])] + [None]
     windows = [Window(start, start + 1, row) for start, row in enumerate(scores)]
     segments = merge_windows(Prediction("a.wav", ("cat", "dog"), windows=windows, min_score=0.7))
@@ -271,7 +272,7 @@ def test_thresholds_of_the_config_survive_saving_and_are_checked(tmp_path):
     ],
     ids=["accelerator", "numpy", "Linux", "Windows"],
 )
-def test_smaller_batches_where_memory_is_short(tiny_checkpoint, clips, monkeypatch, error):
+def test_batches_shrink_when_memory_runs_out(tiny_checkpoint, clips, monkeypatch, error):
     model, feature_extractor = load_classifier(tiny_checkpoint)
     expected = [prediction.scores for prediction in predict(model, feature_extractor, clips)]
     sizes = []
@@ -297,8 +298,8 @@ def test_other_errors_of_the_model_are_raised(tiny_checkpoint, clips, monkeypatc
         list(predict(*load_classifier(tiny_checkpoint), clips))
 
 
-def test_memory_of_the_processor_that_does_not_suffice():
-    """The error that PyTorch really has."""
+def test_pytorch_out_of_memory_on_the_cpu_is_recognised():
+    """The error comes from PyTorch itself."""
     with pytest.raises(RuntimeError) as info:
         torch.empty(2**60)
     assert inference.is_out_of_memory(info.value)
@@ -307,8 +308,8 @@ def test_memory_of_the_processor_that_does_not_suffice():
 # --- pipes
 
 
-def test_each_source_is_classified_before_the_next_is_there(tiny_checkpoint, clips):
-    """As of `inotifywait`: with a batch that would take many more."""
+def test_source_is_classified_before_the_next_arrives(tiny_checkpoint, clips):
+    """Sources may come from a program like `inotifywait`. The batch is not filled first."""
     given: Queue = Queue()
     results = predict(*load_classifier(tiny_checkpoint), iter(given.get, None), batch_size=32)
     for clip in ("missing.wav", *clips):
@@ -319,7 +320,7 @@ def test_each_source_is_classified_before_the_next_is_there(tiny_checkpoint, cli
 
 
 def test_batches_of_a_list_are_full(tiny_checkpoint, clips, monkeypatch):
-    """They do not depend on how fast files are read."""
+    """The batches do not depend on how fast files are read."""
     monkeypatch.setattr(inference, "PATIENCE", 0.0)
     sizes = []
     classify = inference.classify_waveforms
@@ -332,8 +333,8 @@ def test_batches_of_a_list_are_full(tiny_checkpoint, clips, monkeypatch):
     assert sizes == [4] * 5
 
 
-def test_files_without_windows_do_not_wait_for_others(tiny_checkpoint, clips):
-    """Their results need no memory until a batch is full."""
+def test_files_without_windows_do_not_wait_for_a_batch(tiny_checkpoint, clips):
+    """Otherwise their results would accumulate in memory."""
     taken = []
 
     def sources():
@@ -351,7 +352,7 @@ def test_files_without_windows_do_not_wait_for_others(tiny_checkpoint, clips):
 
 
 def loud_and_silent(level: float) -> np.ndarray:
-    """1.5 s: noise, a window whose largest sample is of a level in dB, and noise; the tiny model takes 0.5 s."""
+    """Return 1.5 s: a window of noise, a window with a peak level in dB, and a window of noise."""
     waveform = (0.1 * np.random.default_rng(0).standard_normal(24000)).astype(np.float32)
     waveform[8000:16000] = 0
     waveform[12000] = -(10 ** (level / 20))
@@ -363,7 +364,7 @@ def loud_and_silent(level: float) -> np.ndarray:
     [(-81, -80, True), (-79, -80, False), (-41, -40, True), (-39, -40, False), (-81, None, False), (-200, -80, True)],
 )
 def test_silent_windows_have_no_class(tiny_checkpoint, level, min_level, is_silent):
-    """And do not count in the file's scores."""
+    """Silent windows do not count in the scores of the file."""
     model, feature_extractor = load_classifier(tiny_checkpoint)
     options = {"aggregate": "mean"} | ({} if min_level == -80 else {"min_level": min_level})
     (prediction,) = predict(model, feature_extractor, [loud_and_silent(level)], return_embeddings=True, **options)
@@ -377,8 +378,8 @@ def test_silent_windows_have_no_class(tiny_checkpoint, level, min_level, is_sile
 
 
 @pytest.mark.parametrize(("aggregate", "label"), [("mean", None), ("max", "owl")])
-def test_a_rare_event_in_background(make_model, monkeypatch, aggregate, label):
-    """One window of four is no background, which decides with `max`."""
+def test_rare_event_in_background(make_model, monkeypatch, aggregate, label):
+    """One window of four contains an owl. It determines the label only with `max`."""
     model = make_model(id2label={0: "noise", 1: "owl", 2: "fox"})
     model.config.background_label = "noise"
 
@@ -395,7 +396,7 @@ def test_a_rare_event_in_background(make_model, monkeypatch, aggregate, label):
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "max"])
-def test_a_silent_file_has_no_class_and_no_error(tiny_checkpoint, clips, aggregate):
+def test_silent_file_has_no_class_and_no_error(tiny_checkpoint, clips, aggregate):
     silence = np.zeros(24000, np.float32)
     for sources in ([silence], [silence, clips[0]], [clips[0], silence[:100], silence]):
         predictions = list(predict(*load_classifier(tiny_checkpoint), sources, aggregate=aggregate))
@@ -406,7 +407,7 @@ def test_a_silent_file_has_no_class_and_no_error(tiny_checkpoint, clips, aggrega
                 assert prediction.scores is prediction.label is prediction.score is None
 
 
-def test_the_default_level_is_that_of_checks_and_the_command():
+def test_minimum_level_equals_the_default_of_the_command():
     assert inference.MIN_LEVEL == make_parser().parse_args(["predict", "MODEL", "a.wav"]).min_level == -80
 
 
@@ -422,8 +423,8 @@ def test_the_default_level_is_that_of_checks_and_the_command():
         ("regression", None, ["b", "a", "c"]),
     ],
 )
-def test_predicted_classes_reach_the_least_score(make_model, clips, problem_type, min_score, expected):
-    """Of 0.66, 0.24, 0.09 by softmax, and 0.88, 0.73, 0.4996 by sigmoid."""
+def test_predicted_classes_reach_the_minimum_score(make_model, clips, problem_type, min_score, expected):
+    """The scores are 0.66, 0.24, 0.09 by softmax and 0.88, 0.73, 0.4996 by sigmoid."""
     model = make_model(id2label={0: "a", 1: "b", 2: "c"}, problem_type=problem_type)
     with torch.no_grad():
         model.classifier[-1].weight.zero_()
@@ -434,7 +435,7 @@ def test_predicted_classes_reach_the_least_score(make_model, clips, problem_type
     assert prediction.several == (problem_type == "multi_label_classification")
 
 
-def test_devices_that_do_not_exist(tiny_checkpoint):
+def test_unknown_device_is_an_error(tiny_checkpoint):
     with pytest.raises(ValueError, match="device nonsense"):
         load_classifier(tiny_checkpoint, device="nonsense")
 
@@ -514,14 +515,14 @@ def test_clips_do_not_influence_each_other_in_wav2vec2(tmp_path, clips, return_a
         assert np.allclose(one.embedding, other.embedding, atol=1e-4)
 
 
-def test_embeddings_are_what_the_head_is_given(tiny_checkpoint, clips):
+def test_embeddings_are_the_input_of_the_head(tiny_checkpoint, clips):
     model, feature_extractor = load_classifier(tiny_checkpoint)
     first, second, *_ = predict(model, feature_extractor, clips[:2], return_embeddings=True)
     assert first.embedding.shape == (2 * model.config.conv_dim[-1],)
     with torch.no_grad():
         logits = model.classifier(torch.from_numpy(first.embedding)[None])[0]
     assert np.allclose(logits.softmax(-1), first.scores, atol=1e-5)
-    # Of several windows, their mean.
+    # The embedding of several windows is their mean.
     assert len(second.windows) == 2
     assert np.allclose(second.embedding, np.mean([window.embedding for window in second.windows], axis=0))
     (plain,) = predict(model, feature_extractor, clips[:1])
@@ -535,7 +536,7 @@ def test_model_is_ready_for_use(tiny_checkpoint):
 
 
 @pytest.mark.parametrize(("max_length", "seconds"), [(8000, 0.5), (None, 30)])
-def test_without_attention_nothing_but_the_extractor_limits_a_clip(make_model, max_length, seconds):
+def test_without_attention_only_the_extractor_limits_a_clip(make_model, max_length, seconds):
     model, extractor = make_model(attention_after=(), attention_dim=()), SANetFeatureExtractor(max_length=max_length)
     assert find_window_seconds(model, extractor) == seconds
     (prediction,) = predict(model, extractor, [np.ones(12000, np.float32)])
@@ -547,7 +548,7 @@ def test_without_attention_nothing_but_the_extractor_limits_a_clip(make_model, m
     [((4000, 4000), False), ((4000, 3999), True), ((9000, 8500), False)],
     ids=["of_one_length", "padded", "cropped"],
 )
-def test_a_mask_that_leaves_nothing_out_is_not_copied(tiny_checkpoint, monkeypatch, lengths, has_mask):
+def test_full_mask_is_not_passed_to_the_model(tiny_checkpoint, monkeypatch, lengths, has_mask):
     model, feature_extractor = load_classifier(tiny_checkpoint, "cpu")
     waveforms = [0.1 * np.random.default_rng(0).standard_normal(length, dtype=np.float32) for length in lengths]
     features = feature_extractor(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")

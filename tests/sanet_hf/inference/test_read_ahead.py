@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading ahead in threads: order, errors in their place, and an interpreter that can exit at any time."""
+"""Reading ahead in threads: the order of items and errors, and an interpreter that can exit at any time."""
 
 import subprocess
 import sys
@@ -36,7 +36,10 @@ def read(source: list) -> list:
     patience=st.none() | st.just(0.0),
 )
 def test_order_and_errors(sources, num_workers, num_sources, num_items, patience):
-    """As without threads, however many there are; without patience None can come anywhere between."""
+    """
+    Items and errors are the same as without threads, for any number of them. With a patience of 0, None can occur
+    anywhere.
+    """
     found = []
     for entry in read_ahead(read, iter(sources), num_workers, num_sources, num_items, patience):
         if entry is None:
@@ -52,7 +55,7 @@ def test_order_and_errors(sources, num_workers, num_sources, num_items, patience
     assert found == expected
 
 
-def test_an_error_of_the_sources_comes_after_those_before_it():
+def test_error_of_the_sources_comes_after_earlier_items():
     def sources():
         yield [1]
         yield [2]
@@ -65,7 +68,7 @@ def test_an_error_of_the_sources_comes_after_those_before_it():
     assert found == [1, 2]
 
 
-def test_no_more_is_taken_than_asked_for():
+def test_only_a_limited_number_of_sources_is_read_ahead():
     taken = []
 
     def sources():
@@ -80,16 +83,16 @@ def test_no_more_is_taken_than_asked_for():
     assert len(taken) <= 5 + 3
 
 
-def test_none_comes_before_a_slow_source_and_only_there():
+def test_none_is_yielded_only_before_a_slow_source():
     given_on: Queue = Queue()
     entries = read_ahead(read, iter(given_on.get, None), 2, 8, 4, patience=0.01)
     for number in range(3):
         given_on.put([number])
         entry = next(entries)
-        # While the thread has not got it yet, at most one.
+        # There may be one more None, before the thread gets the source.
         entry = next(entries) if entry is None else entry
         assert list(entry[1]) == [number]
-        # The next source is given only after this.
+        # The next source is added only after this.
         assert next(entries) is None
     given_on.put(None)
     assert list(entries) == []
@@ -124,8 +127,8 @@ ENDS = {
 
 
 @pytest.mark.parametrize("code", ENDS.values(), ids=list(ENDS))
-def test_the_interpreter_exits(code):
-    """Where workers wait for a caller that does not come back, or the feeder for sources that do not."""
+def test_interpreter_exits_while_threads_wait(code):
+    """Workers wait for a caller that has stopped, or the feeder waits for sources that never come."""
     script = (
         f"import runpy; from itertools import count; from threading import Event, Thread\n"
         f"read_ahead = runpy.run_path({module.__file__!r})['read_ahead']\n"

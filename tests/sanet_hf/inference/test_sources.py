@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings in the forms of datasets and pipelines: each is read, or becomes a prediction with an error."""
+"""Recordings in the formats of datasets and pipelines: each is read, or gives a prediction with an error."""
 
 import array
 import io
@@ -37,7 +37,7 @@ CONTENT = encode()
 
 
 class Decoder:
-    """As torchcodec's AudioDecoder."""
+    """Behaves like torchcodec's AudioDecoder."""
 
     def __init__(self, rate: float = RATE, error: Exception | None = None, encoded: dict | None = None):
         self.rate, self.error = rate, error
@@ -142,8 +142,8 @@ BAD = {
 }
 
 
-def test_every_form_is_the_same_recording(tiny_checkpoint, path):
-    """All in one call, between sources that cannot be read, which are errors in their places."""
+def test_all_forms_give_the_same_result(tiny_checkpoint, path):
+    """All forms are in one call. Unreadable sources between them give errors in the same order."""
     model, feature_extractor = load_classifier(tiny_checkpoint)
     sources = [make(path) for make in SAME.values()] + [source for source, _ in BAD.values()] + [path]
     results = list(predict(model, feature_extractor, sources))
@@ -160,14 +160,14 @@ def test_every_form_is_the_same_recording(tiny_checkpoint, path):
 
 
 @pytest.mark.parametrize(("source", "message"), BAD.values(), ids=list(BAD))
-def test_errors_say_what_is_wrong(tiny_checkpoint, source, message):
+def test_error_names_the_fault(tiny_checkpoint, source, message):
     _, result = predict(*load_classifier(tiny_checkpoint), ["missing.wav", source])
     assert re.search(message, result.error) and not result.error.startswith(("#2", "missing.wav"))
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050.0, 44099, 48000, "44100"])
-def test_other_rates_are_resampled_as_those_of_files(tiny_checkpoint, tmp_path, rate):
-    """Also odd ones, whose kernel torchaudio could not hold in memory."""
+def test_arrays_are_resampled_like_files(tiny_checkpoint, tmp_path, rate):
+    """This includes odd rates, for which torchaudio's kernel would not fit into memory."""
     soundfile.write(tmp_path / "clip.wav", WAVEFORM, int(rate), "FLOAT")
     of_array, of_file = predict(*load_classifier(tiny_checkpoint), [of_rate(rate), tmp_path / "clip.wav"])
     assert of_array.error is of_file.error is None
@@ -177,7 +177,7 @@ def test_other_rates_are_resampled_as_those_of_files(tiny_checkpoint, tmp_path, 
 
 @settings(max_examples=50)
 @given(values=st.lists(st.floats(-1, 0.75), min_size=1, max_size=20), dtype=st.sampled_from(["int16", "int32"]))
-def test_integers_have_the_full_scale_of_their_type(values, dtype):
+def test_integers_are_scaled_by_the_range_of_their_type(values, dtype):
     scale = 2.0 ** (15 if dtype == "int16" else 31)
     waveform, rate = resolve_source((np.array(values, np.float64) * scale).astype(dtype))
     assert rate is None and waveform.dtype == np.float32
@@ -200,8 +200,8 @@ def test_integers_have_the_full_scale_of_their_type(values, dtype):
     ],
     ids=lambda source: type(source).__name__,
 )
-def test_a_lone_source_is_an_error(tiny_checkpoint, source):
-    """Not a path letter by letter, or an array sample by sample."""
+def test_single_source_is_an_error(tiny_checkpoint, source):
+    """A path is not read letter by letter, nor an array sample by sample."""
     with pytest.raises(UsageError, match=r"sources is one recording \(.*\), but must be an iterable of recordings"):
         predict(*load_classifier(tiny_checkpoint), source)
 
@@ -215,7 +215,7 @@ def test_iterables_of_sources(tiny_checkpoint, path):
             predict(*classifier, sources)
 
 
-def test_a_bug_in_reading_is_no_error_of_a_file(tiny_checkpoint, path, monkeypatch):
+def test_bug_in_reading_is_raised(tiny_checkpoint, path, monkeypatch):
     def fail(*arguments):
         raise KeyError("a bug")
 
@@ -224,7 +224,7 @@ def test_a_bug_in_reading_is_no_error_of_a_file(tiny_checkpoint, path, monkeypat
         list(predict(*load_classifier(tiny_checkpoint), [path]))
 
 
-def test_datasets_that_are_decoded(tiny_checkpoint, path):
+def test_decoded_datasets(tiny_checkpoint, path):
     datasets = pytest.importorskip("datasets")
     pytest.importorskip("torchcodec")
     rows = datasets.Dataset.from_dict({"audio": [str(path)] * 2}).cast_column("audio", datasets.Audio())
@@ -236,6 +236,6 @@ def test_datasets_that_are_decoded(tiny_checkpoint, path):
         np.testing.assert_allclose(result.scores, expected.scores, atol=1e-6)
 
 
-def test_resolving_names_what_is_wrong():
+def test_error_of_a_nested_mapping_names_its_keys():
     with pytest.raises(AudioError, match="a mapping with x is not a recording"):
         resolve_source({"audio": {"x": 1}})

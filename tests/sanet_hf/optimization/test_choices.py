@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Choices by measurement: the fastest way is kept, in whatever state the file is."""
+"""Choices by measurement: the fastest way is saved and reused, also after damage to the file."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ def folder(monkeypatch, tmp_path) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
-    """Seconds, which ways move on."""
+    """Return the current time in seconds. Running a way advances it."""
     now = [0.0]
     monkeypatch.setattr(
         choices, "time", types.SimpleNamespace(perf_counter=lambda: now[0], thread_time=lambda: now[0])
@@ -35,7 +35,7 @@ def clock(monkeypatch) -> list[float]:
 
 
 def make_ways(clock: list[float], **seconds) -> tuple[dict, list[str]]:
-    """Ways that take so long at each run, again and again, and the order in which they ran."""
+    """Return ways that take the given seconds per run (a list is repeated), and the names in the order of the runs."""
     calls = []
 
     def make(name: str, durations) -> callable:
@@ -50,8 +50,8 @@ def make_ways(clock: list[float], **seconds) -> tuple[dict, list[str]]:
     return {name: make(name, durations) for name, durations in seconds.items()}, calls
 
 
-def test_the_best_time_counts(clock, monkeypatch):
-    """Not that of the first run, nor those in which another process was there."""
+def test_best_time_counts(clock, monkeypatch):
+    """The first run, and runs slowed down by another process, do not count."""
     monkeypatch.setattr(choices, "SECONDS", 1000)
     ways, calls = make_ways(clock, plain=[9, 5, 5], fast=[50, 30, 4, 30])
     choice = measure(ways)
@@ -59,19 +59,19 @@ def test_the_best_time_counts(clock, monkeypatch):
     assert calls[:6] == ["plain", "fast"] * 3
 
 
-def test_hopeless_ways_are_given_up(clock, monkeypatch):
+def test_slow_ways_are_abandoned_early(clock, monkeypatch):
     monkeypatch.setattr(choices, "SECONDS", 1000)
     ways, calls = make_ways(clock, plain=1, slow=100)
     assert measure(ways).fastest == "plain"
     assert calls.count("slow") == 5 < calls.count("plain")
 
 
-def test_slow_layers_have_two_rounds(clock):
+def test_slow_layers_are_measured_in_few_rounds(clock):
     ways, calls = make_ways(clock, plain=10, fast=9)
     assert measure(ways).fastest == "fast" and calls == ["plain", "fast"] * 3
 
 
-def test_small_gains_are_none(clock):
+def test_small_gains_are_ignored(clock):
     ways, _ = make_ways(clock, plain=1, other=0.99)
     assert measure(ways).fastest == "plain"
 
@@ -84,12 +84,12 @@ def test_measured_once(clock):
     num_calls = len(calls)
     second = Choices()
     assert second.choose("sum", ways) == "fast" and len(calls) == num_calls
-    # Other ways are compared anew.
+    # A different set of ways is measured again.
     ways.pop("fast")
     assert second.choose("sum", ways) == "plain" and len(calls) > num_calls
 
 
-def test_processes_add_to_one_file(clock, folder):
+def test_concurrent_saves_keep_all_choices(clock, folder):
     ways, _ = make_ways(clock, plain=2, fast=1)
     several = [Choices() for _ in range(8)]
 
@@ -122,8 +122,7 @@ def test_processes_add_to_one_file(clock, folder):
     ],
     ids=str,
 )
-def test_damaged_files(clock, folder, content):
-    """Nothing is believed, and the next measurement replaces them."""
+def test_damaged_files_are_ignored_and_replaced(clock, folder, content):
     ways, _ = make_ways(clock, plain=2, fast=1)
     content = content if isinstance(content, bytes) else json.dumps(content | {"machine": Choices().machine}).encode()
     Choices()._path.write_bytes(content)
@@ -134,13 +133,12 @@ def test_damaged_files(clock, folder, content):
 
 
 @pytest.mark.parametrize("place", ["in a file", "of another user"])
-def test_folders_that_cannot_be_written(clock, monkeypatch, folder, place):
-    """The choice holds in this process."""
+def test_unwritable_folder_keeps_choices_in_memory(clock, monkeypatch, folder, place):
     if place == "in a file":
         (folder / "file").touch()
         monkeypatch.setattr(choices, "cached_assets_path", lambda *names: folder / "file" / "assets")
     else:
-        # Root may write everywhere.
+        # Tests may run as root, which can write everywhere.
         def refuse(*arguments, **options):
             raise PermissionError(13, "Permission denied")
 
@@ -153,7 +151,7 @@ def test_folders_that_cannot_be_written(clock, monkeypatch, folder, place):
 
 
 @pytest.mark.parametrize("what", ["threads", "libraries", "processor"])
-def test_other_machines_measure_for_themselves(clock, monkeypatch, what):
+def test_choices_of_other_machines_are_not_used(clock, monkeypatch, what):
     ways, _ = make_ways(clock, plain=2, fast=1)
     first = known_choices()
     first.choose("sum", ways)
@@ -164,6 +162,6 @@ def test_other_machines_measure_for_themselves(clock, monkeypatch, what):
     else:
         monkeypatch.setattr(choices, f"describe_{what}", lambda: "another")
     assert Choices().find("sum") is None
-    # Should the names of two files be the same.
+    # Not even if the file of this machine has the content of another.
     os.replace(first._path, Choices()._path)
     assert Choices().find("sum") is None

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Layers and models in 8-bit integers: exact sums, the whole output, clips that do not depend on each other."""
+"""int8 layers and models: exact sums, all outputs, and clips that do not depend on each other."""
 
 import copy
 import pickle
@@ -64,7 +64,7 @@ def tiny_quantized(make_model, make_waveforms):
     [(32, 64, 1, 1), (32, 32, 2, 1), (16, 8, 1, 1), (64, 6, 2, 1), (32, 5, 1, 4), (24, 1, 2, 1)],
 )
 def test_convolution(in_channels, kernel_size, stride, groups):
-    """With frames merged and as it is, the output is that of rounded inputs and weights."""
+    """The output is the exact result of rounded inputs and weights, with and without merged frames."""
     torch.manual_seed(0)
     padding = (stride + kernel_size - 2) // 2
     conv = SANetConv1d(in_channels, 32, kernel_size, stride=stride, padding=padding, groups=groups)
@@ -89,13 +89,13 @@ def test_linear_layer_and_its_copies():
         assert torch.equal(other(inputs), output)
 
 
-def test_inputs_beyond_the_range_are_limited():
+def test_inputs_beyond_the_range_are_clipped():
     integers = quantize(torch.tensor([-9.0, -0.17, 0.0, 1.0, 9.0]), 0.01, 17)
     assert integers.dtype == torch.uint8 and integers.tolist() == [0, 0, 17, 117, 255]
 
 
 def test_output(full_size_model, quantized, make_waveforms):
-    """All that the model returns, close to float32."""
+    """All outputs of the model are close to float32."""
     waveforms = make_waveforms(2, 16384)
     mask = (torch.arange(16384) < torch.tensor([[16384], [9000]])).int()
     with torch.no_grad():
@@ -113,30 +113,29 @@ def test_output(full_size_model, quantized, make_waveforms):
 
 @settings(max_examples=25)
 @given(lengths=st.lists(st.integers(1, 8000), min_size=2, max_size=3))
-def test_neighbours(tiny_quantized, make_waveforms, lengths):
-    """A clip's logits do not depend on the other clips of its batch."""
+def test_logits_do_not_depend_on_other_clips(tiny_quantized, make_waveforms, lengths):
     waveforms = make_waveforms(len(lengths), max(lengths))
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).int()
     with torch.no_grad():
         together = tiny_quantized(waveforms * mask, mask).logits
         alone = torch.cat([tiny_quantized(clip[None, :length]).logits for clip, length in zip(waveforms, lengths)])
-    # Roundings of float32 may fall on the other side of a half.
+    # A float32 rounding error can change how a value is rounded to int8.
     torch.testing.assert_close(together, alone, atol=0.02, rtol=0)
 
 
 def test_layers_of_the_model(calibration, quantized):
-    """All on frames, but for those on the waveform and the scores of the pooling."""
+    """All layers on frames are int8, except those on the waveform and the scores of the pooling."""
     layers = {name for name, layer in quantized.named_modules() if isinstance(layer, Int8Linear)}
     assert layers == set(calibration.ranges) and len(layers) == 32
     assert not layers & {"sanet.layers.0.conv1", "sanet.layers.0.shortcut", "sanet.pooling.score", "classifier.0"}
-    # Layers are left out until the errors of the others, each measured alone, add up to the target. Together they are
-    # a little different, by the ways to compute that were chosen on this machine.
+    # Layers are left out until the errors of the others, each measured alone, add up to the target. The error of all
+    # together differs slightly, depending on the algorithms chosen on this machine.
     assert calibration.num_clips == 2 and 0 < calibration.error < 1.5 * int8.TARGET_ERROR
     assert is_quantized(quantized) and prepare_classifier(quantized) is quantized
 
 
 def test_layers_that_lose_the_most_stay_in_float32(full_size_model, calibration, make_waveforms, monkeypatch):
-    """Here those after the first block, whose weights make its output a thousand times as large in one channel."""
+    """Here these are the layers after the first block: one channel of its output is a thousand times as large."""
     model = copy.deepcopy(full_size_model)
     with torch.no_grad():
         model.sanet.layers[0].shortcut_norm.weight[0] *= 1000
@@ -172,7 +171,7 @@ def test_calibration_file(calibration):
             Int8Calibration.from_json(text)
 
 
-def test_refused(full_size_model, calibration, batches, make_model, monkeypatch):
+def test_unsupported_cases_are_refused(full_size_model, calibration, batches, make_model, monkeypatch):
     with pytest.raises(UsageError, match="other weights"):
         quantize_for_inference(make_model(), calibration)
     with pytest.raises(UsageError, match="in bfloat16 on cpu"):
@@ -190,7 +189,7 @@ def test_refused(full_size_model, calibration, batches, make_model, monkeypatch)
 
 
 def test_wrong_layers_stay_in_float(make_model, monkeypatch):
-    """As on a processor that computes some layer wrongly; 7 bits are tried before."""
+    """On a processor that computes layers wrongly, 7 bits are tried first, and then float32 is used."""
     model, batch = make_model(), {"input_values": torch.randn(2, 8000)}
     calibration = calibrate_int8(model, [batch])
     tried = []
@@ -207,8 +206,8 @@ def test_wrong_layers_stay_in_float(make_model, monkeypatch):
         torch.testing.assert_close(plain(**batch).logits, optimize_for_inference(model)(**batch).logits)
 
 
-def test_overflow_is_noticed():
-    """Sums in 16 bits, as on processors without VNNI, differ from exact ones with the largest inputs and weights."""
+def test_overflow_is_detected():
+    """Without VNNI, sums in 16 bits differ from exact sums for the largest inputs and weights."""
     linear = nn.Linear(64, 16)
     nn.init.constant_(linear.weight, 1.0)
 
@@ -223,7 +222,7 @@ def test_overflow_is_noticed():
 
 
 def test_other_architectures():
-    """Linear layers of transformers on frames."""
+    """Linear layers of transformers' models are quantized, and the logits stay close."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "conv_dim": (32, 32), "conv_stride": (5, 4)}
     config = Wav2Vec2Config(
         **sizes, conv_kernel=(10, 4), num_hidden_layers=1, num_attention_heads=2, num_conv_pos_embeddings=8,

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`optimize_for_inference`: the same outputs, from the same inputs."""
+"""`optimize_for_inference` does not change the outputs."""
 
 import copy
 import platform
@@ -37,7 +37,7 @@ def optimized(full_size_model):
 
 @pytest.mark.parametrize("length", [64000, 32000])
 def test_parity(parity, optimized, make_waveforms, length):
-    """The original's outputs, to the tolerance of the model itself."""
+    """The logits equal those of the original, with the same tolerance as for the model itself."""
     with torch.no_grad():
         outputs = optimized(make_waveforms(4, length), output_hidden_states=True)
     torch.testing.assert_close(outputs.logits, parity[0][f"{length}.eval.logits"], atol=5e-5, rtol=0)
@@ -61,7 +61,7 @@ def test_padded_batches(full_size_model, optimized, make_waveforms, lengths):
 
 
 def test_half_precision(full_size_model, make_waveforms):
-    """In bfloat16, also by autocast, as close to float32 as the model itself."""
+    """In bfloat16, also with autocast, the error is similar to that of the model itself."""
     waveforms = make_waveforms(2, 64000)
     half = copy.deepcopy(full_size_model).bfloat16()
     with torch.no_grad():
@@ -70,12 +70,12 @@ def test_half_precision(full_size_model, make_waveforms):
         assert (optimize_for_inference(half)(waveforms).logits - expected).abs().max() < 2 * error
         with torch.autocast("cpu", torch.bfloat16):
             assert (optimize_for_inference(full_size_model)(waveforms).logits - expected).abs().max() < 2 * error
-    # Converted afterwards, what is kept for float32 is not used.
+    # After a later conversion, the weights prepared for float32 are not used.
     late = optimize_for_inference(full_size_model).bfloat16()
     assert late(waveforms).logits.dtype == torch.bfloat16
 
 
-def test_base_model_and_the_model_itself(full_size_model, make_waveforms):
+def test_base_model_is_optimized_and_original_unchanged(full_size_model, make_waveforms):
     before = {name: value.clone() for name, value in full_size_model.state_dict().items()}
     base = optimize_for_inference(full_size_model.sanet)
     assert type(base) is type(full_size_model.sanet)
@@ -90,7 +90,7 @@ def test_base_model_and_the_model_itself(full_size_model, make_waveforms):
 
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_batches_in_parts(make_model, monkeypatch, with_mask):
-    """Three clips, two at a time, give what they give at once."""
+    """Three clips give the same outputs in parts of two clips as at once."""
     model = copy.deepcopy(optimize_for_inference(make_model(attn_implementation="eager")))
     waveforms = torch.randn(3, 4000)
     mask = (torch.arange(4000) < torch.tensor([[4000], [3000], [10]])).int() if with_mask else None
@@ -127,7 +127,7 @@ def test_other_configurations(make_model, options):
 
 @pytest.mark.slow
 def test_export(full_size_model, optimized, tmp_path):
-    """Exporters and compilers are given plain convolutions and linear layers."""
+    """Exporters get plain convolutions and linear layers."""
     pytest.importorskip("onnx")
     assert export_onnx(optimized, SANetFeatureExtractor(), tmp_path) < 1e-4
 
@@ -140,8 +140,8 @@ def test_compile_in_one_graph(optimized, make_waveforms):
 
 
 @pytest.mark.parametrize("shape, mask_shape", [((200000,), None), ((9, 64000), (1, 64000))])
-def test_inputs_that_do_not_fit(full_size_model, optimized, shape, mask_shape):
-    """Named as the model names them, not a part of them."""
+def test_wrong_inputs_give_the_errors_of_the_model(full_size_model, optimized, shape, mask_shape):
+    """The error names the whole input, not a part of it."""
     arguments = torch.zeros(shape), None if mask_shape is None else torch.ones(mask_shape)
     with pytest.raises(ValueError) as expected:
         full_size_model(*arguments)
@@ -167,7 +167,7 @@ CONV_KINDS = [CPUConv1d, OneDNNConv1d, MergedConv1d, DFTConv1d, LongDFTConv1d, W
     activation=st.sampled_from(list(ACTIVATIONS)),
 )
 def test_ways_to_convolve(num_frames, kernel_size, stride, padding, kind, activation):
-    """All of them give the same, also in parts and for another length than the first."""
+    """All algorithms give the same result, also in parts and for a second length."""
     kernel_size = min(kernel_size, 5 * stride) if kind is WinogradConv1d else kernel_size
     conv = SANetConv1d(3, 5, kernel_size, stride=stride, padding=padding).requires_grad_(False)
     layer = kind(conv, activation)
@@ -194,7 +194,7 @@ def test_ways_to_multiply(activation, dtype):
 
 @pytest.mark.parametrize("way", ["plain", "oneDNN", "oneDNN, frames merged", "DFT", "DFT, long blocks", "Winograd"])
 def test_each_way_in_the_network(make_model, monkeypatch, make_waveforms, way):
-    """Wherever it is possible: the same outputs, of clips of one and of several lengths."""
+    """The algorithm is used in all layers that support it. Outputs are the same, with and without padding."""
     sizes = {"conv_kernel": (24, 5, 3), "conv_dim": (16, 128, 128), "attention_dim": (128,), "se_reduction": 8}
     model = make_model(**sizes)
     monkeypatch.setattr(Choices, "choose", lambda self, what, ways: way if way in ways else list(ways)[-1])
@@ -217,8 +217,8 @@ def test_each_way_in_the_network(make_model, monkeypatch, make_waveforms, way):
             torch.testing.assert_close(hidden_states, others, atol=1e-4, rtol=1e-4)
 
 
-def test_gradients_by_the_input(make_model):
-    """Of an optimised model too: then layers are computed in the way that has them."""
+def test_gradients_with_respect_to_the_input(make_model):
+    """If gradients are needed, the optimised model uses an algorithm that has them."""
     model = make_model()
     gradients = []
     for one in (model, optimize_for_inference(model)):
@@ -247,10 +247,10 @@ print(page_faults())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is for the GNU C library")
 def test_keep_freed_memory():
     """
-    Blocks of 16 MiB, of which each would need 4,096 pages, come from memory that was freed before.
+    Blocks of 16 MiB, each of 4,096 pages, reuse memory that was freed before.
 
-    In a process of its own: after an allocation that failed, as in tests of wrong lengths, glibc gives the main thread
-    another arena, and there a heap that is freed whole is returned whatever the threshold.
+    The test needs its own process. After a failed allocation, as in tests of wrong lengths, glibc gives the main
+    thread another arena. There, a completely free heap is returned regardless of the threshold.
     """
     done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 4096

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The check of fast computations: a wrong one is found, named and replaced."""
+"""The self-check of fast algorithms: a wrong one is found, named and replaced."""
 
 import copy
 import warnings
@@ -26,7 +26,7 @@ from sanet_hf.optimization.self_check import plain_layer
 
 @pytest.fixture(autouse=True)
 def forget_checks(monkeypatch, tmp_path):
-    """And what was measured."""
+    """Forget checks and measured choices."""
     monkeypatch.setattr(choices, "cached_assets_path", lambda *names: tmp_path)
     choices._choices_for.cache_clear()
     self_check._known_checks.clear()
@@ -37,7 +37,7 @@ def forget_checks(monkeypatch, tmp_path):
 
 @pytest.fixture
 def model() -> SANetForAudioClassification:
-    """Has a convolution for each fast way, and few other weights."""
+    """Return a model with a convolution for each fast algorithm and few other weights."""
     torch.manual_seed(0)
     sizes = {"conv_dim": (16, 32, 512), "conv_kernel": (64, 32, 4), "conv_stride": (4, 2, 2), "attention_after": (1,)}
     return SANetForAudioClassification(SANetConfig(**sizes, attention_dim=(64,), num_labels=3)).eval()
@@ -73,10 +73,10 @@ def test_wrong_convolutions_in_half_precision(model, monkeypatch, dtype):
             optimized = optimize_for_inference(model)
         logits = optimized(clips).logits
     assert len(found) == 1 and logits.dtype == dtype
-    # A network of some 60 roundings in sequence.
+    # The network has about 60 roundings in sequence.
     tolerance = 60**0.5 * torch.finfo(dtype).eps
     torch.testing.assert_close(logits.float(), expected, atol=tolerance * expected.abs().max().item(), rtol=0)
-    # A copy is as right.
+    # A copy gives the same result.
     with torch.no_grad():
         assert torch.equal(copy.deepcopy(optimized)(clips).logits, logits)
 
@@ -92,7 +92,7 @@ def test_wrong_convolutions_in_half_precision(model, monkeypatch, dtype):
     ids=["dft", "winograd", "onednn-conv", "onednn-linear"],
 )
 def test_wrong_fast_layers(model, monkeypatch, where, name, path):
-    """An error of a thousandth in float32."""
+    """An error of 0.1 % in float32 is found."""
     clips = torch.randn(2, 16000)
     with torch.no_grad():
         expected = model(clips).logits
@@ -120,12 +120,12 @@ def test_wrong_weight_gradients(model, monkeypatch, dtype):
     assert (gradient(dtype) - exact).norm() > 0.5 * exact.norm()
     with pytest.warns(RuntimeWarning, match="its weight gradient by FFT 32 to 32, kernel 32"):
         replace_wrong_layers(model, dtype, training=True)
-    # Inputs and results are rounded to the format, and sums of 2200 terms to float32.
+    # Inputs and results are rounded to the number format, and sums of 2200 terms to float32.
     tolerance = 4 * torch.finfo(dtype).eps / 2 + 2200**0.5 * 2**-24
     assert (gradient(dtype) - exact).norm() < tolerance * exact.norm()
 
 
-def test_shorter_products_of_float32_are_allowed_errors():
+def test_reduced_float32_precision_is_recognised():
     assert not self_check.is_float32_reduced()
     try:
         for name in ("high", "medium"):
@@ -137,8 +137,8 @@ def test_shorter_products_of_float32_are_allowed_errors():
 
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="PyTorch 2.8 has one setting")
-def test_settings_of_one_device_raise_no_error():
-    """As --tf32 and --torch_compile make them on a GPU: PyTorch has no single answer any more."""
+def test_different_precisions_per_device_raise_no_error():
+    """--tf32 and --torch_compile set such precisions on a GPU. Then PyTorch has no single precision to return."""
     backend = torch.backends.mkldnn.matmul
     before = backend.fp32_precision
     try:
@@ -151,8 +151,7 @@ def test_settings_of_one_device_raise_no_error():
     assert not self_check.is_float32_reduced()
 
 
-def test_a_plain_convolution_that_is_wrong_too(monkeypatch):
-    """What float32 gets wrong is computed in float64."""
+def test_convolution_wrong_in_float32_uses_float64(monkeypatch):
     conv, states = SANetConv1d(16, 16, 5, padding=2).requires_grad_(False), torch.randn(1, 20, 16)
     expected = conv(states)
     original = nn.functional.conv1d
@@ -167,7 +166,7 @@ def test_a_plain_convolution_that_is_wrong_too(monkeypatch):
     torch.testing.assert_close(forward(conv, states), expected)
 
 
-def test_a_layer_that_fails(model, monkeypatch):
+def test_failing_layer_is_replaced(model, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("could not create a primitive")
 
@@ -177,7 +176,7 @@ def test_a_layer_that_fails(model, monkeypatch):
     assert model(torch.randn(1, 16000)).logits.isfinite().all()
 
 
-def test_an_operator_that_is_not_there(monkeypatch):
+def test_missing_operator_is_not_a_candidate(monkeypatch):
     cpu_layers.has_onednn.cache_clear()
     monkeypatch.setattr(cpu_layers, "onednn_linear", lambda: None)
     assert list(cpu_layers.linear_candidates(nn.Linear(64, 64))) == ["plain"]
@@ -188,7 +187,7 @@ def test_an_operator_that_is_not_there(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), 6e4], ids=str)
-def test_weights_are_no_fault_of_the_processor(model, value):
+def test_extreme_weights_do_not_fail_the_check(model, value):
     model = model.to(torch.float16)
     with torch.no_grad():
         model.sanet.layers[0].conv1.weight.fill_(value)
@@ -197,8 +196,8 @@ def test_weights_are_no_fault_of_the_processor(model, value):
         assert all(check.is_right for check in replace_wrong_layers(model, torch.float16))
 
 
-def test_large_weights_are_no_fault_of_the_processor(model):
-    """Squares of them are infinite in float32, in which bfloat16 is compared."""
+def test_large_weights_do_not_fail_the_check(model):
+    """Their squares are infinite in float32, the format of the comparison for bfloat16."""
     model = model.to(torch.bfloat16)
     with torch.no_grad():
         model.sanet.layers[0].conv1.weight.mul_(1e25)
@@ -207,7 +206,7 @@ def test_large_weights_are_no_fault_of_the_processor(model):
         assert all(check.is_right for check in replace_wrong_layers(model, torch.bfloat16))
 
 
-def test_once_per_process_and_shape(model, monkeypatch):
+def test_check_runs_once_per_process_and_shape(model, monkeypatch):
     checks = replace_wrong_layers(model, torch.float32, training=True)
     # Query, key and value have one shape.
     assert len(checks) == len(self_check._known_checks) < sum(isinstance(m, self_check.Layer) for m in model.modules())
@@ -218,11 +217,11 @@ def test_once_per_process_and_shape(model, monkeypatch):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_others_are_left_alone():
+def test_other_models_are_not_checked():
     assert replace_wrong_layers(nn.Linear(2, 2), torch.bfloat16) == []
 
 
-def test_plain_layers_are_the_layers(model):
+def test_plain_layers_equal_the_layers(model):
     for layer in model.modules():
         if isinstance(layer, self_check.Layer):
             states = self_check._random_inputs(layer)
@@ -247,10 +246,10 @@ def test_machine_report(monkeypatch):
         line for line in lines if line.startswith("32 to 32, kernel 32, stride 1, none, float32, 4096 frames")
     )
     assert "oneDNN " in found and "DFT " in found
-    # A wrong way takes no part.
+    # A wrong algorithm is not compared.
     assert not any("plain" in line for line in lines if "kernel 32" in line and ", bfloat16, " in line)
 
 
-def test_description_for_the_card():
+def test_description_for_the_model_card():
     text = describe_training(torch.bfloat16, torch.device("cpu"))
     assert text.startswith(describe_processor()) and ", bfloat16, PyTorch 2" in text

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Packages that only some commands need."""
+"""Optional packages, needed only by some commands."""
 
 import json
 import subprocess
@@ -25,19 +25,19 @@ def test_installed_packages_pass():
         (["torch", "one", "two"], 'one, two are not installed. Run: pip install "sanet-hf[plot]"'),
     ],
 )
-def test_a_missing_package_is_one_sentence_that_names_the_extra(packages, message):
+def test_error_names_missing_packages_and_the_extra(packages, message):
     with pytest.raises(MissingPackageError) as error:
         require(packages, "plot")
     assert str(error.value) == message
 
 
-def test_a_package_that_was_imported_and_removed_is_missing(monkeypatch):
+def test_package_set_to_none_in_sys_modules_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingPackageError, match="matplotlib"):
         require("matplotlib", "plot")
 
 
-# Runs where no package of an extra can be imported.
+# Runs without the packages of any extra.
 CORE_COMMANDS = """
 import json, sys
 

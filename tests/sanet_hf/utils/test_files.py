@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files that take their name when they are whole."""
+"""Atomic writing: a file gets its name when it is complete."""
 
 from contextlib import suppress
 from pathlib import Path

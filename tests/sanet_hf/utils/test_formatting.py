@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of names and Markdown as text."""
+"""Formatting of lists of names and of Markdown."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_lists_of_names(count, line, lines):
         ("two\n lines ", "two lines"),
     ],
 )
-def test_markdown_shows_the_text(text, expected):
+def test_markdown_is_escaped(text, expected):
     assert escape_markdown(text) == expected
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The command shortens the time that OpenMP's threads spin, a program that imports the package does not."""
+"""The `sanet` command shortens the time that OpenMP threads spin. A program that imports the package does not."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from sanet_hf.utils import openmp
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 ROOT = Path(__file__).parents[3]
-# In the place of transformers, whose import is the first that loads OpenMP.
+# Replaces transformers, the first import that loads OpenMP.
 TRANSFORMERS = """
 import os, subprocess, sys
 assert "torch" not in sys.modules
@@ -26,7 +26,7 @@ os._exit(0)
 
 @pytest.fixture
 def environment(monkeypatch) -> dict[str, str]:
-    """The environment of a process whose user chose nothing, and that has not imported PyTorch."""
+    """Return the environment of a process without settings by the user and before the import of PyTorch."""
     variables = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     monkeypatch.setattr(os, "environ", variables)
     monkeypatch.delitem(sys.modules, "torch")
@@ -39,8 +39,8 @@ def test_shorten_wait(environment):
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_choice_of_the_user(environment, name):
-    """One for all libraries, or for one of them."""
+def test_choice_of_the_user_is_kept(environment, name):
+    """The choice may be for all libraries or for one of them."""
     environment[name] = "2"
     openmp.shorten_wait()
     assert environment[name] == "2"
@@ -48,8 +48,8 @@ def test_choice_of_the_user(environment, name):
     assert {other: environment[other] for other in VARIABLES if other in environment} == {**others, name: "2"}
 
 
-def test_after_pytorch(environment, monkeypatch):
-    """It would have no effect here, but in children."""
+def test_no_change_after_pytorch_is_imported(environment, monkeypatch):
+    """It would have no effect in this process, but in child processes."""
     monkeypatch.setitem(sys.modules, "torch", pytest)
     openmp.shorten_wait()
     assert not openmp.SHORT_WAIT.keys() & environment.keys()
@@ -89,7 +89,7 @@ def test_is_sanet(monkeypatch, argv, original, expected):
     ids=lambda value: None if isinstance(value, str) else value[1],
 )
 def test_children(program, expected, environment, tmp_path):
-    """What children of a program inherit when it has imported the package, as far as transformers."""
+    """Child processes inherit the setting only from `sanet`, not from a program that imports the package."""
     (tmp_path / "transformers.py").write_text(TRANSFORMERS)
     (tmp_path / "sanet").write_text("from sanet_hf.cli.main import main")
     (tmp_path / "program.py").write_text("import sanet_hf")
@@ -100,7 +100,7 @@ def test_children(program, expected, environment, tmp_path):
 
 
 def test_libgomp(environment):
-    """PyTorch's libgomp reads what is set within the process that loads it."""
+    """PyTorch's libgomp reads a setting made within the process that loads it."""
     libraries = list(Path(torch.__file__).parent.glob("lib/libgomp*"))
     if not libraries or "GOMP_SPINCOUNT" not in openmp.SHORT_WAIT:
         pytest.skip("no libgomp, or not on this processor")

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in for the tests of text generation, which `ModelTesterMixin` requires of models that generate only."""
+"""Replace the tests of text generation. `ModelTesterMixin` requires them only of generative models."""
 
 
 class GenerationTesterMixin:

@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Stands in for the tests of the audio classification pipeline: makes the pipeline for `PipelineTesterMixin` and checks
-what comes out of it.
+Replace the tests of the audio classification pipeline: make the pipeline for `PipelineTesterMixin` and check its
+output.
 """
 
 import numpy as np
@@ -10,12 +10,14 @@ from transformers import AudioClassificationPipeline
 
 
 class AudioClassificationPipelineTests:
-    """`PipelineTesterMixin` makes one for each model, feature extractor and dtype."""
+    """`PipelineTesterMixin` creates one instance per model, feature extractor and dtype."""
 
     def get_test_pipeline(
         self, model, tokenizer=None, image_processor=None, feature_extractor=None, processor=None, dtype="float32"
     ):
-        """The pipeline, and clips shorter and longer than the model takes, and at another sampling rate."""
+        """
+        Return the pipeline and three clips: shorter and longer than the model's maximum, and at another sampling rate.
+        """
         pipeline = AudioClassificationPipeline(
             model=model,
             tokenizer=tokenizer,

@@ -1,8 +1,8 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Stands in for the table of the arguments that every configuration takes, with values other than the defaults:
-`ConfigTester` checks that a configuration keeps them.
+Replace the table of arguments that every configuration supports, with values other than the defaults. `ConfigTester`
+checks that a configuration keeps them.
 """
 
 config_common_kwargs = {
