@@ -22,6 +22,7 @@ from transformers import (
 
 from sanet_hf import SANetConfig, SANetFeatureExtractor, SANetForAudioClassification
 from sanet_hf.architectures import find_window_seconds
+from sanet_hf.audio.levels import SILENCE
 from sanet_hf.cli.main import make_parser
 from sanet_hf.errors import UsageError
 from sanet_hf.inference import prediction as inference
@@ -407,8 +408,9 @@ def test_silent_file_has_no_class_and_no_error(tiny_checkpoint, clips, aggregate
                 assert prediction.scores is prediction.label is prediction.score is None
 
 
-def test_minimum_level_equals_the_default_of_the_command():
-    assert inference.MIN_LEVEL == make_parser().parse_args(["predict", "MODEL", "a.wav"]).min_level == -80
+def test_minimum_level_equals_that_of_checks_and_of_the_command():
+    default = make_parser().parse_args(["predict", "MODEL", "a.wav"]).min_level
+    assert 20 * np.log10(SILENCE) == inference.MIN_LEVEL == default == -80
 
 
 @pytest.mark.parametrize(
