@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`sanet train`, `evaluate` and `predict` with networks of every architecture, and with several labels a clip."""
+"""`sanet train`, `evaluate` and `predict` with every architecture, and with several labels per clip."""
 
 import csv
 import json
@@ -31,11 +31,11 @@ from sanet_hf.training.checkpoints import load_renamed_weights
 from .tiny_models import SIZES, overrides, save_checkpoint
 
 
-# A dozen steps that change the tiny networks enough for clips to differ.
+# A dozen steps. They change the tiny networks enough to give clips different scores.
 OPTIONS = ["--max_length_seconds", "1", "--precision", "fp32", "--num_train_epochs", "3", "--warmup_steps", "0"]
 OPTIONS += ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"]
 LEARNING_RATE = ["--learning_rate", "1e-2"]
-# wav2vec2 with normalised layers takes a mask, so that a clip's scores do not depend on the batch it is in.
+# wav2vec2 with layer normalization uses a mask, so the scores of a clip do not depend on its batch.
 MASKED = {"feat_extract_norm": "layer", "extractor_options": {"return_attention_mask": True}}
 CHECKPOINTS = {
     "wav2vec2": ("wav2vec2.yaml", {"model_type": "wav2vec2", "model_class": Wav2Vec2Model, **MASKED}),
@@ -48,7 +48,7 @@ RUNS = [*CHECKPOINTS, *(f"{name}_from_scratch" for name in SCRATCH)]
 
 
 def model_options(name: str, folder: Path) -> list[str]:
-    """Configuration file and options of a run; a checkpoint on disk stands in for the one on the Hub."""
+    """Return the configuration file and options of a run. A local checkpoint replaces the one on the Hub."""
     if name in CHECKPOINTS:
         config, checkpoint = CHECKPOINTS[name]
         save_checkpoint(folder, **checkpoint)
@@ -59,7 +59,7 @@ def model_options(name: str, folder: Path) -> list[str]:
 
 
 def cut(waveform: np.ndarray, split: str) -> list[np.ndarray]:
-    """The middle second in training, else all seconds; at least a quarter of a second."""
+    """Return the middle second for training, otherwise all seconds. Pad each to at least a quarter of a second."""
     start = max(0, len(waveform) - 16000) // 2
     stop = start + 16000 if split == "train" else len(waveform)
     windows = [waveform[at : at + 16000] for at in range(start if split == "train" else 0, stop, 16000)]
@@ -68,7 +68,7 @@ def cut(waveform: np.ndarray, split: str) -> list[np.ndarray]:
 
 @torch.inference_mode()
 def logits_of(folder: Path, files: Iterable[str], split: str) -> Iterator[torch.Tensor]:
-    """Of each window of each file alone, with nothing but transformers: shape (windows, classes)."""
+    """Yield the logits of each file, window by window and with transformers only. Shape: (windows, classes)."""
     model = AutoModelForAudioClassification.from_pretrained(folder).eval()
     feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
     for file in files:
@@ -91,7 +91,7 @@ def probabilities_of(row: dict) -> list[float]:
 
 @pytest.fixture(scope="module")
 def clips(tones, tmp_path_factory) -> Path:
-    """Some of `tones`, and in train and test a clip of 100 samples and one of 8 s."""
+    """Return a folder with some of `tones`. Train and test also have a clip of 100 samples and one of 8 s."""
     folder = tmp_path_factory.mktemp("clips") / "data"
     for split, count in (("train", 5), ("validation", 2), ("test", 2)):
         for label in ("high", "low"):
@@ -107,19 +107,19 @@ def clips(tones, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", params=RUNS)
 def run(request, clips, tmp_path_factory) -> tuple[str, Path, list[str]]:
-    """A finished run: its name, folder and options of the model."""
+    """Return the name, the folder and the model options of a finished run."""
     folder = tmp_path_factory.mktemp(request.param)
     options = model_options(request.param, folder / "checkpoint")
     command = ["train", *options, "--data_dir", str(clips), "--output_dir", str(folder / "run")]
     command += [*OPTIONS, *LEARNING_RATE]
-    # SANet says much the same of all clips until its BatchNorm statistics have settled.
+    # SANet gives all clips similar scores until its BatchNorm statistics have settled.
     settled = ["--num_train_epochs", "12", "--load_best_model_at_end", "false"]
     command += settled if request.param.startswith("sanet") else []
     assert main(command) == 0
     return request.param, folder / "run", options
 
 
-def test_training_reports(run, clips):
+def test_training_writes_consistent_results(run, clips):
     name, folder, _ = run
     results = json.loads((folder / "all_results.json").read_text())
     for split in ("train", "eval", "test"):
@@ -135,7 +135,7 @@ def test_training_reports(run, clips):
     assert (folder / "report.html").is_file() and (folder / "README.md").is_file()
 
 
-def test_folder_holds_the_model(run):
+def test_run_folder_loads_with_auto_classes(run):
     name, folder, _ = run
     model = AutoModelForAudioClassification.from_pretrained(folder)
     assert type(model).__name__.lower().startswith(name.split("_")[0])
@@ -148,8 +148,8 @@ def test_folder_holds_the_model(run):
 
 
 @pytest.mark.parametrize("run", CHECKPOINTS, indirect=True)
-def test_checkpoint_is_trained_on(run):
-    """What the configuration freezes stays as it was in the checkpoint; the rest of it is where training began."""
+def test_training_starts_from_the_checkpoint(run):
+    """Frozen weights are those of the checkpoint. The other weights have changed, but only a little."""
     name, folder, options = run
     base_class = {"ast": AutoModelForAudioClassification}.get(name) or CHECKPOINTS[name][1]["model_class"]
     before = base_class.from_pretrained(options[-1]).state_dict()
@@ -167,12 +167,12 @@ def test_checkpoint_is_trained_on(run):
     ]
     layers = [key for key in layers if before[key].dim() == 2 and "classifier" not in key]
     changes = [float((after[key] - before[key]).abs().max()) for key in layers]
-    # A dozen steps of Adam at a learning rate of 0.01 at most; other weights would be further away.
+    # At most a dozen Adam steps at a learning rate of 0.01. Other initial weights would differ more.
     assert len(layers) >= 12 and 0 < min(changes) and max(changes) < 0.12
 
 
 def test_pipeline_agrees_with_predict(run, clips, capsys):
-    """On clips that need neither a crop nor padding."""
+    """Only clips that need neither cropping nor padding are compared."""
     _, folder, _ = run
     files = sorted(str(path) for path in (clips / "test").rglob("*_test_*.wav"))
     classifier = pipeline("audio-classification", model=str(folder), device="cpu")
@@ -185,7 +185,7 @@ def test_pipeline_agrees_with_predict(run, clips, capsys):
     assert [float(row[0]) for row in rows] == pytest.approx([scores["score"] for scores in expected], abs=2e-4)
 
 
-def test_predict_says_of_clips_of_any_length_what_training_said(run, clips, tmp_path):
+def test_predict_agrees_with_training_for_any_length(run, clips, tmp_path):
     name, folder, _ = run
     expected = {row["file"]: probabilities_of(row) for row in read_csv(folder / "predictions/test.csv")}
     output = tmp_path / "predictions.csv"
@@ -195,7 +195,7 @@ def test_predict_says_of_clips_of_any_length_what_training_said(run, clips, tmp_
     assert {row["path"] for row in files} == expected.keys()
     assert {row["path"] for row in rows if row["start"]} == {str(clips / "test/low/long.wav")}
     assert len(rows) == len(files) + 8
-    # Without a mask, these hear the padding of training's batches.
+    # Without a mask, the padding of training batches changes the scores of these models.
     hears = name.startswith(("hubert", "wav2vec2"))
     hears = hears and not AutoFeatureExtractor.from_pretrained(folder).return_attention_mask
     tolerance = 0.02 if hears else 2e-4
@@ -203,7 +203,7 @@ def test_predict_says_of_clips_of_any_length_what_training_said(run, clips, tmp_
         assert float(row["score"]) == pytest.approx(max(expected[row["path"]]), abs=tolerance)
 
 
-def test_embeddings(run, clips, tmp_path, capsys):
+def test_embed_writes_normalized_embeddings_and_a_map(run, clips, tmp_path, capsys):
     _, folder, _ = run
     output, plot = tmp_path / "embeddings.parquet", tmp_path / "map.png"
     command = ["embed", str(folder), str(clips / "test"), "missing.wav", "--output", str(output), "--normalize"]
@@ -238,8 +238,8 @@ def test_evaluate_agrees_with_training(run, tmp_path, capsys):
     "run", ["sanet_from_scratch", "wav2vec2", "ast", "ast_from_scratch", "whisper"], indirect=True
 )
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_every_probability_is_that_of_the_clip_alone(run, split):
-    """In training's batches of clips of 100 samples to 8 s or not."""
+def test_probabilities_do_not_depend_on_the_batch(run, split):
+    """Training scores clips of 100 samples to 8 s in batches. Each clip alone gets the same probabilities."""
     _, folder, _ = run
     rows = read_csv(folder / "predictions" / f"{split}.csv")
     assert {Path(row["file"]).name for row in rows} >= {"short.wav", "long.wav"}
@@ -248,11 +248,11 @@ def test_every_probability_is_that_of_the_clip_alone(run, split):
         expected = logits.softmax(-1).mean(0).tolist()
         assert probabilities_of(row) == pytest.approx(expected, abs=1e-4), row["file"]
         assert row["prediction"] == ("high" if expected[0] > expected[1] else "low")
-    # Such that a model which says the same of all clips would not do.
+    # A model with the same scores for all clips must not pass.
     assert np.ptp([probabilities_of(row)[0] for row in rows]) > 1e-3
 
 
-def test_options_of_the_run_are_kept(run):
+def test_run_options_are_stored(run):
     name, folder, options = run
     kept = yaml.safe_load((folder / "train_options.yaml").read_text())
     if name in CHECKPOINTS:
@@ -261,12 +261,12 @@ def test_options_of_the_run_are_kept(run):
         assert not kept.get("model_name_or_path") and kept["config_overrides"] == options[-1]
 
 
-# Several labels a clip
+# Several labels per clip
 
 
 @pytest.fixture(scope="module", params=["sanet_from_scratch", "whisper"])
 def multi_label_run(request, tones, tmp_path_factory) -> tuple[Path, Path]:
-    """A run on a manifest of clips with a high tone, a low one, both or none, and its manifest."""
+    """Return a run and its manifest, whose clips have a high tone, a low tone, both or neither."""
     folder = tmp_path_factory.mktemp(f"multi_label_{request.param}")
     rng = np.random.default_rng(0)
     lines = ["file,label,split"]
@@ -316,7 +316,7 @@ def test_multi_label_predictions(multi_label_run):
     assert not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
 
 
-def test_multi_label_model_in_use(multi_label_run, tmp_path, capsys):
+def test_multi_label_commands_agree_with_training(multi_label_run, tmp_path, capsys):
     folder, _ = multi_label_run
     row = read_csv(folder / "predictions/test.csv")[0]
     scores = pipeline("audio-classification", model=str(folder), device="cpu")(row["file"])
@@ -336,13 +336,13 @@ def test_multi_label_model_in_use(multi_label_run, tmp_path, capsys):
     )
 
 
-def test_multi_label_checkpoint_with_one_label_a_clip(multi_label_run, clips, tmp_path):
-    """The head stays, since the labels are the same; the loss and the scores are those of one class."""
+def test_multi_label_checkpoint_becomes_single_label(multi_label_run, clips, tmp_path):
+    """The head stays, because the labels are the same. The scores of a clip now add up to 1."""
     folder, _ = multi_label_run
     config = "sanet.yaml" if "sanet" in str(folder) else "ast.yaml"
     command = ["train", config, "--model_name_or_path", str(folder), "--data_dir", str(clips), *OPTIONS]
     command += ["--num_train_epochs", "1", "--freeze", "backbone"]
-    # ast.yaml has a rate of its own for the head.
+    # ast.yaml sets a separate learning rate for the head.
     command += ["--learning_rate" if config == "sanet.yaml" else "--head_learning_rate", "0"]
     assert main([*command, "--output_dir", str(tmp_path / "run")]) == 0
     assert json.loads((tmp_path / "run/config.json").read_text())["problem_type"] == "single_label_classification"
@@ -356,8 +356,8 @@ def test_multi_label_checkpoint_with_one_label_a_clip(multi_label_run, clips, tm
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_weights_load_by_the_names_that_they_are_saved_under(name, tmp_path):
-    """transformers 5 writes names of earlier versions for some models, and `Trainer` loads what it finds."""
+def test_weights_load_under_their_saved_names(name, tmp_path):
+    """transformers 5 saves some models with the weight names of earlier versions. `Trainer` does not convert them."""
     save_checkpoint(tmp_path / "a", name, labels=("a", "b"))
     save_checkpoint(tmp_path / "b", name, labels=("a", "b"))
     model, other = (AutoModelForAudioClassification.from_pretrained(tmp_path / folder) for folder in ("a", "b"))
@@ -373,9 +373,9 @@ def test_weights_load_by_the_names_that_they_are_saved_under(name, tmp_path):
         model.load_state_dict(saved, strict=False)
 
 
-def test_the_best_epoch_and_the_last_checkpoint_of_an_ast_are_loaded_whole(clips, tmp_path):
+def test_best_and_last_ast_checkpoints_load_completely(clips, tmp_path):
     options = ["ast.yaml", *model_options("ast_from_scratch", tmp_path)[1:], "--data_dir", str(clips), *OPTIONS]
-    # So high that the network gives all clips one class: of equal epochs, the first is the best.
+    # At this rate, the network assigns all clips to one class. Of equal epochs, the first is the best.
     options += ["--metric_for_best_model", "accuracy", "--learning_rate", "1", "--max_grad_norm", "9"]
     options += ["--save_total_limit", "3", "--output_dir", str(tmp_path / "run")]
     assert main(["train", *options]) == 0

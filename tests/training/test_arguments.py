@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options: YAML, flags, precedence, mistakes."""
+"""Training options from YAML files and flags: precedence, defaults and errors."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_shipped_configs(path):
+def test_shipped_configs_are_found_by_path_name_and_stem(path):
     by_path, by_name, by_stem = (
         parse_train_arguments([name, *REQUIRED])[:2] for name in (str(path), path.name, path.stem)
     )
@@ -50,12 +50,12 @@ def test_later_yaml_overrides_earlier(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "", "none", "[]"])
-def test_no_augmentations(text):
+def test_empty_values_mean_no_augmentations(text):
     assert parse_augmentations(text) == []
 
 
 @pytest.mark.parametrize(("problem_type", "metric"), [("single", "macro_f1"), ("multi", "mAP")])
-def test_metric_for_best_model(problem_type, metric):
+def test_default_metric_depends_on_problem_type(problem_type, metric):
     options = ["sanet", *REQUIRED, "--problem_type", f"{problem_type}_label_classification"]
     assert parse_train_arguments(options)[2].metric_for_best_model == metric
     assert parse_train_arguments([*options, "--metric_for_best_model", "ece"])[2].metric_for_best_model == "ece"
@@ -79,12 +79,12 @@ def test_changed_options_describe_a_run():
         ('{"conv_dim": [8, 16]}', {"conv_dim": [8, 16]}),
     ],
 )
-def test_config_overrides(text, values):
+def test_config_overrides_are_parsed(text, values):
     assert parse_config_overrides(text) == values
 
 
 def test_config_overrides_are_merged(tmp_path):
-    """Those of a YAML file with those of a later one and of the flag, which names other values."""
+    """Overrides of YAML files and of the flag are combined. Later values win, and an empty flag removes all."""
     path = tmp_path / "mine.yaml"
     path.write_text("config_overrides: {attention_dim: [8, 8], hidden_act: relu}\n", encoding="utf-8")
     argv = ["sanet", "sanet_small", str(path), *REQUIRED]
@@ -99,7 +99,7 @@ def test_config_overrides_are_merged(tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "mAP", "accuracy", "loss", "eval_loss", "ece", "eval_ece"])
-def test_whether_greater_is_better_follows_from_the_metric(metric):
+def test_metric_determines_greater_is_better(metric):
     for config in ("sanet", "wav2vec2", "ast"):
         argv = [config, *REQUIRED, "--metric_for_best_model", metric]
         assert parse_train_arguments(argv)[2].greater_is_better == (not metric.endswith(("loss", "ece")))
@@ -113,11 +113,11 @@ def test_whether_greater_is_better_follows_from_the_metric(metric):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_precision(precision):
+def test_precision_sets_bf16(precision):
     assert parse_train_arguments([*REQUIRED, "--precision", precision])[2].bf16 == (precision == "bf16")
 
 
-def test_an_option_can_have_dashes():
+def test_options_accept_dashes():
     _, data, training = parse_train_arguments(["--data-dir", "data", "--output-dir", "out", "--learning-rate=3e-4"])
     assert (data.data_dir, training.output_dir, training.learning_rate) == ("data", "out", 3e-4)
     assert "-dir" not in make_train_parser(all_options=True).format_help()
@@ -164,7 +164,7 @@ def test_mistakes_in_yaml(tmp_path, text, message):
         parse_train_arguments([str(path), *REQUIRED])
 
 
-def test_find_config_prefers_a_file(tmp_path, monkeypatch):
+def test_find_config_prefers_a_local_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("sanet.yaml").parent.name == "configs"
     Path("sanet.yaml").write_text("seed: 1\n", encoding="utf-8")
@@ -179,15 +179,14 @@ def test_find_config_prefers_a_file(tmp_path, monkeypatch):
         ("eval_strategy: epoch\nload_best_model_at_end: yes", "epoch"),
     ],
 )
-def test_yaml_means_what_it_says(tmp_path, text, value):
-    """Its booleans are text where an option takes text."""
+def test_yaml_booleans_become_text_for_text_options(tmp_path, text, value):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     training = parse_train_arguments(["sanet.yaml", str(path), *REQUIRED])[2]
     assert training.eval_strategy == value and training.load_best_model_at_end == (value == "epoch")
 
 
-def test_no_value_in_yaml_is_the_default(tmp_path):
+def test_yaml_null_is_the_default(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("num_train_epochs: null\nconfig_overrides:\nlabel_smoothing_factor: ~\nrun_name: 010\n")
     model, _, training = parse_train_arguments(["sanet", "sanet_small", str(path), *REQUIRED])
@@ -195,7 +194,7 @@ def test_no_value_in_yaml_is_the_default(tmp_path):
     assert training.run_name == "010"
 
 
-def test_lists_in_yaml(tmp_path):
+def test_yaml_lists_need_options_with_several_values(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("report_to: [none]\ndebug: [underflow_overflow]\n")
     training = parse_train_arguments([str(path), *REQUIRED])[2]
@@ -221,7 +220,7 @@ def test_lists_in_yaml(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_precisions_that_agree(flags, expected):
+def test_precision_options_must_agree(flags, expected):
     if isinstance(expected, str):
         with pytest.raises(UsageError, match=expected):
             parse_train_arguments([*REQUIRED, *flags])
@@ -270,13 +269,13 @@ CHECKPOINT = ["--model_name_or_path", "x"]
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_options_that_contradict_others_or_have_no_effect(flags, message):
+def test_contradicting_or_ineffective_options_are_refused(flags, message):
     with pytest.raises(UsageError, match=message):
         parse_train_arguments([*REQUIRED, *flags])
 
 
-def test_without_effect_in_a_file_is_a_warning(tmp_path, caplog):
-    """A file can serve several runs; and those that come with the package do."""
+def test_ineffective_option_in_yaml_is_a_warning(tmp_path, caplog):
+    """One file can serve several runs, as the shipped files do. Default values give no warning."""
     path = tmp_path / "mine.yaml"
     path.write_text("max_segments: 2\nshuffle_buffer_size: 1000\n")
     parse_train_arguments(["sanet", str(path), *REQUIRED])
@@ -287,11 +286,11 @@ def test_without_effect_in_a_file_is_a_warning(tmp_path, caplog):
     assert not caplog.text
 
 
-def test_options_of_the_data_in_evaluation():
+def test_evaluation_overrides_data_options():
     given = {"data_dir": "other", "audio_column_name": "sound"}
     with pytest.raises(UsageError, match="--audio_column_name has no effect: it needs --dataset_name"):
         override_data_arguments({"dataset_name": "set"}, given)
-    # Those of the run itself are no mistake.
+    # Stored options of the run itself are accepted.
     options = {"dataset_name": "set", "audio_column_name": "sound"}
     assert override_data_arguments(options, {"data_dir": "other"}).data_dir == "other"
     names = vars(make_data_parser().parse_known_args(["--data_dir", "x"])[0])

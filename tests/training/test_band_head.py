@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Logistic regression on a network's log-mel bands, whose scores are added to its own."""
+"""The band head: logistic regression on log-mel bands, whose scores are added to those of the network."""
 
 import json
 from dataclasses import replace
@@ -65,7 +65,7 @@ def recordings(data):
 
 @pytest.fixture
 def trainer(tmp_path, recordings):
-    """Of a network with random weights."""
+    """Return a trainer of a network with random weights."""
     labels = recordings["train"].features["label"].names
     model, feature_extractor = save_checkpoint(tmp_path / "initial", "sanet", labels, **NETWORK)
     trainer = _make_trainer(model, feature_extractor, batch_size=8)
@@ -78,13 +78,13 @@ def predict(trainer, recordings, split: str = "test") -> np.ndarray:
     return predict_windows(trainer, split, recordings[split], 0.3).logits
 
 
-def test_the_scores_of_both_are_added(trainer, recordings, data, capsys):
+def test_scores_of_network_and_regression_are_added(trainer, recordings, data, capsys):
     before = predict(trainer, recordings)
     head = add_band_head(trainer, recordings["train"], recordings["validation"], data)
     assert head.share in regression_heads.SHARES and head.losses[1] < head.losses[0]
     assert f"{head.share:.0%} of the scores" in capsys.readouterr().err
     after = predict(trainer, recordings)
-    # Of each test clip, what the regression says of its statistics.
+    # The scores of the regression for each test clip.
     model, scores = trainer.model, []
     for row in recordings["test"]:
         features = extract_features(trainer.processing_class, [load_recording(row, 16000, 0, 4800)])
@@ -95,7 +95,7 @@ def test_the_scores_of_both_are_added(trainer, recordings, data, capsys):
     clips = predict_windows(trainer, "test", recordings["test"], 0.3)
     firsts = np.flatnonzero(np.diff(clips.rows, prepend=-1))
     np.testing.assert_allclose(after[firsts], before[firsts] + head.factor * added, atol=2e-3, rtol=1e-3)
-    # Clients load it like any other.
+    # transformers loads the model without further steps.
     trainer.save_model()
     loaded = AutoModelForAudioClassification.from_pretrained(trainer.args.output_dir).eval()
     assert loaded.config.use_band_statistics
@@ -106,18 +106,18 @@ def test_the_scores_of_both_are_added(trainer, recordings, data, capsys):
     np.testing.assert_array_equal(predict(trainer, recordings), before)
 
 
-def test_a_head_is_fitted_again_to_more_recordings(trainer, recordings, data):
+def test_head_is_refitted_to_other_recordings(trainer, recordings, data):
     head = add_band_head(trainer, recordings["train"], recordings["validation"], data)
     logits = predict(trainer, recordings)
     tolerance = 0.02 * np.abs(logits).max()
     refit_band_head(trainer, head, recordings["train"], data)
-    # To the same ones: a little depends on where the search for the weights starts.
+    # The same recordings. The result depends slightly on the initial weights of the search.
     np.testing.assert_allclose(predict(trainer, recordings), logits, atol=tolerance)
     refit_band_head(trainer, head, recordings["validation"], data)
     assert np.abs(predict(trainer, recordings) - logits).max() > tolerance
 
 
-def test_recordings_that_cannot_be_read_any_more_are_left_out(trainer, recordings, data, monkeypatch):
+def test_unreadable_recordings_are_skipped(trainer, recordings, data, monkeypatch):
     read = regression_heads.EvaluationClips.__getitem__
 
     def fail(clips, index):
@@ -135,7 +135,7 @@ def test_recordings_that_cannot_be_read_any_more_are_left_out(trainer, recording
     assert rest.logits.probabilities().shape[0] == len(rest.logits.files)
 
 
-def test_what_hardly_varies_does_not_count():
+def test_nearly_constant_features_get_no_weight():
     features = np.random.default_rng(0).normal(size=(20, 3))
     features[:, 1] *= 1e-3
     targets = np.eye(2, dtype=int)[(features[:, 1] > 0).astype(int)]
@@ -145,13 +145,14 @@ def test_what_hardly_varies_does_not_count():
 
 @pytest.mark.parametrize("reason", ["no validation split", "has 2 recordings", "only from", "silent"])
 def test_where_there_is_none(trainer, recordings, data, monkeypatch, capsys, reason):
+    """Without enough validation recordings, gain or sound, no band head is added and the model does not change."""
     validation = recordings["validation"]
     if reason == "no validation split":
         validation = None
     elif reason == "has 2 recordings":
         validation = validation.select([0, 1])
     elif reason == "only from":
-        # What is gained is too little.
+        # The gain is too small.
         monkeypatch.setattr(regression_heads, "MIN_GAIN", 1.1)
     else:
         monkeypatch.setattr("sanet_hf.training.data.clips.is_silent", lambda waveform: True)
@@ -176,7 +177,7 @@ def test_where_there_is_none(trainer, recordings, data, monkeypatch, capsys, rea
         ("true", (8,), None, "--streaming"),
     ],
 )
-def test_what_asks_for_one(option, spectrogram, count, wanted):
+def test_when_a_band_head_is_wanted(option, spectrogram, count, wanted):
     trainer = SimpleNamespace(
         args=SimpleNamespace(band_head=option),
         model=SimpleNamespace(config=SimpleNamespace(spectrogram_dim=spectrogram)),
@@ -191,14 +192,14 @@ def test_what_asks_for_one(option, spectrogram, count, wanted):
         assert is_band_head_wanted(trainer, train) == wanted
 
 
-def test_a_loss_of_zero_is_not_gained_by(trainer, recordings, data, monkeypatch):
-    """Of a network that is certain and right."""
+def test_loss_of_zero_gets_no_band_head(trainer, recordings, data, monkeypatch):
+    """The loss of a network that is certain and right cannot decrease."""
     monkeypatch.setattr(regression_heads, "log_loss", lambda probabilities, references: 0.0)
     assert add_band_head(trainer, recordings["train"], recordings["validation"], data) is None
     assert not trainer.model.config.use_band_statistics
 
 
-def test_groups_are_not_found_in_names_of_added_clips(recordings, data):
+def test_group_pattern_is_not_applied_to_added_clips(recordings, data):
     own = recordings["train"].select([0, 1, 2])
     keys = ["a_1.wav", "a_2.wav", "/run/_background/train/0000-white.wav"]
     both = own.remove_columns("key").add_column("key", keys).add_column(ADDED, [False, False, True])
@@ -206,7 +207,7 @@ def test_groups_are_not_found_in_names_of_added_clips(recordings, data):
     assert groups[0] == groups[1] != groups[2]
 
 
-def test_a_checkpoint_s_head_is_left_out_without_a_warning(trainer, recordings, data, capfd):
+def test_band_head_of_a_checkpoint_is_dropped_silently(trainer, recordings, data, capfd):
     add_band_head(trainer, recordings["train"], recordings["validation"], data)
     trainer.save_model()
     capfd.readouterr()
@@ -218,8 +219,8 @@ def test_a_checkpoint_s_head_is_left_out_without_a_warning(trainer, recordings, 
         assert "UNEXPECTED" not in capfd.readouterr().err
 
 
-def test_a_class_that_all_recordings_have(trainer, recordings, data, capsys):
-    """Its regression has no finite bias."""
+def test_class_in_all_recordings_gets_no_band_head(trainer, recordings, data, capsys):
+    """The regression of such a class has no finite bias."""
 
     def several(dataset: Dataset) -> Dataset:
         kind = dataset.features["label"]
@@ -242,7 +243,7 @@ def test_training_with_refit(tones, tiny_options, tmp_path, monkeypatch):
     assert metrics["band_head_share"] in regression_heads.SHARES
     for name in ("README.md", "report.html"):
         assert "of the scores, chosen on validation" in (tmp_path / "run" / name).read_text(encoding="utf-8")
-    # The network of the second phase, the regression, and the calibration of both.
+    # The saved model is the network of the second phase plus the regression, both calibrated.
     saved = SANetForAudioClassification.from_pretrained(tmp_path / "run").eval()
     own = SANetForAudioClassification.from_pretrained(find_last_checkpoint(tmp_path / "run" / REFIT_FOLDER)).eval()
     clips = 0.1 * torch.randn(3, 4800, generator=torch.Generator().manual_seed(0))
@@ -251,7 +252,7 @@ def test_training_with_refit(tones, tiny_options, tmp_path, monkeypatch):
         expected = own(clips).logits / metrics["temperature"] + added
         torch.testing.assert_close(saved(clips).logits, expected, atol=1e-4, rtol=1e-4)
     assert saved.band_head.weight.abs().max() > 0
-    # Another training starts from the network alone.
+    # Another training starts from the network without the band head.
     again = ["--data_dir", str(tones), "--output_dir", str(tmp_path / "again"), "--max_steps", "1"]
     again += ["--model_name_or_path", str(tmp_path / "run"), "--band_head", "false", "--precision", "fp32"]
     train(*parse_train_arguments(again))

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline: its features, the choice of its strength, and classes that are missing or everywhere."""
+"""The baseline: features, choice of the regularization strength, and classes in no clip or in all clips."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from sanet_hf.training.data.log_mel import NUM_MELS, log_mel_statistics
 
 
 def make_examples(num_clips: int, seed: int = 0, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Features of three classes, and 0/1 targets."""
+    """Return features of three classes, and targets of 0 and 1."""
     rng = np.random.default_rng(seed)
     targets = np.eye(3, dtype=int)[np.arange(num_clips) % 3]
     features = targets @ np.random.default_rng(1).standard_normal((3, 20))
@@ -27,7 +27,7 @@ def test_statistics_do_not_depend_on_loudness():
     tone = np.sin(2 * np.pi * 1000 * np.arange(8000) / 16000).astype(np.float32)
     loudest = log_mel_statistics(tone, 16000).reshape(4, -1)[0].argmax()
     assert log_mel_statistics(tone, 16000).reshape(4, -1)[3, loudest] < 0.3 * change[loudest]
-    # Shorter than a window, and silent.
+    # A clip shorter than a window, and a silent one.
     for short in (waveform[:1], np.zeros(100, np.float32)):
         assert np.isfinite(log_mel_statistics(short, 16000)).all()
 
@@ -43,7 +43,7 @@ def test_strength_is_chosen_on_validation(monkeypatch):
     one_by_one = {C: accuracy(fitted._replace(C=C).refit(features, targets)) for C in STRENGTHS}
     assert len(set(one_by_one.values())) > 1
     assert accuracy(fitted) == pytest.approx(max(one_by_one.values()), abs=0.01)
-    # Without validation, or with little, by cross-validation: labels of chance want the strongest penalty.
+    # Without enough validation clips, cross-validation decides. Random labels need a strong penalty.
     random = np.eye(3, dtype=int)[np.random.default_rng(0).integers(3, size=90)]
     assert fit(features, random, list(range(90))).C < 0.1
     assert fit(features, random, list(range(90)), (features[:2], random[:2])).C < 0.1
@@ -52,7 +52,7 @@ def test_strength_is_chosen_on_validation(monkeypatch):
 def test_out_of_fold_keeps_groups_together():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(12), 5)
-    # The features tell the group alone, which tells nothing about the class of another group.
+    # The features identify only the group, which says nothing about the class of another group.
     features, targets = rng.standard_normal((12, 40))[groups], np.eye(2, dtype=int)[groups % 2]
     baseline = fit(features, targets, groups)
     accuracies = [
@@ -62,9 +62,9 @@ def test_out_of_fold_keeps_groups_together():
     assert baseline.out_of_fold(features, targets, np.zeros(60)) is None
 
 
-def test_missing_classes():
+def test_missing_classes_have_probability_zero():
     features, targets = make_examples(30)
-    # A class without clips, in front of others and behind them; then a single one.
+    # Classes without clips before and after the others, then between them, then all but one class.
     wider = np.insert(targets, [0, 3], 0, axis=1)
     probabilities = fit(features, wider, list(range(30))).predict_proba(features)
     assert (probabilities[:, [0, 4]] == 0).all() and (probabilities.argmax(1) == wider.argmax(1)).mean() > 0.9

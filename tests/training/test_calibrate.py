@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The calibration is in the saved model, of any architecture, once."""
+"""The calibration is part of the saved model, for every architecture, and is applied once."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ MULTI_LABEL = "multi_label_classification"
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @torch.no_grad()
-def test_a_folded_model_gives_scaled_logits(tmp_path, model_type):
+def test_folded_calibration_scales_the_logits(tmp_path, model_type):
     model, feature_extractor = save_checkpoint(tmp_path, model_type)
     clip = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
     features = extract_features(feature_extractor, [clip])
@@ -35,7 +35,7 @@ def test_a_folded_model_gives_scaled_logits(tmp_path, model_type):
     assert model(**features).logits.numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_a_model_whose_last_layer_gives_other_outputs_has_no_such_layer(tmp_path):
+def test_last_layer_of_another_size_is_no_logits_layer(tmp_path):
     model, _ = save_checkpoint(tmp_path, "sanet")
     model.classifier.append(nn.Linear(3, 5))
     assert find_logits_layer(model) is None
@@ -43,11 +43,11 @@ def test_a_model_whose_last_layer_gives_other_outputs_has_no_such_layer(tmp_path
 
 @pytest.fixture
 def make_trainer(tmp_path, make_tone):
-    """A trainer of a model with random weights, and 24 recordings."""
+    """Return a function that makes a trainer of a model with random weights, and 24 recordings."""
 
     def make(model_type: str, problem_type: str | None = None):
         model, feature_extractor = save_checkpoint(tmp_path / "initial", model_type, problem_type=problem_type)
-        with torch.no_grad():  # Scores that differ, and are too certain.
+        with torch.no_grad():  # Makes scores differ and too certain.
             find_logits_layer(model).weight *= 100
         rows = []
         for index in range(24):
@@ -71,7 +71,7 @@ def make_trainer(tmp_path, make_tone):
 
 
 @pytest.mark.parametrize(("model_type", "problem_type"), [("sanet", None), ("ast", None), ("wav2vec2", MULTI_LABEL)])
-def test_the_saved_model_is_calibrated(make_trainer, capsys, model_type, problem_type):
+def test_saved_model_is_calibrated(make_trainer, capsys, model_type, problem_type):
     trainer, recordings = make_trainer(model_type, problem_type)
     data = recordings["validation"], lambda split: predict_windows(trainer, "validation", split, 1.0)
     calibration, text = calibrate(trainer, *data)
@@ -80,7 +80,7 @@ def test_the_saved_model_is_calibrated(make_trainer, capsys, model_type, problem
     (evaluation,) = evaluate_splits(trainer, recordings, 1.0, calibration).values()
     metrics = evaluation.metrics
     assert metrics["log_loss"] < metrics["log_loss_uncalibrated"]
-    # What the files give, without a word about calibration.
+    # The saved files give the same scores without a separate calibration.
     saved, feature_extractor = load_classifier(trainer.args.output_dir, "cpu")
     again = _make_trainer(saved, feature_extractor, batch_size=8)
     (expected,) = evaluate_splits(again, recordings, 1.0).values()
@@ -90,7 +90,7 @@ def test_the_saved_model_is_calibrated(make_trainer, capsys, model_type, problem
     results = print_calibration(trainer, calibration, {"validation": evaluation})
     assert "used for fitting" in capsys.readouterr().err
     if problem_type == MULTI_LABEL:
-        assert results == {} and decision_threshold(saved.config)[2] == 0.5  # a class that no clip has
+        assert results == {} and decision_threshold(saved.config)[2] == 0.5  # no clip has this class
         assert evaluation.thresholds.tolist() == decision_threshold(saved.config).tolist() != [0.5] * 3
         predicted = expected.probabilities >= np.float32(saved.config.thresholds)
         assert (expected.predicted_matrix == predicted).all()
@@ -100,6 +100,7 @@ def test_the_saved_model_is_calibrated(make_trainer, capsys, model_type, problem
 
 
 def test_what_is_left_out(make_trainer, capsys):
+    """There is no calibration with few recordings, without the option, or with a layer after the last linear one."""
     trainer, recordings = make_trainer("sanet")
     weight = trainer.model.classifier[-1].weight.detach().clone()
     data = recordings["validation"], lambda split: predict_windows(trainer, "validation", split, 1.0)

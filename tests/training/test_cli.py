@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The `sanet` command as a user meets it: output, errors, exit codes."""
+"""The `sanet` command: output, errors and exit codes."""
 
 import itertools
 import json
@@ -60,14 +60,14 @@ def test_help(argv, expected, capsys):
     assert all(text in output for text in expected)
 
 
-def test_rare_options_are_left_out_of_the_short_help(capsys):
+def test_short_help_omits_rare_options(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     output = capsys.readouterr().out
     assert "--ddp_backend" not in output and "--data-dir" not in output
 
 
-def test_predict(trained, tones, capsys):
+def test_predict_prints_score_label_and_file(trained, tones, capsys):
     clips = sorted((tones / "test").rglob("*.wav"))
     assert main(["predict", str(trained), *map(str, clips), "--batch_size", "3"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
@@ -77,7 +77,7 @@ def test_predict(trained, tones, capsys):
     assert all(0.5 < float(row.split()[0]) <= 1 for row in rows)
 
 
-def test_predict_goes_on_after_files_that_cannot_be_read(trained, tones, tmp_path, capsys):
+def test_predict_skips_unreadable_files(trained, tones, tmp_path, capsys):
     clip = tones / "test/high/high_test_0.wav"
     text = tmp_path / "text.wav"
     text.write_text("this is no audio")
@@ -96,7 +96,7 @@ def test_predict_goes_on_after_files_that_cannot_be_read(trained, tones, tmp_pat
     assert "missing.wav: file not found. (--strict stops here)" in errors and str(clip) not in output
 
 
-def test_predict_a_long_file(trained, make_tone, tmp_path, capsys):
+def test_predict_long_file(trained, make_tone, tmp_path, capsys):
     for frequency in (300, 1500):
         make_tone(tmp_path / f"{frequency}.wav", frequency, seconds=1.0)
     low, high = (soundfile.read(tmp_path / f"{frequency}.wav")[0] for frequency in (300, 1500))
@@ -122,7 +122,7 @@ def test_predict_a_long_file(trained, make_tone, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_predict_what_is_missing(trained, tones, tmp_path, capsys):
+def test_predict_resume_adds_missing_rows(trained, tones, tmp_path, capsys):
     clips = [str(path) for path in sorted((tones / "test").rglob("*.wav"))[:3]]
     moved = tmp_path / "moved.wav"
     output = tmp_path / "rows.jsonl"
@@ -140,7 +140,7 @@ def test_predict_what_is_missing(trained, tones, tmp_path, capsys):
 
 
 def test_predict_from_a_pipe(trained, tones, tmp_path):
-    """Each file as it comes, before the next is there; folders without audio and other mistakes are errors."""
+    """Each file is classified before the next is named. Missing files, folders and empty patterns are errors."""
     clips = [str(path) for path in sorted((tones / "test").rglob("*.wav"))[:3]]
     (tmp_path / "folder.wav").mkdir()
     command = [sys.executable, "-m", "sanet_hf", "predict", str(trained), "-", "--device", "cpu"]
@@ -161,8 +161,7 @@ def test_predict_from_a_pipe(trained, tones, tmp_path):
     assert "folder.wav: not a file." in errors and "3 of 6 files could not be classified." in errors
 
 
-def test_predict_with_mistakes_beside_a_pipe(trained, monkeypatch, capsys):
-    """They are found before the first line is there."""
+def test_predict_finds_mistakes_before_reading_a_pipe(trained, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", iter(lambda: pytest.fail("the pipe was read"), None))
     assert main(["predict", str(trained), "-", "nothing/*.wav"]) == 2
     assert "nothing/*.wav: no file matches" in capsys.readouterr().err
@@ -170,7 +169,7 @@ def test_predict_with_mistakes_beside_a_pipe(trained, monkeypatch, capsys):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_predict_silence(trained, tones, tmp_path, capsys, suffix):
-    """A silent file has a row without a class, a note, and exit code 0; --min_level none classifies it."""
+    """A silent file gets a row without a class and a note; the exit code is 0. --min_level none classifies it."""
     clip = str(next((tones / "test/high").iterdir()))
     silence, half = tmp_path / "silence.wav", tmp_path / "half.wav"
     soundfile.write(silence, np.zeros(8000), 16000)
@@ -197,8 +196,8 @@ def test_predict_silence(trained, tones, tmp_path, capsys, suffix):
     assert capsys.readouterr().out.splitlines()[-2].split() == ["-", "-", str(silence)]
 
 
-def test_embed_silence(trained, tones, tmp_path, capsys):
-    """Its embedding would be that of amplified rounding."""
+def test_embed_skips_silence(trained, tones, tmp_path, capsys):
+    """The embedding of silence would describe amplified rounding errors."""
     clip, silence = str(next((tones / "test/high").iterdir())), tmp_path / "silence.wav"
     soundfile.write(silence, np.zeros(8000), 16000)
     argv = ["embed", str(trained), str(silence), clip, "--output", str(tmp_path / "e.npz")]
@@ -219,13 +218,13 @@ def test_explain_silence(trained, tmp_path, capsys):
 def test_explain(trained, tones, make_tone, tmp_path, capsys):
     clip, output = tones / "test/high/high_test_0.wav", tmp_path / "new/explained"
     assert main(["explain", str(trained), str(clip), "--output", f"{output}.png"]) == 0
-    # Of two classes the better has more than half. How much more depends on the version of PyTorch that trained it.
+    # The better of two classes has more than half. The exact score depends on the PyTorch version of the training.
     assert ": high 0." in (printed := capsys.readouterr().out) and f"explained in {output}.png" in printed
     assert Path(f"{output}.png").read_bytes().startswith(b"\x89PNG")
     make_tone(tmp_path / "long.wav", 1500, seconds=2.5)
     command = ["explain", str(trained), str(tmp_path / "long.wav"), "--output", f"{output}.json"]
     for options, label, start, end in (
-        ([], "high", 0.75, 1.75),  # the middle of what the model takes
+        ([], "high", 0.75, 1.75),  # the middle of the file
         (["--start", "1.2", "--label", "low"], "low", 1.2, 2.2),
         (["--start", "2", "--occlusion_seconds", "0.1", "--hop_seconds", "0.1"], "high", 2, 2.5),
     ):
@@ -290,7 +289,7 @@ def make_unfinished(folder):
         (make_no_weights, "the model cannot be loaded"),
     ],
 )
-def test_predict_with_another_model(tmp_path, capsys, make, message):
+def test_predict_refuses_folders_without_a_classifier(tmp_path, capsys, make, message):
     folder = tmp_path / "model"
     folder.mkdir()
     make(folder)
@@ -341,7 +340,7 @@ def test_train_with_a_mistake(tones, tmp_path, capsys, argv, message):
     assert not (output_dir / "config.json").exists()
 
 
-def test_the_traceback_of_a_mistake(capsys, monkeypatch):
+def test_mistake_shows_a_traceback_only_on_request(capsys, monkeypatch):
     command = ["train", "--data_dir", "nowhere", "--output_dir", "out"]
     assert main(command) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -362,7 +361,7 @@ def test_every_command_has_help(capsys):
         assert f"usage: sanet {command} " in capsys.readouterr().out
 
 
-def test_check_needs_something_to_check(capsys):
+def test_check_needs_a_folder_or_machine(capsys):
     assert main(["check"]) == 2
     assert "Give FOLDER or --machine" in capsys.readouterr().err
 
@@ -382,8 +381,8 @@ OPTIONAL_PACKAGES = [
 ]
 
 
-def test_what_works_with_the_core_packages_alone(trained, tones, original_checkpoint, tmp_path):
-    """And what does not names the extra that is missing."""
+def test_commands_with_the_core_packages_only(trained, tones, original_checkpoint, tmp_path):
+    """Commands that need more packages name the missing extra."""
     clip = str(tones / "test/high/high_test_0.wav")
     works = [
         ["predict", str(trained), clip],
@@ -440,7 +439,7 @@ print(json.dumps(codes))
 
 
 def test_evaluate(trained, tones, tmp_path, capsys):
-    """The data of the run by default, other data when asked, a report where it is wanted."""
+    """It uses the data of the run by default, or --data_dir. --output writes a report."""
     datasets.enable_progress_bars()
     assert main(["evaluate", str(trained)]) == 0
     printed = capsys.readouterr()
@@ -484,7 +483,7 @@ def test_evaluate_with_a_mistake(trained, tones, make_tone, tmp_path, capsys, ar
 
 @pytest.fixture
 def original_checkpoint(tmp_path):
-    """A checkpoint under the names of the original, small enough to write: every size is inferred from it."""
+    """Return a small checkpoint with the weight names of the original. Conversion infers all sizes from it."""
     torch.manual_seed(0)
     shapes = {}
     sizes = [1, 8, 8, 16, 16, 32]
@@ -570,7 +569,7 @@ def test_convert(original_checkpoint, tones, tmp_path, capsys):
         ("not_empty", "is not empty. Choose a new folder"),
     ],
 )
-def test_convert_faults(original_checkpoint, tmp_path, capsys, fault, message):
+def test_convert_with_a_mistake(original_checkpoint, tmp_path, capsys, fault, message):
     output_dir, labels = tmp_path / "converted", tmp_path / "labels.txt"
     argv = ["convert", str(original_checkpoint), str(output_dir)]
     if fault == "labels":
@@ -598,7 +597,7 @@ def test_module_runs_as_the_command(trained, tones, tmp_path):
     assert "file not found" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_augment_writes_examples_to_listen_to(tones, tmp_path, capsys):
+def test_augment_writes_examples(tones, tmp_path, capsys):
     source = next((tones / "test/high").iterdir())
     command = ["augment", str(source), str(tmp_path / "examples"), "-n", "3", "--config"]
     (tmp_path / "gain.yaml").write_text(
@@ -632,7 +631,7 @@ def test_augment_needs_an_augmentation(tones, tmp_path, capsys, text, message):
 def test_app(trained, tones, monkeypatch, capsys):
     gradio = pytest.importorskip("gradio", reason="needs gradio: pip install sanet-hf[app]")
     apps = []
-    # Ctrl+C at once.
+    # As if Ctrl+C was pressed at once.
     monkeypatch.setattr(gradio.Blocks, "block_thread", lambda app: apps.append(app) or app.close())
     assert main(["app", str(trained), "--examples", str(tones / "test"), "--max_megabytes", "2"]) == 0
     assert "Open http://127.0.0.1:" in capsys.readouterr().out
@@ -668,9 +667,7 @@ BUGS = {
         *(("convert", kind) for kind in (KeyError, OSError)),
     ],
 )
-def test_a_bug_is_shown_with_its_traceback(
-    trained, tones, tiny_options, tmp_path, monkeypatch, capsys, command, error
-):
+def test_bug_shows_its_traceback(trained, tones, tiny_options, tmp_path, monkeypatch, capsys, command, error):
     def fail(*arguments, **options):
         raise error("a bug")
 
@@ -755,7 +752,7 @@ def test_a_bug_is_shown_with_its_traceback(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_line(trained, tones, tmp_path, monkeypatch, capsys, argv, message):
+def test_mistake_prints_an_error_without_a_traceback(trained, tones, tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     Path("EMPTY").mkdir()
     Path("LARGE.csv").write_text(f"path\n{'a' * 200_000}\n", encoding="utf-8")
@@ -781,8 +778,8 @@ def test_a_mistake_is_one_line(trained, tones, tmp_path, monkeypatch, capsys, ar
     assert message in errors
 
 
-def test_a_reader_that_has_enough(tmp_path):
-    """As `sanet predict … | head -1`."""
+def test_closed_pipe_ends_the_command_without_an_error(tmp_path):
+    """`sanet predict … | head -1` closes the pipe early."""
     code = (
         "import sys; from sanet_hf.cli import main\n"
         "main._run = lambda argv: [print('x' * 1000) for _ in range(10_000)] and 0\n"

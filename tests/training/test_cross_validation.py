@@ -39,7 +39,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory) -> Path:
-    """Two classes of nine tones, whose names begin with a published fold."""
+    """Return a folder of two classes with nine tones each. File names begin with a published fold."""
     folder = tmp_path_factory.mktemp("folds")
     rng = np.random.default_rng(0)
     for label, low, high in (("high", 1000, 2000), ("low", 200, 400)):
@@ -57,7 +57,7 @@ def command(recordings, tiny_options) -> list[str]:
 
 @pytest.fixture(scope="module")
 def done(command, tmp_path_factory) -> Path:
-    """A cross-validation in two folds with the final model, interrupted in the second fold."""
+    """Return a cross-validation of two folds with a final model. It was interrupted in fold 2 and resumed."""
     output_dir = tmp_path_factory.mktemp("runs") / "run"
     command = [*command, "--folds", "2", "--final_model", "true", "--output_dir", str(output_dir)]
 
@@ -76,7 +76,7 @@ def done(command, tmp_path_factory) -> Path:
     return output_dir
 
 
-def test_predicts_every_recording_once_by_a_model_that_did_not_train_on_it(done, recordings):
+def test_out_of_fold_predictions_cover_each_recording_once(done, recordings):
     rows = read_table(done / "predictions/out_of_fold.csv")
     assert [row["file"] for row in rows] == sorted(str(path) for path in recordings.rglob("*.wav"))
     assert all(row["label"] == Path(row["file"]).parent.name for row in rows)
@@ -90,7 +90,7 @@ def test_predicts_every_recording_once_by_a_model_that_did_not_train_on_it(done,
             assert others and not others & {row["file"] for row in own}
 
 
-def test_results(done):
+def test_results_combine_the_folds(done):
     result = json.loads((done / "cross_validation.json").read_text())
     for number, fold in enumerate(result["folds"], 1):
         assert (fold["fold"], fold["folder"], fold["recordings"]) == (str(number), f"fold_{number}", 9)
@@ -99,7 +99,7 @@ def test_results(done):
         assert fold["metrics"]["loss"] == metrics["test_loss"]
     accuracies = [fold["metrics"]["accuracy"] for fold in result["folds"]]
     assert result["metrics"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
-    # Folds of one size: the pooled accuracy is the mean.
+    # The folds have the same size, so the pooled accuracy is the mean.
     pooled = result["out_of_fold"]
     assert pooled["recordings"] == 18
     assert pooled["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(accuracies))
@@ -115,7 +115,7 @@ def test_results(done):
     assert f"{accuracies[1]:.3f}" in summarize(result)
 
 
-def test_baseline_of_all_folds(done):
+def test_baseline_is_pooled_over_the_folds(done):
     result = json.loads((done / "cross_validation.json").read_text())
     row = result["baseline"]["rows"][0]
     metrics = [json.loads((done / f"fold_{number}/all_results.json").read_text()) for number in (1, 2)]
@@ -131,15 +131,15 @@ def test_baseline_of_all_folds(done):
     assert any(line.startswith("baseline, pooled") for line in summarize(result).splitlines())
 
 
-def test_a_fold_is_the_run_of_that_fold_alone(done, command, tmp_path):
-    """Folds can be trained on several machines; this one was interrupted in the other."""
+def test_single_fold_agrees_with_the_cross_validation(done, command, tmp_path):
+    """Folds can be trained on several machines. In the cross-validation, this fold was interrupted."""
     alone = tmp_path / "alone"
     assert main([*command, "--folds", "2", "--fold", "2", "--output_dir", str(alone)]) == 0
     for name in ("train_options.yaml", "predictions/test.csv", "predictions/validation.csv"):
         assert (alone / name).read_bytes() == (done / "fold_2" / name).read_bytes()
 
 
-def test_evaluation_of_a_fold_is_that_of_its_run(done):
+def test_evaluation_of_a_fold_agrees_with_its_run(done):
     (evaluated,) = evaluate_models([str(done / "fold_2")], {}, "test", 4)
     results = json.loads((done / "fold_2/all_results.json").read_text())
     assert evaluated.evaluation.metrics["loss"] == pytest.approx(results["test_loss"], abs=1e-5)
@@ -173,7 +173,7 @@ def test_final_model(done, recordings, capsys):
         make_model(ModelArguments(model_name_or_path=str(done)), ["high", "low"], 1.0)
 
 
-def test_the_finished_command_says_so(done, command, capsys):
+def test_finished_cross_validation_is_not_repeated(done, command, capsys):
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*.safetensors")}
     assert main([*command, "--folds", "2", "--final_model", "true", "--output_dir", str(done)]) == 0
     output = capsys.readouterr()
@@ -203,7 +203,7 @@ def test_other_options_are_refused(done, command, options, message, capsys):
 
 
 def guess(model_arguments, data_arguments, training_arguments) -> dict[str, float]:
-    """In the place of `train`: what it leaves, without a model. Every test recording is of the last class, nearly."""
+    """Replace `train`: write its results without a model and return the metrics. The last class wins narrowly."""
     output_dir = Path(training_arguments.output_dir)
     if (output_dir / "all_results.json").exists() and not training_arguments.overwrite_output_dir:
         return json.loads((output_dir / "all_results.json").read_text())
@@ -214,7 +214,7 @@ def guess(model_arguments, data_arguments, training_arguments) -> dict[str, floa
         names = label_names(test)
         matrix = label_matrix(test, {name: index for index, name in enumerate(names)})
         is_multi_label = data_arguments.problem_type.startswith("multi")
-        # Ties after rounding, and on both sides of the threshold.
+        # Equal after rounding, but on both sides of the threshold.
         probabilities = np.full(matrix.shape, 0.5 - 1e-7, np.float32)
         probabilities[:, -1] = 0.5 + 1e-7
         references = matrix if is_multi_label else matrix.argmax(axis=1)
@@ -228,7 +228,7 @@ def guess(model_arguments, data_arguments, training_arguments) -> dict[str, floa
 
 
 def run(command, output_dir, *options, train=guess):
-    """What the cross-validation returns, without the report's plots and the search for garbage, which take longest."""
+    """Return the results of a cross-validation. Skip report plots and garbage collection, which take longest."""
     arguments = parse_train_arguments([*command[1:], *options, "--output_dir", str(output_dir)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sanet_hf.training.cross_validation.write_report", lambda *args, **options: None)
@@ -247,7 +247,7 @@ def test_published_folds(command, tmp_path):
 
 
 def test_rounding_changes_no_prediction(command, tmp_path):
-    """The probabilities in the tables are rounded: 0.500000 stands for both sides of the threshold."""
+    """Tables contain rounded probabilities: 0.500000 can be on either side of the threshold."""
     result = run(command, tmp_path, "--folds", "3")
     assert [fold["metrics"]["accuracy"] for fold in result["folds"]] == [0.5] * 3
     assert result["out_of_fold"]["metrics"]["accuracy"]["value"] == 0.5
@@ -268,8 +268,8 @@ def test_several_classes_per_recording(command, recordings, tmp_path):
     assert set(result["out_of_fold"]["metrics"]["mAP"]) == {"value", "low", "high"}
 
 
-def test_other_labels_are_refused(command, recordings, tmp_path):
-    """Folds by name stay the same when a label is corrected: half of the models would have learnt the old one."""
+def test_changed_labels_are_refused(command, recordings, tmp_path):
+    """With --fold_pattern, a corrected label does not change the folds. Finished folds used the old label."""
     paths = sorted(recordings.rglob("*.wav"))
     table = tmp_path / "list.csv"
     lines = ["file,label", *(f"{path},{path.parent.name}" for path in paths)]
@@ -279,7 +279,7 @@ def test_other_labels_are_refused(command, recordings, tmp_path):
     table.write_text("\n".join([*lines[:-1], f"{paths[-1]},high"]))
     with pytest.raises(UsageError, match=f"labels differ .*: 1 changed, the first: {paths[-1]} .now high"):
         run(command, tmp_path / "run")
-    # Those of an earlier version, which did not keep the labels, can be resumed.
+    # Earlier versions did not store the labels. Their cross-validations can be resumed.
     folds = tmp_path / "run/folds.csv"
     with open(folds, encoding="utf-8", newline="") as file:
         rows = [row[:2] for row in csv.reader(file)]
@@ -288,7 +288,7 @@ def test_other_labels_are_refused(command, recordings, tmp_path):
     run(command, tmp_path / "run")
 
 
-def test_other_recordings_are_refused(command, recordings, tmp_path):
+def test_changed_recordings_are_refused(command, recordings, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(recordings, data)
     command = [*command, "--data_dir", str(data), "--folds", "2"]
@@ -302,7 +302,7 @@ def test_other_recordings_are_refused(command, recordings, tmp_path):
     assert result["out_of_fold"]["recordings"] == 19
 
 
-def test_overwriting_leaves_no_run_of_other_folds(command, tmp_path):
+def test_overwriting_deletes_the_earlier_folds(command, tmp_path):
     run(command, tmp_path, "--folds", "4", "--final_model", "true")
     (tmp_path / "fold_of_mine").mkdir()
     result = run(command, tmp_path, "--folds", "2", "--overwrite_output_dir", "true")
@@ -323,7 +323,7 @@ def test_a_folder_with_a_run_or_recordings_is_refused(command, tmp_path):
     assert sorted(data.rglob("*")) == before
 
 
-def test_sigterm_ends_all(command, tmp_path, monkeypatch, capsys):
+def test_sigterm_skips_the_remaining_folds(command, tmp_path, monkeypatch, capsys):
     folders = []
 
     def end(model_arguments, data_arguments, training_arguments):
@@ -338,7 +338,7 @@ def test_sigterm_ends_all(command, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "cross_validation.json").exists()
 
 
-def test_options_of_each_run(command, tmp_path):
+def test_only_the_final_model_is_pushed_to_the_hub(command, tmp_path):
     seen = {}
 
     def look(model_arguments, data_arguments, training_arguments):
@@ -354,7 +354,7 @@ def test_options_of_each_run(command, tmp_path):
     }
 
 
-def test_names_of_folders():
+def test_names_of_fold_folders_are_safe_and_unique():
     names = ["A", "a", "x/y", "x y", "ü.1"]
     assert list(name_folders(names).values()) == ["fold_A", "fold_a_2", "fold_x_y", "fold_x_y_2", "fold_ü.1"]
 
@@ -368,7 +368,7 @@ def test_statistics_over_folds():
     assert over_folds([0.9, 1.0], "accuracy")["high"] == 1.0 < over_folds([0.9, 1.0], "loss")["high"]
 
 
-def test_models_of_other_classes_are_not_pooled(command, tmp_path):
+def test_folds_with_different_classes_are_not_pooled(command, tmp_path):
     run(command, tmp_path, "--folds", "2")
     path = tmp_path / "fold_2/predictions/test.csv"
     path.write_text(path.read_text().replace("probability_low", "probability_owl"))
@@ -380,12 +380,12 @@ def test_models_of_other_classes_are_not_pooled(command, tmp_path):
         collect(tmp_path, {"1": "fold_1", "2": "fold_2"}, arguments)
 
 
-def test_two_cross_validations_are_compared_by_their_out_of_fold_predictions(done, tmp_path, monkeypatch, capsys):
-    # Measured in a process of its own.
+def test_compare_uses_out_of_fold_predictions(done, tmp_path, monkeypatch, capsys):
+    # Measuring memory would start a separate process.
     monkeypatch.setattr("sanet_hf.training.evaluation.compare.measure_memory", lambda *arguments: 1)
     other = tmp_path / "other"
     shutil.copytree(done, other)
-    # All wrong, so that the difference is known.
+    # All predictions are wrong, so the difference is known.
     path = other / "predictions/out_of_fold.csv"
     rows = [row.split(",") for row in path.read_text().splitlines()]
     for row in rows[1:]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`sanet export` as a user meets it, and the other architectures."""
+"""`sanet export`: files, output and errors, also for other architectures."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 
-# As in an installation with the dependencies of inference alone.
+# As in an installation with only the dependencies of inference.
 WITHOUT_TRAINING = """
 import sys
 for name in ("sanet_hf.training", "training", "datasets", "evaluate", "sklearn", "scipy", "matplotlib"):
@@ -39,7 +39,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
-    """The folder that `sanet export --quantize int8` made of a trained model, and what it printed."""
+    """Return the folder that `sanet export --quantize int8` wrote for a trained model, and the finished process."""
     output_dir = tmp_path_factory.mktemp("exports") / "exported"
     command = [sys.executable, "-c", WITHOUT_TRAINING, "export", trained, output_dir, "--quantize", "int8"]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -47,7 +47,7 @@ def exported(trained, tmp_path_factory):
     return output_dir, result
 
 
-def test_export(exported, trained):
+def test_export_writes_and_measures_both_models(exported, trained):
     output_dir, result = exported
     assert sorted(path.name for path in output_dir.iterdir()) == [
         "classify.py",
@@ -60,7 +60,7 @@ def test_export(exported, trained):
     assert re.fullmatch(r"model\.onnx: 0\.\d MB, largest difference of a logit from PyTorch \d\.\de-0[5-9]", first)
     assert header.split()[:7] == ["size", "accuracy", "macro", "F1", "agreement", "1", "s,"]
     assert [row.split()[0] for row in rows] == ["model.onnx", "model_int8.onnx"]
-    # Tones are told apart with a wide margin.
+    # High and low tones are easy to separate.
     assert [row.split()[3:6] for row in rows] == [["1.000", "1.000", "1.000"]] * 2
     assert all(float(row.split()[6]) > 0 for row in rows)
     assert metrics == f"Metrics on 8 recordings from {trained / 'predictions' / 'test.csv'}."
@@ -68,11 +68,11 @@ def test_export(exported, trained):
     assert 0 < float(error[1]) < 20
     assert last == f"The files are in {output_dir}."
     assert "measured on only 8 clips" in result.stderr and "predicts other classes" not in result.stderr
-    # What the exporters tell their developers is kept from the user.
+    # Warnings of the exporters address developers, so users do not see them.
     assert "Warning" not in result.stderr and "onnxscript" not in result.stderr
 
 
-def test_example_gives_what_predict_gives(exported, trained, tones, capsys):
+def test_example_script_agrees_with_predict(exported, trained, tones, capsys):
     output_dir, _ = exported
     for clip in sorted((tones / "test").rglob("*_0.wav")):
         assert main(["predict", str(trained), str(clip)]) == 0
@@ -85,13 +85,13 @@ def test_example_gives_what_predict_gives(exported, trained, tones, capsys):
 
 
 def test_calibration_on_another_folder(exported, trained, tones, tmp_path, monkeypatch, capsys, caplog):
-    """Without splits, all recordings are used for both; those that cannot be read are left out."""
+    """Without splits, all readable recordings are used for calibration and metrics."""
     folder = tmp_path / "recordings"
     shutil.copytree(tones / "test", folder)
     for index in range(25):
         shutil.copy(folder / "low/low_test_0.wav", folder / f"low/{index}.wav")
     (folder / "high/damaged.wav").write_text("this is no audio")
-    # An export that was made before: this is about the recordings.
+    # Copy an earlier export, because only the recordings are tested here.
     used = []
 
     def fake_export(model, feature_extractor, output_dir):
@@ -112,8 +112,8 @@ def test_calibration_on_another_folder(exported, trained, tones, tmp_path, monke
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
-def test_macro_f1_is_that_of_training(problem_type):
-    """With classes that are never true, never predicted, or neither."""
+def test_macro_f1_agrees_with_training(problem_type):
+    """Some classes are never true, never predicted, or both."""
     several = problem_type.startswith("multi")
     rng = np.random.default_rng(0)
     scores = rng.uniform(size=(40, 6)).astype(np.float32)
@@ -194,12 +194,12 @@ def test_export_without_onnx(trained, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == 'sanet: error: onnx is not installed. Run: pip install "sanet-hf[onnx]"\n'
 
 
-# Other architectures.
+# Other architectures
 
 
 @pytest.mark.parametrize("model_type", ["wav2vec2", "masked hubert", "ast", "whisper"])
-def test_other_architectures(tmp_path, model_type):
-    """In float32 and int8, in batches of any size and, of waveforms, any length; without an example."""
+def test_onnx_of_other_architectures(tmp_path, model_type):
+    """The ONNX models agree with PyTorch in float32 and int8. The batch size is free. There is no example script."""
     options = {"return_attention_mask": True} if model_type.startswith("masked") else {}
     model, feature_extractor = save_checkpoint(
         tmp_path / "model", model_type.split()[-1], extractor_options=options, initializer_range=0.2
@@ -207,7 +207,7 @@ def test_other_architectures(tmp_path, model_type):
     assert 0 < export_onnx(model, feature_extractor, tmp_path / "out") < 1e-4
     assert not (tmp_path / "out/classify.py").exists()
     rng = np.random.default_rng(0)
-    # Those that have no mask are given clips of one length.
+    # Without a mask, all clips have the same length.
     lengths = (7000, 7000) if model_type == "wav2vec2" else (9999, 4000, 4321)
     clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in lengths]
     features = extract_features(feature_extractor, clips)
@@ -230,6 +230,6 @@ def test_other_architectures(tmp_path, model_type):
 
 
 @pytest.mark.parametrize("model_type", ["wav2vec2", "ast"])
-def test_programs_of_other_architectures(tmp_path, model_type):
+def test_torch_export_of_other_architectures(tmp_path, model_type):
     model, feature_extractor = save_checkpoint(tmp_path / "model", model_type)
     assert export_program(model, feature_extractor, tmp_path / "out") < 1e-4

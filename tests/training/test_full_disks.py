@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs that cannot be written: an error that names the path, before any work where possible, and nothing lost."""
+"""Outputs that cannot be written. The error names the path, if possible before any work. No data is lost."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ from .tiny_models import save_checkpoint
 
 
 CLONE_NEWNS = 0x20000
-# Of each command, whose model and recordings are not even there.
+# Models and recordings do not exist, so only a check before any work finds the bad output.
 COMMANDS = {
     "prepare": ["prepare", "RECORDINGS", "OUTPUT"],
     "predict": ["predict", "MODEL", "a.wav", "--output", "OUTPUT/rows.csv"],
@@ -38,7 +38,7 @@ COMMANDS = {
 
 
 def mount(folder: Path, *options: str) -> None:
-    """A file system in memory, which this process alone sees and which goes with it."""
+    """Mount a file system in memory. Only this process sees it, and it ends with the process."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
         raise PermissionError(ctypes.get_errno(), "unshare")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True, capture_output=True)
@@ -60,7 +60,7 @@ def mounts():
 
 
 def fill(folder: Path, left: int = 0) -> None:
-    """Fill a disk up to some bytes."""
+    """Fill a disk except for `left` bytes."""
     free = os.statvfs(folder)
     with open(folder / "filler", "wb") as file:
         file.write(bytes(max(0, free.f_bavail * free.f_bsize - left)))
@@ -71,8 +71,8 @@ def spell(command: list[str], output: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_file_in_the_way(name, tmp_path, capsys):
-    """Where a folder would have to be; so does /proc, where root cannot write either."""
+def test_path_that_cannot_be_created_is_an_error(name, tmp_path, capsys):
+    """A file is where a folder is needed. In /proc, not even root can write."""
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file" / "deep", Path("/proc/deep")):
         command = spell(COMMANDS[name], folder)
@@ -98,7 +98,7 @@ def run_all(folder: str, is_full: bool, log: str) -> None:
 
 
 @pytest.mark.parametrize("is_full", [True, False], ids=["full", "read-only"])
-def test_nothing_is_begun(mounts, tmp_path, is_full):
+def test_full_or_read_only_disk_is_found_before_any_work(mounts, tmp_path, is_full):
     log = tmp_path / "log.txt"
     (tmp_path / "disk").mkdir()
     process = PROCESSES.Process(target=run_all, args=(str(tmp_path / "disk"), is_full, str(log)))
@@ -111,7 +111,7 @@ def test_nothing_is_begun(mounts, tmp_path, is_full):
 
 
 def run_until_full(command: list[str], disk: str, left: int, copy: str, log: str, at_checkpoint: int | None) -> None:
-    """On a disk that gets full when the work has begun; what is there afterwards is copied."""
+    """Run a command on a disk that becomes full after the work has begun. Copy the files of the disk to `copy`."""
     start(log)
     earlier = Path(copy)
     mount(Path(disk))
@@ -136,7 +136,7 @@ def run_until_full(command: list[str], disk: str, left: int, copy: str, log: str
         save_checkpoint(trainer, *args)
 
     AudioClassificationTrainer._save_checkpoint = fill_at_checkpoint
-    # Training writes its checkpoints before, others nothing.
+    # By then, training has written its checkpoints, other commands nothing.
     fill_first(train, "evaluate_splits")
     fill_first(evaluate, "evaluate_splits")
     for name in ("prepare", "predict", "embed", "export"):
@@ -151,7 +151,11 @@ def run_until_full(command: list[str], disk: str, left: int, copy: str, log: str
 @pytest.fixture
 def fill_while(mounts, tmp_path):
     def run(command: list[str], left: int, at_checkpoint: int | None = None) -> str:
-        """Ends with exit code 1 and an error, which is given, while `disk` has `left` bytes; `left` is its copy."""
+        """
+        Run a command while `disk` has `left` bytes. Check for exit code 1 and return the error.
+
+        The folder `left` is then a copy of the disk.
+        """
         log, disk = tmp_path / "log.txt", tmp_path / "disk"
         disk.mkdir(exist_ok=True)
         log.write_text("")
@@ -175,15 +179,15 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 @pytest.mark.parametrize("pages", [0, 2])
-def test_predictions(fill_while, model, tones, tmp_path, suffix, pages):
-    """Rows of an earlier run, and all that fit, stay."""
+def test_predictions_that_fit_are_kept(fill_while, model, tones, tmp_path, suffix, pages):
+    """Rows of an earlier run stay. New rows of CSV and JSONL files that fit on the disk are also kept."""
     folder = tmp_path / "left"
     options = ["--batch_size", "1", "--window", "0.1", "--resume", "--output"]
     command = ["predict", str(model), str(tones / "test"), str(tones / "train"), *options]
     assert main([*command[:3], *options, str(folder / f"rows{suffix}")]) == 0
     earlier = (folder / f"rows{suffix}").read_bytes()
     output = tmp_path / "disk" / f"rows{suffix}"
-    # The earlier rows are written anew.
+    # Resuming writes the earlier rows again.
     left = pages * 4096 + pages // 2 * 12 * 1024
     assert f"{output} cannot be written: No space" in fill_while([*command, str(output)], left)
     found = (folder / f"rows{suffix}").read_bytes()
@@ -200,8 +204,8 @@ def test_predictions(fill_while, model, tones, tmp_path, suffix, pages):
         pytest.param("exported", marks=pytest.mark.slow),
     ],
 )
-def test_what_is_written_at_the_end(fill_while, model, tones, tmp_path, name):
-    """All or nothing."""
+def test_output_written_at_the_end_is_all_or_nothing(fill_while, model, tones, tmp_path, name):
+    """A full disk leaves only the earlier output."""
     output = tmp_path / "disk" / name
     data = ["--data_dir", str(tones), "--output", str(output)]
     command = {
@@ -221,8 +225,8 @@ def test_what_is_written_at_the_end(fill_while, model, tones, tmp_path, name):
 
 
 @pytest.mark.parametrize("left", [0, 24 * 1024, 60 * 1024])
-def test_a_checkpoint(fill_while, tones, tiny_options, tmp_path, left):
-    """The earlier one stays, and the same command goes on from it."""
+def test_training_resumes_after_a_checkpoint_did_not_fit(fill_while, tones, tiny_options, tmp_path, left):
+    """The earlier checkpoint stays, and the same command resumes from it."""
     command = ["train", "sanet.yaml", "--data_dir", str(tones), *tiny_options, "--num_train_epochs", "2"]
     output = tmp_path / "disk" / "run"
     error = fill_while([*command, "--output_dir", str(output)], left, at_checkpoint=16)
@@ -232,8 +236,8 @@ def test_a_checkpoint(fill_while, tones, tiny_options, tmp_path, left):
     assert main([*command, "--output_dir", str(folder)]) == 0 and train.is_finished(folder)
 
 
-def test_training(fill_while, tones, tiny_options, tmp_path):
-    """That it was trained stays."""
+def test_full_disk_after_training_needs_no_new_training(fill_while, tones, tiny_options, tmp_path):
+    """The disk is full when the trained model is evaluated. The same command finishes without training again."""
     command = ["train", "sanet.yaml", "--data_dir", str(tones), *tiny_options, "--num_train_epochs", "2"]
     output = tmp_path / "disk" / "run"
     assert f"{output} cannot be written: No space left on device" in fill_while(
@@ -247,7 +251,7 @@ def test_training(fill_while, tones, tiny_options, tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_preparation(fill_while, tones, tmp_path, num_workers):
+def test_preparation_keeps_finished_recordings(fill_while, tones, tmp_path, num_workers):
     command = ["prepare", "--no_denoise", str(tones)]
     output = tmp_path / "disk" / "data"
     # 48 clips of about 18 kB.

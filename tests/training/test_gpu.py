@@ -27,8 +27,8 @@ NUM_CLIPS = 8
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_tiny_network_learns_eight_clips_by_heart(gpu, dtype):
-    """To 100 %, with the network of sanet_tiny.yaml; clips of another length are padded."""
+def test_tiny_network_overfits_eight_clips(gpu, dtype):
+    """The network of sanet_tiny.yaml reaches 100 %. Clips of different lengths are padded."""
     if dtype == "float16" and gpu.type == "cpu":
         pytest.skip("float16 is trained on GPUs alone")
     torch.manual_seed(0)
@@ -56,7 +56,7 @@ def test_tiny_network_learns_eight_clips_by_heart(gpu, dtype):
 
 @pytest.fixture(scope="module")
 def on_gpu(tones, tiny_options, gpu, tmp_path_factory) -> Path:
-    """A model that `sanet train` made there with worker processes, in bfloat16 if that has hardware."""
+    """Return a model trained on the GPU with worker processes, in bfloat16 if the GPU supports it."""
     run = tmp_path_factory.mktemp("gpu") / "run"
     options = [*tiny_options, "--precision", "auto", "--dataloader_num_workers", "2", "--averaged_epochs", "2"]
     assert main(["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(run), *options]) == 0
@@ -74,7 +74,7 @@ def test_train(on_gpu, gpu):
     assert f"{gpu.type}" in (on_gpu / "report.html").read_text(encoding="utf-8")
 
 
-def test_predict_and_its_number_formats(on_gpu, tones, gpu, tmp_path):
+def test_number_formats_of_predict_agree_with_the_cpu(on_gpu, tones, gpu, tmp_path):
     files = str(tones / "test")
     scores = {}
     for name, options in {
@@ -116,7 +116,7 @@ def test_evaluate_embed_and_explain(on_gpu, tones, gpu, tmp_path, capsys):
     ids=lambda options: options[-2].strip("-"),
 )
 def test_options_of_training(tones, tiny_options, gpu, tmp_path, options, monkeypatch):
-    """An epoch with each runs on one GPU, to finite weights."""
+    """One epoch with each option runs on one GPU and leaves finite weights."""
     if gpu.type == "cpu" and "--fp16" in options:
         pytest.skip("float16 is trained on GPUs alone")
     if gpu.type == "cpu" and "--torch_compile" in options:

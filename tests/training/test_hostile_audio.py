@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings of strangers: broken, odd and harmful files beside sound ones, in bounded memory and time."""
+"""Untrusted recordings: damaged, odd and harmful files beside good ones, in bounded memory and time."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from ..hostile_audio import HOURS, Case, write_corpus
 
 IN_BOUNDS = Path(__file__).parents[1] / "in_bounds.py"
 GIB = 1024  # MiB
-# In seconds. They are there to find what hangs: machines are slow and shared.
+# Seconds. They only catch programs that hang, because machines are slow and shared.
 FILE_TIMEOUT, TIMEOUT = 60, 600
 
 
@@ -33,7 +33,7 @@ def run(arguments: list, megabytes: int = GIB, **options) -> subprocess.Complete
 
 
 def read(reader: str, paths: list[Path], megabytes: int = GIB) -> dict[Path, dict]:
-    """What a function of in_bounds.py makes of each file."""
+    """Return the result of a reader of in_bounds.py for each file."""
     result = run(["read", reader, FILE_TIMEOUT], megabytes, input=b"\0".join(map(os.fsencode, paths)))
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(rows) == len(paths), f"died at {paths[len(rows)]}: {result.stderr[-2000:]}"
@@ -50,7 +50,7 @@ def is_as_expected(row: dict, case: Case) -> bool:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory, tones) -> tuple[Path, dict[Path, Case]]:
-    """Folders of two classes; in one of them lie the files of the corpus, too."""
+    """Return a folder of two classes, one of which also contains the corpus, and the cases of the corpus."""
     folder = tmp_path_factory.mktemp("hostile") / "recordings"
     for label in ("high", "low"):
         shutil.copytree(tones / "train" / label, folder / label)
@@ -69,7 +69,7 @@ def long_recordings(tmp_path_factory, tones) -> tuple[Path, dict[Path, Case]]:
 
 
 @pytest.mark.parametrize("reader", ["load_audio", "stream_audio", "read_recording"])
-def test_reading(recordings, reader):
+def test_files_are_read_or_refused_with_the_reason(recordings, reader):
     cases = recordings[1]
     assert len(cases) >= 60
     rows = read(reader, list(cases))
@@ -77,9 +77,9 @@ def test_reading(recordings, reader):
 
 
 @pytest.mark.parametrize("reader", ["load_audio of bytes", "load_audio of a stretch"])
-def test_reading_bytes_and_stretches(recordings, reader):
+def test_bytes_and_stretches_are_read_or_refused(recordings, reader):
     cases = recordings[1]
-    # What is no file has no content; in a stretch, or of a file that was renamed, there can be less to refuse.
+    # Only files have content. Bytes or a stretch can be readable where the whole file is not.
     paths = [path for path in cases if path.is_file() and not path.is_symlink()]
     rows = read(reader, paths)
     for path, row in rows.items():
@@ -96,7 +96,7 @@ def test_reading_ten_hours(long_recordings):
     cases = long_recordings[1]
     rows = read("stream_audio", list(cases))
     assert [row for path, row in rows.items() if not is_as_expected(row, cases[path])] == []
-    # Mapped from a file, which counts.
+    # The limit includes the memory-mapped file.
     rows = read("read_recording", list(cases), 4 * GIB)
     assert [row for path, row in rows.items() if not is_as_expected(row, cases[path])] == []
     assert all(row["seconds"] == 2000 / 16000 for row in read("load_audio of a stretch", list(cases)).values())
@@ -117,7 +117,7 @@ def check_prepared(folder: Path, cases: dict[Path, Case], output: Path) -> None:
         elif path.suffix.lower() not in SUFFIXES and not path.is_dir():
             assert rows[name]["skipped"].item().startswith("its suffix is not an audio format")
         elif path.is_symlink() and path.is_dir():
-            # All of it lies deeper than its class.
+            # All files of this folder are deeper than the class folder.
             assert name not in rows or rows[name]["skipped"].notna().all()
         elif case.shortest is None:
             assert re.search(f"{case.reason}|a folder", rows[name]["skipped"].item()), (name, case.reason)
@@ -176,7 +176,7 @@ def check_predicted(folder: Path, cases: dict[Path, Case], output: Path) -> None
                 silent.add(case.name)
             assert not row["error"] or re.search(case.reason, row["error"]), row
             assert case.shortest is not None or row["error"], row
-    # They are read, but have no class.
+    # These files are readable, but silent, so they get no class.
     names = {"silence.wav", "denormals.wav", "ten_hours.wav", "ten_hours.flac"}
     assert silent == names & {case.name for case in cases.values()}
     sound = rows[rows.index.str.contains("_train_")]

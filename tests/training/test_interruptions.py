@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trainings that are killed, ended by a scheduler, or diverge: nothing finished is lost, and all can go on."""
+"""Trainings that are killed, ended by a scheduler, or diverge. Finished work is kept, and training can resume."""
 
 import json
 import os
@@ -38,7 +38,7 @@ class SignalAtStep(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step + 1 == self.step:
-            # As schedulers do, to the workers that read clips too.
+            # Like a scheduler, also signal the workers that read clips.
             workers = active_children()
             processes = [*(worker.pid for worker in workers), os.getpid()]
             subprocess.run(["kill", f"-{int(self.number)}", *map(str, processes)], check=True)
@@ -48,7 +48,7 @@ class SignalAtStep(TrainerCallback):
 
 
 def kill_while_writing(number: int) -> None:
-    """SIGKILL when half of the `number`-th file of a checkpoint is written."""
+    """Make the process kill itself when half of the `number`-th checkpoint file is written."""
     count = 0
 
     def wrap(module, name: str, path_of) -> None:
@@ -82,7 +82,7 @@ def run_command(command: list[str], log: str, step: int | None, number: int, kil
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    # Its plots take as long as the training.
+    # The plots of the report take as long as the training.
     train_module.write_report = lambda *arguments, **options: None
     if step is not None:
         original = AudioClassificationTrainer.__init__
@@ -95,7 +95,7 @@ def run_command(command: list[str], log: str, step: int | None, number: int, kil
     if kill_at_file is not None:
         kill_while_writing(kill_at_file)
     code = main(command)
-    # Not sys.exit: a process of a pool would say that it failed.
+    # With sys.exit, a process of a pool would report a failure.
     os._exit(code)
 
 
@@ -107,8 +107,9 @@ def run(
     kill_at_file: int | None = None,
 ) -> int:
     """
-    Exit code of a command in a process of its own that gets a signal in a step, or is killed while it writes a file of
-    a checkpoint; the code of a signal is negative.
+    Run a command in a new process and return its exit code, which is negative for a signal.
+
+    The process gets a signal in a step, or is killed while it writes a checkpoint file.
     """
     process = PROCESSES.Process(target=run_command, args=(command, str(log), step, number, kill_at_file))
     process.start()
@@ -118,7 +119,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def options(tones, tiny_options) -> list[str]:
-    """Dropout, augmentation, random batches and an average of weights: all that chance decides."""
+    """Return a command with every random part (dropout, augmentation, order of clips) and averaged weights."""
     more = "--num_train_epochs 6 --averaged_epochs 3 --save_total_limit 2 --train_sampling_strategy random".split()
     overrides = [tiny_options[0], f"{tiny_options[1]},attention_dropout=0.1,classifier_dropout=0.1", *tiny_options[2:]]
     noise = json.dumps([{"AddGaussianSNR": {"p": 0.5}}, {"Shift": {"p": 0.5}}])
@@ -131,7 +132,7 @@ def command(options) -> list[str]:
 
 
 def check_same(folder: Path, expected: Path, in_whole_epochs: bool = True) -> None:
-    """Weights, optimizer, metrics and predictions, but not how long it took; losses of whole epochs."""
+    """Compare weights, optimizer, metrics and predictions, but not times. Training losses need whole epochs."""
     weights, others = load_file(folder / "model.safetensors"), load_file(expected / "model.safetensors")
     assert weights.keys() == others.keys()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
@@ -161,14 +162,14 @@ def check_same(folder: Path, expected: Path, in_whole_epochs: bool = True) -> No
 
 @pytest.fixture(scope="module")
 def expected(options, tmp_path_factory) -> Path:
-    """What a training that nothing interrupts leaves."""
+    """Return the run of an uninterrupted training."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     assert run([*options, "--output_dir", str(folder / "expected")], folder / "expected.txt") == 0
     return folder / "expected"
 
 
 @pytest.mark.slow
-def test_killed_trainings_go_on_as_if_nothing_had_been(command, expected, tmp_path):
+def test_killed_training_resumes_to_the_same_result(command, expected, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log.txt"
     num_steps = 6 * 8
     generator = random.Random(0)
@@ -177,7 +178,7 @@ def test_killed_trainings_go_on_as_if_nothing_had_been(command, expected, tmp_pa
         last = find_last_checkpoint(folder) if folder.exists() else None
         step = 0 if last is None else int(last.rpartition("-")[2])
         if step > num_steps - 16:
-            # Once more from an earlier one.
+            # Too close to the end: start from scratch.
             shutil.rmtree(folder)
             step = 0
         if number % 2:
@@ -204,7 +205,7 @@ def test_terminated_trainings_save_a_checkpoint(command, expected, tmp_path, ste
 
 
 def test_a_terminated_training_keeps_its_last_checkpoint(command, tmp_path):
-    """Although of a finished one, only the best would stay."""
+    """With --save_total_limit 1, a finished training keeps only its best checkpoint."""
     folder, log = tmp_path / "run", tmp_path / "log.txt"
     command = [*command, "--output_dir", str(folder), "--save_total_limit", "1"]
     assert run(command, log, step=20, number=signal.SIGTERM) == 143
@@ -219,7 +220,7 @@ def test_workers_outlive_sigterm(command, tmp_path):
     assert Path(find_last_checkpoint(folder)).name == "checkpoint-12"
 
 
-def test_half_written_checkpoints_are_passed_over(command, tmp_path, caplog):
+def test_incomplete_checkpoints_are_skipped(command, tmp_path, caplog):
     assert find_last_checkpoint(tmp_path / "none") is None
     folder = tmp_path / "run"
     assert run([*command, "--output_dir", str(folder)], tmp_path / "log.txt", step=30) == -signal.SIGKILL
@@ -240,7 +241,7 @@ def test_half_written_checkpoints_are_passed_over(command, tmp_path, caplog):
 
 @pytest.fixture
 def diverging(monkeypatch):
-    """The loss becomes NaN in step 12 of a training."""
+    """Make the loss NaN in step 12 of a training."""
     original = AudioClassificationTrainer.compute_loss
 
     def compute_loss(trainer, model, inputs, *args, **kwargs):
@@ -250,7 +251,7 @@ def diverging(monkeypatch):
     monkeypatch.setattr(AudioClassificationTrainer, "compute_loss", compute_loss)
 
 
-def test_a_loss_that_is_nan_ends_the_training(command, diverging, tmp_path, capsys):
+def test_nan_loss_ends_the_training(command, diverging, tmp_path, capsys):
     folder = tmp_path / "run"
     assert main([*command, "--output_dir", str(folder), "--max_grad_norm", "0"]) == 1
     error = capsys.readouterr().err
@@ -262,8 +263,8 @@ def test_a_loss_that_is_nan_ends_the_training(command, diverging, tmp_path, caps
     assert not (folder / "all_results.json").exists()
 
 
-def test_weights_that_are_nan_are_not_saved(command, tmp_path, capsys):
-    """As of the last step before a checkpoint, whose loss was finite."""
+def test_weights_that_are_not_finite_are_not_saved(command, tmp_path, capsys):
+    """The last step before a checkpoint can have a finite loss and still make the weights infinite or NaN."""
     folder = tmp_path / "run"
     options = ["--output_dir", str(folder), "--max_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
     options += ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--averaged_epochs", "1"]
@@ -272,8 +273,8 @@ def test_weights_that_are_nan_are_not_saved(command, tmp_path, capsys):
     assert find_last_checkpoint(folder) is None
 
 
-def test_a_full_disk(command, expected, monkeypatch, tmp_path, capsys):
-    """What was saved stays, what was begun goes, and the same command goes on."""
+def test_training_resumes_after_a_full_disk(command, expected, monkeypatch, tmp_path, capsys):
+    """The earlier checkpoint stays, the incomplete one is deleted, and the same command resumes."""
     folder, save = tmp_path / "run", torch.save
 
     def full(thing, path, *args, **kwargs):
@@ -294,7 +295,7 @@ def test_a_full_disk(command, expected, monkeypatch, tmp_path, capsys):
     check_same(folder, expected)
 
 
-def test_a_recording_that_vanishes(tones, command, tmp_path, monkeypatch, capsys):
+def test_deleted_recording_is_named_and_training_resumes(tones, command, tmp_path, monkeypatch, capsys):
     data, folder = tmp_path / "data", tmp_path / "run"
     shutil.copytree(tones, data)
     victim = data / "train/high/high_train_3.wav"

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`sanet predict` and `sanet prepare`, killed at any moment: the same command goes on, nothing is lost or twice."""
+"""`sanet predict` and `sanet prepare`, killed at any moment. The same command resumes, without loss or repetition."""
 
 import itertools
 import os
@@ -24,16 +24,16 @@ def kill_and_go_on(
     command: list[str], folder: Path, log: Path, kinds: list[tuple[int, dict]], code: int, seed: int
 ) -> dict[str, str]:
     """
-    What stands in `folder` after a command was killed `NUM_KILLS` times there, and has gone on each time.
+    Kill a command `NUM_KILLS` times, resume it each time, and return the final contents of `folder`.
 
     Args:
         command: Arguments of `sanet`.
-        folder: Where it writes; removed whenever a run gets to its end.
-        log: File for what it prints.
-        kinds: How to kill it: the number of changes to choose from, and fields of [`Kill`]. One kill of four is by
-            the clock.
-        code: Of a run that gets to its end.
-        seed: Of what chance decides.
+        folder: Its output folder, deleted whenever a run reaches its end.
+        log: File for its output.
+        kinds: Ways to kill it: the number of changes to choose from, and fields of [`Kill`]. One kill of four is
+            after a random time.
+        code: Exit code of a run that reaches its end.
+        seed: Seed of the random choices.
     """
     generator = random.Random(seed)
     contents_at_end, num_killed, seconds = [], 0, 1.0
@@ -52,7 +52,7 @@ def kill_and_go_on(
             shutil.rmtree(folder)
         else:
             num_killed += 1
-            # The other code is that of a run one of whose workers was killed.
+            # If only a worker was killed, the run ends with another code.
             assert result == -signal.SIGKILL or "A worker process died" in log.read_text(encoding="utf-8"), (
                 log.read_text(encoding="utf-8")[-3000:]
             )
@@ -83,8 +83,8 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_killed_predictions_go_on(recordings, model, tmp_path, suffix):
-    """The same bytes: batches of one clip, whose scores do not depend on where a run began."""
+def test_killed_prediction_resumes_to_the_same_bytes(recordings, model, tmp_path, suffix):
+    """With batches of one clip, the scores do not depend on where a run started."""
     log = tmp_path / "log.txt"
 
     def command(folder: str) -> list[str]:
@@ -99,7 +99,7 @@ def test_killed_predictions_go_on(recordings, model, tmp_path, suffix):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_killed_preparations_go_on(recordings, tmp_path, num_workers):
+def test_killed_preparation_resumes_to_the_same_files(recordings, tmp_path, num_workers):
     log = tmp_path / "log.txt"
 
     def command(folder: str) -> list[str]:

@@ -64,7 +64,7 @@ def scratch(model_type: str, labels=LABELS, seconds: float = 4.0, **options):
 
 
 def kept_positions(model_type: str) -> dict[str, str]:
-    """Options with which a checkpoint's positions stay, where they would be fitted to the clips otherwise."""
+    """Return options that keep the positions of a checkpoint instead of fitting them to the clips."""
     return {"position_embeddings": "keep"} if model_type.startswith(("ast", "whisper")) else {}
 
 
@@ -87,7 +87,7 @@ def same(first: dict, second: dict, names) -> list[bool]:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """Folders of classifiers of `x`, `y` and `z`, and the classifiers."""
+    """Return the folder and the model of a classifier of `x`, `y` and `z` for each architecture."""
     folder = tmp_path_factory.mktemp("checkpoints")
     return {name: (folder / name, save_checkpoint(folder / name, name)[0]) for name in MODEL_TYPES}
 
@@ -107,7 +107,7 @@ def test_from_scratch(model_type):
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
-def test_problem_type_is_kept(problem_type, tmp_path):
+def test_problem_type_replaces_that_of_a_checkpoint(problem_type, tmp_path):
     arguments = ModelArguments(model_type="wav2vec2", config_overrides=overrides("wav2vec2"))
     model, feature_extractor = make_model(arguments, LABELS, 4.0, problem_type)
     assert model.config.problem_type == problem_type
@@ -118,7 +118,7 @@ def test_problem_type_is_kept(problem_type, tmp_path):
     assert again.config.problem_type == other
 
 
-def test_extractor_has_the_sizes_of_the_network():
+def test_feature_extractor_has_the_sizes_of_the_network():
     model, feature_extractor = scratch("whisper", config_overrides=overrides("whisper") + ",num_mel_bins=40")
     assert feature_extractor.feature_size == 40
     assert logits_of(model, feature_extractor, noise(1)).shape == (1, 3)
@@ -137,14 +137,14 @@ def test_extractor_has_the_sizes_of_the_network():
     ],
 )
 def test_attention_heads_fit_the_size(model_type, text, name, heads, caplog):
-    """A width that the default number of heads does not divide, given alone."""
+    """If the default number of heads does not divide a given width, another number is used, with a warning."""
     small = {"whisper": ",vocab_size=8,pad_token_id=0,decoder_layers=1", "wav2vec2": ",intermediate_size=64"}
     model, _ = scratch(model_type, config_overrides=text + small.get(model_type, ""))
     assert getattr(model.config, name) == heads
     assert f"Using {name}={heads}, since" in caplog.text and "does not divide" in caplog.text
 
 
-def test_heads_that_are_given_or_fit_stay(caplog):
+def test_given_or_fitting_attention_heads_stay(caplog):
     small = "num_hidden_layers=1,intermediate_size=64"
     model, _ = scratch("wav2vec2", config_overrides=f"{small},hidden_size=64,num_attention_heads=2")
     assert model.config.num_attention_heads == 2
@@ -170,7 +170,7 @@ def test_same_labels_keep_the_head(checkpoints, model_type, labels, caplog):
 @pytest.mark.parametrize("labels", [["a", "b", "c"], ["w", "x", "y", "z"]], ids=["as_many", "more"])
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_other_labels_get_a_new_head(checkpoints, model_type, labels, caplog):
-    """All of it, even layers whose shapes would fit; what stands before it stays, but for fitted positions."""
+    """The whole head is new, even layers whose shapes would fit. The rest of the network stays."""
     folder, saved = checkpoints[model_type]
     model, feature_extractor = load(folder, labels, **kept_positions(model_type))
     assert model.config.label2id == {label: index for index, label in enumerate(labels)}
@@ -187,8 +187,8 @@ def test_other_labels_get_a_new_head(checkpoints, model_type, labels, caplog):
 
 
 @pytest.mark.parametrize("model_type", ["wav2vec2", "whisper"])
-def test_new_head_has_new_weights_of_layers(tmp_path, model_type):
-    """Of the sum over layers, which is a parameter of the classifier itself."""
+def test_new_head_has_new_layer_weights(tmp_path, model_type):
+    """The weights of the sum over layers are a parameter of the classifier itself."""
     saved, _ = save_checkpoint(tmp_path, model_type, use_weighted_layer_sum=True)
     with torch.no_grad():
         saved.layer_weights.copy_(torch.tensor([0.0, 0.0, 1.0]))
@@ -215,17 +215,17 @@ def test_pretrained_encoder_gets_a_head(tmp_path, model_type, model_class, prefi
     saved = save_checkpoint(tmp_path, model_type, model_class=model_class)[0].state_dict()
     model, feature_extractor = load(tmp_path, LABELS, **kept_positions(model_type))
     assert type(model).__name__ == CLASSIFIERS[model_type] and model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    # An encoder without labels must not be treated as a classifier of LABEL_0 and LABEL_1.
     assert "pretrained without labels. It gets a new classification head for a, b, c" in caplog.text
     names = set(dict(backbone(model).named_parameters()))
     loaded = model.state_dict()
     assert names and all(torch.equal(saved[prefix + name], loaded[f"{part}.{name}"]) for name in names)
-    # An encoder that knows no labels is not taken for a classifier of LABEL_0 and LABEL_1 either.
     assert logits_of(model, feature_extractor, noise(1)).isfinite().all()
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_saved_model_is_the_same(tmp_path, model_type):
-    """With clips shorter and longer than the model was fitted to."""
+def test_saved_model_gives_the_same_logits(tmp_path, model_type):
+    """Clips can be shorter than the fitted length and, for AST and Whisper, longer."""
     model, feature_extractor = scratch(model_type, seconds=2.0)
     model.save_pretrained(tmp_path)
     feature_extractor.save_pretrained(tmp_path)
@@ -239,15 +239,15 @@ def test_saved_model_is_the_same(tmp_path, model_type):
 # Positions
 
 
-def test_ast_takes_the_frames_of_the_longest_clip(checkpoints, tmp_path):
+def test_ast_positions_fit_the_longest_clip(checkpoints, tmp_path):
     folder, saved = checkpoints["ast"]
     model, feature_extractor = load(folder, ["x", "y", "z"])
     assert model.config.max_length == feature_extractor.max_length == 398
-    # 12 patches of 16 bins every 10 of 128, 39 of 16 frames every 10 of 398.
+    # With a stride of 10: 12 patches of 16 bins in 128, 39 patches of 16 frames in 398.
     assert model.audio_spectrogram_transformer.embeddings.position_embeddings.shape == (1, 2 + 12 * 39, 32)
     clip = noise(4)
     assert extract_features(feature_extractor, [clip])["input_values"].shape == (1, 398, 128)
-    # 398 frames are all that there are: the last is not padding.
+    # The clip has exactly 398 frames: the last one is not padding.
     longer = AutoFeatureExtractor.from_pretrained(folder)([clip], sampling_rate=16000, return_tensors="pt")
     padding = longer["input_values"][0, -1, 0]
     assert (longer["input_values"][0, 398:] == padding).all() and (longer["input_values"][0, 397] != padding).all()
@@ -266,8 +266,8 @@ def test_ast_can_keep_its_positions(checkpoints):
     assert torch.equal(logits_of(model, feature_extractor, clip), logits_of(saved, feature_extractor, clip))
 
 
-def test_ast_has_the_frames_of_its_clips(checkpoints):
-    """Frames of 25 ms every 10 ms: 10.24 s are 1022 frames."""
+def test_ast_frames_follow_from_the_clip_length(checkpoints):
+    """Frames of 25 ms every 10 ms: 10.24 s have 1022 frames."""
     model, feature_extractor = load(checkpoints["ast"][0], LABELS, seconds=10.24)
     assert model.config.max_length == feature_extractor.max_length == 1022
 
@@ -280,12 +280,12 @@ def test_ast_has_the_frames_of_its_clips(checkpoints):
 @example(rate=16000, seconds=4.0)
 @example(rate=96_000, seconds=60.0)
 @example(rate=8000, seconds=0.1)
-def test_a_sanet_from_scratch_is_made_for_length_and_rate(rate, seconds):
+def test_sanet_from_scratch_fits_length_and_rate(rate, seconds):
     model, feature_extractor = scratch("sanet", seconds=seconds, sampling_rate=rate)
     samples = round(seconds * rate)
     assert (feature_extractor.sampling_rate, feature_extractor.max_length) == (rate, samples)
     assert round(find_window_seconds(model, feature_extractor) * rate) == samples
-    # No more positions than the length needs, or those of the default.
+    # As many positions as the length needs, but not fewer than the default.
     frame = model.config.max_input_samples // model.config.max_position_embeddings
     default = SANetConfig().max_position_embeddings
     assert model.config.max_position_embeddings == max(default, -(-samples // frame))
@@ -297,8 +297,8 @@ def test_a_sanet_from_scratch_is_made_for_length_and_rate(rate, seconds):
     assert starts == [0, samples, round(2.5 * samples / rate * rate) - samples]
 
 
-def test_the_longest_clip_runs():
-    """The window itself, and not one frame more, fits the positions."""
+def test_longest_clip_fits_the_positions():
+    """A clip of the maximum length gets finite scores."""
     model, feature_extractor = scratch("sanet", seconds=10, sampling_rate=8000)
     waveform = np.random.default_rng(0).standard_normal(80_000).astype(np.float32)
     features = feature_extractor(waveform, sampling_rate=8000, return_tensors="pt")
@@ -307,7 +307,7 @@ def test_the_longest_clip_runs():
 
 
 @pytest.mark.parametrize("positions", [100, 5000])
-def test_positions_that_are_given_count(positions):
+def test_given_number_of_positions_is_used(positions):
     given_ones = {"config_overrides": overrides("sanet") + f",max_position_embeddings={positions}"}
     assert scratch("sanet", seconds=0.1, **given_ones)[0].config.max_position_embeddings == positions
     if positions == 100:
@@ -318,7 +318,7 @@ def test_positions_that_are_given_count(positions):
 
 
 @pytest.mark.parametrize(("model_type", "seconds"), [("sanet", 40), ("ast", 30), ("whisper", 40)])
-def test_a_checkpoint_is_not_lengthened(checkpoints, model_type, seconds):
+def test_only_networks_from_scratch_support_longer_clips(checkpoints, model_type, seconds):
     message = rf"--max_length_seconds {seconds}: this (model|{checkpoints[model_type][1].config.model_type}) .*scratch"
     with pytest.raises(UsageError, match=message):
         load(checkpoints[model_type][0], LABELS, seconds=seconds)
@@ -326,7 +326,7 @@ def test_a_checkpoint_is_not_lengthened(checkpoints, model_type, seconds):
     assert find_window_seconds(model, feature_extractor) == seconds
     longest = noise(seconds)
     features = extract_features(feature_extractor, [longest])
-    # All of it is heard.
+    # The end of the clip changes the features, so it is used.
     changed = longest.copy()
     changed[-8000:] = 0
     other = extract_features(feature_extractor, [changed])
@@ -336,14 +336,14 @@ def test_a_checkpoint_is_not_lengthened(checkpoints, model_type, seconds):
 
 
 @pytest.mark.parametrize("rate", [7999, 96_001, 0, -1])
-def test_rates_out_of_range(rate):
+def test_rates_out_of_range_are_refused(rate):
     with pytest.raises(UsageError, match=f"--sampling_rate {rate} must be from 8000 to 96000 Hz"):
         scratch("sanet", sampling_rate=rate)
 
 
 @pytest.mark.parametrize("source", ["scratch", "checkpoint"])
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_the_rate_of_others_is_fixed(checkpoints, model_type, source):
+def test_only_sanet_from_scratch_has_a_free_rate(checkpoints, model_type, source):
     folder = checkpoints[model_type][0]
     options = {"model_name_or_path": str(folder)} if source == "checkpoint" else {"model_type": model_type}
     assert read_sampling_rate(ModelArguments(**options, sampling_rate=16000)) == 16000
@@ -355,24 +355,24 @@ def test_the_rate_of_others_is_fixed(checkpoints, model_type, source):
             make(ModelArguments(**options, sampling_rate=48000))
 
 
-def test_ast_takes_at_least_a_patch(checkpoints):
+def test_ast_has_at_least_one_patch(checkpoints):
     model, feature_extractor = load(checkpoints["ast"][0], LABELS, seconds=0.05)
     assert model.config.max_length == feature_extractor.max_length == 16
     assert logits_of(model, feature_extractor, noise(0.05)).shape == (1, 3)
 
 
 def patches(grid: torch.Tensor) -> torch.Tensor:
-    """Positions of two tokens and a grid of shape (frequency, time)."""
+    """Return positions of two tokens and of a grid of shape (frequency, time)."""
     return torch.cat([torch.tensor([7.0, 8.0]), grid.flatten()])[None, :, None]
 
 
-def test_positions_of_a_constant_stay_constant():
+def test_constant_positions_stay_constant():
     positions = interpolate_positions(patches(torch.full((12, 101), 3.0)), (12, 101), (12, 39))
     assert positions.shape == (1, 2 + 12 * 39, 1)
     assert positions[0, :2, 0].tolist() == [7, 8] and torch.allclose(positions[0, 2:], torch.tensor(3.0))
 
 
-def test_positions_of_the_same_shape_are_the_same():
+def test_positions_of_the_same_shape_do_not_change():
     positions = torch.randn(1, 2 + 12 * 101, 5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(interpolate_positions(positions, (12, 101), (12, 101)), positions)
 
@@ -386,13 +386,13 @@ def test_positions_of_a_ramp_in_time_stay_a_ramp():
 
 
 def test_positions_between_two_are_their_mean():
-    """Time is innermost; frequency is the row."""
+    """The rows of the grid are frequencies, the columns are times."""
     grid = torch.tensor([[0.0, 2.0, 10.0, 20.0], [1.0, 3.0, 30.0, 50.0]])
     positions = interpolate_positions(patches(grid), (2, 4), (2, 2))
     assert positions[0, 2:, 0].tolist() == [1, 15, 2, 40]
 
 
-def test_whisper_takes_the_frames_of_the_longest_clip(checkpoints, tmp_path):
+def test_whisper_positions_fit_the_longest_clip(checkpoints, tmp_path):
     folder, saved = checkpoints["whisper"]
     model, feature_extractor = load(folder, ["x", "y", "z"])
     assert feature_extractor.nb_max_frames == 400 and feature_extractor.n_samples == 64000
@@ -407,14 +407,14 @@ def test_whisper_takes_the_frames_of_the_longest_clip(checkpoints, tmp_path):
     assert torch.equal(loaded.encoder.embed_positions.weight, positions)
     expected = logits_of(model, feature_extractor, noise(3))
     assert torch.equal(logits_of(loaded, loaded_extractor, noise(3)), expected)
-    # Of 30 s of padded sound the mean over frames would differ.
+    # With padding to 30 s, the mean over frames differs.
     whole, whole_extractor = load(folder, ["x", "y", "z"], position_embeddings="keep")
     assert whole_extractor.nb_max_frames == 3000
     assert not torch.allclose(logits_of(whole, whole_extractor, noise(3)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("seconds", "frames"), [(0.5, 100), (3.2, 400), (30.0, 3000)])
-def test_whisper_takes_whole_seconds_up_to_30(checkpoints, seconds, frames):
+def test_whisper_length_is_whole_seconds_up_to_30(checkpoints, seconds, frames):
     model, feature_extractor = load(checkpoints["whisper"][0], LABELS, seconds=seconds)
     assert feature_extractor.nb_max_frames == frames and model.config.max_source_positions == frames // 2
 
@@ -465,7 +465,7 @@ def test_sanet_crops_to_the_longest_clip(checkpoints, source):
         ({}, 0, "--max_length_seconds 0"),
     ],
 )
-def test_mistakes(checkpoints, options, seconds, message):
+def test_invalid_options_are_refused(checkpoints, options, seconds, message):
     if options.get("model_name_or_path") == "CHECKPOINT":
         options = {**options, "model_name_or_path": str(checkpoints["wav2vec2"][0])}
     elif "model_name_or_path" not in options and "config_overrides" not in options:
@@ -475,21 +475,21 @@ def test_mistakes(checkpoints, options, seconds, message):
         make_model(ModelArguments(**options), LABELS, seconds)
 
 
-def test_model_of_text(tmp_path):
+def test_text_model_is_refused(tmp_path):
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="a model of type 'bert' is not an audio classifier"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "preprocessor_config.json"])
-def test_folder_that_is_not_whole(tmp_path, missing):
+def test_incomplete_model_folder_is_refused(tmp_path, missing):
     save_checkpoint(tmp_path, "wav2vec2")
     (tmp_path / missing).unlink()
     with pytest.raises(UsageError, match="the model cannot be loaded"):
         load(tmp_path)
 
 
-def test_damaged_weights(tmp_path):
+def test_damaged_weights_are_refused(tmp_path):
     save_checkpoint(tmp_path, "wav2vec2")
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -497,8 +497,8 @@ def test_damaged_weights(tmp_path):
         load(tmp_path)
 
 
-def test_weights_that_do_not_fit(tmp_path):
-    """Sizes of the same labels' head are not overlooked."""
+def test_weights_of_other_sizes_are_refused(tmp_path):
+    """The labels are the same, so the sizes of the head must fit."""
     save_checkpoint(tmp_path, "wav2vec2")
     config = Wav2Vec2Config.from_pretrained(tmp_path)
     config.classifier_proj_size = 8
@@ -507,7 +507,7 @@ def test_weights_that_do_not_fit(tmp_path):
         load(tmp_path, ["x", "y", "z"])
 
 
-# What is trained
+# Trained parameters
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -546,13 +546,13 @@ def test_freeze(checkpoints, model_type, freeze, source):
     assert freeze == "none" or frozen
 
 
-def test_padding_is_sanets(tmp_path):
+def test_padding_option_needs_sanet(tmp_path):
     with pytest.raises(UsageError, match="--padding max_length needs SANet"):
         make_model(ModelArguments(model_type="wav2vec2", padding="max_length"), ["a", "b"], 1.0)
 
 
 @pytest.mark.parametrize("override", ["model_type=ast", "num_labels=7", "problem_type=regression", "id2label={0: a}"])
-def test_overrides_that_are_no_part_of_the_network(override):
+def test_overrides_outside_the_network_are_refused(override):
     arguments = ModelArguments(config_overrides=override)
     with pytest.raises(UsageError, match=f"cannot set {override.split('=')[0]}"):
         make_model(arguments, ["a", "b"], 1.0)
@@ -563,7 +563,7 @@ ALL_TYPES = sorted(config.model_type for config in MODEL_FOR_AUDIO_CLASSIFICATIO
 
 @pytest.mark.parametrize("model_type", ALL_TYPES)
 def test_every_architecture_trains_from_scratch(model_type):
-    """All that --model_type offers: a step on two clips of different length."""
+    """Each value of --model_type trains one step on two clips of different lengths."""
     sizes = SIZES.get(model_type) or (TRANSFORMER if model_type == "wav2vec2-bert" else WAVEFORM)
     text = ",".join(f"{name}={value}" for name, value in sizes.items())
     model, feature_extractor = make_model(
@@ -581,22 +581,22 @@ def test_every_architecture_trains_from_scratch(model_type):
 
 
 @pytest.mark.parametrize("overrides", ["num_channels=2", "se_reduction=0"])
-def test_a_network_that_takes_no_recordings_is_refused(overrides):
+def test_unusable_network_sizes_are_refused(overrides):
     with pytest.raises(UsageError, match="--config_overrides: "):
         make_model(ModelArguments(config_overrides=overrides), ["a", "b"], 1.0)
 
 
-def test_positions_are_kept_where_they_could_change():
+def test_keeping_positions_of_sanet_is_refused():
     with pytest.raises(UsageError, match="--position_embeddings keep has no effect on sanet"):
         make_model(ModelArguments(position_embeddings="keep"), ["a", "b"], 1.0)
 
 
-def test_model_type_of_another_checkpoint_is_named(checkpoints, caplog):
+def test_model_type_of_another_checkpoint_is_a_warning(checkpoints, caplog):
     load(checkpoints["wav2vec2"][0], model_type="ast")
     assert "model_type ast has no effect" in caplog.text
 
 
-def test_weights_of_a_new_head_are_not_reported(tmp_path, caplog):
+def test_new_head_is_not_reported_as_missing_weights(tmp_path, caplog):
     save_checkpoint(tmp_path / "checkpoint", "sanet", ["x", "y", "z"])
     make_model(ModelArguments(model_name_or_path=str(tmp_path / "checkpoint")), ["a", "b"], 0.3)
     assert "It gets a new classification head for a, b" in caplog.text

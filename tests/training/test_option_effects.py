@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Each option of the model, the data and training changes what is built, or is refused: none is silently ignored."""
+"""Each model, data and training option changes the training or is refused. None is silently ignored."""
 
 import dataclasses
 import hashlib
@@ -38,7 +38,7 @@ OWN_OPTIONS = [
     or field.name in AudioTrainingArguments.__annotations__ | TeacherArguments.__annotations__
 ]
 SMALLER = TINY_NETWORK.replace("se_reduction=4", "se_reduction=2")
-# Another value of each option, and options that it is tried beside. {} stands for the folder of the test's inputs.
+# Another value of each option, and options to combine it with. {} stands for the folder of test inputs.
 OTHERS: dict[str, tuple[list[str], list[str]]] = {
     "model_name_or_path": (["{}/other_checkpoint"], []),
     "model_type": (["wav2vec2"], ["--config_overrides", overrides("wav2vec2")]),
@@ -61,7 +61,7 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
     "folds": (["3"], ["--data_dir", "{}/unsplit", "--folds", "2", "--fold", "1"]),
     "fold": (["2"], ["--data_dir", "{}/unsplit", "--folds", "2", "--fold", "1"]),
     "fold_pattern": ([r"_(\d)\."], ["--data_dir", "{}/unsplit", "--fold_pattern", r"(\d)_", "--fold", "1"]),
-    # The labels are names already; others than these are refused.
+    # The labels are names already. Other names are refused.
     "class_names": (["a,x"], []),
     "check_recordings": (["false"], []),
     "group_pattern": ([r"_(\d)\."], ["--data_dir", "{}/unsplit"]),
@@ -84,7 +84,7 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
     "averaged_fraction": (["0.3"], []),
     "max_minutes": (["5"], []),
     "max_evaluations": (["5"], ["--max_minutes", "5"]),
-    # The first training then has a part of the time.
+    # With refit, the first training gets only part of the time.
     "refit": (["true"], ["--max_minutes", "5"]),
     "refit_from": (["trained"], ["--max_minutes", "5", "--refit", "true"]),
     "early_stopping_patience": (["2"], []),
@@ -93,7 +93,7 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
     "teacher_temperature": (["0.05"], ["--teacher", "{}/checkpoint"]),
     "unlabeled_dir": (["{}/unsplit"], ["--teacher", "{}/checkpoint"]),
 }
-# Options that count later than when a training is built, and the test of their effect.
+# Options with an effect after a training is built, and the test of that effect.
 LATER = {
     "band_head": "test_band_head.py: test_where_there_is_none",
     "baseline": "evaluation/test_run_baseline.py: test_no_baseline",
@@ -113,7 +113,7 @@ LATER = {
 
 
 class Built(BaseException):
-    """Ends a training when all that it needs is there."""
+    """Raised to end a training as soon as it is built."""
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +149,14 @@ def inputs(tmp_path_factory) -> Path:
         rows = rows.cast_column("label", ClassLabel(names=["a", "b"])).cast_column("audio", Audio(decode=False))
         rows.to_parquet(folder / "dataset/data" / f"{split}-00000-of-00001.parquet")
     for name in ("checkpoint", "other_checkpoint"):
-        # The second has the head of other labels, and so gets a new one.
+        # The second has other labels, so it gets a new head.
         save_checkpoint(folder / name, "sanet", labels=("a", "b") if name == "checkpoint" else ("x", "y"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def build(inputs, tmp_path_factory):
-    """What a training is made of, as text; or the error that refuses it."""
+    """Return a function that builds a training and describes it as text, or returns the error that refuses it."""
     results: dict[tuple[str, ...], str] = {}
 
     def run(*options: str) -> str:
@@ -231,13 +231,13 @@ BASES["stream"] += [TINY_NETWORK]
 
 def test_every_option_is_tried():
     assert set(OWN_OPTIONS) - OTHERS.keys() == set(LATER) and len(OWN_OPTIONS) > 30
-    # All others are those of transformers.
+    # All other options are those of transformers.
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
     assert set(AudioTrainingArguments.__annotations__) <= names | set(OWN_OPTIONS)
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_a_training_is_built_alike(build, base):
+def test_same_options_build_the_same_training(build, base):
     first = build(*BASES[base])
     assert not first.startswith("error"), first
     # A stream takes seconds to open.
@@ -246,10 +246,10 @@ def test_a_training_is_built_alike(build, base):
 
 
 def list_trials() -> list[tuple[str, str]]:
-    """Each option from scratch, and beside what it may depend on."""
+    """Return bases and options to try: each option from scratch, and on other bases that may change its effect."""
     data = {field.name for field in dataclasses.fields(DataArguments)}
     with_checkpoint = [name for name in OTHERS if name not in data or name in ("max_length_seconds", "problem_type")]
-    # Options of the stream itself, and some that need all recordings at hand.
+    # Options of the stream itself, and some that need all recordings at once.
     of_streams = ["shuffle_buffer_size", "train_sampling_strategy", "group_pattern", "samples_per_class", "sampler"]
     of_streams += ["max_minutes", "averaged_fraction", "refit"]
     of_streams += ["background", "teacher", "unlabeled_dir"]
@@ -263,18 +263,18 @@ def list_trials() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("base", "name"), list_trials())
-def test_an_option_has_an_effect_or_is_refused(build, base, name):
+def test_option_has_an_effect_or_is_refused(build, base, name):
     (value,), beside = OTHERS[name]
     if base != "scratch":
-        # What is there for recordings or networks that this one does not have.
+        # This base has its own recordings or network.
         beside = [] if beside[:1] in (["--config_overrides"], ["--data_dir"]) else beside
     options = [*BASES[base], *beside]
     assert build(*options, f"--{name}", value) != build(*options), f"--{name} has no effect"
 
 
 @pytest.mark.parametrize("padding", ["longest", "max_length"])
-def test_padding_counts_with_a_checkpoint(build, inputs, tmp_path, padding):
-    """And without the option, that of the checkpoint does."""
+def test_padding_replaces_that_of_a_checkpoint(build, inputs, tmp_path, padding):
+    """Without the option, the padding of the checkpoint is used."""
     model, feature_extractor = load_classifier(inputs / "checkpoint")
     feature_extractor.return_attention_mask = padding == "max_length"
     for part in (model, feature_extractor):
@@ -296,7 +296,7 @@ def test_a_balanced_epoch_is_grouped_by_length(build):
     assert plain != grouped and sorted(plain) == sorted(grouped)
 
 
-def test_data_seed_is_that_of_the_order(build):
+def test_data_seed_changes_only_the_order(build):
     base = json.loads(build(*BASES["scratch"]))
     other = json.loads(build(*BASES["scratch"], "--data_seed", "5"))
     assert {name for name in base if base[name] != other[name]} == {"order"}

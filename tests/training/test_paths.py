@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Names of files, classes and members of archives, however odd: nothing is written outside of the output folder."""
+"""Odd names of files, classes and archive members. Nothing is written outside the output folder."""
 
 import hashlib
 import io
@@ -27,14 +27,14 @@ from .conftest import write_tone
 from .tiny_models import save_checkpoint
 
 
-# Of classes and files; "ROOT" becomes a folder that must not change.
+# Names of classes and files. "ROOT" becomes a folder that must not change.
 PATHS = ["../../escaped", "ROOT/escaped", "a/b", "..", ".", "~", "~/escaped", "$HOME/escaped", "file:///ROOT/escaped"]
 RESERVED = ["CON", "NUL.wav", "metadata.csv", "report.html", ".prepare_tmp", "denoised_clips", "x_0000.wav", "C:\\x"]
 ODD = ["line\nbreak", "<script>", "%2e%2e%2fescaped", "..\\..\\escaped", "…/…", "ü" * 120, "predictions", "*", "-rf"]
 
 
 def snapshot(folder: Path, *left_out: Path) -> dict[str, tuple]:
-    """Kind, time of change, content or target of everything in a folder; links are not followed."""
+    """Return mode, content and modification time, or link target, of all in a folder, without following links."""
     found = {}
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if Path(parent, name) not in left_out]
@@ -91,10 +91,10 @@ LINKS = ["victim.wav", "victim", "nowhere", "/dev/zero", "/proc/self/mem", "."]
     links=st.lists(st.tuples(NAMES, NAMES, st.sampled_from(LINKS)), max_size=3),
     in_splits=st.booleans(),
 )
-def test_preparation(files, links, in_splits):
-    """Every file is used or listed with the reason, too."""
+def test_preparation_changes_only_its_output_folder(files, links, in_splits):
+    """A repeated command adds no files, and the manifest lists each clip once."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        # Without the network that finds speech.
+        # Replace the network that detects speech.
         patch.setattr(prepare_module, "find_speech", lambda waveform, *_: cut_evenly(len(waveform), 2000))
         root = Path(name)
         source, output = root / "source", root / "deep" / "output"
@@ -128,8 +128,8 @@ def test_preparation(files, links, in_splits):
         assert len(clips) == len([path for path in output.rglob("*.wav") if path.is_file()])
 
 
-def test_a_list_of_what_was_prepared_removes_clips_alone(tmp_path):
-    """Not even one that came with the folder, from strangers."""
+def test_progress_file_can_only_remove_clips(tmp_path):
+    """The progress file may come from an untrusted folder."""
     source, output = tmp_path / "source", tmp_path / "output"
     for index in range(2):
         write_tone(source / "a" / f"{index}.wav", 300 * (index + 1))
@@ -149,7 +149,7 @@ def test_a_list_of_what_was_prepared_removes_clips_alone(tmp_path):
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory) -> tuple[Path, list[str]]:
-    """Recordings, and the classes that manifests and archives name for them."""
+    """Return a folder of recordings, and the class names that manifests and archives give them."""
     folder = tmp_path_factory.mktemp("recordings")
     for index in range(24):
         write_tone(folder / f"{index}.wav", 200 * (index % 8 + 1), 0.2, seed=index)
@@ -158,8 +158,8 @@ def labelled(tmp_path_factory) -> tuple[Path, list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_labels_of_a_manifest(labelled, tiny_options, tmp_path, suffix):
-    """Through all that is written of a model that was trained on them."""
+def test_labels_of_a_manifest_cannot_leave_the_outputs(labelled, tiny_options, tmp_path, suffix):
+    """Each command that uses a model with such labels writes only its own output."""
     folder, labels = labelled
     root = tmp_path / "root"
     run, deep = root / "deep" / "run", root / "deep"
@@ -186,7 +186,7 @@ def test_labels_of_a_manifest(labelled, tiny_options, tmp_path, suffix):
         before = snapshot(tmp_path, *outputs)
         command = ["train", "sanet.yaml", *options, "--output_dir", str(run), *tiny_options]
         assert main([*command, "--num_train_epochs", "1", "--per_device_train_batch_size", "16"]) == 0
-        # The splits share files.
+        # The splits share files, so choose one.
         options += ["--split", "train"]
         assert main(["evaluate", str(run), *options, "--output", str(outputs[1])]) == 0
         assert main(["compare", str(run), *options, "--output", str(outputs[2]), "--num_rounds", "1"]) == 0
@@ -209,7 +209,7 @@ def test_labels_of_a_manifest(labelled, tiny_options, tmp_path, suffix):
 
 
 def write_tar(path: Path, folder: Path, labels: list[str], root: Path) -> None:
-    """Samples called by a way out of the archive, and members that are no files."""
+    """Write samples whose names lead out of the archive, and members that are not files."""
     with tarfile.open(path, "w") as archive:
 
         def add(name: str, content: bytes = b"", **fields) -> None:
@@ -233,7 +233,7 @@ def write_tar(path: Path, folder: Path, labels: list[str], root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
-def test_archives_that_are_streamed(labelled, tiny_options, tmp_path, kind):
+def test_streamed_archives_cannot_leave_the_run(labelled, tiny_options, tmp_path, kind):
     folder, labels = labelled
     root, data, run = tmp_path / "root", tmp_path / "root" / "data", tmp_path / "root" / "deep" / "run"
     data.mkdir(parents=True)
@@ -257,8 +257,7 @@ def test_archives_that_are_streamed(labelled, tiny_options, tmp_path, kind):
     assert (run / "model.safetensors").is_file()
 
 
-def test_uploads(labelled, tmp_path, monkeypatch):
-    """Names of what is uploaded to the page."""
+def test_uploads_cannot_leave_the_cache(labelled, tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="needs gradio: pip install sanet-hf[app]")
     import httpx
 
@@ -278,7 +277,7 @@ def test_uploads(labelled, tmp_path, monkeypatch):
                 response = httpx.post(f"{address}gradio_api/upload", files=files)
                 if response.status_code == 200:
                     paths += response.json()
-            # The page deletes them when it ends.
+            # The app deletes the files when it closes.
             assert len(paths) > 15 and all(cache in Path(path).resolve().parents for path in paths)
     finally:
         app.close()

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes: the weights, metrics and predictions of one."""
+"""Two processes give the weights, metrics and predictions of one."""
 
 import json
 import shutil
@@ -24,19 +24,19 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def command(tones, tiny_options) -> list[str]:
     options = ["--train_sampling_strategy", "random", "--num_train_epochs", "3", "--use_cpu", "true"]
-    # Not Adam, which makes steps of rounding errors where a gradient is zero, as of a bias before BatchNorm.
+    # Not Adam: where a gradient is zero, such as that of a bias before BatchNorm, it turns rounding errors into steps.
     return ["train", "sanet.yaml", "--data_dir", str(tones), *tiny_options, *options, "--optim", "sgd"]
 
 
 @pytest.fixture(scope="module")
 def runs(command, tmp_path_factory) -> tuple[Path, Path, str]:
-    """Folders of a training by one process and by two, and what the latter printed."""
+    """Return the folders of a training by one process and by two, and the output of the latter."""
     one, two = (tmp_path_factory.mktemp("processes") / name for name in ("one", "two"))
     assert main([*command, "--output_dir", str(one), "--per_device_train_batch_size", "8"]) == 0
     return one, two, run_in_processes(["-m", "sanet_hf", *command, "--output_dir", str(two)], timeout=300)
 
 
-def test_weights_and_metrics_are_those_of_one_process(runs):
+def test_weights_and_losses_agree_with_one_process(runs):
     one, two, _ = runs
     weights, others = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
     for name, weight in weights.items():
@@ -55,7 +55,7 @@ def test_every_clip_counts_once(runs):
         pd.testing.assert_frame_equal(*tables, atol=1e-4)
 
 
-def test_cross_validation(command, tmp_path):
+def test_cross_validation_predicts_each_clip_once(command, tmp_path):
     options = ["--folds", "2", "--final_model", "true", "--num_train_epochs", "1", "--output_dir", str(tmp_path)]
     output = run_in_processes(["-m", "sanet_hf", *command, *options], timeout=300)
     assert output.count("all folds pooled              40") == 1
@@ -63,12 +63,12 @@ def test_cross_validation(command, tmp_path):
     assert len(table) == 40 and table["file"].is_unique and (tmp_path / "final/all_results.json").exists()
 
 
-def test_one_process_prints(runs):
-    """The table of each epoch, and that of the splits."""
+def test_only_one_process_prints(runs):
+    """The table of the epochs and that of the splits appear once."""
     assert runs[2].count("The model is in") == 1 and runs[2].count("Macro F1") == 2
 
 
-def test_predictions_are_those_of_one_process(runs, tones, tmp_path):
+def test_predictions_agree_with_one_process(runs, tones, tmp_path):
     (tmp_path / "bad.wav").write_text("no audio")
     command = [str(runs[0]), str(tones / "test"), str(tmp_path / "bad.wav"), "--output"]
     assert main(["predict", *command, str(tmp_path / "one.csv")]) == 1
@@ -79,7 +79,7 @@ def test_predictions_are_those_of_one_process(runs, tones, tmp_path):
     one, two = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, atol=1e-5)
 
-    # Only what an earlier run did not finish.
+    # Resuming classifies only the missing files.
     rows = (tmp_path / "two.csv").read_text().splitlines(keepends=True)
     (tmp_path / "two.csv").write_text("".join(rows[:5]))
     process = start_processes(["-m", "sanet_hf", "predict", *command, str(tmp_path / "two.csv"), "--resume"])
@@ -88,7 +88,7 @@ def test_predictions_are_those_of_one_process(runs, tones, tmp_path):
     pd.testing.assert_frame_equal(one, pd.read_csv(tmp_path / "two.csv"), atol=1e-5)
 
 
-def test_embeddings_are_those_of_one_process(runs, tones, tmp_path):
+def test_embeddings_agree_with_one_process(runs, tones, tmp_path):
     command = ["embed", str(runs[0]), str(tones / "test"), "--output"]
     assert main([*command, str(tmp_path / "one.parquet")]) == 0
     output = run_in_processes(["-m", "sanet_hf", *command, str(tmp_path / "two.parquet")], timeout=300)
@@ -101,7 +101,7 @@ def test_embeddings_are_those_of_one_process(runs, tones, tmp_path):
             assert list(tables[0][column]) == list(tables[1][column])
 
 
-def test_evaluation_is_that_of_one_process(runs, tones, tmp_path):
+def test_evaluation_agrees_with_one_process(runs, tones, tmp_path):
     command = ["evaluate", str(runs[0]), "--data_dir", str(tones), "--batch_size", "3", "--output"]
     assert main([*command, str(tmp_path / "one")]) == 0
     output = run_in_processes(["-m", "sanet_hf", *command, str(tmp_path / "two")], timeout=300)
@@ -112,7 +112,7 @@ def test_evaluation_is_that_of_one_process(runs, tones, tmp_path):
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
 
 
-def test_a_comparison_takes_one_process(runs, tones, tmp_path, monkeypatch, capsys):
+def test_compare_needs_one_process(runs, tones, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     command = [
         "compare",
@@ -144,7 +144,7 @@ def test_options_that_change_no_weights(runs, command, tmp_path, options):
     check_same_weights(tmp_path / "run", runs[1], tolerance=1e-5)
 
 
-# accelerate shards on GPUs alone, though PyTorch does on CPUs too.
+# accelerate shards only on GPUs, although PyTorch can also shard on CPUs.
 SHARD_ON_CPUS = """
 import sys
 from accelerate.state import PartialState
@@ -176,7 +176,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_sharded_training(runs, command, tmp_path):
-    """FSDP2 gives the same weights, goes on from its checkpoints, and leaves a model like any other."""
+    """FSDP2 gives the same weights, resumes from its checkpoints, and saves the usual files."""
     (tmp_path / "script.py").write_text(SHARD_ON_CPUS)
     sharded = [str(tmp_path / "script.py"), *command, "--fsdp", "true", "--output_dir"]
     run_in_processes([*sharded, str(tmp_path / "run")], timeout=300)
@@ -184,7 +184,7 @@ def test_sharded_training(runs, command, tmp_path):
     assert json.loads((tmp_path / "run/config.json").read_text()) == json.loads((runs[1] / "config.json").read_text())
     assert {path.name for path in (tmp_path / "run").glob("*.py")} == {path.name for path in runs[1].glob("*.py")}
 
-    # PyTorch does not load the state of an optimizer that has none, as plain SGD.
+    # PyTorch cannot load the state of an optimizer without one, such as plain SGD.
     sharded += [str(tmp_path / "adam"), "--optim", "adamw_torch"]
     run_in_processes(sharded, timeout=300)
     expected = load_file(tmp_path / "adam/model.safetensors")
@@ -195,8 +195,8 @@ def test_sharded_training(runs, command, tmp_path):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_a_sharded_spectrogram_network(command, tmp_path):
-    """Without the layers of the default network."""
+def test_sharding_supports_spectrogram_networks(command, tmp_path):
+    """A spectrogram network lacks the layers of the default network."""
     (tmp_path / "script.py").write_text(SHARD_ON_CPUS)
     sizes = {"spectrogram_dim": [8, 16], "spectrogram_pool": [[1, 2], [2, 2]], "num_mel_bins": 16}
     sizes |= {"spectrogram_window": 256, "spectrogram_stride": 64, "conv_dim": [], "conv_kernel": []}
@@ -234,13 +234,13 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_lost_process_ends_the_run_which_goes_on(runs, command, tmp_path):
+def test_killed_process_ends_the_run_and_it_can_resume(runs, command, tmp_path):
     (tmp_path / "script.py").write_text(KILL_ONE)
     process = start_processes([str(tmp_path / "script.py"), *command, "--output_dir", str(tmp_path / "run")])
     while not (tmp_path / "killed").exists():
         assert process.poll() is None
         time.sleep(0.1)
-    # In a minute, or the test fails.
+    # All processes must end within a minute.
     _, errors = wait_for(process, timeout=60)
     assert process.returncode != 0 and "Signal 9 (SIGKILL)" in errors
     assert (tmp_path / "run/checkpoint-4").is_dir() and not (tmp_path / "run/all_results.json").exists()
@@ -248,8 +248,8 @@ def test_a_lost_process_ends_the_run_which_goes_on(runs, command, tmp_path):
     check_same_weights(tmp_path / "run", runs[1], tolerance=1e-6)
 
 
-def test_teachers_say_the_same_in_one_process(command, trained, make_tone, tmp_path):
-    """Of clips that they hear once and of those that they hear in each step."""
+def test_training_with_teachers_agrees_with_one_process(command, trained, make_tone, tmp_path):
+    """Some clips are scored once, others in each step."""
     for index in range(16):
         make_tone(tmp_path / "unlabeled" / f"{index}.wav", 200 + 100 * index, 0.5 if index % 2 else 1.5, seed=index)
     options = ["--teacher", str(trained), "--unlabeled_dir", str(tmp_path / "unlabeled"), "--output_dir"]

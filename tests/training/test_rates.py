@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a model hears in training is what it hears in use: sampling rates and noise reduction, from end to end."""
+"""Sampling rate and noise reduction are the same in training and in use, end to end."""
 
 import json
 import runpy
@@ -24,13 +24,13 @@ from .conftest import write_tone
 from .tiny_models import overrides, save_checkpoint
 
 
-# Of 48 kHz, with tones that a model at 16 kHz does not hear; and of 16 kHz, resampled to that of telephones.
+# 48 kHz, with tones above the range of a 16 kHz model; and 16 kHz, resampled to the 8 kHz of telephones.
 RATES = {48_000: (48_000, {"high": 20_000, "low": 12_000}), 8000: (16_000, {"high": 2500, "low": 300})}
 
 
 @pytest.fixture(scope="module", params=RATES)
 def run(request, tmp_path_factory):
-    """Rate, folder of recordings and folder of a model that was trained at the rate."""
+    """Return a rate, a folder of recordings, and the folder of a model trained at that rate."""
     rate, (native, classes) = request.param, RATES[request.param]
     folder = tmp_path_factory.mktemp("rates")
     for split, count in (("train", 8), ("validation", 2), ("test", 2)):
@@ -47,7 +47,7 @@ def run(request, tmp_path_factory):
     return rate, folder / "data", folder / "run"
 
 
-def test_training_hears_the_rate(run):
+def test_training_uses_the_rate(run):
     rate, _, model = run
     feature_extractor = AutoFeatureExtractor.from_pretrained(model)
     assert (feature_extractor.sampling_rate, feature_extractor.max_length) == (rate, rate // 10)
@@ -57,12 +57,12 @@ def test_training_hears_the_rate(run):
     assert f"sampling_rate: {rate}\n" in (model / "train_options.yaml").read_text()
 
 
-def test_a_model_in_use_hears_the_rate(run, tmp_path, capsys):
+def test_commands_use_the_rate_of_the_model(run, tmp_path, capsys):
     _, data, model = run
     files = [str(data / "test" / label / "0.wav") for label in ("high", "low")]
     assert main(["predict", str(model), *files, "--output", str(tmp_path / "p.jsonl")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    # A window of 0.1 s, and one that ends with the file of 0.12 s.
+    # A window of 0.1 s, and one at the end of the file of 0.12 s.
     times = [(row["start"], row["end"]) for row in rows if row["path"] == files[0] and row["start"] is not None]
     np.testing.assert_allclose(times, [(0, 0.1), (0.02, 0.12)], atol=1e-6)
     assert [row["label"] for row in rows if row["start"] is None] == ["high", "low"]
@@ -80,14 +80,14 @@ def test_a_model_in_use_hears_the_rate(run, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [48_000, 8000], indirect=True)
-def test_an_export_hears_the_rate(run, tmp_path, monkeypatch, capsys):
+def test_export_uses_the_rate_of_the_model(run, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxscript")
     rate, data, model = run
     assert main(["export", str(model), str(tmp_path / "out")]) == 0
     for label in ("high", "low"):
         clip, native = soundfile.read(data / "test" / label / "0.wav")
         path = tmp_path / f"{label}.wav"
-        # Half as many samples: tones below 4 kHz stay what they are.
+        # At 8 kHz, every second sample is enough: the tones are below 4 kHz.
         soundfile.write(path, clip[:: native // rate], rate)
         monkeypatch.setattr("sys.argv", ["classify.py", str(path)])
         capsys.readouterr()
@@ -102,8 +102,8 @@ def test_an_export_hears_the_rate(run, tmp_path, monkeypatch, capsys):
 # Noise reduction
 
 
-def test_the_choice_of_noise_reduction_is_stored_and_said(tmp_path, caplog):
-    """By `sanet prepare` in the data, by `sanet train` in the model and its card, and by commands that use it."""
+def test_noise_reduction_is_stored_and_compared(tmp_path, caplog):
+    """`sanet prepare` and `sanet train` store it. `sanet predict` and `sanet evaluate` warn about a difference."""
     for label, frequency in (("high", 2000), ("low", 300)):
         for index in range(4):
             write_tone(tmp_path / "recordings" / label / f"{index}.wav", frequency, 0.5, seed=index)
@@ -114,7 +114,7 @@ def test_the_choice_of_noise_reduction_is_stored_and_said(tmp_path, caplog):
         data, model = tmp_path / folder / "data", tmp_path / folder / "model"
         command = ["prepare", source, str(data), "--no_segments", "--num_workers", "1", "--group_pattern", ".*"]
         assert main([*command, *options]) == 0
-        # Clips are called by what they hold, and no speech was looked for.
+        # The name of the folder says whether clips are denoised. There are no speech segments.
         assert {path.name for path in data.iterdir() if path.is_dir()} == {folder}
         clips = str(data / folder)
         shutil.copytree(data / folder / "train", data / folder / "validation", dirs_exist_ok=True)
@@ -129,7 +129,7 @@ def test_the_choice_of_noise_reduction_is_stored_and_said(tmp_path, caplog):
             differs = bool(use) is not is_denoised
             assert ("denoised clips" in caplog.text) is differs
     caplog.clear()
-    # Of the other kind of clips; the model without is the last one.
+    # Each model is evaluated on the other kind of clips. The last one was trained without noise reduction.
     assert main(["evaluate", str(model), "--data_dir", str(tmp_path / "denoised_clips/data/denoised_clips")]) == 0
     assert "trained on clips that were not" in caplog.text
     caplog.clear()
@@ -139,7 +139,7 @@ def test_the_choice_of_noise_reduction_is_stored_and_said(tmp_path, caplog):
 
 @pytest.fixture
 def record(tmp_path):
-    """Writes a `preparation.json`, and gives the options of recordings beneath it."""
+    """Return a function that writes a `preparation.json` and returns data options for recordings below it."""
 
     def write(text: str = '{"denoise": true, "sampling_rate": 16000}', place: str = "clips/train") -> DataArguments:
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
@@ -150,11 +150,11 @@ def record(tmp_path):
 
 
 @pytest.mark.parametrize("place", [".", "clips", "clips/train"])
-def test_the_record_is_found_from_any_folder_of_the_clips(record, place):
+def test_record_is_found_from_any_folder_of_the_clips(record, place):
     assert read_preparation(record(place=place)) == {"denoise": True, "sampling_rate": 16000}
 
 
-def test_the_record_of_other_folders_is_not_taken(record, tmp_path):
+def test_record_of_other_folders_is_not_used(record, tmp_path):
     assert read_preparation(record(place="clips/train/a/b")) is None
     manifest = tmp_path / "list.csv"
     manifest.touch()
@@ -163,12 +163,12 @@ def test_the_record_of_other_folders_is_not_taken(record, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"denoise": true, "sampling_rate": "x"}'])
-def test_a_damaged_record(record, text):
+def test_damaged_record_is_refused(record, text):
     with pytest.raises(DataError, match=r"preparation\.json is damaged"):
         read_preparation(record(text))
 
 
-def test_a_checkpoint_of_denoised_clips_that_is_trained_on_others(record, tmp_path, caplog):
+def test_denoised_checkpoint_on_other_clips_is_a_warning(record, tmp_path, caplog):
     _, feature_extractor = save_checkpoint(tmp_path / "checkpoint", "sanet")
     note_preparation(feature_extractor, DataArguments(data_dir=str(tmp_path / "checkpoint")))
     assert not hasattr(feature_extractor, DENOISED)
@@ -179,14 +179,14 @@ def test_a_checkpoint_of_denoised_clips_that_is_trained_on_others(record, tmp_pa
     assert feature_extractor.denoised_training is False and "not known to be denoised" in caplog.text
 
 
-def test_clips_of_another_rate(record, tmp_path, caplog):
+def test_clips_of_another_rate_are_a_warning(record, tmp_path, caplog):
     _, feature_extractor = save_checkpoint(tmp_path / "checkpoint", "sanet")
     note_preparation(feature_extractor, record('{"denoise": false, "sampling_rate": 8000}'))
     assert "prepared at 8000 Hz, but the model needs 16000 Hz" in caplog.text
 
 
-def test_denoised_predictions_are_those_of_denoised_recordings(tmp_path):
-    """In windows of a stream as in `sanet prepare`, which denoises the whole before it cuts."""
+def test_denoised_predictions_agree_with_denoised_recordings(tmp_path):
+    """Denoising a stream of windows equals `sanet prepare`, which denoises the whole recording before cutting."""
     model, feature_extractor = save_checkpoint(tmp_path / "checkpoint", "sanet")
     model.eval()
     path = tmp_path / "a.wav"
@@ -199,7 +199,7 @@ def test_denoised_predictions_are_those_of_denoised_recordings(tmp_path):
     np.testing.assert_array_equal(found.scores, expected.scores)
     assert not np.array_equal(raw.scores, expected.scores)
     np.testing.assert_allclose(load_denoised(path, 16000, 100, 5000), waveform[100:5100], atol=1e-7)
-    # The page draws what the model hears.
+    # The app draws the waveform that the model gets.
     prediction, heard = classify_recording(model, feature_extractor, path, denoise=True)
     np.testing.assert_array_equal(heard, waveform)
     np.testing.assert_array_equal(prediction.scores, expected.scores)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Bulk prediction on a local Ray of two processes, one of which is killed: all rows there, once."""
+"""Bulk prediction on a local Ray cluster with two processes, one of which is killed. Each row is written once."""
 
 import importlib.util
 import os
@@ -24,7 +24,7 @@ from .tiny_models import save_checkpoint
 
 pytest.importorskip("ray", reason="needs Ray: pip install sanet-hf[ray]")
 SCRIPT = Path(__file__).parents[2] / "examples" / "ray_predict.py"
-# The first process that is at its third batch dies when it has classified it.
+# The first process to reach its third batch dies after classifying it.
 DRIVER = """
 import importlib.util, os, signal, sys
 
@@ -66,7 +66,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory) -> Path:
-    """Short ones and long, with a name that is no text and a file that is no audio."""
+    """Return a folder of short and long recordings, with a name that is not UTF-8 and a file that is not audio."""
     folder = tmp_path_factory.mktemp("recordings")
     for index in range(30):
         write_tone(folder / f"{index}.wav", 100 * (index + 1), 1.5 if index % 7 == 0 else 0.2, seed=index)
@@ -81,7 +81,7 @@ def read(path: Path) -> pandas.DataFrame:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["files", "parquet"])
-def test_rows_are_those_of_predict(model, recordings, tmp_path, source):
+def test_rows_agree_with_predict(model, recordings, tmp_path, source):
     assert main(["predict", str(model), str(recordings), "--output", str(tmp_path / "rows.parquet")]) == 1
     expected = read(tmp_path / "rows.parquet")
     inputs = [recordings]
@@ -100,7 +100,7 @@ def test_rows_are_those_of_predict(model, recordings, tmp_path, source):
     assert f"contains rows of {num_files} files. 1 could not be classified" in result.stdout
     assert (tmp_path / "killed").exists()
     pandas.testing.assert_frame_equal(read(output), expected, check_exact=False, atol=2e-6)
-    # Of another run: what is missing, and of a file that was cut off all.
+    # Another run adds missing rows, and all rows of a truncated file.
     first, second, *_ = sorted(output.glob("*.parquet"))
     first.unlink()
     second.write_bytes(second.read_bytes()[:-20])
@@ -126,8 +126,8 @@ def ray_predict():
 
 
 @pytest.mark.skipif(not has_int8_layers(), reason="needs PyTorch's int8 layers through oneDNN")
-def test_each_process_measures_the_ranges_of_few_files(ray_predict, model, recordings, tmp_path):
-    """They are not kept for the next."""
+def test_int8_ranges_of_few_files_are_not_saved(ray_predict, model, recordings, tmp_path):
+    """Each process measures them again."""
     folder = shutil.copytree(model, tmp_path / "model")
     inputs = [recordings / "1.wav", recordings / "2.wav"]
     options = (str(folder), None, "windows", 8, None, set())
@@ -136,7 +136,7 @@ def test_each_process_measures_the_ranges_of_few_files(ray_predict, model, recor
         assert is_quantized(predictor.model) and not (folder / CALIBRATION_FILE).exists()
 
 
-def test_mistakes(ray_predict, model, tmp_path, capsys):
+def test_missing_model_or_recordings_are_refused(ray_predict, model, tmp_path, capsys):
     assert ray_predict.main(["nowhere", "a.wav", "--output", str(tmp_path / "output")]) == 2
     assert "nowhere: model not found, neither as a folder" in capsys.readouterr().err
     assert ray_predict.main([str(model), str(tmp_path / "*.wav"), "--output", str(tmp_path / "output")]) == 2

@@ -59,7 +59,7 @@ def test_recipes_are_valid(count, seconds, rate, batch_size):
     assert all(choice.reason for choice in choices.values())
 
 
-def test_few_and_many_recordings():
+def test_recipe_depends_on_the_number_of_recordings():
     few, many = choose_recipe(facts(240)), choose_recipe(facts(50_000))
     assert few["config_overrides"].value["spectrogram_dim"][0] < many["config_overrides"].value["spectrogram_dim"][0]
     assert few["num_train_epochs"].value > many["num_train_epochs"].value
@@ -69,25 +69,25 @@ def test_few_and_many_recordings():
     assert choose_recipe(facts(num_validation=0))["refit"].value == "false"
 
 
-def test_steps_of_few_recordings():
+def test_fewer_recordings_get_more_epochs():
     epochs = {count: choose_recipe(facts(count))["num_train_epochs"].value for count in (10, 56, 100, 240, 600)}
     assert epochs[10] == epochs[56] == MAX_EPOCHS_OF_FEW > epochs[100] > epochs[240] == MAX_EPOCHS > epochs[600]
 
 
-def test_short_sounds():
+def test_short_sounds_are_padded_with_silence():
     choices = choose_recipe(facts(seconds=0.6))
     assert 0.6 <= choices["max_length_seconds"].value < 0.8
     assert choices["padding"].value == "max_length"
 
 
-def test_options_that_are_given():
+def test_given_options_change_the_recipe():
     choices = choose_recipe(facts(1000), batch_size=32, max_length_seconds=1.0)
     assert choices["max_length_seconds"].value == 1.0
     assert choices["num_train_epochs"].value > choose_recipe(facts(1000))["num_train_epochs"].value
     assert "num_train_epochs" not in choose_recipe(facts(), max_minutes=5)
 
 
-def test_time_decides():
+def test_training_time_limits_the_epochs():
     enough, reason = choose_epochs(15, 0.1, is_refit=False)
     assert "ms here" in reason and enough == choose_epochs(15, None, is_refit=False)[0]
     fewer, reason = choose_epochs(15, 10.0, is_refit=False)
@@ -97,7 +97,7 @@ def test_time_decides():
     assert FEW_RECORDINGS > 1000
 
 
-def test_the_file_is_a_configuration(tmp_path):
+def test_recipe_file_is_a_configuration(tmp_path):
     write_recipe(choose_recipe(facts()), {"padding"}, tmp_path / RECIPE_FILE)
     text = (tmp_path / RECIPE_FILE).read_text()
     values = yaml.safe_load(text)
@@ -109,7 +109,7 @@ def test_the_file_is_a_configuration(tmp_path):
     assert "Resample" in data.augmentations
 
 
-def test_the_shipped_configuration_is_the_same(tmp_path):
+def test_recipe_agrees_with_the_shipped_configuration(tmp_path):
     write_recipe(choose_recipe(facts()), (), tmp_path / RECIPE_FILE)
     chosen = yaml.safe_load((tmp_path / RECIPE_FILE).read_text())
     shipped = yaml.safe_load(find_config("sanet_spectrogram.yaml").read_text())
@@ -120,7 +120,7 @@ def test_the_shipped_configuration_is_the_same(tmp_path):
     assert SANetConfig(**network) == SANetConfig(**chosen["config_overrides"])
 
 
-def test_training_without_a_configuration(tones, tmp_path, capsys):
+def test_training_without_a_configuration_writes_a_recipe(tones, tmp_path, capsys):
     output_dir = tmp_path / "run"
     network = "--config_overrides={spectrogram_dim: [8], spectrogram_pool: [[4, 4]], conv_dim: [], conv_kernel: [], "
     network += "conv_stride: [], attention_after: [], attention_dim: [], classifier_hidden_sizes: []}"
@@ -131,14 +131,14 @@ def test_training_without_a_configuration(tones, tmp_path, capsys):
     recipe, options = yaml.safe_load((output_dir / RECIPE_FILE).read_text()), read_options(output_dir)
     assert "config_overrides" not in recipe and "num_train_epochs" in recipe
     assert options["mixup_alpha"] == recipe["mixup_alpha"] == 1.0
-    # The same command again leaves recipe and run as they are.
+    # The same command again changes neither recipe nor run.
     before = (output_dir / RECIPE_FILE).stat().st_mtime_ns
     assert main(command) == 0
     assert "already contains a finished run" in capsys.readouterr().out
     assert (output_dir / RECIPE_FILE).stat().st_mtime_ns == before
 
 
-def test_a_run_without_a_recipe_goes_on_without_one(tmp_path):
+def test_run_without_a_recipe_resumes_without_one(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / OPTIONS_FILE).write_text("seed: 3\n")
     parse_train_arguments(["--data_dir", "nowhere", "--output_dir", str(tmp_path / "run")], find_recipe)
@@ -152,7 +152,7 @@ def test_a_run_without_a_recipe_goes_on_without_one(tmp_path):
         ["--streaming", "true", "--max_steps", "5", "--dataset_name", "x"],
     ],
 )
-def test_runs_without_a_recipe(flags, tmp_path):
+def test_other_models_and_streams_get_no_recipe(flags, tmp_path):
     source = [] if "--dataset_name" in flags else ["--data_dir", "x"]
     _, _, training = parse_train_arguments([*flags, *source, "--output_dir", str(tmp_path / "run")], find_recipe)
     assert training.mixup_alpha == 0
@@ -160,21 +160,21 @@ def test_runs_without_a_recipe(flags, tmp_path):
     assert dataclasses.is_dataclass(training)
 
 
-def test_other_checkpoints_have_no_recipe(tmp_path):
+def test_checkpoints_of_other_architectures_get_no_recipe(tmp_path):
     save_checkpoint(tmp_path / "ast", "audio-spectrogram-transformer", ["x", "y"])
     command = ["--model_name_or_path", str(tmp_path / "ast"), "--data_dir", "x", "--output_dir", str(tmp_path / "run")]
     parse_train_arguments(command, find_recipe)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_that_is_not_there(tmp_path, capsys):
+def test_missing_checkpoint_is_refused(tmp_path, capsys):
     command = ["train", "--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "run")]
     assert main([*command, "--model_name_or_path", "some/where"]) == 2
     assert "neither a folder with a model nor a reachable model on the Hub" in capsys.readouterr().err
 
 
-def test_a_network_of_the_user_is_trained_on(tones, tmp_path):
-    """Without a configuration file: with the length of clips and the padding that it has."""
+def test_recipe_fits_the_checkpoint_of_the_user(tones, tmp_path):
+    """Without a configuration file, training uses the clip length and the padding of the checkpoint."""
     model, extractor = save_checkpoint(tmp_path / "checkpoint", "sanet", ["x", "y"])
     extractor.max_length = 4096
     extractor.save_pretrained(tmp_path / "checkpoint")
@@ -189,13 +189,13 @@ def test_a_network_of_the_user_is_trained_on(tones, tmp_path):
     assert trained.conv_dim == model.config.conv_dim and set(trained.label2id) == {"high", "low"}
 
 
-def test_the_shipped_network_is_trained_on():
+def test_recipe_fits_the_shipped_network():
     choices = choose_recipe(facts(seconds=0.6), start=DEFAULT)
     assert choices["model_name_or_path"].value == DEFAULT and "config_overrides" not in choices
     assert choices["padding"].value == "max_length" and choices["max_length_seconds"].value == pytest.approx(0.64)
     assert choices["head_first"].value and not choose_recipe(facts(), start="runs/x").get("head_first")
     assert "head_first" not in choose_recipe(facts(), start=DEFAULT, fits_head=False)
-    # It takes fewer steps than a network from scratch.
+    # A pretrained network needs fewer steps than one from scratch.
     assert choices["num_train_epochs"].value * 15 == pytest.approx(PRETRAINED_STEPS, abs=15)
     shipped = SANetConfig.from_pretrained(find_model(DEFAULT))
     assert list(shipped.spectrogram_dim) == choose_recipe(facts())["config_overrides"].value["spectrogram_dim"]
@@ -223,13 +223,13 @@ def test_when_the_shipped_network_is_the_start(tones, tmp_path, flags, is_pretra
     assert bool(model.config_overrides) != is_pretrained
 
 
-def test_many_recordings_are_trained_on_from_scratch(tones, tmp_path, monkeypatch):
+def test_many_recordings_start_from_scratch(tones, tmp_path, monkeypatch):
     monkeypatch.setitem(recipe.WIDTHS, "wide", ([32, 64], 32))
     command = ["--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1"]
     assert parse_train_arguments(command, find_recipe)[0].model_name_or_path is None
 
 
-def test_from_scratch_beside_a_checkpoint(tones, tmp_path, capsys):
+def test_from_scratch_with_a_checkpoint_is_refused(tones, tmp_path, capsys):
     command = ["train", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), "--from_scratch", "true"]
     assert main([*command, "--model_name_or_path", DEFAULT]) == 2
     assert "--from_scratch" in capsys.readouterr().err

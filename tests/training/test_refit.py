@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training on the validation split as well, once all is chosen on it: `--refit`."""
+"""`--refit`: a second training that also uses the validation split, after all choices on it."""
 
 import json
 from dataclasses import replace
@@ -48,7 +48,7 @@ def interrupt_refit(self, args, state, control, **kwargs):
 
 @pytest.fixture(scope="module", autouse=True)
 def calibrated():
-    """Four validation recordings are enough."""
+    """Calibrate on as few as four validation recordings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sanet_hf.training.calibrate.MIN_RECORDINGS", 4)
         yield
@@ -61,13 +61,13 @@ def refitted(options, tmp_path_factory) -> Path:
     return folder
 
 
-def test_trains_on_validation_in_the_end(refitted, options):
+def test_second_phase_trains_on_validation(refitted, options):
     metrics, state = read(refitted / "all_results.json"), read(refitted / "trainer_state.json")
     (epochs,) = [entry["epoch"] for entry in state["log_history"] if "eval_loss" in entry][-1:]
     chosen = max(2, state["best_global_step"] * epochs / state["global_step"])
     assert metrics["refit_samples"] == 16 and metrics["refit_epochs"] == chosen
     assert metrics["train_runtime"] > metrics["refit_runtime"] > 0
-    # The weights are not those of the epoch that was chosen, whose results validation has.
+    # The weights differ from those of the chosen epoch, which gave the validation results.
     best = load_file(Path(state["best_model_checkpoint"]) / "model.safetensors")
     weights = load_file(refitted / "model.safetensors")
     assert not all(torch.equal(weights[name], best[name]) for name in weights)
@@ -81,8 +81,8 @@ def test_trains_on_validation_in_the_end(refitted, options):
 
 
 @torch.no_grad()
-def test_the_calibration_of_the_first_phase_is_in_the_weights_of_the_second_once(refitted):
-    """Validation has no clips left to calibrate the second network on."""
+def test_second_phase_gets_the_first_calibration_once(refitted):
+    """The second network was trained on validation, so it cannot be calibrated on it."""
     metrics = read(refitted / "all_results.json")
     folders = (refitted, find_last_checkpoint(refitted / REFIT_FOLDER))
     calibrated, own = (SANetForAudioClassification.from_pretrained(folder).eval() for folder in folders)
@@ -90,13 +90,13 @@ def test_the_calibration_of_the_first_phase_is_in_the_weights_of_the_second_once
     logits, temperature = own(clips).logits, metrics["temperature"]
     assert abs(temperature - 1) > 0.05 and logits.std() > 0
     assert torch.allclose(calibrated(clips).logits, logits / temperature, rtol=1e-4, atol=1e-5)
-    # On validation, it is that of the first network, which it was fitted on.
+    # Validation metrics are those of the first network, on which the calibration was fitted.
     assert metrics["eval_log_loss"] < metrics["eval_log_loss_uncalibrated"]
     assert metrics["test_log_loss"] != metrics["test_log_loss_uncalibrated"]
     assert "fitted before refit" in (refitted / "README.md").read_text(encoding="utf-8")
 
 
-def test_an_interrupted_second_phase_resumes_to_the_same_weights(refitted, options, tmp_path, monkeypatch):
+def test_interrupted_second_phase_resumes_to_the_same_weights(refitted, options, tmp_path, monkeypatch):
     arguments = [*options, "--output_dir", str(tmp_path / "run"), "--save_total_limit", "1"]
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(TrainingClock, "on_save", interrupt_refit, raising=False)
@@ -115,7 +115,7 @@ def test_an_interrupted_second_phase_resumes_to_the_same_weights(refitted, optio
     for split in SPLITS:
         one, other = ((folder / f"predictions/{split}.csv").read_text() for folder in (tmp_path / "run", refitted))
         assert one == other
-    # Ended after the calibrated weights were saved: they are not calibrated again.
+    # As if interrupted after saving the calibrated weights: they are not calibrated again.
     (tmp_path / "run/all_results.json").unlink()
     train(*parse_train_arguments(arguments))
     again = load_file(tmp_path / "run/model.safetensors")
@@ -149,7 +149,7 @@ STATE = TrainerState(
     ],
     ids=["best", "last", "continued", "steps", "at least half"],
 )
-def test_as_many_epochs_as_up_to_the_chosen_one(options, others, epochs):
+def test_second_phase_has_as_many_epochs_as_the_chosen_one(options, others, epochs):
     arguments = make_arguments(options, *others)
     state = replace(STATE, epoch=6.0) if others[:1] == ["--num_train_epochs"] else STATE
     second = second_phase(arguments, make_plan(state, arguments, {}, 60.0))
@@ -160,7 +160,7 @@ def test_as_many_epochs_as_up_to_the_chosen_one(options, others, epochs):
 
 
 @pytest.mark.parametrize(("seconds", "minutes"), [(4 * 60, 6), (60, 9), (9 * 60, 3)], ids=["all", "early", "late"])
-def test_the_time_is_divided(options, seconds, minutes):
+def test_time_limit_is_divided_between_the_phases(options, seconds, minutes):
     arguments = make_arguments(options, "--max_minutes", "10")
     assert first_phase(arguments).max_minutes == 4
     second = second_phase(arguments, make_plan(STATE, arguments, {}, seconds))
@@ -175,7 +175,7 @@ def test_the_time_is_divided(options, seconds, minutes):
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, ["train", "validation"], "reduce_lr_on_plateau"),
     ],
 )
-def test_where_there_can_be_no_second_phase(options, changes, splits, message):
+def test_impossible_second_phase_is_refused(options, changes, splits, message):
     data = DataArguments(streaming=changes.get("streaming", False))
     others = [word for name, value in changes.items() if name != "streaming" for word in (f"--{name}", value)]
     recordings = dict.fromkeys(splits, range(10))

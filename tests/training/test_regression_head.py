@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`--head_only` and `--head_first`: logistic regression on a pretrained network, instead of or before a training."""
+"""`--head_only` and `--head_first`: logistic regression on a pretrained network, instead of or before training."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def recordings(data):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """Of other classes than those of the recordings."""
+    """Return a checkpoint with other classes than the recordings."""
     folder = tmp_path / "checkpoint"
     save_checkpoint(folder, "sanet", ["x", "y", "z"], **NETWORK)
     return folder
@@ -62,8 +62,8 @@ def score(baseline, values: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("few", [9, 8])
-def test_the_classifier_is_the_regression(trainer, recordings, data, monkeypatch, few):
-    """With few validation recordings, the log-mel bands have half of the scores."""
+def test_classifier_gives_the_scores_of_the_regression(trainer, recordings, data, monkeypatch, few):
+    """With few validation recordings, half of each score comes from the log-mel bands."""
     monkeypatch.setattr(regression_heads, "MIN_FOR_SHARE", few)
     model, row = trainer.model, recordings["test"][0]
     weights = {name: value.clone() for name, value in backbone(model).state_dict().items()}
@@ -79,7 +79,7 @@ def test_the_classifier_is_the_regression(trainer, recordings, data, monkeypatch
     np.testing.assert_allclose(logits, expected, atol=2e-3, rtol=2e-3)
     after = backbone(model).state_dict()
     assert after.keys() == weights.keys() and all(torch.equal(after[name], weights[name]) for name in weights)
-    # To the same recordings again: the search for the weights starts elsewhere.
+    # The same recordings again. The search starts from other weights, so the result differs slightly.
     refitted = refit_head(trainer, head, recordings["train"], data)
     assert refitted.num_recordings == 32 and refitted.classifier.C == head.classifier.C
     with torch.no_grad():
@@ -88,6 +88,7 @@ def test_the_classifier_is_the_regression(trainer, recordings, data, monkeypatch
 
 
 def test_a_run(tones, checkpoint, tmp_path, capsys):
+    """--head_only fits the head and leaves the rest of the network unchanged."""
     output_dir = tmp_path / "run"
     command = ["train", "--data_dir", str(tones), "--output_dir", str(output_dir), "--head_only", "true"]
     command += ["--model_name_or_path", str(checkpoint), "--max_length_seconds", "0.3", "--refit", "true"]
@@ -105,12 +106,12 @@ def test_a_run(tones, checkpoint, tmp_path, capsys):
     assert not model.config.classifier_hidden_sizes and set(model.config.label2id) == {"high", "low"}
     before, after = SANetModel.from_pretrained(checkpoint).state_dict(), model.base_model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    # A finished run is left as it is.
+    # A finished run does not change.
     assert main(command) == 0
     assert json.loads((output_dir / "all_results.json").read_text()) == results
 
 
-def test_several_classes_a_clip(make_tone, checkpoint, tmp_path):
+def test_head_only_supports_several_classes_per_clip(make_tone, checkpoint, tmp_path):
     folder, rows = tmp_path / "clips", ["file,label"]
     for index in range(12):
         names = [name for place, name in enumerate(("low", "high")) if (index + 1) >> place & 1]
@@ -124,8 +125,7 @@ def test_several_classes_a_clip(make_tone, checkpoint, tmp_path):
     assert model.config.problem_type == "multi_label_classification" and model.num_labels == 2
 
 
-def test_the_shipped_network(few_tones, tmp_path, capsys):
-    """Without a checkpoint, the network that comes with sanet-hf is used, without a connection."""
+def test_head_only_uses_the_shipped_network_by_default(few_tones, tmp_path, capsys):
     command = ["train", "--data_dir", str(few_tones), "--output_dir", str(tmp_path / "run"), "--head_only", "true"]
     assert main([*command, "--baseline", "false", "--false_alarm_minutes", "0"]) == 0
     assert f"model_name_or_path {DEFAULT}" in capsys.readouterr().err
@@ -138,7 +138,7 @@ def test_shipped_networks_are_found(tmp_path, monkeypatch):
     for name in model_names():
         assert SANetModel.from_pretrained(find_model(name)).config.name_or_path == find_model(name)
     assert find_model("someone/model") == "someone/model"
-    # A model of the same name is meant, but no other folder.
+    # A local folder of the same name is used only if it contains a model.
     monkeypatch.chdir(tmp_path)
     (tmp_path / DEFAULT).mkdir()
     assert find_model(DEFAULT) != DEFAULT
@@ -147,7 +147,7 @@ def test_shipped_networks_are_found(tmp_path, monkeypatch):
 
 
 def test_a_recipe_repeats_the_run(few_tones, tmp_path):
-    """It says itself that the head alone is fitted; and one that a command left which failed is not used."""
+    """The recipe contains `head_only`. A recipe left behind by a failed command is not used."""
     first, second = tmp_path / "first", tmp_path / "second"
     second.mkdir()
     (second / RECIPE_FILE).write_text("num_train_epochs: 7\n")
@@ -176,7 +176,7 @@ def test_a_recipe_repeats_the_run(few_tones, tmp_path):
         (["--sampling_rate", "8000"], "--sampling_rate 8000"),
     ],
 )
-def test_options_that_do_not_go_with_it(tones, checkpoint, tmp_path, capsys, options, reason):
+def test_options_incompatible_with_head_only_are_refused(tones, checkpoint, tmp_path, capsys, options, reason):
     options = [str(checkpoint) if option == "CHECKPOINT" else option for option in options]
     command = ["train", *options, "--data_dir", str(tones), "--output_dir", str(tmp_path / "run")]
     assert main([*command, "--head_only", "true"]) == 2
@@ -184,38 +184,38 @@ def test_options_that_do_not_go_with_it(tones, checkpoint, tmp_path, capsys, opt
     assert not (tmp_path / "run" / "config.json").exists() and not (tmp_path / "run" / RECIPE_FILE).exists()
 
 
-def test_other_architectures(tones, tmp_path, capsys):
+def test_head_only_refuses_other_architectures(tones, tmp_path, capsys):
     save_checkpoint(tmp_path / "ast", "audio-spectrogram-transformer", ["x", "y"])
     command = ["train", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), "--head_only", "true"]
     assert main([*command, "--model_name_or_path", str(tmp_path / "ast")]) == 2
     assert "--freeze backbone" in capsys.readouterr().err
 
 
-def test_a_class_without_sound(trainer, recordings, data, monkeypatch):
+def test_silent_class_is_refused(trainer, recordings, data, monkeypatch):
     monkeypatch.setattr("sanet_hf.training.data.clips.is_silent", lambda waveform: True)
     with pytest.raises(DataError, match="are silent"):
         fit_head(trainer, recordings["train"], None, data)
 
 
-def test_what_is_clearly_better():
+def test_when_a_score_is_clearly_better():
     losses = np.random.default_rng(0).random(40)
     score = Score(0.8, losses)
     assert Score(0.9, losses - 0.1).is_clearly_better_than(score)
     assert not score.is_clearly_better_than(Score(0.9, losses - 0.1))
     assert not score.is_clearly_better_than(score) and not Score(0.8, losses - 0.1).is_clearly_better_than(score)
-    # One recording of forty.
+    # A difference in one of forty recordings is not enough.
     one = losses.copy()
     one[0] -= 0.5
     assert not Score(0.825, one).is_clearly_better_than(score)
 
 
 @pytest.mark.parametrize("is_worse", [True, False])
-def test_the_first_head_stays_where_training_is_clearly_worse(trainer, recordings, data, capsys, is_worse):
+def test_first_head_stays_if_training_is_clearly_worse(trainer, recordings, data, capsys, is_worse):
     train, model = recordings["train"], trainer.model
     first = fit_first_head(trainer, train, train, data)
     assert "Before training: 100.0% on 32 validation recordings" in capsys.readouterr().err
     assert not hasattr(model, "band_head") and first.head.bands is not None
-    # The training starts from the whole regression, not from its half of the scores.
+    # Training starts from the full weights of the regression, not from its half of the scores.
     whole, half = model.classifier[-1].weight, first.weights["classifier.0.weight"]
     torch.testing.assert_close(whole, 2 * half)
     if is_worse:
@@ -232,14 +232,14 @@ def test_the_first_head_stays_where_training_is_clearly_worse(trainer, recording
         assert "band_head.weight" not in state
 
 
-def test_few_validation_recordings_compare_nothing(trainer, recordings, data):
+def test_few_validation_recordings_give_no_comparison(trainer, recordings, data):
     first = fit_first_head(trainer, recordings["train"], recordings["validation"], data)
     assert first.score is None
     is_kept, text = choose_head(first, trainer, recordings["validation"], data)
     assert not is_kept and "too few" in text
 
 
-def test_a_class_of_silence_is_trained_without_a_first_head(trainer, recordings, data, capsys, monkeypatch):
+def test_silent_class_is_trained_without_a_first_head(trainer, recordings, data, capsys, monkeypatch):
     def refuse(*arguments):
         raise DataError("All training recordings of 'silence' are silent.")
 
@@ -250,7 +250,7 @@ def test_a_class_of_silence_is_trained_without_a_first_head(trainer, recordings,
 
 
 def test_head_first(tones, checkpoint, tmp_path, capsys):
-    """Both trainings start from the head."""
+    """The training and its refit both start from a fitted head."""
     output_dir = tmp_path / "run"
     command = ["train", "--data_dir", str(tones), "--output_dir", str(output_dir), "--precision", "fp32"]
     command += ["--model_name_or_path", str(checkpoint), "--head_first", "true", "--false_alarm_minutes", "0"]
@@ -262,7 +262,7 @@ def test_head_first(tones, checkpoint, tmp_path, capsys):
     assert load_classifier(output_dir)[0].config.id2label == {0: "high", 1: "low"}
 
 
-def test_a_second_training_starts_from_the_head(trainer, recordings, data):
+def test_second_training_starts_from_the_head(trainer, recordings, data):
     first = fit_first_head(trainer, recordings["train"], None, data)
     whole = trainer.model.classifier[-1].weight.detach().clone()
     labels = recordings["train"].features["label"].names
@@ -274,7 +274,7 @@ def test_a_second_training_starts_from_the_head(trainer, recordings, data):
     )
     trainer.model = fresh
     start_from_head(first, trainer, recordings["train"], data)
-    # Fitted to the same recordings again: the search starts elsewhere.
+    # The same recordings again, but the search starts from other weights.
     torch.testing.assert_close(
         fresh.classifier[-1].weight.detach(), whole, atol=0.02 * whole.abs().max().item(), rtol=0
     )
@@ -292,7 +292,7 @@ def test_a_second_training_starts_from_the_head(trainer, recordings, data):
         (["--head_first", "true", "--head_only", "true"], "--head_first"),
     ],
 )
-def test_options_that_do_not_go_with_a_first_head(tones, checkpoint, tmp_path, capsys, options, message):
+def test_options_incompatible_with_head_first_are_refused(tones, checkpoint, tmp_path, capsys, options, message):
     options = [option.format(checkpoint) for option in options]
     command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *options]
     assert main(command) == 2
@@ -300,7 +300,7 @@ def test_options_that_do_not_go_with_a_first_head(tones, checkpoint, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistyped_folder_beside_models_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+def test_mistyped_folder_lists_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_model("runs/sanetx") == "runs/sanetx"
     (tmp_path / "runs" / "sanet").mkdir(parents=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What may differ between a training that was interrupted and the one that resumes it, and what then counts."""
+"""Options and data that may differ between an interrupted training and the one that resumes it."""
 
 import json
 import shutil
@@ -24,16 +24,16 @@ from sanet_hf.training.run_folder import LOCK_FILE, locked
 from sanet_hf.training.train import train
 
 
-EPOCHS, STEPS = 4, 8  # of the run, and in each of its epochs
+EPOCHS, STEPS = 4, 8  # epochs of the run, steps of each epoch
 
 
 class Interrupted(BaseException):
-    """What ends a training in a test."""
+    """Raised to end a training in a test."""
 
 
 @pytest.fixture(scope="module")
 def data(tones, tmp_path_factory) -> Path:
-    """A copy of `tones`, which tests may change if they change it back."""
+    """Return a copy of `tones`. Tests that change it must restore it."""
     return Path(shutil.copytree(tones, tmp_path_factory.mktemp("data") / "tones"))
 
 
@@ -52,7 +52,7 @@ def finished(options, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """A run that was killed after two epochs."""
+    """Return a run that looks like one killed after two epochs."""
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     (folder / "all_results.json").unlink()
     for epoch in range(3, EPOCHS + 1):
@@ -62,7 +62,7 @@ def run(finished, tmp_path) -> Path:
 
 @pytest.fixture
 def resume(options, monkeypatch):
-    """Resume a run with other options, and give what its first step finds."""
+    """Return a function that resumes a run with other options and returns the state of its first step."""
 
     def begin(folder: Path, *others: str, explicit: bool = True) -> SimpleNamespace:
         found = SimpleNamespace()
@@ -81,7 +81,7 @@ def resume(options, monkeypatch):
 
 
 def refuse(options: list[str], folder: Path, *others: str) -> str:
-    """The message of a command that is refused, and leaves the run as it is."""
+    """Return the message of a refused command. Check that the command changes no file."""
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(UsageError) as error:
         train(*parse_train_arguments([*options, "--output_dir", str(folder), *others]))
@@ -92,7 +92,7 @@ def refuse(options: list[str], folder: Path, *others: str) -> str:
 # Options
 
 
-def test_without_other_options_the_optimizer_is_that_of_the_checkpoint(run, resume):
+def test_optimizer_is_resumed_from_the_checkpoint(run, resume):
     found = resume(run, explicit=False)
     (rate,) = {group["lr"] for group in found.groups}
     (logged,) = [
@@ -110,20 +110,20 @@ def test_without_other_options_the_optimizer_is_that_of_the_checkpoint(run, resu
         (["--learning_rate", "1e-3"], {5e-4}, 0.05, (0.9, 0.999)),
         (["--weight_decay", "0.2", "--adam_beta1", "0.8"], {5e-3}, 0.2, (0.8, 0.999)),
         (["--lr_scheduler_type", "constant", "--learning_rate", "3e-4"], {3e-4}, 0.05, (0.9, 0.999)),
-        # A quarter of the way, of which half was gone.
+        # A quarter of the new schedule is over, where it was half of the old one.
         (["--num_train_epochs", "8"], {1e-2 * 0.8535534}, 0.05, (0.9, 0.999)),
     ],
     ids=["rate", "decay", "schedule", "epochs"],
 )
-def test_hyperparameters_given_on_resuming_count(run, resume, others, rates, decay, betas):
+def test_new_hyperparameters_apply_on_resuming(run, resume, others, rates, decay, betas):
     found = resume(run, *others)
     assert sorted({group["lr"] for group in found.groups}) == pytest.approx(sorted(rates))
     assert {group["weight_decay"] for group in found.groups} == {0.0, decay}
     assert {tuple(group["betas"]) for group in found.groups} == {betas}
 
 
-def test_steps_given_on_resuming_count(run, resume):
-    """Also without asking to resume: they change no weights."""
+def test_new_logging_and_saving_steps_apply_on_resuming(run, resume):
+    """Logging steps change no weights, so they need no --resume_from_checkpoint."""
     others = ["--cache_audio", "0"]
     found = resume(run, "--logging_strategy", "steps", "--logging_steps", "3", *others, explicit=False)
     assert found.state.logging_steps == 3
@@ -133,7 +133,7 @@ def test_steps_given_on_resuming_count(run, resume):
     assert (found.state.eval_steps, found.state.save_steps) == (5, 5)
 
 
-def test_the_same_batches_in_other_parts(run, resume):
+def test_batches_can_be_accumulated_in_other_parts(run, resume):
     found = resume(run, "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2")
     assert found.args.per_device_train_batch_size == 2 and found.state.global_step == 2 * STEPS
 
@@ -154,16 +154,16 @@ def test_the_same_batches_in_other_parts(run, resume):
     ],
     ids=lambda value: value[0][2:] if isinstance(value, list) else "",
 )
-def test_what_cannot_count_on_resuming_is_refused(run, options, others, message):
+def test_options_that_must_not_change_are_refused(run, options, others, message):
     assert message in refuse(options, run, *others, "--resume_from_checkpoint", "true")
-    # A checkpoint that is named is the same.
+    # The same holds for a named checkpoint.
     checkpoint = str(run / f"checkpoint-{STEPS}")
     assert message in refuse(options, run, *others, "--resume_from_checkpoint", checkpoint)
-    # Without asking to resume, any other option is.
+    # Without --resume_from_checkpoint, any other option is refused.
     assert "contains a run with other options" in refuse(options, run, *others)
 
 
-def test_all_options_that_differ_are_named(run, options, resume, caplog):
+def test_all_changed_options_are_named(run, options, resume, caplog):
     others = ["--learning_rate", "0.5", "--mixup_alpha", "0.2"]
     message = refuse(options, run, *others)
     assert "learning_rate 0.01 → 0.5, mixup_alpha default → 0.2" in message
@@ -171,7 +171,7 @@ def test_all_options_that_differ_are_named(run, options, resume, caplog):
     assert "with other options: learning_rate 0.01 → 0.5, mixup_alpha default → 0.2" in caplog.text
 
 
-def test_changes_are_of_values_not_of_spelling():
+def test_other_spelling_of_a_value_is_no_change():
     old, new = {"a": 1, "b": [1, 2], "c": 1e-05}, {"a": 1, "b": (1, 2), "c": 0.00001, "free": 1}
     assert find_changes(old, {**new, "b": [1, 2]}, {"free"}) == {}
     assert find_changes({**old, "d": "x"}, {**new, "b": [1, 2], "a": 2}, {"free"}) == {
@@ -181,7 +181,7 @@ def test_changes_are_of_values_not_of_spelling():
 
 
 def test_patience_given_on_resuming_counts(options, tmp_path, monkeypatch):
-    """At a learning rate of zero nothing gets better: the first evaluation stays the best."""
+    """With a learning rate of zero, the first evaluation stays the best."""
     folder = tmp_path / "run"
     command = [*options, "--output_dir", str(folder), "--num_train_epochs", "9", "--learning_rate", "0"]
     command += ["--freeze", "backbone"]
@@ -197,7 +197,7 @@ def test_patience_given_on_resuming_counts(options, tmp_path, monkeypatch):
         assert ended[-1].epoch == ended[-1].global_step / STEPS
         return len([entry for entry in ended[-1].log_history if "eval_macro_f1" in entry])
 
-    # Killed between the last step and the results.
+    # End the process between the last step and the results.
     monkeypatch.setattr(TrainingClock, "on_train_end", end)
     ended = []
     assert evaluations(2) == 3
@@ -206,7 +206,7 @@ def test_patience_given_on_resuming_counts(options, tmp_path, monkeypatch):
     assert evaluations(4, *again) == 5
     state = read_state(folder / f"checkpoint-{5 * STEPS}")
     assert EarlyStoppingCallback.has_stopped(state, 4) and not EarlyStoppingCallback.has_stopped(state, 5)
-    # Counting can begin again.
+    # The count can restart from zero.
     assert evaluations(2, *again, "--restore_callback_states_from_checkpoint", "false") == 7
 
 
@@ -222,7 +222,7 @@ def test_a_checkpoint_without_state_is_refused(run, options, name, explicit):
     assert "--overwrite_output_dir true" in message and "--model_name_or_path" in message
 
 
-def test_weights_alone_are_not_resumed(options, tmp_path, monkeypatch):
+def test_checkpoint_with_only_weights_is_refused(options, tmp_path, monkeypatch):
     monkeypatch.setattr(
         TrainingClock, "on_save", lambda *args, **kwargs: (_ for _ in ()).throw(Interrupted), raising=False
     )
@@ -239,7 +239,7 @@ def test_weights_alone_are_not_resumed(options, tmp_path, monkeypatch):
     ("epoch", "step", "num_batches", "per_step", "is_same"),
     [(2, 16, 8, 1, True), (1.5, 12, 8, 1, True), (1.8, 3, 5, 4, True), (2, 16, 9, 1, False), (2, 16, 16, 1, False)],
 )
-def test_place_of_a_checkpoint(epoch, step, num_batches, per_step, is_same, caplog):
+def test_changed_epoch_of_a_checkpoint_is_a_warning(epoch, step, num_batches, per_step, is_same, caplog):
     check_position(SimpleNamespace(epoch=epoch, global_step=step), num_batches, per_step)
     assert ("This was epoch" in caplog.text) != is_same
 
@@ -249,7 +249,7 @@ def test_place_of_a_checkpoint(epoch, step, num_batches, per_step, is_same, capl
 
 @pytest.fixture
 def change_classes(data):
-    """Rename a class folder in every split, or copy one; all is undone in the end."""
+    """Return a function that renames or copies a class folder in every split. Undo all changes at the end."""
     undo = []
 
     def change(old: str, new: str, is_copied: bool = False) -> None:
@@ -270,7 +270,7 @@ def change_classes(data):
 @pytest.mark.parametrize(
     ("old", "new", "is_copied", "message"),
     [
-        # Before the others in the alphabet, so that indices would be swapped; and after them.
+        # New names that sort first, which would swap the indices, and new names that sort last.
         ("low", "a", False, "low renamed or replaced by a"),
         ("low", "lower", False, "low renamed or replaced by lower"),
         ("low", "a", True, "a added"),
@@ -284,8 +284,8 @@ def test_other_classes_are_refused(run, options, change_classes, old, new, is_co
     )
 
 
-def test_classes_that_are_gone_are_named(run, options):
-    """Without a record of the data, as earlier versions left none, the checkpoint tells."""
+def test_removed_or_reordered_classes_are_named(run, options):
+    """Earlier versions left no record of the data. Then the classes of the checkpoint are compared."""
     (run / "training_data.json").unlink()
     path = run / f"checkpoint-{2 * STEPS}" / "config.json"
     config = json.loads(path.read_text())
@@ -298,7 +298,7 @@ def test_classes_that_are_gone_are_named(run, options):
 
 
 @pytest.mark.parametrize("was_checked", [True, False])
-def test_recordings_that_are_not_checked_are_not_called_others(tmp_path, was_checked, caplog):
+def test_unchecked_recordings_are_not_reported_as_changed(tmp_path, was_checked, caplog):
     """With --check_recordings false there is no hash of the contents to compare."""
     old = {"counts": {"train": 3}, "digest": "a", "is_checked": was_checked}
     (tmp_path / "training_data.json").write_text(json.dumps(old))
@@ -314,9 +314,7 @@ def test_recordings_that_are_not_checked_are_not_called_others(tmp_path, was_che
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "content", "class"])
-def test_other_recordings_are_refused_unless_resuming_is_asked_for(
-    run, options, data, resume, make_tone, change, caplog
-):
+def test_changed_recordings_need_an_explicit_resume(run, options, data, resume, make_tone, change, caplog):
     split, before = data / "train", shutil.copytree(data, run.parent / "before")
     path = split / "low" / "low_train_3.wav"
     if change == "added":
@@ -335,7 +333,7 @@ def test_other_recordings_are_refused_unless_resuming_is_asked_for(
         resume(run)
         assert "was trained on other recordings" in caplog.text
         assert ("This was epoch 2 and is now epoch" in caplog.text) == (change == "added")
-        # From now on, these are those of the run.
+        # From now on, these recordings belong to the run.
         caplog.clear()
         resume(run, explicit=False)
         assert "other recordings" not in caplog.text
@@ -347,7 +345,7 @@ def test_other_recordings_are_refused_unless_resuming_is_asked_for(
 # Lock
 
 
-def test_a_folder_belongs_to_one_training(options, tmp_path, capsys):
+def test_folder_is_locked_by_one_training(options, tmp_path, capsys):
     folder = tmp_path / "run"
     with locked(folder):
         assert main(["train", *options, "--output_dir", str(folder)]) == 2
@@ -381,7 +379,7 @@ def test_a_killed_training_releases_the_folder(tmp_path):
         pass
 
 
-def test_one_of_the_processes_of_a_launcher_has_the_lock(finished, options, tmp_path, monkeypatch):
+def test_only_the_main_process_has_the_lock(finished, options, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "_train", lambda *arguments: {})
     arguments = parse_train_arguments([*options, "--output_dir", str(tmp_path)])
     with locked(tmp_path):
@@ -390,6 +388,6 @@ def test_one_of_the_processes_of_a_launcher_has_the_lock(finished, options, tmp_
         monkeypatch.setattr(AudioTrainingArguments, "process_index", property(lambda arguments: 1))
         assert train(*arguments) == {}
     monkeypatch.undo()
-    # A finished run is only read, also by many at once.
+    # A finished run is only read, so a lock does not matter.
     with FileLock(finished / LOCK_FILE):
         assert train(*parse_train_arguments([*options, "--output_dir", str(finished)]))["epoch"] == EPOCHS

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A process that sees several GPUs, simulated: replicas of `nn.DataParallel`, and commands that make none."""
+"""A simulated process with several GPUs: replicas of `nn.DataParallel`, and commands that make none."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -19,7 +19,7 @@ from .tiny_models import MODEL_TYPES, make_config
 
 
 def replicate(module: nn.Module) -> nn.Module:
-    """As `torch.nn.parallel.replicate`, which runs on GPUs alone: the replica has tensors where parameters were."""
+    """Return a replica like `torch.nn.parallel.replicate`, which needs GPUs. Tensors replace its parameters."""
     replica = module._replicate_for_data_parallel()
     replica._former_parameters = OrderedDict()
     for name, child in module._modules.items():
@@ -35,7 +35,7 @@ def replicate(module: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("padded", [False, True], ids=["same_length", "padded"])
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
-def test_a_replica_computes_what_the_model_does(problem_type, padded):
+def test_replica_gives_the_outputs_of_the_model(problem_type, padded):
     torch.manual_seed(0)
     model = AutoModelForAudioClassification.from_config(make_config("sanet", problem_type=problem_type)).eval()
     replica = replicate(model)
@@ -50,25 +50,25 @@ def test_a_replica_computes_what_the_model_does(problem_type, padded):
     labels = torch.tensor([[1, 0, 1], [0, 0, 1]]) if is_multi_label else torch.tensor([0, 2])
     outputs, expected = replica(**inputs), model(**inputs)
     torch.testing.assert_close(outputs.logits, expected.logits)
-    # The loss reaches the parameters that the tensors come from.
+    # Gradients reach the parameters of the model.
     make_loss(is_multi_label)(outputs, labels).backward()
     trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     assert trained == [name for name, _ in model.named_parameters()]
 
 
 @pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if name != "sanet"])
-def test_replicas_of_others_are_what_the_test_takes_them_for(model_type):
-    """That a replica computes is no peculiarity of SANet."""
+def test_replicas_of_other_models_have_no_parameters(model_type):
+    """The simulation above also holds for other architectures."""
     model = AutoModelForAudioClassification.from_config(make_config(model_type)).eval()
     replica = replicate(model)
     assert list(replica.parameters()) == [] != list(model.parameters())
 
 
 def test_train_evaluate_and_compare_use_one_gpu(tones, tiny_options, tmp_path, monkeypatch):
-    """Copies on several would each see a part of the batch, and so other statistics."""
+    """Copies on several GPUs would each see a part of the batch, and so compute other statistics."""
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda arguments: 2))
     warnings = []
-    # What was said once in this process is not said again.
+    # A message that was logged once in this process would not be logged again.
     monkeypatch.setattr(arguments_module.logger, "warning_once", warnings.append, raising=False)
 
     def refuse(*arguments, **options):
@@ -79,7 +79,7 @@ def test_train_evaluate_and_compare_use_one_gpu(tones, tiny_options, tmp_path, m
     options = [*tiny_options, "--num_train_epochs", "1"]
     assert main(["train", "sanet.yaml", *data, "--output_dir", run, *options]) == 0
     assert main(["evaluate", run, *data]) == 0
-    # What it measures after the evaluation has no Trainer.
+    # The measurements after the evaluation use no Trainer.
     monkeypatch.setattr(saved_models, "compare", lambda candidates, folder, **options: _write(folder))
     assert main(["compare", run, *data, "--output", str(tmp_path / "comparison")]) == 0
     assert any("This process uses one of 2 GPUs" in text and "accelerate launch" in text for text in warnings)

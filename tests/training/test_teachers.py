@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training with teachers: their probabilities, the loss, recordings without labels, and what a run says of them."""
+"""Training with teachers: their probabilities, the loss, recordings without labels, and the reports of a run."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ SEVERAL = "multi_label_classification"
 
 
 def test_loss_by_hand():
-    """0.3 * -ln(0.9) + 0.7 * 2^2 * KL((0.5, 0.5), (0.25, 0.75)); a clip without a label has the second part alone."""
+    """0.3 * -ln(0.9) + 0.7 * 2^2 * KL((0.5, 0.5), (0.25, 0.75)). A clip without a label has only the second term."""
     logits = torch.tensor([[0.0, np.log(9)], [0.0, np.log(9)]], dtype=torch.float32)
     taught = torch.full((2, 2), 0.5)
     loss = make_taught_loss(False, 0.7, 2.0)
@@ -55,7 +55,7 @@ def test_loss_by_hand():
     targets = join_targets(torch.tensor([1, -1]), taught)
     outputs = {"logits": logits}
     assert loss(outputs, targets).item() == pytest.approx((with_label + without) / 2, abs=1e-6)
-    # The mean is over the clips of all batches whose gradients are accumulated.
+    # The mean is over the clips of all accumulated batches.
     parts = [loss({"logits": logits[i : i + 1]}, targets[i : i + 1], num_items_in_batch=2).item() for i in (0, 1)]
     assert parts == pytest.approx([with_label / 2, without / 2], abs=1e-6)
 
@@ -71,8 +71,8 @@ def test_multi_label_loss_by_hand():
 
 
 @pytest.mark.parametrize("is_multi_label", [False, True], ids=["single", "multi"])
-def test_labels_count_as_without_teachers(is_multi_label):
-    """With smoothing and class weights, which are not for the teachers."""
+def test_label_term_agrees_with_the_loss_without_teachers(is_multi_label):
+    """Smoothing and class weights apply to labels, but not to teachers."""
     generator = torch.Generator().manual_seed(0)
     logits, weights = torch.randn(6, 3, generator=generator), torch.tensor([0.5, 2.0, 1.0])
     labels = torch.tensor([0, 1, 2, 2, 0, 1])
@@ -92,7 +92,7 @@ def test_labels_count_as_without_teachers(is_multi_label):
 
 @pytest.mark.parametrize("is_multi_label", [False, True], ids=["single", "multi"])
 def test_mixup_mixes_labels_and_teachers_alike(is_multi_label):
-    """Gradients are the mean of those of both clips, by their parts; the part of a clip without a label has none."""
+    """Gradients are the weighted mean of those of both clips. A clip without a label adds no gradient of labels."""
     torch.manual_seed(0)
     labels = torch.tensor([1, -1, 0, 2])
     if is_multi_label:
@@ -119,7 +119,7 @@ def test_temperature_divides_logits():
     torch.testing.assert_close(temper(both, 4.0, True), (logits / 4).sigmoid())
 
 
-# What teachers hear and say
+# Inputs and outputs of teachers
 
 
 def make_recordings(seconds: list[float], is_multi_label: bool = False) -> Dataset:
@@ -135,7 +135,7 @@ def make_recordings(seconds: list[float], is_multi_label: bool = False) -> Datas
 
 
 def read_noise(row: int, recording: dict, rate: int, start: int, length: int) -> np.ndarray:
-    """In the place of files."""
+    """Return noise instead of reading a file."""
     total = round(recording["seconds"] * rate)
     noise = 0.1 * np.random.default_rng(row).standard_normal(total).astype(np.float32)
     return noise[start : start + length]
@@ -159,15 +159,15 @@ def make_batch(clips: TrainingClips, teachers: Teachers, indices: list[int]) -> 
 
 
 def say(teachers: Teachers, batch: dict) -> torch.Tensor:
-    """Probabilities in the targets of a batch."""
+    """Return the probabilities of the teachers in the targets of a batch."""
     targets = teachers.make_targets(batch["labels"], batch.get(TEACHER_INPUTS), batch["index"])
     return targets[:, -teachers.num_classes :]
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", SEVERAL])
 @pytest.mark.parametrize("model_type", ["sanet", "wav2vec2", "ast"])
-def test_teachers_hear_what_the_student_hears(tmp_path, model_type, problem_type):
-    """At their own rate, in their own order of classes; of two, the mean."""
+def test_teachers_get_the_clips_of_the_student(tmp_path, model_type, problem_type):
+    """Each teacher has its own sampling rate and order of classes. The probabilities of two teachers are averaged."""
     several = problem_type == SEVERAL
     student = save_checkpoint(tmp_path / "student", "sanet", problem_type=problem_type)
     options = {"extractor_options": {"sampling_rate": 8000}} if model_type == "sanet" else {}
@@ -192,7 +192,7 @@ def test_teachers_hear_what_the_student_hears(tmp_path, model_type, problem_type
     assert max(map(len, heard)) == 16000 and not clips.are_fixed.any()
 
 
-def test_of_longer_clips_windows_are_averaged(tmp_path, caplog):
+def test_windows_of_longer_clips_are_averaged(tmp_path, caplog):
     student = save_checkpoint(tmp_path / "student", "sanet")
     model, feature_extractor = save_checkpoint(tmp_path / "one", "sanet", extractor_options={"max_length": 6400})
     teachers = make_teachers(tmp_path, student, "one", teacher_temperature=1.0)
@@ -203,13 +203,13 @@ def test_of_longer_clips_windows_are_averaged(tmp_path, caplog):
     waveform = read_noise(0, {"seconds": 1.0}, 16000, 0, 16000)
     scores, _ = classify_waveforms(model, feature_extractor, [waveform[i : i + 6400] for i in (0, 6400, 9600)])
     np.testing.assert_allclose(say(teachers, make_batch(clips, teachers, [0]))[0], scores.mean(axis=0), atol=1e-5)
-    # Windows that prediction leaves out.
+    # Quiet windows are skipped, as in prediction.
     waveform[6400:] *= 0.01
     assert len(teachers.inputs(waveform)[0]) == 1
 
 
-def test_what_augmentation_after_normalization_does_is_heard(tmp_path):
-    """In the loudness that the clip had before."""
+def test_teachers_get_augmentation_after_normalization(tmp_path):
+    """The clip gets back its loudness from before normalization."""
     student = save_checkpoint(tmp_path / "student", "sanet")
     clips = make_clips(make_recordings([0.5]), student[1], augment_normalized=lambda waveform: 3 * waveform)
     heard = []
@@ -220,7 +220,7 @@ def test_what_augmentation_after_normalization_does_is_heard(tmp_path):
 
 
 class Alone:
-    """In the place of an `Accelerator`."""
+    """Replace an `Accelerator` of one process."""
 
     process_index, num_processes, is_main_process = 0, 1, False
 
@@ -228,8 +228,8 @@ class Alone:
         return value
 
 
-def test_fixed_clips_are_heard_once(tmp_path):
-    """Others each time; recordings with and without labels alike."""
+def test_fixed_clips_are_scored_once(tmp_path):
+    """Other clips are scored each time. Labels make no difference."""
     student = save_checkpoint(tmp_path / "student", "sanet")
     save_checkpoint(tmp_path / "one", "sanet")
     teachers = make_teachers(tmp_path, student, "one")
@@ -248,7 +248,7 @@ def test_fixed_clips_are_heard_once(tmp_path):
     batch = make_batch(clips, teachers, indices)
     assert [len(own["clips"]) for own in batch[TEACHER_INPUTS][0]] == [2]
     torch.testing.assert_close(say(teachers, batch), at_once)
-    # A batch of known clips has nothing to hear.
+    # A batch of known clips needs no teacher inputs.
     batch = make_batch(clips, teachers, [5, 7])
     assert TEACHER_INPUTS not in batch
     torch.testing.assert_close(say(teachers, batch), at_once[[1, 0]])
@@ -264,7 +264,7 @@ def test_fixed_clips_are_heard_once(tmp_path):
         (("x", "y", "z"), {"problem_type": "regression"}, "is a regression"),
     ],
 )
-def test_teachers_that_cannot_teach(tmp_path, labels, options, message):
+def test_unsuitable_teachers_are_refused(tmp_path, labels, options, message):
     student = save_checkpoint(tmp_path / "student", "sanet")
     save_checkpoint(tmp_path / "one", "sanet", labels, **options)
     with pytest.raises(UsageError, match=f"--teacher .*one.* {message}"):
@@ -279,8 +279,8 @@ def test_a_folder_of_models_is_no_teacher(tmp_path):
         make_teachers(tmp_path, student, "folds/fold_1", "folds/fold_1")
 
 
-def test_a_cross_validation_teaches_fold_by_fold(tmp_path):
-    """And the final model by all of its models."""
+def test_cross_validation_teaches_fold_by_fold(tmp_path):
+    """The final model is taught by the models of all folds."""
     folders = [str(tmp_path / "folds" / name) for name in ("fold_1", "fold_b")]
     rows = [{"fold": fold, "folder": Path(folder).name} for fold, folder in zip(("1", "b"), folders)]
     for folder in folders:
@@ -299,7 +299,7 @@ def test_a_cross_validation_teaches_fold_by_fold(tmp_path):
     assert text.startswith("the mean of folds/fold_1, folds/fold_b, other/model has the weight 0.5 in the loss")
 
 
-def test_a_balanced_epoch_has_each_clip_without_a_label_once():
+def test_balanced_epoch_has_each_unlabeled_clip_once():
     matrix = np.eye(2, dtype=int)[[0] * 9 + [1]]
     drawn = draw_balanced(matrix, torch.Generator().manual_seed(0), num_others=30)
     others = [clip for clip in drawn if clip >= 10]
@@ -317,7 +317,7 @@ def test_a_balanced_epoch_has_each_clip_without_a_label_once():
         (["--teacher", "a", "b", "--teacher_weight", "1", "--class_weights", "balanced"], "--class_weights has no"),
     ],
 )
-def test_options_without_effect_or_sense(options, message):
+def test_ineffective_or_invalid_options_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         parse_train_arguments(["--data_dir", "x", "--output_dir", "y", *options])
 
@@ -331,7 +331,7 @@ class Interrupted(BaseException):
 
 @pytest.fixture(scope="module")
 def noise(tones, tmp_path_factory) -> Path:
-    """Noise to train on, labelled at random, and recordings of tones to validate and test on."""
+    """Return a folder with noise and meaningless labels for training, and tones for validation and test."""
     folder = tmp_path_factory.mktemp("noise")
     for split in ("validation", "test"):
         shutil.copytree(tones / split, folder / split)
@@ -343,7 +343,7 @@ def noise(tones, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def unlabeled(tones, noise, tmp_path_factory) -> Path:
-    """Tones in folders, and copies of two recordings to test and validate on, and of one to train on."""
+    """Return a folder of tones with a copy each of a test, a validation and a training recording."""
     folder = tmp_path_factory.mktemp("unlabeled")
     rng = np.random.default_rng(1)
     for index in range(24):
@@ -374,21 +374,21 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_a_student_learns_from_recordings_without_labels(student, trained):
-    """Its labels are of noise and do not count."""
+def test_student_learns_from_unlabeled_recordings(student, trained):
+    """The labels are those of noise and have no weight in the loss."""
     metrics = read(student / "all_results.json")
     assert metrics["test_accuracy"] >= 0.75 and metrics["eval_accuracy"] >= 0.9
     card = (student / "README.md").read_text(encoding="utf-8")
     assert f"{trained.name} has the weight 1 in the loss, at temperature 2" in card and str(trained) not in card
     assert "25 recordings without labels" in card and "Clips: 4 train, 8 validation, 8 test" in card
-    # The teacher was trained on others.
+    # The teacher was trained on recordings outside validation and test.
     record, before = read_record(student / RECORD_FILE), read_record(trained / RECORD_FILE)
     assert len(record[UNLABELED]) == 25 and record[UNLABELED] <= seen_digests(record, with_validation=False)
     assert before["train"] <= record[EARLIER] and not record[EARLIER] & (record["validation"] | record["test"])
     assert read(student / "training_data.json")["counts"][UNLABELED] == 25
 
 
-def test_what_is_also_in_a_split_is_left_out(command, caplog, tmp_path, monkeypatch):
+def test_unlabeled_copies_of_split_recordings_are_skipped(command, caplog, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise Interrupted
 
@@ -404,7 +404,7 @@ def test_what_is_also_in_a_split_is_left_out(command, caplog, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("folder", "message"), [("none", "folder not found"), ("runs", "is inside")])
-def test_folders_without_recordings_to_train_on(folder, message, tmp_path):
+def test_invalid_unlabeled_dir_is_refused(folder, message, tmp_path):
     (tmp_path / "runs").mkdir()
     with pytest.raises(UsageError, match=message):
         check_output(tmp_path / "runs/one", DataArguments(), str(tmp_path / folder))
@@ -427,7 +427,7 @@ def test_a_resumed_training_ends_with_the_same_weights(command, student, tmp_pat
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
-def test_another_teacher_is_not_taken_on_resuming(command, trained, tmp_path, monkeypatch, caplog):
+def test_changed_teacher_is_refused_on_resuming(command, trained, tmp_path, monkeypatch, caplog):
     teacher = shutil.copytree(trained, tmp_path / "teacher")
     arguments = [*command, "--teacher", str(teacher), "--output_dir", str(tmp_path / "run")]
 
@@ -449,8 +449,8 @@ def test_another_teacher_is_not_taken_on_resuming(command, trained, tmp_path, mo
         train(*parse_train_arguments(arguments))
 
 
-def test_a_teacher_that_has_seen_the_test_split(command, trained, tones, tmp_path, monkeypatch, caplog):
-    """What it was trained on is no test of the student, which is said, and which evaluation leaves out."""
+def test_teacher_trained_on_the_test_split_is_reported(command, trained, tones, tmp_path, monkeypatch, caplog):
+    """Recordings from the teacher's training cannot test the student. The run warns and records them."""
     data = tmp_path / "data"
     shutil.copytree(tones / "train", data / "test")
     shutil.copytree(tones / "test", data / "train")

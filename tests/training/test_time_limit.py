@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training for a given time, `--max_minutes`, by a clock that the tests turn."""
+"""`--max_minutes`: training for a given time, with a simulated clock."""
 
 import json
 import math
@@ -34,7 +34,7 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def clock(monkeypatch) -> SimpleNamespace:
-    """Seconds that the callbacks read; each reading takes `per_reading`."""
+    """Return the clock that the callbacks read, in seconds. Each reading takes `per_reading`."""
     now = SimpleNamespace(value=0.0, per_reading=0.0)
 
     def read() -> float:
@@ -60,7 +60,7 @@ def run(clock, limit, step_seconds, evaluation_seconds=0.0, steps_per_epoch=10, 
     Call a limit as `Trainer` would, with steps of the given duration (a function of the time) and a cosine schedule.
 
     Returns:
-        Times of evaluations and checkpoints, learning rate of each step, and the state in the end.
+        Times of evaluations and checkpoints, the learning rate of each step, and the final state.
     """
     arguments = SimpleNamespace(**{**ARGUMENTS, **options})
     state, control = TrainerState(max_steps=options.get("max_steps", UNLIMITED_STEPS)), TrainerControl()
@@ -101,17 +101,17 @@ def run(clock, limit, step_seconds, evaluation_seconds=0.0, steps_per_epoch=10, 
     ],
     ids=["even", "busy in the middle", "busy in the end", "long steps"],
 )
-def test_takes_the_time_and_ends_with_a_low_learning_rate(clock, step_seconds):
+def test_training_takes_the_time_and_ends_with_a_low_rate(clock, step_seconds):
     result = run(clock, TimeLimit(1200, 20), step_seconds, evaluation_seconds=10)
     assert clock.value == pytest.approx(1200, abs=step_seconds(1199))
     assert max(result.rates) > 0.99 and result.rates[-1] < 0.02
-    # The last one is at the end, of the weights that are kept.
+    # The last evaluation is at the end, on the saved weights.
     assert 15 <= len(result.evaluations) <= 20 and result.evaluations[-1] == clock.value - 10
     assert max(b - a for a, b in zip([0, *result.saves], result.saves)) <= 180 + 33
     assert result.state.max_steps == result.state.global_step == len(result.rates)
 
 
-def test_the_rate_is_that_of_the_elapsed_time(clock):
+def test_rate_follows_the_elapsed_time(clock):
     result = run(
         clock, TimeLimit(100, 1), lambda now: 1.0 if now < 50 else 5.0, eval_strategy="no", save_strategy="no"
     )
@@ -120,25 +120,25 @@ def test_the_rate_is_that_of_the_elapsed_time(clock):
     assert result.rates == pytest.approx(expected, abs=1e-3)
 
 
-def test_long_evaluations_are_few(clock):
+def test_long_evaluations_are_less_frequent(clock):
     result = run(clock, TimeLimit(1200, 20), lambda _: 1.0, evaluation_seconds=60)
     assert len(result.evaluations) == 4 and clock.value == pytest.approx(1200, abs=2)
 
 
-def test_steps_given_by_the_user_count(clock):
-    """Parts of the training are parts of the time."""
+def test_evaluation_steps_of_the_user_apply(clock):
+    """A fraction of the training is a fraction of the time."""
     steps = run(clock, TimeLimit(100, 20), lambda _: 1.0, eval_strategy="steps", eval_steps=7)
     assert len(steps.evaluations) == 100 // 7 + 1
     parts = run(clock, TimeLimit(100, 20), lambda _: 1.0, eval_strategy="steps", eval_steps=0.25)
     assert len(parts.evaluations) == 4
 
 
-def test_a_limit_of_steps_ends_the_schedule_too(clock):
+def test_max_steps_also_ends_the_schedule(clock):
     result = run(clock, TimeLimit(1000, 20), lambda _: 1.0, max_steps=50)
     assert len(result.rates) == 50 and result.rates[-1] < 0.02
 
 
-def test_resumes_with_the_time_that_is_left(clock):
+def test_resuming_uses_the_remaining_time(clock):
     result = run(clock, TimeLimit(100, 20), lambda _: 1.0, seconds=70)
     assert len(result.rates) == 30 and result.rates[1] < 0.3
     state = result.state
@@ -169,7 +169,7 @@ def test_epochs_of_the_configuration_are_no_limit(others, epochs, averaged):
     assert ("num_train_epochs" in changed_options(arguments)) is False  # 3 is the default
 
 
-def test_averaged_epochs_of_the_configuration_become_a_part():
+def test_averaged_epochs_of_the_configuration_become_a_fraction():
     arguments = parse_train_arguments(["sanet.yaml", "short_sounds.yaml", *COMMAND[1:]])[2]
     assert arguments.averaged_epochs == 1 and 0.1 < arguments.averaged_fraction < 0.9
 
@@ -184,7 +184,7 @@ def test_averaged_epochs_of_the_configuration_become_a_part():
         (["--max_minutes", "0"], "must be positive"),
     ],
 )
-def test_what_counts_steps_is_refused(others, message):
+def test_options_in_steps_or_epochs_are_refused(others, message):
     with pytest.raises(UsageError, match=message):
         limit_steps(parse_train_arguments([*COMMAND, *others])[2])
 
@@ -192,8 +192,8 @@ def test_what_counts_steps_is_refused(others, message):
 # Average of the last part
 
 
-def test_average_of_the_last_part_of_the_training():
-    """At each hundredth, or where there are fewer steps, each of them."""
+def test_last_part_of_the_training_is_averaged():
+    """The average has one value per hundredth of the training, or per step if there are fewer."""
     for num_steps, last in ((10, [7, 8, 9, 10]), (400, list(range(280, 401, 4)))):
         average, model = WeightAverage(1, lambda: None, fraction=0.3), nn.Linear(1, 1)
         for step in range(1, num_steps + 1):
@@ -206,8 +206,8 @@ def test_average_of_the_last_part_of_the_training():
 # A whole training
 
 
-def test_a_killed_training_has_the_time_that_is_left(few_tones, tiny_options, clock, tmp_path, monkeypatch):
-    """Averaged in the last part, and trained on validation, too, in the end."""
+def test_killed_training_resumes_with_the_remaining_time(few_tones, tiny_options, clock, tmp_path, monkeypatch):
+    """The last part is averaged, and a refit on validation follows."""
     clock.per_reading = 1.0
     epochs = tiny_options.index("--num_train_epochs")
     options = [*tiny_options[:epochs], *tiny_options[epochs + 2 :], "--max_length_seconds", "0.2"]
@@ -225,7 +225,7 @@ def test_a_killed_training_has_the_time_that_is_left(few_tones, tiny_options, cl
         train(*parse_train_arguments(options))
     clock.value += 1000
     metrics = train(*parse_train_arguments(options))
-    # 40 % of the time is that of the first phase.
+    # The first phase gets 40 % of the time.
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text(encoding="utf-8"))
     seconds = [entry["seconds"] for entry in state["log_history"]]
     assert seconds == sorted(seconds) and killed[1] < 50 < seconds[-1] <= 60 and state["global_step"] > killed[0]

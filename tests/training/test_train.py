@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`sanet train` from recordings to a folder that transformers takes."""
+"""`sanet train` from recordings to a folder that transformers loads."""
 
 import csv
 import json
@@ -41,18 +41,18 @@ def test_learns_and_reports(trained):
     assert results["eval_accuracy"] == results["eval_macro_f1"] == 1.0
     assert results["test_accuracy"] == results["test_macro_f1"] == 1.0
     assert results["epoch"] == 12
-    # High and low tones are easy to tell for logistic regression, too.
+    # Logistic regression also separates high and low tones easily.
     assert results["baseline_eval_accuracy"] == results["baseline_test_macro_f1"] == 1.0
     assert results["baseline_C"] in STRENGTHS
-    # A model of two classes hears one of them in any noise.
+    # A model of two classes detects one of them in any noise.
     assert results["false_alarms_per_hour"] >= 60 and results["false_alarms_hours"] == pytest.approx(1 / 60)
     card, report = ((trained / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
     assert "Train with --background auto" in card and "Train with --background auto" in report
 
 
 @pytest.mark.slow
-def test_added_background(tones, tiny_options, tmp_path, monkeypatch, caplog):
-    """It is a class of the model that nothing reports, and no part of the results, nor of the baseline's."""
+def test_added_background_is_not_reported(tones, tiny_options, tmp_path, monkeypatch, caplog):
+    """The background is a class of the model, but not part of predictions, metrics or the baseline."""
     monkeypatch.setattr("sanet_hf.training.data.background.find_alike", lambda *arguments: {"rain": "low"})
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
     command += ["--background", "auto", "--false_alarm_minutes", "5", "--refit", "true", "--baseline", "true"]
@@ -67,12 +67,12 @@ def test_added_background(tones, tiny_options, tmp_path, monkeypatch, caplog):
     assert results["test_accuracy"] == results["baseline_test_accuracy"] == 1.0
     own = csv.DictReader((tmp_path / "run/predictions/baseline_validation.csv").open())
     assert [row["file"] for row in own] == [row["file"] for row in rows]
-    # Refit has trained on the added clips, too, but they are none of the recordings.
+    # Refit also trains on the added clips, but they do not count as recordings.
     assert results["refit_samples"] == 40
-    # White, pink, brown, hum; rain sounds like a class.
+    # White, pink, brown and hum are counted. Rain sounds like a class.
     assert results["false_alarms_hours"] == pytest.approx(4 / 60) and "false_alarms_per_hour" in results
-    # Without the added clips, all windows have a detection. Their number, not that of detections, is compared: a
-    # network that detects something for a whole minute has one, and one that is sometimes right has several.
+    # Without the added clips, all windows have a detection. Windows are compared, because a single detection can
+    # last for a whole minute, while a better network can have several short ones.
     alarms = measure_false_alarms(model, feature_extractor, 4)
     assert sum(kind.num_windows for kind in alarms.counts) == 4 * 60
     assert sum(kind.num_detected for kind in alarms.counts) <= 4 * 60 / 2
@@ -96,7 +96,7 @@ def test_folder_works_with_auto_classes_and_pipeline(trained, tones):
         assert [scores[0]["label"] for scores in classifier(clips, batch_size=2)] == [label] * 4
 
 
-def test_model_that_hears_padding(tones, tiny_options, tmp_path):
+def test_padding_is_the_same_in_training_and_use(tones, tiny_options, tmp_path):
     """Training, predictions, pipeline and `sanet predict` see the same silence after a clip, in any batch."""
     output_dir = tmp_path / "run"
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options]
@@ -113,7 +113,7 @@ def test_model_that_hears_padding(tones, tiny_options, tmp_path):
         assert {score["label"]: score["score"] for score in scores} == pytest.approx(
             {"high": high, "low": low}, abs=1e-4
         )
-    # It does hear it: a mask changes the scores.
+    # The model uses the padding: without it, the scores differ.
     waveform = load_audio(files[0], 16000)
     alone = feature_extractor([waveform], padding=False, sampling_rate=16000, return_tensors="pt")
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_keeps_the_best_epoch(trained):
     assert all(torch.equal(saved[name], best[name]) for name in saved)
 
 
-def test_what_a_run_leaves(trained, tones):
+def test_run_writes_all_files(trained, tones):
     names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if "checkpoint-" not in str(path)}
     expected = {"model.safetensors", "config.json", "preprocessor_config.json", "README.md", "all_results.json"}
     assert names >= {*expected, "report.html", "train_options.yaml", *(f"predictions/{s}.csv" for s in SPLITS)}
@@ -151,13 +151,13 @@ def test_what_a_run_leaves(trained, tones):
         assert calibration["evaluation"] == results and calibration["num_clips"] == 8 and calibration["error"] < 0.05
         interval = "0.676–1.000"
         assert f"8 validation clips is 1.000 (95 % interval {interval}) instead of 1.000 ({interval})" in card
-        # The hash is that of the weights in the folder.
+        # The stored hash matches the weights in the folder.
         assert is_quantized(load_classifier(trained, dtype="int8")[0])
     assert "Calibration of the scores: none: the validation split has 8 recordings; at least 20 are needed." in card
     assert re.search(r"^Trained on: \S.*, (bfloat16|float32), PyTorch .*\.$", card, re.MULTILINE)
 
 
-def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):
+def test_finished_run_is_not_trained_again(trained, tones, tiny_options, capsys):
     before = (trained / "all_results.json").read_bytes()
     command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
     assert main(command) == 0
@@ -167,7 +167,7 @@ def test_a_finished_run_says_so(trained, tones, tiny_options, capsys):
 
 
 def test_options_that_change_no_weights_may_differ(trained, tones, tiny_options, capsys):
-    """Runs of earlier versions, whose YAML files had another limit, are finished too."""
+    """Runs of earlier versions, whose YAML files had another --save_total_limit, also count as finished."""
     command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
     before = (trained / "train_options.yaml").read_bytes()
     assert main([*command, "--save_total_limit", "7", "--logging_steps", "3"]) == 0
@@ -175,7 +175,7 @@ def test_options_that_change_no_weights_may_differ(trained, tones, tiny_options,
     assert (trained / "train_options.yaml").read_bytes() == before
 
 
-def test_a_checkpoint_of_another_network_is_refused_and_leaves_the_options(trained, tones, tiny_options, tmp_path):
+def test_checkpoint_of_another_network_is_refused(trained, tones, tiny_options, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(trained, other)
     before = (other / "train_options.yaml").read_bytes()
@@ -186,8 +186,8 @@ def test_a_checkpoint_of_another_network_is_refused_and_leaves_the_options(train
     assert (other / "train_options.yaml").read_bytes() == before
 
 
-def test_output_among_the_classes_is_refused(tones, tiny_options):
-    """The next training would take it for a class."""
+def test_output_inside_the_data_is_refused(tones, tiny_options):
+    """The next training would use it as a class."""
     classes = tones / "train"
     for output_dir in (classes, classes / "run"):
         command = ["sanet.yaml", "--data_dir", str(classes), "--output_dir", str(output_dir), *tiny_options]
@@ -196,14 +196,14 @@ def test_output_among_the_classes_is_refused(tones, tiny_options):
     assert not (classes / "run").exists()
 
 
-def test_compiled_training_with_an_older_torch(tones, tiny_options, tmp_path, monkeypatch):
+def test_compiling_with_an_older_torch_is_refused(tones, tiny_options, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.8.0+cpu")
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
     with pytest.raises(UsageError, match=r"--torch_compile needs PyTorch 2\.11 .*, but 2\.8\.0\+cpu is installed"):
         train(*parse_train_arguments([*command, "--torch_compile", "true"]))
 
 
-def test_refuses_to_go_on_with_other_options(trained, tones, tiny_options, tmp_path):
+def test_folder_of_another_run_or_model_is_refused(trained, tones, tiny_options, tmp_path):
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(trained), *tiny_options]
     with pytest.raises(UsageError, match=r"contains a run with other options: learning_rate 0\.01 → 0\.5"):
         train(*parse_train_arguments([*command, "--learning_rate", "0.5"]))
@@ -213,8 +213,8 @@ def test_refuses_to_go_on_with_other_options(trained, tones, tiny_options, tmp_p
         train(*parse_train_arguments([*command, "--output_dir", str(model_dir)]))
 
 
-def test_the_same_command_goes_on_after_an_interruption(trained, tones, tiny_options, tmp_path, capsys):
-    """A run that is stopped in its middle ends with the weights of one that is not."""
+def test_same_command_resumes_after_an_interruption(trained, tones, tiny_options, tmp_path, capsys):
+    """An interrupted run ends with the weights of an uninterrupted one."""
     output_dir = tmp_path / "run"
     command = ["train", "sanet.yaml", "--data_dir", str(tones), "--output_dir", str(output_dir), *tiny_options]
     save = TrainerCallback.on_save
@@ -235,8 +235,8 @@ def test_the_same_command_goes_on_after_an_interruption(trained, tones, tiny_opt
     assert [entry["epoch"] for entry in state["log_history"] if "eval_loss" in entry] == list(range(1, 13))
 
 
-def test_a_run_that_never_began_is_no_obstacle(tones, tiny_options, tmp_path):
-    """Options that were refused, or stopped before the first checkpoint, do not bind the next try."""
+def test_run_without_a_checkpoint_does_not_bind_the_next(tones, tiny_options, tmp_path):
+    """After an error before the first checkpoint, the next command may have other options."""
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AudioClassificationTrainer, "training_step", lambda *args, **kwargs: 1 / 0)
@@ -246,7 +246,7 @@ def test_a_run_that_never_began_is_no_obstacle(tones, tiny_options, tmp_path):
     assert train(*parse_train_arguments([*command, "--num_train_epochs", "1"]))["epoch"] == 1
 
 
-def test_fine_tuning_at_another_sampling_rate(trained, tones, tiny_options, tmp_path, monkeypatch):
+def test_fine_tuning_uses_the_rate_of_the_checkpoint(trained, tones, tiny_options, tmp_path, monkeypatch):
     model, feature_extractor = load_classifier(trained)
     feature_extractor.sampling_rate = 8000
     for part in (model, feature_extractor):
@@ -273,7 +273,7 @@ def test_fine_tuning_at_another_sampling_rate(trained, tones, tiny_options, tmp_
     train(*parse_train_arguments([*command, "--num_train_epochs", "1"]))
     evaluate_models([str(output_dir)], {}, "test", 4)
     assert set(rates) == {8000} and len(rates) > 100
-    # Once before and once after the loudness is set.
+    # Once before and once after loudness normalization.
     assert len(heard) == 2 * 32
     for waveform in heard:
         assert 0.3 * 8000 - 1 <= len(waveform) <= 0.8 * 8000 + 1
@@ -283,7 +283,7 @@ def test_fine_tuning_at_another_sampling_rate(trained, tones, tiny_options, tmp_
 
 
 def test_kept_recordings_change_nothing(tiny_options, tmp_path, make_tone, monkeypatch, capsys):
-    """The same weights and results, of recordings that are decoded once."""
+    """Keeping decoded recordings changes neither weights nor results. Each recording is decoded once."""
     for index in range(16):
         label, split = ("a", "b")[index % 2], "validation" if index < 4 else "train"
         path = tmp_path / "data" / split / label / f"{index}.ogg"
@@ -308,7 +308,7 @@ def test_kept_recordings_change_nothing(tiny_options, tmp_path, make_tone, monke
         results = {name: value for name, value in results.items() if not re.search("runtime|second|flos", name)}
         weights[options] = (output_dir / "model.safetensors").read_bytes(), results
         assert not (output_dir / "_decoded").exists()
-        # Workers that stay would keep the command from ending.
+        # Remaining workers would prevent the command from ending.
         assert not active_children()
     assert all(found == weights[""] for found in weights.values())
     assert len(decoded) == len(set(decoded)) == 16
@@ -326,7 +326,7 @@ def test_overwrite_output_dir_starts_anew(tones, tiny_options, tmp_path):
 
 
 def test_resumes_from_the_last_checkpoint(tones, tiny_options, tmp_path, capsys):
-    """Two epochs, then two more, give the model of four epochs at once."""
+    """Two epochs and then two more give the model of four epochs at once."""
     data = ["--data_dir", str(tones), *tiny_options, "--lr_scheduler_type", "constant", "--warmup_steps", "0"]
     data += ["--load_best_model_at_end", "false", "--precision", "fp32"]
     at_once, in_two = tmp_path / "at_once", tmp_path / "in_two"
@@ -341,8 +341,8 @@ def test_resumes_from_the_last_checkpoint(tones, tiny_options, tmp_path, capsys)
     assert all(torch.allclose(resumed[name], expected[name], atol=1e-6) for name in expected)
 
 
-def test_a_finished_run_that_is_resumed_is_unfinished_until_its_end(tones, tiny_options, tmp_path, monkeypatch):
-    """Otherwise the same command would give the results of the first training as those of the second."""
+def test_resumed_run_is_unfinished_until_its_end(tones, tiny_options, tmp_path, monkeypatch):
+    """Otherwise, the same command would report the results of the first training."""
     data = ["--data_dir", str(tones), *tiny_options, "--output_dir", str(tmp_path / "run")]
     train(*parse_train_arguments(["sanet.yaml", *data, "--num_train_epochs", "1"]))
     data += ["--num_train_epochs", "2"]
@@ -357,14 +357,14 @@ def interrupt(*args):
     raise KeyboardInterrupt
 
 
-def test_resume_without_a_checkpoint(tones, tiny_options, tmp_path):
+def test_resuming_without_a_checkpoint_is_refused(tones, tiny_options, tmp_path):
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path), *tiny_options]
     with pytest.raises(UsageError, match="no complete checkpoint"):
         train(*parse_train_arguments([*command, "--resume_from_checkpoint", "true"]))
 
 
-def test_last_batch_of_one(tones, tiny_options, tmp_path):
-    """17 clips in batches of 8 leave a batch of one, which BatchNorm alone could not take."""
+def test_last_batch_may_have_one_clip(tones, tiny_options, tmp_path):
+    """17 clips in batches of 4 leave a batch of one, on which BatchNorm alone would fail."""
     data = tmp_path / "data"
     shutil.copytree(tones, data)
     for path in sorted((data / "train/high").iterdir())[1:]:
@@ -398,7 +398,7 @@ def test_fine_tunes_a_checkpoint_on_other_labels(trained, tones, tiny_options, t
 
 
 def test_checkpoint_keeps_the_order_of_its_labels(trained, tones, tiny_options, tmp_path):
-    """A head for the same labels in another order is right from the start."""
+    """A head for the same labels in another order needs no training."""
     reversed_dir = tmp_path / "reversed"
     model = AutoModelForAudioClassification.from_pretrained(trained)
     with torch.no_grad():
@@ -415,10 +415,10 @@ def test_checkpoint_keeps_the_order_of_its_labels(trained, tones, tiny_options, 
 
 @pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cuda", False), ("mps", True), ("cpu", False)])
 def test_steps_do_not_wait_for_a_gpu(device, pinned):
-    """Neither to copy a batch there nor to look at the loss."""
+    """Steps wait neither for the copy of a batch nor for the value of the loss."""
     arguments = SimpleNamespace(device=torch.device(device), dataloader_pin_memory=pinned, logging_nan_inf_filter=True)
     arguments.accelerator_config = SimpleNamespace(non_blocking=False)
     let_steps_overlap(arguments)
     assert not arguments.logging_nan_inf_filter
-    # From memory that is not pinned the copy would wait all the same.
+    # A copy from memory that is not pinned waits anyway.
     assert arguments.accelerator_config.non_blocking == (device == "cuda" and pinned)

@@ -1,6 +1,6 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Loss, sampling, mixup, learning rates and clock of the trainer; each option from the command to the model."""
+"""Loss, sampling, mixup, learning rates and clock of the trainer, and its options from the command to the model."""
 
 import json
 import shutil
@@ -70,13 +70,13 @@ def test_multi_label_loss_is_mean_binary_cross_entropy():
 
 
 def test_multi_label_smoothing():
-    """Spread evenly over yes and no: 0.2 leaves targets of 0.9 and 0.1."""
+    """Smoothing of 0.2 gives targets of 0.9 and 0.1."""
     loss = make_loss(True, 0.2)({"logits": LOGITS}, SEVERAL)
     targets = torch.where(SEVERAL == 1, 0.9, 0.1)
     torch.testing.assert_close(loss, binary_cross_entropy_with_logits(LOGITS, targets))
 
 
-def test_soft_labels_of_one_class_count_as_it():
+def test_one_hot_labels_give_the_loss_of_indices():
     weights = torch.tensor([1.0, 5.0, 0.5])
     loss = make_loss(False, class_weights=weights)
     hard = loss({"logits": LOGITS}, LABELS)
@@ -84,7 +84,7 @@ def test_soft_labels_of_one_class_count_as_it():
 
 
 def test_weighted_loss_by_hand():
-    """A batch of one clip of a rare class weighs more than one of a frequent class."""
+    """A clip of a rare class weighs more than one of a frequent class."""
     weights = torch.tensor([0.5, 4.0])
     loss = make_loss(False, class_weights=weights)
     logits = torch.zeros(1, 2)
@@ -96,8 +96,8 @@ def test_weighted_loss_by_hand():
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 1.0])], ids=["plain", "weighted"])
 @pytest.mark.parametrize("is_multi_label", [False, True], ids=["single", "multi"])
-def test_parts_of_a_batch_add_up(is_multi_label, weights):
-    """Gradients that are accumulated over batches of any sizes are those of one large batch."""
+def test_losses_of_partial_batches_add_up(is_multi_label, weights):
+    """Accumulated batches of any sizes give the loss of one large batch."""
     labels = SEVERAL if is_multi_label else LABELS
     loss = make_loss(is_multi_label, 0.1, weights)
     whole = loss({"logits": LOGITS}, labels)
@@ -120,14 +120,14 @@ def test_loss_in_half_precision_is_computed_in_float32():
 def test_balanced_class_weights():
     weights = balanced_class_weights(one_hot(0, 0, 0, 1), is_multi_label=False)
     assert weights.tolist() == pytest.approx([4 / 6, 2])
-    # Positives weigh as much as negatives; a class that is in no clip, or in all, breaks nothing.
+    # Positives weigh as much as negatives. A class in no clip, or in all, also gets a finite weight.
     several = np.array([[1, 0, 1, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 0, 1, 0]])
     weights = balanced_class_weights(several, is_multi_label=True)
     assert weights.tolist() == pytest.approx([1, 3, 1 / 4, 3])
 
 
 def drawn(matrix: np.ndarray, num_epochs: int) -> np.ndarray:
-    """How often each clip is drawn an epoch, on average."""
+    """Return how often each clip is drawn per epoch, on average."""
     generator, counts = torch.Generator().manual_seed(0), np.zeros(len(matrix))
     for _ in range(num_epochs):
         clips = draw_balanced(matrix, generator)
@@ -139,7 +139,7 @@ def drawn(matrix: np.ndarray, num_epochs: int) -> np.ndarray:
 def test_balanced_draws_classes_equally():
     matrix = one_hot(*[0] * 80, *[1] * 15, *[2] * 5)
     counts = drawn(matrix, 60)
-    # 2,000 of 6,000 draws, by a standard deviation of 37.
+    # 2,000 of 6,000 draws, with a standard deviation of 37.
     assert counts @ matrix == pytest.approx([100 / 3] * 3, rel=0.08)
     assert (counts > 0).all()
     of_class = counts[95:]
@@ -147,16 +147,16 @@ def test_balanced_draws_classes_equally():
 
 
 def test_balanced_draws_of_several_classes():
-    """A clip counts by its rarest class; those of no class together as much as a class."""
+    """A clip is drawn according to its rarest class. Clips without a class together count as one class."""
     matrix = np.array([[1, 0]] * 60 + [[1, 1]] * 10 + [[0, 0]] * 30)
     counts = drawn(matrix, 200)
     frequent, rare, none = counts[:60].mean(), counts[60:70].mean(), counts[70:].mean()
-    # Of 70, 10 and 30 clips.
+    # The classes have 70 and 10 clips, and 30 clips have none.
     assert rare / frequent == pytest.approx(7, rel=0.1)
     assert none / frequent == pytest.approx(7 / 3, rel=0.1)
 
 
-def test_balanced_draws_of_a_detector():
+def test_balanced_draws_of_a_detector_are_half_positive():
     matrix = np.array([[1]] * 10 + [[0]] * 90)
     assert drawn(matrix, 60)[:10].sum() == pytest.approx(50, rel=0.08)
 
@@ -164,14 +164,14 @@ def test_balanced_draws_of_a_detector():
 @given(
     seconds=st.lists(st.integers(1, 4), min_size=1, max_size=60), batch_size=st.integers(1, 8), seed=st.integers(0, 9)
 )
-def test_clips_are_grouped_by_length_as_transformers_does(seconds, batch_size, seed):
-    """So that a resumed training goes through the rest of its epoch."""
+def test_grouping_by_length_agrees_with_transformers(seconds, batch_size, seed):
+    """A resumed training needs the same order for the rest of its epoch."""
     expected = get_length_grouped_indices(seconds, batch_size, generator=torch.Generator().manual_seed(seed))
     assert group_by_length(seconds, batch_size, torch.Generator().manual_seed(seed)) == expected
 
 
-def test_recordings_are_grouped_by_what_is_heard_of_them(tmp_path):
-    """Of recordings longer than a clip, the order is random."""
+def test_recordings_are_grouped_by_clip_length(tmp_path):
+    """The order of recordings longer than a clip is random."""
     lengths = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5] * 8)
     trainer = make_trainer(AutoModelForAudioClassification.from_config(make_config("sanet")), tmp_path)
     recordings = Dataset.from_dict({"label": [0] * len(lengths), "seconds": lengths})
@@ -184,7 +184,7 @@ def test_recordings_are_grouped_by_what_is_heard_of_them(tmp_path):
 
     part = lengths[order_of("group_by_length", 3.0, SANetFeatureExtractor())][:20]
     assert (np.diff(np.minimum(part, 3)) <= 0).all() and (np.diff(part[part > 3]) > 0).any()
-    # Clips of one length come as they are shuffled: shorter than every recording, or filled up with silence.
+    # Clips of equal length are only shuffled: clips shorter than all recordings, or padded with silence.
     for seconds, is_masked in ((0.5, True), (3.0, False)):
         feature_extractor = SANetFeatureExtractor(return_attention_mask=is_masked)
         orders = [order_of(strategy, seconds, feature_extractor) for strategy in ("group_by_length", "random")]
@@ -192,7 +192,7 @@ def test_recordings_are_grouped_by_what_is_heard_of_them(tmp_path):
 
 
 @given(num_clips=st.integers(1, 50), seed=st.integers(0, 9), epoch=st.integers(0, 9))
-def test_sampler_names_the_clip_and_the_epoch(num_clips, seed, epoch):
+def test_sampler_index_encodes_clip_and_epoch(num_clips, seed, epoch):
     def draw(seed: int, epoch: int) -> list[int]:
         sampler = EpochSampler(num_clips, lambda generator: torch.randperm(num_clips, generator=generator), seed)
         sampler.set_epoch(epoch)
@@ -213,9 +213,9 @@ def test_sampler_names_the_clip_and_the_epoch(num_clips, seed, epoch):
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31), alpha=st.sampled_from([0.05, 0.4, 1.0, 8.0]))
-def test_mixup_is_one_convex_mixture_of_pairs(seed, alpha):
+def test_mixup_is_a_convex_mixture_of_pairs(seed, alpha):
     torch.manual_seed(seed)
-    # A clip's features say which clip it is, so that a mixture shows what it is made of.
+    # The features identify the clip, so a mixture shows its parts.
     clips = torch.eye(5)
     labels = torch.eye(3)[torch.tensor([0, 1, 2, 2, 0])]
     mixed, mixed_labels = mixup({"input_values": clips}, labels, alpha)
@@ -225,16 +225,16 @@ def test_mixup_is_one_convex_mixture_of_pairs(seed, alpha):
     assert (shares >= 0).all()
     own = shares.diagonal()
     assert (own >= 0.5 - 1e-6).all() and ((shares > 0).sum(1) <= 2).all()
-    # One part for the batch; who is mixed with itself stays.
+    # One weight for the whole batch. A clip that is mixed with itself does not change.
     part = own.min()
     assert torch.all(torch.isclose(own, part) | torch.isclose(own, torch.tensor(1.0)))
-    # Each is mixed in once.
+    # Each clip is mixed in once.
     torch.testing.assert_close(shares.sum(0), torch.ones(5))
     torch.testing.assert_close(mixed_labels, shares @ labels)
     torch.testing.assert_close(mixed_labels.sum(1), torch.ones(5))
 
 
-def test_mixup_keeps_what_is_valid_in_either_clip():
+def test_mixup_joins_the_masks_of_both_clips():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
     values = mask * torch.tensor([1.0, 10.0, 100.0])[:, None]
     for seed in range(10):
@@ -244,7 +244,7 @@ def test_mixup_keeps_what_is_valid_in_either_clip():
         assert mixed["attention_mask"].dtype == mask.dtype
 
 
-def test_mixup_takes_spectrograms():
+def test_mixup_supports_spectrograms():
     values = randn(4, 80, 30)
     mixed, labels = mixup({"input_features": values}, torch.eye(4), 1.0)
     torch.testing.assert_close(mixed["input_features"], torch.einsum("ij,jkl->ikl", labels, values))
@@ -263,7 +263,7 @@ def make_trainer(model, output_dir, **options) -> AudioClassificationTrainer:
     )
 
 
-def test_evaluation_has_the_plain_loss(tmp_path):
+def test_evaluation_uses_the_plain_loss(tmp_path):
     model = AutoModelForAudioClassification.from_config(make_config("sanet"))
     trainer = make_trainer(model, tmp_path)
     inputs = {"input_values": torch.randn(2, 4000), "labels": torch.tensor([0, 1])}
@@ -299,7 +299,7 @@ def test_head_learning_rate(model_type, frozen, tmp_path):
     assert {name for name in head if name.endswith("bias")}.isdisjoint(decayed)
 
 
-# Although they have several dimensions: tables of positions, and single vectors.
+# Position tables and single vectors are not decayed, although they have several dimensions.
 NOT_DECAYED = {
     "sanet": {"sanet.layers.3.position_embedding.weight"},
     "wav2vec2": set(),
@@ -325,8 +325,8 @@ def test_only_weights_of_several_dimensions_are_decayed(model_type, tmp_path):
     assert gains and gains.isdisjoint(decayed)
 
 
-def test_factories_of_optimizers_keep_their_groups(tmp_path, monkeypatch):
-    """Some bring groups with settings of their own, of which the head's part has them too."""
+def test_groups_of_optimizer_factories_are_kept(tmp_path, monkeypatch):
+    """Some factories make groups with separate settings. Parameters of the head keep the settings of their group."""
     model = AutoModelForAudioClassification.from_config(make_config("wav2vec2"))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [{"params": parameters[:20], "dampening": 0.1}, {"params": parameters[20:], "momentum": 0.5}]
@@ -340,8 +340,8 @@ def test_factories_of_optimizers_keep_their_groups(tmp_path, monkeypatch):
     assert {*first["params"], *second["params"]} == set(parameters) - head
 
 
-def test_optimizers_without_groups_have_one_learning_rate(tmp_path, monkeypatch):
-    """Such as those that step within the backward pass, layer by layer."""
+def test_head_learning_rate_needs_an_optimizer_with_groups(tmp_path, monkeypatch):
+    """Optimizers that step layer by layer in the backward pass have no groups."""
     model = AutoModelForAudioClassification.from_config(make_config("wav2vec2"))
     options = {"optimizer_dict": [torch.zeros(1)], "lr": 1e-4}
     monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", staticmethod(lambda *_: (torch.optim.SGD, options)))
@@ -366,17 +366,17 @@ def test_one_learning_rate_without_the_option(tmp_path):
     assert {group["lr"] for group in optimizer.param_groups} == {1e-4}
 
 
-# What transformers' Trainer calls
+# Methods that the Trainer of transformers calls
 
 
 def test_no_private_method_of_the_trainer_is_overridden():
-    """They change between versions."""
+    """Private methods change between versions of transformers."""
     own = {name for name in vars(AudioClassificationTrainer) if name.startswith("_") and not name.startswith("__")}
     assert own and not {name for name in own if hasattr(Trainer, name)}
 
 
-def test_the_trainer_calls_what_is_overridden(command, monkeypatch):
-    """Each override does its part only as long as transformers calls it."""
+def test_trainer_calls_all_overridden_methods(command, monkeypatch):
+    """An override has an effect only if transformers calls it."""
     calls = set()
 
     def spy(name: str):
@@ -408,18 +408,18 @@ def test_the_trainer_calls_what_is_overridden(command, monkeypatch):
     for name in names:
         monkeypatch.setattr(AudioClassificationTrainer, name, spy(name))
     assert main([*command, "--num_train_epochs", "1"]) == 0
-    # Trainer writes a card when it uploads the model.
+    # Trainer writes a card only when it uploads the model.
     assert names - calls == {"create_model_card"}
 
 
 def test_one_process_uses_one_gpu(tmp_path, monkeypatch):
-    """`Trainer` would give each GPU a copy of the model, whose BatchNorm sees a part of the batch."""
+    """`Trainer` would copy the model to each GPU, and BatchNorm would see only a part of the batch."""
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda arguments: 2))
     model = AutoModelForAudioClassification.from_config(make_config("sanet"))
     batch = {"input_values": torch.randn(4000), "labels": 0}
 
     def wrapped_by(trainer_class: type, arguments: TrainingArguments, **options) -> nn.Module:
-        """What evaluates a batch."""
+        """Return the module that evaluates a batch."""
         trainer = trainer_class(model=model, args=arguments, eval_dataset=[batch, batch], **options)
         seen = []
         compute_loss = trainer.compute_loss
@@ -446,12 +446,12 @@ def test_clock_adds_up_over_resumptions(monkeypatch):
     assert clock.total() == 0
     clock.on_train_begin(None, None, None)
     now.value = 107.0
-    saved = clock.state()  # of a checkpoint
+    saved = clock.state()  # in a checkpoint
     now.value = 110.0
     clock.on_train_end(None, None, None)
     now.value = 200.0
     assert clock.total() == 10
-    # What came after the checkpoint was lost, and is done again.
+    # The time after the checkpoint does not count, because its steps are repeated.
     resumed = TrainingClock.from_state(saved)
     assert resumed.total() == 7
     resumed.on_train_begin(None, None, None)
@@ -465,13 +465,13 @@ def test_clock_adds_up_over_resumptions(monkeypatch):
 
 
 def average_of(values: list[float], num_epochs: int) -> tuple[WeightAverage, nn.Module]:
-    """A BatchNorm with each value in turn as its weights and statistics at the end of an epoch."""
+    """Return an average, and a BatchNorm whose weights and statistics had one of the values after each epoch."""
     average, model = WeightAverage(num_epochs, lambda: None), nn.BatchNorm1d(2)
     for epoch, value in enumerate(values, 1):
         for name in ("weight", "running_mean"):
             getattr(model, name).data.fill_(value)
         model.num_batches_tracked.fill_(epoch)
-        # Slightly off, as a sum of steps is.
+        # Slightly off, like a sum of steps.
         state = TrainerState(epoch=epoch + 1e-9, num_train_epochs=len(values))
         average.on_epoch_end(None, state, None, model=model)
     return average, model
@@ -482,22 +482,22 @@ def test_average_is_the_mean_of_the_last_epochs(values, num_epochs):
     average, _ = average_of(values, num_epochs)
     mean = average.average.module
     np.testing.assert_allclose(mean.weight.detach(), np.mean(values[-num_epochs:]), atol=1e-5)
-    # Statistics are not averaged, but estimated.
+    # Statistics are not averaged. They are estimated later.
     assert torch.equal(mean.running_mean, torch.full((2,), values[-1])) and mean.num_batches_tracked == len(values)
 
 
-def test_average_is_applied_and_taken_back():
+def test_average_is_applied_and_removed():
     average, model = average_of([1.0, 3.0], 2)
     with pytest.raises(KeyError), average.applied(model):
         assert model.weight.tolist() == [2.0, 2.0]
         raise KeyError
     assert model.weight.tolist() == model.running_mean.tolist() == [3.0, 3.0]
-    # The average is not what training then changes.
+    # Further training does not change the average.
     model.weight.data.fill_(9)
     assert average.average.module.weight.tolist() == [2.0, 2.0]
 
 
-def test_statistics_are_estimated_once_for_a_mean(tmp_path):
+def test_batch_norm_is_estimated_once_per_average(tmp_path):
     average, model = average_of([1.0, 3.0], 2)
     calls = []
 
@@ -511,7 +511,7 @@ def test_statistics_are_estimated_once_for_a_mean(tmp_path):
             assert model.running_mean.tolist() == [7.0, 7.0]
         assert model.running_mean.tolist() == [3.0, 3.0]
     assert calls == [[2.0, 2.0]]
-    # Resumed from a checkpoint, whose model is the mean.
+    # Resumed from a checkpoint, whose model is the average.
     save_file(model.state_dict(), tmp_path / "training_weights.safetensors")
     model.weight.data.fill_(2)
     average.checkpoint = tmp_path
@@ -531,8 +531,8 @@ class Normalization(nn.Module):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_statistics_are_the_mean_of_those_of_batches(rank, monkeypatch):
-    """Of at most so many batches of training clips of the next epoch, each process of its own; chance is as before."""
+def test_batch_norm_is_the_mean_over_batches(rank, monkeypatch):
+    """Each process uses a limited number of its batches of the next epoch. The random state does not change."""
     drawn = []
 
     class Clips:
@@ -585,7 +585,7 @@ def test_no_average_without_the_option():
 
 @pytest.fixture(scope="module")
 def fixed(tiny_options) -> list[str]:
-    """Options for two epochs of the tiny network that do not depend on what sanet.yaml prefers."""
+    """Return options for two epochs of the tiny network that do not depend on the values in sanet.yaml."""
     options = [*tiny_options, "--num_train_epochs", "2", "--lr_scheduler_type", "constant", "--warmup_steps", "0"]
     return [*options, "--train_sampling_strategy", "random", "--label_smoothing_factor", "0"]
 
@@ -597,7 +597,7 @@ def command(tones, fixed, tmp_path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uneven(tones, tmp_path_factory):
-    """`tones` with 4 clips of `high` to train on, and 16 of `low`."""
+    """Return a copy of `tones` with 4 training clips of `high` and 16 of `low`."""
     data = tmp_path_factory.mktemp("uneven") / "data"
     shutil.copytree(tones, data)
     for path in sorted((data / "train/high").iterdir())[4:]:
@@ -607,7 +607,7 @@ def uneven(tones, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train_uneven(uneven, fixed, tmp_path_factory):
-    """Weights after an epoch on `uneven`."""
+    """Return a function that trains one epoch on `uneven` and returns the weights."""
 
     def run(*options: str) -> dict[str, torch.Tensor]:
         folder = tmp_path_factory.mktemp("runs") / "run"
@@ -645,7 +645,7 @@ def weights_of(folder) -> dict[str, torch.Tensor]:
     ],
     ids=["weights_smoothing", "sampler_mixup_head", "weights_mixup_smoothing", "length_accumulation"],
 )
-def test_options_train(command, uneven, options, tmp_path):
+def test_combined_options_train(command, uneven, options, tmp_path):
     assert main([*command, "--data_dir", str(uneven), *options, "--num_train_epochs", "1"]) == 0
     results = results_of(tmp_path / "run")
     assert results["epoch"] == 1 and {"train_accuracy", "eval_macro_f1", "test_ece"} <= set(results)
@@ -653,7 +653,7 @@ def test_options_train(command, uneven, options, tmp_path):
     assert len(losses) == 2 and all(np.isfinite(losses))
 
 
-def test_training_repeats(train_uneven, plain_weights):
+def test_training_is_reproducible(train_uneven, plain_weights):
     again = train_uneven()
     assert all(torch.equal(again[name], plain_weights[name]) for name in plain_weights)
 
@@ -668,9 +668,9 @@ def test_option_changes_the_training(train_uneven, plain_weights, options):
     assert not torch.allclose(weights["classifier.4.weight"], plain_weights["classifier.4.weight"])
 
 
-def test_accumulated_batches_are_one_large_batch(command, uneven, tmp_path):
-    """20 clips: one batch of them, or of 6, 6, 6 and 2, whose mean is not the mean of theirs."""
-    # Without what sees one batch at a time: dropout, BatchNorm (that of the backbone is frozen), clipping.
+def test_accumulated_batches_equal_one_large_batch(command, uneven, tmp_path):
+    """20 clips in one batch, or in batches of 6, 6, 6 and 2, whose losses must not have equal weight."""
+    # Without parts that depend on the batch: dropout, BatchNorm (frozen in the backbone) and gradient clipping.
     command = [*command, "--data_dir", str(uneven), "--class_weights", "balanced", "--num_train_epochs", "1"]
     command[command.index("--config_overrides") + 1] += ",classifier_hidden_sizes=[],classifier_dropout=0"
     command += ["--freeze", "backbone", "--max_grad_norm", "0", "--optim", "sgd"]
@@ -695,7 +695,7 @@ def test_accumulated_batches_are_one_large_batch(command, uneven, tmp_path):
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_clips_are_drawn_anew_each_epoch(command, uneven, monkeypatch, options, distinct):
+def test_clips_are_drawn_again_each_epoch(command, uneven, monkeypatch, options, distinct):
     epochs = []
 
     class Spy(EpochSampler):
@@ -711,13 +711,13 @@ def test_clips_are_drawn_anew_each_epoch(command, uneven, monkeypatch, options, 
     if distinct:
         assert all(sorted(indices) == [*range(20)] for indices in clips)
     else:
-        # Clips of `high` come first: 4 of 20, but about half of what is drawn.
+        # The first 4 of 20 clips are `high`, but they are about half of the drawn clips.
         assert 0.3 < np.mean([index < 4 for indices in clips for index in indices]) < 0.7
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "ece", "eval_loss"])
 def test_the_best_epoch_is_kept(command, tmp_path, metric):
-    """Whether high values are good or low ones."""
+    """This holds for metrics where high values are best and for those where low values are best."""
     options = ["--metric_for_best_model", metric, "--num_train_epochs", "5", "--save_total_limit", "1"]
     assert main([*command, *options, "--learning_rate", "3e-2"]) == 0
     values = [
@@ -735,7 +735,7 @@ def test_the_best_epoch_is_kept(command, tmp_path, metric):
 
 @pytest.mark.parametrize("limit", [2, 3])
 def test_as_many_checkpoints_stay_as_asked_for(command, tmp_path, limit):
-    """The best one among them; a limit of one is that of the test above."""
+    """The best checkpoint is one of them. The test above has a limit of one."""
     options = ["--num_train_epochs", "5", "--metric_for_best_model", "loss", "--learning_rate", "3e-2"]
     assert main([*command, *options, "--save_total_limit", str(limit)]) == 0
     kept = [path.name for path in checkpoints_of(tmp_path / "run")]
@@ -745,13 +745,14 @@ def test_as_many_checkpoints_stay_as_asked_for(command, tmp_path, limit):
     assert len(kept) == limit and f"checkpoint-{state.best_global_step}" in kept and "checkpoint-40" in kept
 
 
-def test_two_handlers_of_sigterm_are_refused(command):
+def test_jit_checkpoint_is_refused(command):
+    """It would add a second handler of SIGTERM."""
     with pytest.raises(UsageError, match="--enable_jit_checkpoint is not supported"):
         train(*parse_train_arguments([*command[1:], "--enable_jit_checkpoint", "true"]))
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(command, tmp_path):
-    """As those of earlier versions, which decayed other weights."""
+    """Earlier versions decayed other weights, for example."""
     assert main(command) == 0
     (tmp_path / "run/all_results.json").unlink()
     options = ["--resume_from_checkpoint", "true", "--num_train_epochs", "3", "--head_learning_rate", "1e-3"]
@@ -759,8 +760,8 @@ def test_a_checkpoint_of_another_optimizer_is_refused(command, tmp_path):
         train(*parse_train_arguments([*command[1:], *options]))
 
 
-def test_early_stopping(command, tmp_path):
-    """At a learning rate of zero nothing gets better: three evaluations, of which the last two are no better."""
+def test_early_stopping_ends_training_after_the_patience(command, tmp_path):
+    """With a learning rate of zero, the last two of three evaluations are no better than the first."""
     command[command.index("--config_overrides") + 1] += ",classifier_hidden_sizes=[]"
     options = ["--freeze", "backbone", "--learning_rate", "0", "--num_train_epochs", "9"]
     assert main([*command, *options, "--early_stopping_patience", "2"]) == 0
@@ -769,14 +770,14 @@ def test_early_stopping(command, tmp_path):
 
 
 @pytest.mark.parametrize("learning_rate", ["1e4", "1e30"])
-def test_a_diverged_training_says_so_at_its_evaluation(command, capsys, learning_rate):
-    """Its weights can be finite, and its last loss, which was computed before the step."""
+def test_evaluation_reports_a_diverged_training(command, capsys, learning_rate):
+    """The weights can still be finite. So can the last loss, because it was computed before the step."""
     options = ["--learning_rate", learning_rate, "--max_steps", "1", "--warmup_steps", "0"]
     assert main([*command, *options]) == 1
     assert "sanet: error: The model's scores are not finite" in capsys.readouterr().err
 
 
-def test_no_batch_is_full(command):
+def test_dropping_the_only_batch_is_refused(command):
     with pytest.raises(UsageError, match=r"--dataloader_drop_last true leaves no batch.*: there are 32 clips"):
         options = ["--dataloader_drop_last", "true", "--per_device_train_batch_size", "33"]
         train(*parse_train_arguments([*command[1:], *options]))
@@ -790,7 +791,7 @@ def test_no_batch_is_full(command):
         ("comet_ml", "is_comet_available"),
     ],
 )
-def test_a_tracker_that_is_not_installed(command, name, check, monkeypatch):
+def test_tracker_that_is_not_installed_is_refused(command, name, check, monkeypatch):
     monkeypatch.setattr(integration_utils, check, lambda *args: False)
     with pytest.raises(UsageError, match=f"are not valid: .* requires {name.removesuffix('_ml')}"):
         train(*parse_train_arguments([*command[1:], "--report_to", name]))
@@ -802,7 +803,7 @@ def test_early_stopping_needs_the_best_model(command):
         train(*parse_train_arguments([*command[1:], *options]))
 
 
-def test_time_of_training_is_kept_over_a_resumption(command, tmp_path):
+def test_training_time_is_kept_on_resuming(command, tmp_path):
     command = [*command, "--save_total_limit", "5"]
     assert main(command) == 0
     output_dir = tmp_path / "run"
@@ -821,7 +822,7 @@ def test_time_of_training_is_kept_over_a_resumption(command, tmp_path):
 
 @pytest.fixture(scope="module")
 def train_joined(tones, fixed, tmp_path_factory):
-    """A run of two epochs on clips joined from the recordings, with the original's augmentation."""
+    """Return a function that trains two epochs on joined clips with the augmentation of the original."""
 
     def run(*options: str):
         output_dir = tmp_path_factory.mktemp("joined") / "run"
@@ -861,7 +862,7 @@ def checkpoints_of(folder) -> list:
 
 @pytest.fixture(scope="module")
 def averaged(tones, fixed, tmp_path_factory):
-    """A finished run of four epochs that averages the last three, and its command without the folder."""
+    """Return a command that averages the last three of four epochs, a run without averaging, and its own run."""
     command = ["train", "sanet.yaml", "--data_dir", str(tones), *fixed, "--num_train_epochs", "4"]
     command += ["--save_total_limit", "5"]
     plain, output_dir = (tmp_path_factory.mktemp("averaged") / name for name in ("plain", "run"))
@@ -871,7 +872,7 @@ def averaged(tones, fixed, tmp_path_factory):
     return command, plain, output_dir
 
 
-def test_checkpoints_hold_averages_of_an_unchanged_training(averaged):
+def test_averaging_changes_checkpoints_but_not_training(averaged):
     _, plain, output_dir = averaged
     trained = [weights_of(checkpoint) for checkpoint in checkpoints_of(plain)]
     first, *others = checkpoints_of(output_dir)
@@ -881,7 +882,7 @@ def test_checkpoints_hold_averages_of_an_unchanged_training(averaged):
         for name, weight in trained[number].items():
             assert torch.equal(raw[name], weight)
             if "running" in name or "num_batches" in name:
-                # Estimated from training clips.
+                # These are estimated from training clips.
                 assert not torch.equal(weights[name], weight)
                 continue
             weight = torch.stack([weights[name] for weights in trained[1 : number + 1]]).mean(0)
@@ -889,7 +890,7 @@ def test_checkpoints_hold_averages_of_an_unchanged_training(averaged):
     assert not [*plain.rglob("training_weights*"), *first.glob("training_weights*")]
 
 
-def test_averages_are_what_is_evaluated_and_kept(averaged, tones):
+def test_averages_are_evaluated_and_saved(averaged, tones):
     _, plain, output_dir = averaged
     evaluations = [entry for entry in history_of(output_dir) if "eval_loss" in entry]
     assert [entry["eval_loss"] for entry in evaluations] != [
@@ -904,7 +905,7 @@ def test_averages_are_what_is_evaluated_and_kept(averaged, tones):
     assert not (output_dir / "training_weights.safetensors").exists()
 
 
-def test_average_goes_on_after_an_interruption(averaged, tmp_path):
+def test_averaging_resumes_after_an_interruption(averaged, tmp_path):
     command, _, output_dir = averaged
     shutil.copytree(output_dir, tmp_path / "run")
     (tmp_path / "run/all_results.json").unlink()
@@ -917,7 +918,7 @@ def test_average_goes_on_after_an_interruption(averaged, tmp_path):
             assert all(torch.allclose(whole_weights[key], resumed_weights[key], atol=1e-6) for key in whole_weights)
 
 
-def test_last_average_is_kept_where_the_best_is_not_asked_for(averaged, tmp_path):
+def test_last_average_is_saved_without_best_model_at_end(averaged, tmp_path):
     command, _, output_dir = averaged
     options = ["--load_best_model_at_end", "false", "--output_dir", str(tmp_path / "run")]
     assert main([*command, *options]) == 0
@@ -926,6 +927,6 @@ def test_last_average_is_kept_where_the_best_is_not_asked_for(averaged, tmp_path
 
 
 @pytest.mark.parametrize("options", [["--averaged_epochs", "0"], ["--averaged_epochs", "2", "--fsdp", "full_shard"]])
-def test_what_cannot_be_averaged_is_refused(command, options):
+def test_invalid_averaging_is_refused(command, options):
     with pytest.raises(UsageError, match="averaged_epochs"):
         train(*parse_train_arguments([*command[1:], *options]))
