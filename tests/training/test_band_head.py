@@ -144,7 +144,7 @@ def test_nearly_constant_features_get_no_weight():
 
 
 @pytest.mark.parametrize("reason", ["no validation split", "has 2 recordings", "only from", "silent"])
-def test_where_there_is_none(trainer, recordings, data, monkeypatch, capsys, reason):
+def test_runs_without_a_band_head(trainer, recordings, data, monkeypatch, capsys, reason):
     """Without enough validation recordings, gain or sound, no band head is added and the model does not change."""
     validation = recordings["validation"]
     if reason == "no validation split":

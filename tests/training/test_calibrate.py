@@ -99,7 +99,7 @@ def test_saved_model_is_calibrated(make_trainer, capsys, model_type, problem_typ
         assert getattr(saved.config, "thresholds", None) is None
 
 
-def test_what_is_left_out(make_trainer, capsys):
+def test_runs_without_calibration(make_trainer, capsys):
     """There is no calibration with few recordings, without the option, or with a layer after the last linear one."""
     trainer, recordings = make_trainer("sanet")
     weight = trainer.model.classifier[-1].weight.detach().clone()

@@ -95,20 +95,20 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
 }
 # Options with an effect after a training is built, and the test of that effect.
 LATER = {
-    "band_head": "test_band_head.py: test_where_there_is_none",
+    "band_head": "test_band_head.py: test_runs_without_a_band_head",
     "baseline": "evaluation/test_run_baseline.py: test_no_baseline",
     "cache_audio": "test_train.py: test_kept_recordings_change_nothing",
-    "calibrate": "test_calibrate.py: test_what_is_left_out",
+    "calibrate": "test_calibrate.py: test_runs_without_calibration",
     "false_alarm_minutes": "evaluation/test_false_alarms.py: test_minutes_depend_on_the_training",
-    "from_scratch": "test_recipe.py: test_when_the_shipped_network_is_the_start",
+    "from_scratch": "test_recipe.py: test_options_that_start_from_the_shipped_network",
     "head_first": "test_regression_head.py: test_head_first",
-    "head_only": "test_regression_head.py: test_a_run",
+    "head_only": "test_regression_head.py: test_head_only_run",
     "final_model": "test_cross_validation.py: test_final_model",
-    "save_total_limit": "test_trainer.py: test_as_many_checkpoints_stay_as_asked_for",
-    "metric_for_best_model": "test_trainer.py: test_the_best_epoch_is_kept",
-    "greater_is_better": "test_trainer.py: test_the_best_epoch_is_kept",
-    "restore_callback_states_from_checkpoint": "test_resumption.py: test_patience_given_on_resuming_counts",
-    "overwrite_output_dir": "test_train.py: test_overwrite_output_dir_starts_anew",
+    "save_total_limit": "test_trainer.py: test_number_of_kept_checkpoints",
+    "metric_for_best_model": "test_trainer.py: test_best_epoch_is_kept",
+    "greater_is_better": "test_trainer.py: test_best_epoch_is_kept",
+    "restore_callback_states_from_checkpoint": "test_resumption.py: test_resumed_run_uses_the_new_patience",
+    "overwrite_output_dir": "test_train.py: test_overwrite_output_dir_starts_again",
 }
 
 

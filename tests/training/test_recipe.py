@@ -215,7 +215,7 @@ def test_recipe_fits_the_shipped_network():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_when_the_shipped_network_is_the_start(tones, tmp_path, flags, is_pretrained):
+def test_options_that_start_from_the_shipped_network(tones, tmp_path, flags, is_pretrained):
     command = ["--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1", *flags]
     model, _, training = parse_train_arguments(command, find_recipe)
     assert model.model_name_or_path == (DEFAULT if is_pretrained else None)

@@ -87,7 +87,7 @@ def test_classifier_gives_the_scores_of_the_regression(trainer, recordings, data
     np.testing.assert_allclose(again, logits, atol=0.02 * np.abs(logits).max())
 
 
-def test_a_run(tones, checkpoint, tmp_path, capsys):
+def test_head_only_run(tones, checkpoint, tmp_path, capsys):
     """--head_only fits the head and leaves the rest of the network unchanged."""
     output_dir = tmp_path / "run"
     command = ["train", "--data_dir", str(tones), "--output_dir", str(output_dir), "--head_only", "true"]

@@ -180,7 +180,7 @@ def test_other_spelling_of_a_value_is_no_change():
     }
 
 
-def test_patience_given_on_resuming_counts(options, tmp_path, monkeypatch):
+def test_resumed_run_uses_the_new_patience(options, tmp_path, monkeypatch):
     """With a learning rate of zero, the first evaluation stays the best."""
     folder = tmp_path / "run"
     command = [*options, "--output_dir", str(folder), "--num_train_epochs", "9", "--learning_rate", "0"]

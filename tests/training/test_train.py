@@ -317,7 +317,7 @@ def test_kept_recordings_change_nothing(tiny_options, tmp_path, make_tone, monke
     assert re.search(r"The shortest [1-9]\d*\.\d s of [1-9]\d*\.\d s of recordings", some[0])
 
 
-def test_overwrite_output_dir_starts_anew(tones, tiny_options, tmp_path):
+def test_overwrite_output_dir_starts_again(tones, tiny_options, tmp_path):
     command = ["sanet.yaml", "--data_dir", str(tones), "--output_dir", str(tmp_path / "run"), *tiny_options]
     train(*parse_train_arguments([*command, "--num_train_epochs", "2"]))
     metrics = train(*parse_train_arguments([*command, "--num_train_epochs", "1", "--overwrite_output_dir", "true"]))

@@ -716,7 +716,7 @@ def test_clips_are_drawn_again_each_epoch(command, uneven, monkeypatch, options,
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "ece", "eval_loss"])
-def test_the_best_epoch_is_kept(command, tmp_path, metric):
+def test_best_epoch_is_kept(command, tmp_path, metric):
     """This holds for metrics where high values are best and for those where low values are best."""
     options = ["--metric_for_best_model", metric, "--num_train_epochs", "5", "--save_total_limit", "1"]
     assert main([*command, *options, "--learning_rate", "3e-2"]) == 0
@@ -734,7 +734,7 @@ def test_the_best_epoch_is_kept(command, tmp_path, metric):
 
 
 @pytest.mark.parametrize("limit", [2, 3])
-def test_as_many_checkpoints_stay_as_asked_for(command, tmp_path, limit):
+def test_number_of_kept_checkpoints(command, tmp_path, limit):
     """The best checkpoint is one of them. The test above has a limit of one."""
     options = ["--num_train_epochs", "5", "--metric_for_best_model", "loss", "--learning_rate", "3e-2"]
     assert main([*command, *options, "--save_total_limit", str(limit)]) == 0
