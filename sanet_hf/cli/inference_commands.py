@@ -49,11 +49,11 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         help="classify audio files of any number and length",
         usage="sanet predict MODEL INPUT [INPUT ...] [--output FILE] [--OPTION VALUE ...]",
         description="Classify audio files. Files that are longer than the model's maximum are classified in windows: "
-        "one row per window, and one row for the file with the mean of the window scores. A file that cannot be read "
-        "gets a row with the error and makes the exit code 1; the others are still classified. Rows are written "
-        "immediately, in input order.",
-        epilog="Examples: sanet predict runs/mine clip.wav calls/ @list.txt --output predictions.csv; "
-        "sanet predict runs/mine day.flac --window 4 --hop 2 --segments --output timeline.csv --plot timeline.png",
+        "one row per window, and one row for the file, which combines the windows (--aggregate). Silence has no class "
+        "(-). A file that cannot be read gets a row with the error and makes the exit code 1; the others are still "
+        "classified. Rows are written immediately, in input order.",
+        epilog="Examples: sanet predict runs/sanet clip.wav calls/ @list.txt --output predictions.csv; "
+        "sanet predict runs/sanet day.flac --window 4 --hop 2 --segments --output timeline.csv --plot timeline.png",
     )
     predict.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument(
@@ -113,7 +113,7 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
         description="Write one embedding per audio file: the pooled output of SANet, or the mean of the last hidden "
         "states of other architectures. Files that are longer than the model's maximum get the mean over their "
         "windows. The columns are path, label (name of the parent folder), prediction, score and embedding.",
-        epilog="Example: sanet embed runs/mine recordings/test --output embeddings.parquet --plot map.png",
+        epilog="Example: sanet embed runs/sanet recordings/test --output embeddings.parquet --plot map.png",
     )
     embed.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}, or a pretrained model, such as sanet-tiny")
     embed.add_argument("inputs", nargs="+", metavar="INPUT", help="like the inputs of sanet predict")
@@ -134,7 +134,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
         "the loss of score when a part is silenced (occlusion, any architecture) and, for SANet, pooling weights and "
         "attention. If the file is longer than the model's maximum, its middle is explained, or the window that "
         "begins at --start.",
-        epilog="Example: sanet explain runs/mine clip.wav --output explained.png",
+        epilog="Example: sanet explain runs/sanet clip.wav --output explained.png",
     )
     explain.add_argument("model", help=MODEL_HELP)
     explain.add_argument("file", type=Path, help="audio file")
@@ -174,7 +174,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         "example, or a torch.export program. It supports any batch size and, if the architecture allows it, any "
         "length. Logits must agree with PyTorch to 1e-4 on clips of random lengths. --quantize int8 also writes an "
         "8-bit ONNX file and measures its loss of accuracy.",
-        epilog="Example: sanet export runs/mine exported --format onnx --quantize int8",
+        epilog="Example: sanet export runs/sanet exported --format onnx --quantize int8",
     )
     export.add_argument("model", help=MODEL_HELP)
     export.add_argument("output", type=Path, help="new folder for model.onnx or model.pt2 and its settings")
@@ -199,7 +199,7 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
         description="Serve a page that classifies uploaded or recorded audio in the browser: scores, waveform with "
         "SANet's pooling weights and, for long recordings, playable segments. Recordings stay on this machine and are "
         "deleted within about an hour. Stop it with Ctrl+C.",
-        epilog="Example: sanet app runs/mine --examples recordings/test",
+        epilog="Example: sanet app runs/sanet --examples recordings/test",
     )
     app.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     app.add_argument("--examples", type=Path, metavar="FOLDER", help="example audio files on the page, at most 10")
@@ -357,10 +357,10 @@ def _explain(arguments: argparse.Namespace) -> int:
     )
     write_explanation(explanation, arguments.output, arguments.file.name)
     score = explanation.scores[explanation.label]
-    print(
-        f"{arguments.file}, {explanation.start:.2f}–{explanation.end:.2f} s: {explanation.label} {score:.4f}, "
-        f"explained in {arguments.output}."
-    )
+    part = f"{explanation.start:.2f}–{explanation.end:.2f} s"
+    print(f"{arguments.file}, {part}: {explanation.label} {score:.4f}, explained in {arguments.output}.")
+    if start is None and explanation.start > 0:
+        print("This is the middle of the file. --start SECONDS explains another part.")
     if is_silent(explanation.waveform):
         print("This part is silent (below -80 dBFS). sanet predict gives it no class.")
     return 0

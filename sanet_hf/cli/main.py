@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 
 from sanet_hf.cli import inference_commands, training_commands
+from sanet_hf.cli.options import CommandParser
 from sanet_hf.errors import SanetError
 from sanet_hf.utils.files import writing_to
 from sanet_hf.utils.processes import num_processes
@@ -23,17 +24,17 @@ COMMANDS = {**training_commands.COMMANDS, **inference_commands.COMMANDS}
 DESCRIPTION = """\
 Audio classifiers in Hugging Face transformers: SANet, a small end-to-end network, and wav2vec2, AST and others.
 
+  sanet check recordings
   sanet prepare recordings data
-  sanet check data
-  sanet train sanet.yaml --data_dir recordings --output_dir runs/mine
-  sanet evaluate runs/mine --data_dir recordings --split test
-  sanet compare runs/mine runs/wav2vec2 runs/ast --data_dir recordings --output comparison
-  sanet augment clip.wav examples --config sanet_dynamic.yaml
-  sanet predict runs/mine clip.wav calls/ --output predictions.csv
-  sanet embed runs/mine calls/ --output embeddings.parquet
-  sanet explain runs/mine clip.wav --output explained.png
-  sanet export runs/mine exported --format onnx
-  sanet app runs/mine
+  sanet train --data_dir recordings --output_dir runs/sanet
+  sanet augment clip.wav examples
+  sanet evaluate runs/sanet
+  sanet compare runs/sanet runs/ast --output comparison
+  sanet predict runs/sanet clip.wav calls/ --output predictions.csv
+  sanet embed runs/sanet calls/ --output embeddings.parquet
+  sanet explain runs/sanet clip.wav --output explained.png
+  sanet app runs/sanet
+  sanet export runs/sanet exported --format onnx
   sanet convert original.pt runs/converted --labels labels.txt
 """
 
@@ -88,7 +89,9 @@ def make_parser(with_data_options: bool = True) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sanet-hf {version('sanet-hf')}")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     training_commands.add_parsers(commands, with_data_options)
     inference_commands.add_parsers(commands)
     return parser

@@ -3,10 +3,32 @@
 """Options and checks that several commands share."""
 
 import argparse
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sanet_hf.audio.folders import SPLITS
 from sanet_hf.errors import UsageError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser of a subcommand. It reports unknown options with its own usage and a similar option."""
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple:
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            names = {name.lstrip("-") for action in self._actions for name in action.option_strings}
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{suggest(unknown[0], names, '--')}")
+        return namespace, unknown
+
+
+def suggest(text: str, names: Iterable[str], prefix: str = "") -> str:
+    """Return a sentence with the name most similar to a mistyped option, or with up to three that contain it."""
+    word, names = text.split("=")[0].lstrip("-"), sorted(names, key=lambda name: (len(name), name))
+    similar = difflib.get_close_matches(word, names, n=1) or [name for name in names if word in name and len(word) > 3]
+    return f" Did you mean {' or '.join(prefix + name for name in similar[:3])}?" if similar else ""
 
 
 def check_new_folder(folder: Path) -> None:

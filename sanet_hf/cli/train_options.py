@@ -4,7 +4,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import itertools
 import json
 import math
@@ -17,6 +16,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from sanet_hf.cli.options import suggest
 from sanet_hf.errors import UsageError
 from sanet_hf.optimization.processor import instruction_sets
 from sanet_hf.training.arguments import TRAINING_DATA_OPTIONS, AudioTrainingArguments, DataArguments, ModelArguments
@@ -210,10 +210,7 @@ def _parse(
     options = [option for index, option in enumerate(options) if index > last_reset.get(option[1], -1)]
     namespace, unknown = parser.parse_known_args([*(f for _, *option in options for f in _as_flags(*option)), *flags])
     if unknown:
-        raise UsageError(
-            f"{unknown[0]} is not an option of sanet train."
-            f"{_suggest(unknown[0].lstrip('-').split('=')[0], names, '--')}"
-        )
+        raise UsageError(f"{unknown[0]} is not an option of sanet train.{suggest(unknown[0], names, '--')}")
     values = vars(namespace)
     if values["output_dir"] is None:
         raise UsageError("--output_dir is missing. Give a folder for the trained model.")
@@ -318,7 +315,7 @@ def _read_options(
     options = []
     for name, value in zip(texts, values.values()):
         if name not in names:
-            raise UsageError(f"{path}: {name!r} is not an option.{_suggest(str(name), sorted(names))}")
+            raise UsageError(f"{path}: {name!r} is not an option.{suggest(str(name), names)}")
         if isinstance(value, list) and name not in listed and not name.startswith("augmentations"):
             if len(value) != 1:
                 raise UsageError(f"{path}: {name} needs one value, not a list: {', '.join(map(str, texts[name]))}.")
@@ -340,11 +337,6 @@ def _as_flags(name: str, value: str | list | dict) -> list[str]:
 
 def _option_name(flag: str) -> str:
     return re.sub(r"^--(no[-_])?|=.*", "", flag, flags=re.DOTALL).replace("-", "_")
-
-
-def _suggest(name: str, names: Sequence[str], prefix: str = "") -> str:
-    nearest = difflib.get_close_matches(name, names, n=1)
-    return f" Did you mean {prefix}{nearest[0]}?" if nearest else ""
 
 
 def _raise_usage_error(message: str) -> None:

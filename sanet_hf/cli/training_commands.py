@@ -161,8 +161,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     print(summarize(result.manifest))
     rate = "" if options.sampling_rate == PrepareOptions.sampling_rate else f" --sampling_rate {options.sampling_rate}"
     print(
-        f"\nThe report is {output_dir / 'report.html'}. Train with: sanet train sanet.yaml --data_dir "
-        f"{output_dir / options.folders['clip']}{rate}"
+        f"\nThe report is {output_dir / 'report.html'}. Train with: sanet train --data_dir "
+        f"{output_dir / options.folders['clip']}{rate} --output_dir runs/prepared"
     )
     return 0
 
@@ -348,7 +348,7 @@ def _add_evaluate(commands: argparse._SubParsersAction, data_parsers: list[argpa
         help="compute metrics of a trained classifier on a split",
         usage="sanet evaluate MODEL [--data_dir FOLDER] [--split SPLIT] [--output FOLDER] [--OPTION VALUE ...]",
         description="Evaluate an audio classifier on a split of recordings and print its metrics. " + DATA_HELP,
-        epilog="Example: sanet evaluate runs/mine --data_dir recordings --split test --output evaluation",
+        epilog="Example: sanet evaluate runs/sanet --data_dir recordings --split test --output evaluation",
     )
     evaluate.add_argument("model", help=MODEL_HELP)
     add_evaluation_options(evaluate, with_default=False)
@@ -381,8 +381,8 @@ def _add_augment(commands: argparse._SubParsersAction) -> None:
     augment = commands.add_parser(
         "augment",
         help="listen to augmentations",
-        description="Write augmented examples of a recording, as used in training and at the same loudness, and a "
-        "plot that names the transforms of each.",
+        description="Write examples of a recording with the augmentations of a configuration file, at the loudness of "
+        "training, and a plot that names the transforms of each.",
         epilog="Example: sanet augment clip.wav examples --config sanet_dynamic.yaml -n 8",
     )
     augment.add_argument("file", type=Path, help="audio file")

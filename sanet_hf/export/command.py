@@ -162,7 +162,7 @@ def compare_files(
     times = _median_times(classifiers, make_noise_features(feature_extractor, [length]))
     threads = torch.get_num_threads()
     clip = f"{length / feature_extractor.sampling_rate:g} s, {threads} thread{'s' if threads > 1 else ''}"
-    lines = [f"{'':16}{'size':>10}{'accuracy':>10}{'macro F1':>10}{'agreement':>11}{clip:>18}"]
+    lines = [f"{'':16}{'size':>10}{'accuracy':>10}{'macro F1':>10}{'agreement':>11}{clip:>20}"]
     several = config.problem_type == "multi_label_classification"
     thresholds = decision_threshold(config)
     expected = predicted_classes(scores[ONNX_FILE], several, thresholds)
@@ -171,7 +171,7 @@ def compare_files(
         accuracy, agreement = ((predicted == classes).all(axis=1).mean() for classes in (truth, expected))
         lines.append(
             f"{name:16}{megabytes(folder / name):>10}{accuracy:10.3f}{macro_f1(predicted, truth, several):10.3f}"
-            f"{agreement:11.3f}{f'{1000 * times[name]:.1f} ms':>18}"
+            f"{agreement:11.3f}{f'{1000 * times[name]:.1f} ms':>20}"
         )
     if agreement < MIN_AGREEMENT:
         logger.warning(

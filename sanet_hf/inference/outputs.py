@@ -239,11 +239,10 @@ def make_table_printer(labels: Iterable[str]) -> Callable[[list[dict]], None]:
 
     def show(rows: list[dict]) -> None:
         nonlocal is_first
-        lines = [f"{'score':8}{'label':{width}}file"] if is_first else []
-        is_first = False
+        rows = [row for row in rows if row["error"] is None]
+        lines = [f"{'score':8}{'label':{width}}file"] if is_first and rows else []
+        is_first = is_first and not rows
         for row in rows:
-            if row["error"] is not None:
-                continue
             best = [(f"{row[f'score{rank}']:.4f}", row[f"label{rank}"]) for rank in _ranks(row)]
             scores = "  ".join(f"{score:6}  {label:{width - 2}}" for score, label in best or [NO_CLASS])
             time = "" if row["start"] is None else f"  {row['start']:.2f} to {row['end']:.2f} s"

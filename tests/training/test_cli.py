@@ -34,7 +34,7 @@ def run(*argv: str, cwd=None) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--help"], ["sanet train sanet.yaml", "train", "predict", "convert", "--traceback"]),
+        (["--help"], ["sanet train --data_dir", "train", "predict", "convert", "--traceback"]),
         (["--version"], ["sanet-hf "]),
         (["prepare", "--help"], ["--max_seconds", "--no_denoise", "--group_pattern", "interruption"]),
         (["check", "--help"], ["FOLDER", "--machine", "--group_pattern", "--num_workers"]),
@@ -319,6 +319,7 @@ def test_misuse_exits_with_2(argv, message, capsys):
     [
         (["--data_dir", "nowhere"], "nowhere: folder not found"),
         (["--learning_rat", "1"], "--learning_rat is not an option of sanet train. Did you mean --learning_rate?"),
+        (["--epochs", "1"], "--epochs is not an option of sanet train. Did you mean --averaged_epochs or --num_train"),
         (["--data_dir", "DATA", "--config_overrides", "conv_dims=[8]"], "SANetConfig has no 'conv_dims'"),
         (["--data_dir", "DATA", "--config_overrides", "conv_dim=[8]"], "conv_dim=(8,) and conv_kernel="),
         (["--data_dir", "DATA", "--config_overrides", "conv_dim=wide"], "conv_dim"),
@@ -790,3 +791,11 @@ def test_closed_pipe_ends_the_command_without_an_error(tmp_path):
         process.stdout.close()
         errors = process.stderr.read()
     assert process.returncode == 141 and not errors
+
+
+def test_unknown_option_shows_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "MODEL", "a.wav", "--outptu", "x.csv"])
+    error = capsys.readouterr().err
+    assert error.startswith("usage: sanet predict MODEL INPUT")
+    assert error.endswith("sanet predict: error: unrecognized arguments: --outptu x.csv. Did you mean --output?\n")

@@ -174,8 +174,9 @@ def simulated_rooms(sampling_rate: int) -> Path:
         import pyroomacoustics
     except ImportError as error:
         raise UsageError(
-            "augmentations: ApplyImpulseResponse needs recorded impulse responses (ir_path: FOLDER) or, for simulated "
-            'rooms, pyroomacoustics: pip install "sanet-hf[prepare]".'
+            "The augmentation ApplyImpulseResponse of the configuration file simulates rooms, which needs "
+            'pyroomacoustics: pip install "sanet-hf[prepare]". Or set its ir_path to a folder of recorded impulse '
+            "responses, or remove it."
         ) from error
     for index in tqdm(missing, desc="Simulating rooms", unit="room"):
         response = _simulate_room(pyroomacoustics, np.random.default_rng(index), sampling_rate)

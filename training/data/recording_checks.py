@@ -180,8 +180,8 @@ def leave_out_unreadable(
         logger.warning(f"Skipped: {error}")
     if len(bad) > max_bad_fraction * total:
         raise DataError(
-            f"{len(bad)} of {total} recordings are unreadable, more than max_bad_fraction={max_bad_fraction:g}:"
-            f"{shorten_lines(bad)}"
+            f"{len(bad)} of {total} recordings are unreadable, more than max_bad_fraction={max_bad_fraction:g}. "
+            f"Remove them, or set a larger --max_bad_fraction to skip them:{shorten_lines(bad)}"
         )
     if len(bad) > MAX_LISTED:
         logger.warning(f"Skipped:\n  and {len(bad) - MAX_LISTED} more")

@@ -41,10 +41,10 @@ def main() -> int:
         return status
     print('\n3. Running pipeline("audio-classification") on a test clip of each voice')
     _classify(data_dir / "test", model_dir)
-    print(f"\nDone in {time.monotonic() - start:.0f} s. Next, with your own recordings in FOLDER/<class>/*.wav:")
+    print(f"\nDone in {time.monotonic() - start:.0f} s. Next, with the recordings of each class in FOLDER/<class>/:")
     print("  . .venv/bin/activate")
-    print("  sanet train --data_dir FOLDER --output_dir runs/mine")
-    print("  sanet predict runs/mine CLIP.wav")
+    print("  sanet train --data_dir FOLDER --output_dir runs/sanet")
+    print("  sanet predict runs/sanet CLIP.wav")
     return 0
 
 

@@ -281,7 +281,7 @@ def prepare_file(task: Task) -> list[dict[str, Any]]:
         for row in _write_pieces(task, about, kind, stretches, waveform, cleaned, gain)
     ]
     if options.segments and not pieces["segment"]:
-        rows.append({**about, "kind": "segment", "skipped": "no speech found"})
+        rows.append({**about, "kind": "segment", "skipped": "no speech in the recording; its clips are kept"})
     return rows
 
 

@@ -101,7 +101,9 @@ def _plot(examples: Mapping[str, tuple[np.ndarray, str]], sampling_rate: int, pa
             axis.set_visible(False)
         for axis, (name, (waveform, text)) in zip(axes.flat, examples.items()):
             waveform = np.pad(waveform, (0, max(0, 512 - len(waveform))))
-            axis.specgram(waveform + 1e-7, NFFT=512, noverlap=384, Fs=sampling_rate, vmin=-130, vmax=-30, cmap="magma")
+            # Faint noise, because the logarithm of silence is not finite. A constant has no power at most frequencies.
+            waveform = waveform + 1e-7 * np.random.default_rng(0).standard_normal(len(waveform))
+            axis.specgram(waveform, NFFT=512, noverlap=384, Fs=sampling_rate, vmin=-130, vmax=-30, cmap="magma")
             axis.yaxis.set_major_formatter(lambda hertz, _: f"{hertz / 1000:g}")
             axis.set_title(f"{name}: {text}", wrap=True)
             axis.set_xlim(0, seconds)

@@ -98,7 +98,8 @@ def write_model_card(
         table=format_markdown_table,
         enumerate_some=_enumerate,
         name=name,
-        quoted_name=json.dumps(name, ensure_ascii=False),
+        # An absolute path would publish the folders of a machine.
+        quoted_path=json.dumps(name if output_dir.is_absolute() else output_dir.as_posix(), ensure_ascii=False),
         architecture=type(model).__name__,
         num_parameters=model.num_parameters(),
         is_sanet=is_sanet,

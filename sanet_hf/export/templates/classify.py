@@ -18,12 +18,14 @@ arguments = parser.parse_args()
 session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
 options = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
 sys.stderr.write("Denoise clips with noisereduce first, as in training.\n" * bool(options.get("denoised_training")))
-with wave.open(arguments.clip) as file:
-    if (file.getsampwidth(), file.getframerate()) != (2, options["sampling_rate"]):
-        sys.exit(f"{arguments.clip}: convert the file to 16-bit PCM at {options['sampling_rate']} Hz first.")
-    frames = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
-clip, length, scores = frames.mean(1, dtype=np.float32) / 32768, options["window_length"], []
-powers = []
+try:
+    file = wave.open(arguments.clip)
+except (OSError, EOFError, wave.Error) as error:
+    sys.exit(f"{arguments.clip}: not a readable WAV file ({error}).")
+if (file.getsampwidth(), file.getframerate()) != (2, options["sampling_rate"]):
+    sys.exit(f"{arguments.clip}: convert the file to 16-bit PCM at {options['sampling_rate']} Hz first.")
+frames = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
+clip, length, scores, powers = frames.mean(1, dtype=np.float32) / 32768, options["window_length"], [], []
 several = "multi" in str(options["problem_type"])
 starts = [*range(0, len(clip) - length, length), max(0, len(clip) - length)]  # the last window ends with the clip
 for window in (clip[start : start + length] for start in starts if np.any(abs(clip[start:][:length]) >= 1e-4)):
@@ -39,9 +41,8 @@ if not several:  # windows over 20 dB quieter than the loudest do not count
     scores = [score for score, power in zip(scores, powers) if power >= max(powers) / 100]
 scores = np.mean(scores or sys.exit("silent, no class"), 0)
 background = options.get("background_label")
-least = options.get("thresholds") or [0.5 if several else 0] * len(scores)
-if arguments.min_score is not None:
-    least = [arguments.min_score] * len(scores)
+default = options.get("thresholds") or [0.5 if several else 0] * len(scores)
+least = default if arguments.min_score is None else [arguments.min_score] * len(scores)
 if not several and max(scores) < least[0] and options["labels"][np.argmax(scores)] != background:
     print(f"{max(scores):.4f} unknown")
 for score, limit, label in sorted(zip(scores, least, options["labels"]), reverse=True):

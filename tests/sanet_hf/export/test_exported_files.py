@@ -185,6 +185,8 @@ def test_example_asks_for_denoised_clips(exported, tmp_path):
 def test_example_refuses_another_sampling_rate(exported, tmp_path):
     path = write_wav(tmp_path / "clip.wav", sampling_rate=8000)
     assert f"{path}: convert the file to 16-bit PCM at 16000 Hz" in run_example(exported[1], path, expect=1).stderr
+    path.write_bytes(b"OggS, not a WAV file")
+    assert f"{path}: not a readable WAV file" in run_example(exported[1], path, expect=1).stderr
 
 
 def test_example_skips_silent_windows_like_predict(exported, tmp_path):

@@ -50,7 +50,7 @@ def test_rooms_are_simulated_once(monkeypatch):
 
 def test_missing_pyroomacoustics_is_an_error(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyroomacoustics", None)
-    with pytest.raises(ValueError, match=r"ir_path: FOLDER.*sanet-hf\[prepare\]"):
+    with pytest.raises(ValueError, match=r"sanet-hf\[prepare\].*set its ir_path"):
         make_augmentation([{"ApplyImpulseResponse": {"p": 1}}], RATE)
 
 

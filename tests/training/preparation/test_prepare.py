@@ -725,7 +725,7 @@ def test_clips_have_the_chosen_sampling_rate(tmp_path, capsys, rate):
     write(source / "high" / "a.wav", tone(1.0, 22_050, 2000), 22_050)
     command = ["prepare", str(source), str(output), "--sampling_rate", str(rate), "--no_segments"]
     assert main([*command, "--max_seconds", "0.4", "--num_workers", "1"]) == 0
-    assert f"{output / 'clips'} --sampling_rate {rate}\n" in capsys.readouterr().out
+    assert f"{output / 'clips'} --sampling_rate {rate} --output_dir" in capsys.readouterr().out
     manifest = pandas.read_parquet(output / "manifest.parquet")
     assert len(manifest) == 6
     for row in manifest.itertuples():
