@@ -5,6 +5,7 @@
 import io
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ MARKER_AREA, MIN_MARKER_AREA = 900, 20
 DISTANCES = (5, 20, 40, 65, 95, 130)
 DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1))
 UNKNOWN = "–"
+# Times per clip whose ratio is below this count as about the same.
+SAME_TIME = 1.1
 
 
 def write_comparison(result: Mapping[str, Any], output_dir: str | Path) -> None:
@@ -83,9 +86,9 @@ def describe_difference(metric: str, first: Mapping[str, Any], other: Mapping[st
         claim += ", which could be chance"
     test = f"; {format_p(difference['p'], 'p')}" if metric == "accuracy" else ""
     ratio = other["latency_median"] / first["latency_median"]
-    if ratio >= 1.1:
+    if ratio > SAME_TIME:
         time = f"takes {_ratio(ratio)} times as long per clip"
-    elif ratio <= 1 / 1.1:
+    elif ratio < 1 / SAME_TIME:
         time = f"is {_ratio(1 / ratio)} times as fast per clip"
     else:
         time = "takes about the same time per clip"
@@ -93,31 +96,68 @@ def describe_difference(metric: str, first: Mapping[str, Any], other: Mapping[st
 
 
 def recommend(result: Mapping[str, Any]) -> str:
-    """Return which model to use: the fastest of those that are not significantly worse than the best one."""
+    """
+    Return which model to use: the fastest of those that are not significantly worse than the best one. Of models with
+    about the same time, this is the most accurate. Models that are not better than their baseline are avoided.
+    """
     rows = result["candidates"]
     better, worse, top = "better", "worse", "best"
     if result["metric"] == "accuracy":
         better, worse, top = "more accurate", "less accurate", "most accurate"
     as_good = [row for row in rows if not row["behind_best"]["is_significant"]]
-    best = max(rows, key=lambda row: row["metrics"][result["metric"]]["value"])
-    fastest, choice = (min(group, key=lambda row: row["latency_median"]) for group in (rows, as_good))
+    useful = [row for row in as_good if _gain(row) > 0] or as_good
+    best = max(rows, key=lambda row: _score(row, result))
+    fastest, choice = (_choose_fastest(group, result) for group in (rows, useful))
+    name, is_fastest = choice["name"], _is_as_fast(choice, rows)
+    gain = _gain(choice)
+    if gain < 0:
+        return f"Use none of these models: {name} is {worse} than its log-mel baseline. Train on more recordings."
+    warning = "" if gain > 0 else f" {name} is not {better} than its log-mel baseline."
+    within = "" if choice is min(useful if not is_fastest else rows, key=_time) else " (within 10 %)"
+    is_top = all(row is choice or _score(row, result) < _score(choice, result) for row in rows)
+    if is_fastest and is_top:
+        return f"Use {name}: it is the {top} and the fastest{within}.{warning}"
     if len(as_good) == 1:
-        if choice is fastest:
-            return f"Use {choice['name']}: it is the {top} and the fastest."
-        return f"Use {choice['name']} if accuracy matters most, {fastest['name']} if speed does."
-    if choice is fastest:
-        advice = f"Use {choice['name']}: it is the fastest, and no other model is significantly {better}."
+        if _gain(fastest) > 0:
+            return f"Use {name} if accuracy matters most, {fastest['name']} if speed does.{warning}"
+        return f"Use {name}: it is the {top}. {fastest['name']} is faster, but not {better} than its log-mel baseline."
+    if is_fastest:
+        advice = f"Use {name}: it is the fastest{within}, and no other model is significantly {better}."
     else:
+        than_baseline = "" if len(useful) == len(as_good) else f" and {better} than their log-mel baselines"
+        but = worse if _score(fastest, result) < _score(choice, result) else f"not {better} than its log-mel baseline"
         advice = (
-            f"Use {choice['name']}: it is the fastest of the models that are not significantly {worse} than the best. "
-            f"{fastest['name']} is faster, but {worse}."
+            f"Use {name}: it is the fastest{within} of the models that are not significantly {worse} than the best"
+            f"{than_baseline}. {fastest['name']} is faster, but {but}."
         )
-    if choice is best:
-        return advice
+    advice += warning
     possible = 100 * choice["behind_best"]["high"]
-    if possible < 0.05:
+    if choice is best or possible < 0.05:
         return advice
     return f"{advice} {best['name']} could still be up to {possible:.1f} points {better}."
+
+
+def _time(row: Mapping[str, Any]) -> float:
+    return row["latency_median"]
+
+
+def _score(row: Mapping[str, Any], result: Mapping[str, Any]) -> float:
+    return row["metrics"][result["metric"]]["value"]
+
+
+def _gain(row: Mapping[str, Any]) -> float:
+    """Return the accuracy (or mAP) of a model minus that of its baseline; infinity without a baseline."""
+    return row["baseline"]["difference"]["value"] if row.get("baseline") else math.inf
+
+
+def _is_as_fast(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> bool:
+    return _time(row) <= SAME_TIME * min(map(_time, others))
+
+
+def _choose_fastest(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the most accurate of the models that take about as little time as the fastest."""
+    fast = [row for row in rows if _is_as_fast(row, rows)]
+    return max(fast, key=lambda row: (_score(row, result), -_time(row)))
 
 
 def make_table(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -309,8 +349,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         )
     if any(row.get("baseline") for row in rows):
         notes.append(
-            "Log-mel baseline: logistic regression on log-mel statistics, fitted to the training recordings of the "
-            "same run. Do not use a model that is not better."
+            "Log-mel baseline: logistic regression on log-mel statistics, fitted to the recordings that the network of "
+            "the same run was trained on. Do not use a model that is worse. A model that is equal gains nothing."
         )
     memory = "a new process that loads the model and classifies one batch, including Python and PyTorch"
     if machine["is_gpu"]:

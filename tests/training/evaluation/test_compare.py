@@ -418,3 +418,36 @@ def test_recommendation_weighs_accuracy_and_speed():
     equal = make_row("middle", 0.93, 0.5, False)
     equal["behind_best"] |= {"value": 0.0, "low": 0.0, "high": 0.0}
     assert advise(equal, slow_and_best).endswith("no other model is significantly more accurate.")
+
+
+def test_more_accurate_model_is_recommended_if_times_are_about_the_same():
+    def advise(*rows):
+        return recommend({"metric": "accuracy", "candidates": rows})
+
+    head, sanet = make_row("head", 0.85, 0.0243, False), make_row("sanet", 0.95, 0.0246, False)
+    assert "about the same time" in describe_difference("accuracy", sanet, head)
+    assert advise(sanet, head) == "Use sanet: it is the most accurate and the fastest (within 10 %)."
+    slower = make_row("sanet", 0.95, 1.11 * 0.0243, False)
+    assert "times as fast" in describe_difference("accuracy", slower, head)
+    assert advise(slower, head).startswith("Use head: it is the fastest, and")
+
+
+def test_recommendation_avoids_models_that_are_not_better_than_their_baseline():
+    def advise(*rows):
+        return recommend({"metric": "accuracy", "candidates": rows})
+
+    rows = make_row("head", 0.85, 0.1, False), make_row("sanet", 0.95, 0.3, False)
+    for row, gain in zip(rows, (0.0, 0.1)):
+        row["baseline"] = {"difference": {"value": gain}}
+    assert advise(*rows).startswith("Use sanet: it is the fastest of the models that are not significantly less")
+    rows[1]["baseline"]["difference"]["value"] = 0.0
+    assert advise(*rows).startswith("Use head:") and "head is not more accurate than its log-mel" in advise(*rows)
+    for row in rows:
+        row["baseline"]["difference"]["value"] = -0.05
+    assert advise(*rows).startswith("Use none of these models")
+    # The fastest model is not recommended for its speed if the baseline is as good.
+    rows[0]["behind_best"] = {**rows[0]["behind_best"], "is_significant": True}
+    rows[1]["baseline"]["difference"]["value"] = 0.1
+    assert advise(*rows) == (
+        "Use sanet: it is the most accurate. head is faster, but not more accurate than its log-mel baseline."
+    )
