@@ -36,7 +36,8 @@ class FalseAlarms:
         counts: Counts for each kind of generated noise.
         recorded: Count for recordings of `background_dir`, if there are any.
         min_score: Smallest score of a detection in single-label data; `None` for the model's thresholds.
-        alike: Kinds that were not used in training, with the class that each sounds like. They do not count.
+        alike: Kinds that were not used in training, with the class that each sounds like, and kinds that are
+            called like a class. They do not count.
         has_background: Whether the model was trained on background.
     """
 
@@ -67,7 +68,11 @@ class FalseAlarms:
         if self.per_hour <= MOST_PER_HOUR:
             return None
         if not self.has_background:
-            return "Train with --background auto, which adds generated noise and quiet parts of the recordings."
+            return (
+                "The model knows only its classes, so it assigns every sound to one of them. Train with --background "
+                "auto, which adds generated noise and quiet parts of the recordings, or require a higher score in "
+                "prediction (--min_score)."
+            )
         return (
             "Add recordings of the background where the model is used (--background_dir), or require a higher score "
             "(--min_score)."

@@ -65,7 +65,9 @@ def measure_false_alarms(
     Returns:
         The counts, or `None` if there are no minutes of noise that count.
     """
-    alike = dict(alike or {})
+    labels = set(model.config.id2label.values()) - {getattr(model.config, "background_label", None)}
+    # Noise that is called like a class, such as rain, may be detected as this class.
+    alike = {label.lower(): label for label in labels if label.lower() in KINDS} | dict(alike or {})
     plan = [
         (KINDS[index % len(KINDS)], LEVELS[(index + index // len(KINDS)) % len(LEVELS)]) for index in range(minutes)
     ]

@@ -70,7 +70,8 @@ def test_false_alarms_of_a_constant_classifier(tmp_path, capsys, caplog):
     print_false_alarms(result)
     message = "(tested on 12 min, score of at least 0.5), with detections of owl (12)"
     assert f"60 false alarms per hour of generated noise {message}" in capsys.readouterr().err
-    assert "Train with --background auto" in caplog.text
+    assert "assigns every sound to one of them. Train with --background auto" in caplog.text
+    assert "--min_score" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,16 @@ def test_noise_that_sounds_like_a_class_is_not_counted():
     assert result.metrics["false_alarms_per_hour_white"] == pytest.approx(60)
     assert "--background_dir" in result.advice
     assert measure_false_alarms(*model, 0) is None and measure_false_alarms(*model, 1, alike={"white": "owl"}) is None
+
+
+def test_noise_that_is_called_like_a_class_is_not_counted():
+    model, extractor = make_classifier(0, 5, 0)
+    model.config.id2label = {0: "fox", 1: "owl", 2: "White"}
+    result = measure_false_alarms(model, extractor, 2)
+    assert result.alike == {"white": "White"} and result.hours == pytest.approx(1 / 60)
+    # A background class is not detected, so that its noise counts.
+    model.config.background_label = "White"
+    assert measure_false_alarms(model, extractor, 2).hours == pytest.approx(2 / 60)
 
 
 def test_minutes_depend_on_the_training():
