@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check whether a sampling rate suits recordings: how much energy is above half of it, and how high they reach."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,32 +66,42 @@ def warn_of_band(recordings: Mapping[str, Dataset], sampling_rate: int) -> None:
         audio = recording["audio"]
         source = audio["path"] if audio["bytes"] is None else audio["bytes"]
         bands.append(measure_band(source, recording["file"], sampling_rate))
-    for warning in describe_bands(bands, sampling_rate):
+    for warning in describe_bands(bands, sampling_rate, len(places)):
         logger.warning(warning)
 
 
-def describe_bands(bands: Iterable[Band | None], sampling_rate: int) -> list[str]:
-    """Return sentences on the energy that a model at `sampling_rate` cannot see, and on lower sampling rates."""
+def describe_bands(bands: Collection[Band | None], sampling_rate: int, num_recordings: int | None = None) -> list[str]:
+    """
+    Return sentences on the energy that a model at `sampling_rate` cannot see, and on lower sampling rates.
+
+    Args:
+        bands: Result of [`measure_band`] for each measured recording.
+        sampling_rate: In Hz.
+        num_recordings: Number of all recordings, if only some were measured.
+    """
     known = [band for band in bands if band is not None]
+    total = f"{len(known)} recordings"
+    if num_recordings is not None and num_recordings > len(bands):
+        total = f"{len(known)} measured recordings (of {num_recordings:,} in total)"
     findings = []
     lost = [band for band in known if band.above > MUCH]
     if lost and len(lost) >= SEVERAL * len(known):
-        findings.append(_describe_loss(lost, len(known), sampling_rate))
+        findings.append(_describe_loss(lost, total, sampling_rate))
     low = [band for band in known if band.rate < sampling_rate]
     if low and 2 * len(low) > len(known):
         usual = max({band.rate for band in low}, key=[band.rate for band in low].count)
         findings.append(
-            f"{len(low)} of {len(known)} recordings have lower sampling rates than {sampling_rate} Hz, such as "
+            f"{len(low)} of {total} have lower sampling rates than {sampling_rate} Hz, such as "
             f"{usual} Hz: they contain nothing in the upper part of the model's frequency range."
             + (f" --sampling_rate {usual} trains a SANet in less time." if usual >= SAMPLING_RATES[0] else "")
         )
     return findings
 
 
-def _describe_loss(lost: Sequence[Band], count: int, sampling_rate: int) -> str:
+def _describe_loss(lost: Sequence[Band], total: str, sampling_rate: int) -> str:
     mean = np.mean([band.above for band in lost])
     finding = (
-        f"{len(lost)} of {count} recordings have on average {100 * mean:.0f} % of their energy above "
+        f"{len(lost)} of {total} have on average {100 * mean:.0f} % of their energy above "
         f"{sampling_rate / 2:g} Hz, half of the sampling rate of {sampling_rate} Hz. The model does not use it: "
         f"{shorten([band.name for band in lost], 3)}."
     )

@@ -193,10 +193,10 @@ def _choose(clips: Mapping[str, Clips], folder: Path, gibibytes: float, num_epoc
     seconds = SAMPLE.itemsize * clips["train"].feature_extractor.sampling_rate
     total = f"{format_duration(sizes.sum() / seconds)} of recordings"
     if len(order) == len(parts):
-        return f"All {total} are decoded once and kept in {folder} ({sizes.sum() / 2**20:,.0f} MiB)."
+        return f"All {total} are decoded once and kept in {folder} during training ({sizes.sum() / 2**20:,.0f} MiB)."
     reason = "a tenth of the free disk space" if room < gibibytes * GIBIBYTE else f"--cache_audio {gibibytes:g}"
     fitting = sizes[order].sum()
     return (
-        f"The shortest {format_duration(fitting / seconds)} of {total} are decoded once and kept in {folder} "
-        f"({fitting / 2**20:,.0f} MiB, limited by {reason})."
+        f"The shortest {format_duration(fitting / seconds)} of {total} are decoded once and kept in {folder} during "
+        f"training ({fitting / 2**20:,.0f} MiB, limited by {reason})."
     )

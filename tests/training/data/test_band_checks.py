@@ -103,6 +103,13 @@ def test_bands_give_findings(bands, texts):
     assert all(text in findings[0] for text in texts)
 
 
+def test_warning_says_how_many_recordings_were_measured():
+    bands = [Band("a", 48_000, 0.5, (0.0,) * len(COMMON_RATES))]
+    (finding,) = describe_bands(bands, 16_000, 180)
+    assert finding.startswith("1 of 1 measured recordings (of 180 in total) have")
+    assert describe_bands(bands, 16_000, 1)[0].startswith("1 of 1 recordings have")
+
+
 def test_no_higher_rate_is_advised_at_the_highest_rate():
     (finding,) = describe_bands([Band("a", 384_000, 0.9, (0.9,) * len(COMMON_RATES))], 96_000)
     assert (
