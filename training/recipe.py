@@ -27,12 +27,10 @@ from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, 
 from sanet_hf.training.data.labels import label_names
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.models import check_regression, read_model_type, read_sampling_rate, read_window_seconds
-from sanet_hf.training.run_folder import OPTIONS_FILE, check_output, is_cross_validation
+from sanet_hf.training.run_folder import OPTIONS_FILE, RECIPE_FILE, check_output, is_cross_validation
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
 
-
-RECIPE_FILE = "recipe.yaml"
 
 # Channels of the blocks on the spectrogram, and the smallest number of training recordings for which they are chosen.
 WIDTHS = {"narrow": ([16, 32, 64, 128], 0), "wide": ([32, 64, 128, 256], 3000)}
@@ -116,7 +114,10 @@ def choose_recipe(
     else:
         choices = {"model_name_or_path": Choice(start, "a pretrained network")}
         if fits_head and not is_own:
-            choices["head_first"] = Choice(True, "fits a head in seconds, which training starts from and must beat")
+            choices["head_first"] = Choice(
+                True,
+                "fits a head in seconds; training starts from it, and it is kept if training makes it clearly worse",
+            )
     choices |= {
         "max_length_seconds": Choice(
             stretch,
@@ -153,7 +154,9 @@ def choose_recipe(
         "save_steps": Choice(
             0.1, "fraction of all steps; late checkpoints recompute BatchNorm statistics, which takes time"
         ),
-        "save_total_limit": Choice(1, "only the last checkpoint is needed"),
+        "save_total_limit": Choice(
+            1, "only the last checkpoint is needed to resume; before a refit, the last two are kept"
+        ),
         "logging_strategy": Choice("epoch", "one point of the loss curve per epoch"),
     }
     return choices

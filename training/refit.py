@@ -29,7 +29,7 @@ from sanet_hf.training.options import without_evaluation
 from sanet_hf.training.run_folder import REFIT_FOLDER, read_file
 from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
-from sanet_hf.utils.formatting import format_duration
+from sanet_hf.utils.formatting import count, format_duration
 
 
 PLAN_FILE = "plan.json"
@@ -59,8 +59,8 @@ class Refit(NamedTuple):
         start = "the initial weights" if self.starts_from == "scratch" else "the weights of the first training"
         return (
             f"After model selection on validation, the model was trained from {start} on {self.num_recordings:,} "
-            f"training and validation recordings together ({format_duration(self.seconds)}, {self.num_epochs:.4g} "
-            "epochs). Validation results are from before this training."
+            f"training and validation recordings together ({format_duration(self.seconds)}, "
+            f"{count(self.num_epochs, 'epoch')}). Validation results are from before this training."
         )
 
     @property
@@ -145,8 +145,17 @@ def refit(
         second.model.load_state_dict(trainer.model.state_dict())
     checkpoint = find_last_checkpoint(folder)
     if trainer.is_world_process_zero():
-        length = f"{plan['minutes']:.3g} min" if plan["minutes"] else f"{plan['epochs']:.4g} epochs"
-        print(f"Refit: {num_own} recordings, training and validation together; {length}", file=sys.stderr)
+        if plan["minutes"]:
+            length = f"{plan['minutes']:.3g} min"
+        else:
+            # The time of the first training, for other numbers of epochs and clips.
+            part = plan["epochs"] / trainer.state.epoch * len(joined) / len(recordings["train"])
+            about = format_duration(part * find_callback(trainer, TrainingClock).total())
+            length = f"{count(plan['epochs'], 'epoch')}, about {about}"
+        print(
+            f"Refit: second training, on {num_own:,} recordings (training and validation together); {length}",
+            file=sys.stderr,
+        )
     with keep_decoded({"train": second.train_dataset}, Path(arguments.output_dir), gibibytes, second.args):
         second.train(resume_from_checkpoint=checkpoint)
     check_terminated(second, Path(arguments.output_dir))

@@ -346,8 +346,9 @@ def choose_head(
     text = f"{first.score.value:.1%} on validation before training, {after.value:.1%} after it"
     if is_kept:
         text += ": clearly worse, so the original network is restored"
-    elif first.score.value > after.value:
-        text += ": the difference may be chance, so the trained network is kept"
+    else:
+        is_lower = first.score.value > after.value
+        text += f": {'the difference may be chance' if is_lower else 'not worse'}, so the trained network is kept"
     if trainer.is_world_process_zero():
         print(f"Head first: {text}.", file=sys.stderr)
     return is_kept, text

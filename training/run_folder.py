@@ -19,6 +19,7 @@ from sanet_hf.utils.files import OPTIONS_FILE
 LOCK_FILE = ".train.lock"
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
+RECIPE_FILE = "recipe.yaml"
 # Checkpoints of the second phase of a training with `--refit`. `Trainer` does not upload names with this underscore.
 REFIT_FOLDER = "_refit"
 # Files of a cross-validation, whose runs are in subfolders.

@@ -48,7 +48,7 @@ from sanet_hf.training.evaluation.alarm_counts import FalseAlarms
 from sanet_hf.training.evaluation.evaluate import evaluate_splits, make_compute_metrics, predict_windows
 from sanet_hf.training.evaluation.false_alarms import check_on_background
 from sanet_hf.training.evaluation.int8 import calibrate_on_split
-from sanet_hf.training.evaluation.results import Evaluation, in_order, write_all_predictions
+from sanet_hf.training.evaluation.results import Evaluation, describe_missing, in_order, write_all_predictions
 from sanet_hf.training.evaluation.run_baseline import compare_run, prepare_baseline, refit_to_validation
 from sanet_hf.training.evaluation.seen_recordings import record_run
 from sanet_hf.training.make_trainer import (
@@ -100,7 +100,7 @@ from sanet_hf.training.run_folder import (
 from sanet_hf.training.teachers import Teachers, describe_teachers, load_teachers
 from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
-from sanet_hf.utils.formatting import format_duration
+from sanet_hf.utils.formatting import count, format_duration
 from sanet_hf.versions import TESTED_VERSIONS
 
 
@@ -144,7 +144,7 @@ def _train(
 ) -> dict[str, float]:
     output_dir = Path(training_arguments.output_dir)
     # The final model of cross-validation is trained on all recordings, so that none are left to evaluate it.
-    is_final = data_arguments.fold == FINAL
+    is_final, is_fold = data_arguments.fold == FINAL, data_arguments.fold is not None
     if is_final:
         training_arguments = without_evaluation(training_arguments)
     options = {
@@ -322,7 +322,7 @@ def _train(
         metrics.update({f"{METRIC_PREFIXES[split]}_{name}": value for name, value in evaluation.metrics.items()})
     baselines, comparison = {}, None
     if baseline is not None:
-        comparison, own_metrics = compare_run(baseline, evaluations, model, training_arguments)
+        comparison, own_metrics = compare_run(baseline, evaluations, model, training_arguments, is_fold)
         baselines = baseline.evaluations
         metrics.update(own_metrics)
     source = _source_name(data_arguments)
@@ -373,6 +373,8 @@ def _train(
             "Calibration": calibration_text,
         }
         write_all_predictions(evaluations, baselines, output_dir)
+        for text in describe_missing(evaluations):
+            print(text, file=sys.stderr)
         _write_results(trainer, own, evaluations, metrics, facts, comparison, false_alarms)
     return metrics
 
@@ -424,7 +426,8 @@ def _describe_training(trainer: AudioClassificationTrainer, metrics: Mapping[str
     duration = format_duration(metrics["train_runtime"] - metrics.get("refit_runtime", 0))
     if trainer.args.head_only:
         return f"{duration}, head only"
-    text = f"{duration}, {trainer.state.epoch:.4g} epochs, {trainer.state.global_step} steps"
+    steps = count(trainer.state.global_step, "step")
+    text = f"{duration}, {count(trainer.state.epoch, 'epoch')}, {steps}"
     if trainer.time_limit is not None:
         text += f" (limit: {format_duration(trainer.time_limit.seconds)})"
     return text

@@ -9,6 +9,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 MAX_LISTED = 20  # names that a message lists
 
 
+def count(number: float, noun: str) -> str:
+    """Return a number with a noun in singular or plural: `1 class`, `1,200 clips`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    text = f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+    return f"{text} {noun if text == '1' else plural}"
+
+
 def shorten(names: Collection[str], limit: int = MAX_LISTED, separator: str = ", ") -> str:
     """Return the first names and the number of others: `a, b and 3 more`."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""

@@ -18,6 +18,7 @@ from sanet_hf.inference.windows import THRESHOLD, predicted_classes
 from sanet_hf.training.evaluation.calibration import WindowLogits, log_loss
 from sanet_hf.training.evaluation.metric_names import CALIBRATION_METRICS
 from sanet_hf.training.evaluation.metrics import PerClassMetrics, compute_metrics, expected_calibration_error
+from sanet_hf.utils.formatting import shorten
 
 
 # Prefix of the names of files with the baseline's predictions.
@@ -131,6 +132,17 @@ FEW_CLIPS = 10
 def in_order(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
     """Sort evaluations by split: train, validation, test, then others."""
     return {split: evaluations[split] for split in (*SPLITS, *evaluations) if split in evaluations}
+
+
+def describe_missing(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return a sentence for each split without clips of some classes."""
+    texts = []
+    for split, evaluation in evaluations.items():
+        counts = evaluation.true_matrix.sum(axis=0)
+        absent = [evaluation.labels[index] for index in np.flatnonzero(counts == 0) if index != evaluation.left_out]
+        if absent:
+            texts.append(f"The {split} split has no clips of {shorten(absent)}. Its metrics say nothing about them.")
+    return texts
 
 
 def accuracy_interval(evaluation: Evaluation) -> tuple[float, float]:

@@ -1,12 +1,16 @@
 # Copyright 2026 The sanet-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline of a run: fitted to the same training split before training, compared with the network afterwards."""
+"""
+The baseline of a run: fitted to the training split before training, and compared with the network afterwards. If the
+network is trained again with the validation split (`--refit`), the baseline is also fitted again.
+"""
 
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,7 @@ from sanet_hf.training.data.log_mel import MAX_SECONDS, NUM_STATISTICS, log_mel_
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.evaluation.results import Evaluation, in_order
 from sanet_hf.training.evaluation.statistics import BASELINE, compare_with_baseline, metric_interval
-from sanet_hf.training.run_folder import METRIC_PREFIXES
+from sanet_hf.training.run_folder import METRIC_PREFIXES, RECIPE_FILE, read_file
 
 
 logger = logging.get_logger(__name__)
@@ -36,6 +40,12 @@ MAX_TRAINING, MAX_TESTED = 5000, 2500
 MAX_TOTAL_SECONDS, MIN_SECONDS = 10 * 3600.0, 5.0
 # Number of recordings in memory at once, and of threads that read them.
 NUM_AT_ONCE, NUM_THREADS = 16, 4
+# What the baseline was fitted to, without and with refit.
+FITTED_TO = (
+    "the same training recordings as the network",
+    "the training recordings, and for the results on test, like the network, also to the validation recordings",
+)
+TEST_ON_MORE = "Test on more recordings: --folds 5 tests on all of them."
 # Statistics by content, sampling rate and length. The folds of a cross-validation share most recordings.
 _known: dict[tuple[str, int, float], np.ndarray] = {}
 
@@ -70,12 +80,14 @@ class RunBaseline:
         examples: Examples by split.
         evaluations: Results of the validation and test splits.
         notes: Notes on recordings or parts that were not used.
+        is_refit: Whether the baseline and the test results are those of [`refit_to_validation`].
     """
 
     baseline: Baseline
     examples: Mapping[str, Examples]
     evaluations: Mapping[str, Evaluation]
     notes: Sequence[str]
+    is_refit: bool = False
 
 
 def fit_to_recordings(
@@ -152,7 +164,7 @@ def fit_to_recordings(
 
 
 def describe_baseline(run: RunBaseline) -> str:
-    """Return one line for the console, such as `Baseline (...): accuracy 0.80 (0.70-0.87) on validation`."""
+    """Return a line such as `Baseline (..., fitted to train): accuracy 0.80 (0.70-0.87) on validation`."""
     parts = []
     for split, evaluation in run.evaluations.items():
         metric = "mAP" if evaluation.is_multi_label else "accuracy"
@@ -161,7 +173,7 @@ def describe_baseline(run: RunBaseline) -> str:
         name = "" if parts else f"{metric} "
         parts.append(f"{name}{value:.2f} ({low:.2f}-{high:.2f}) on {split}")
     notes = "".join(f"; {note}" for note in run.notes)
-    return f"Baseline ({BASELINE}): {', '.join(parts)}{notes}"
+    return f"Baseline ({BASELINE}, fitted to train): {', '.join(parts)}{notes}"
 
 
 def prepare_baseline(
@@ -197,11 +209,15 @@ def refit_to_validation(run: RunBaseline) -> RunBaseline:
         evaluations["test"] = dataclasses.replace(
             evaluations["test"], probabilities=baseline.predict_proba(test.features), metrics={}
         )
-    return dataclasses.replace(run, baseline=baseline, evaluations=evaluations)
+    return dataclasses.replace(run, baseline=baseline, evaluations=evaluations, is_refit=True)
 
 
 def compare_run(
-    run: RunBaseline, evaluations: Mapping[str, Evaluation], model: PreTrainedModel, arguments: AudioTrainingArguments
+    run: RunBaseline,
+    evaluations: Mapping[str, Evaluation],
+    model: PreTrainedModel,
+    arguments: AudioTrainingArguments,
+    is_fold: bool = False,
 ) -> tuple[dict[str, Any] | None, dict[str, float]]:
     """
     Compare the network of a run with its baseline, and print the result.
@@ -211,11 +227,12 @@ def compare_run(
         evaluations: Evaluations of the network by split.
         model: The network.
         arguments: Options of its training.
+        is_fold: Whether this is a run of a cross-validation, which will test on all recordings.
 
     Returns:
-        The result of [`compare_with_baseline`], and metrics for `all_results.json`: accuracy, macro F1 and, in
-        multi-label data, mAP, with names such as `baseline_eval_accuracy` or `baseline_test_accuracy`, and
-        `baseline_C`.
+        The result of [`compare_with_baseline`], with `fitted_to`: the recordings of the baseline. And metrics for
+        `all_results.json`: accuracy, macro F1 and, in multi-label data, mAP, with names such as
+        `baseline_eval_accuracy` or `baseline_test_accuracy`, and `baseline_C`.
     """
     metrics = {
         f"baseline_{METRIC_PREFIXES[split]}_{metric}": evaluation.metrics[metric]
@@ -223,32 +240,38 @@ def compare_run(
         for metric in ("accuracy", "macro_f1", "mAP")
         if metric in evaluation.metrics
     }
-    advice = advise(model.config, arguments.mixup_alpha, arguments.head_only)
-    comparison = compare_with_baseline(evaluations, run.evaluations, advice)
+    # The recipe chose a length at which more steps gained little.
+    is_long = "num_train_epochs" in read_file(Path(arguments.output_dir) / RECIPE_FILE)
+    advice = advise(model.config, arguments.mixup_alpha, arguments.head_only, is_long)
+    comparison = compare_with_baseline(evaluations, run.evaluations, advice, "" if is_fold else TEST_ON_MORE)
     if comparison is not None:
-        print_comparison(comparison)
+        comparison["fitted_to"] = FITTED_TO[run.is_refit]
+        print_comparison(comparison, run.is_refit)
     elif run.evaluations and evaluations:
         logger.warning("Cannot compare the network with the baseline: several recordings have the same name.")
     return comparison, {**metrics, "baseline_C": run.baseline.C}
 
 
-def advise(config: PreTrainedConfig, mixup_alpha: float, head_only: bool = False) -> str:
-    """Return advice for a network that is not better than the baseline."""
+def advise(config: PreTrainedConfig, mixup_alpha: float, head_only: bool = False, is_long: bool = False) -> str:
+    """Return advice for a network that is not more accurate than the baseline. `is_long` omits a longer training."""
     if head_only:
         return "Try more recordings, or train the whole network (leave out --head_only)."
-    steps = ["more recordings", "longer training (--num_train_epochs or --max_minutes)"]
+    steps = ["more recordings"]
+    if not is_long:
+        steps.append("longer training (--num_train_epochs or --max_minutes)")
     if config.model_type != "sanet":
         steps.append("a pretrained model (--model_name_or_path)")
     elif not config.spectrogram_dim:
         steps.append("the network for few recordings (sanet_spectrogram.yaml, or no configuration file)")
     if not mixup_alpha:
         steps.append("--mixup_alpha 1")
-    return f"Try {', '.join(steps[:-1])} or {steps[-1]}."
+    return f"Try {' or '.join([', '.join(steps[:-1])] * (len(steps) > 1) + steps[-1:])}."
 
 
-def print_comparison(comparison: Mapping[str, Any]) -> None:
+def print_comparison(comparison: Mapping[str, Any], is_refit: bool = False) -> None:
     """Print the results of the network and the baseline. Warn if the network is worse."""
-    print("\nNetwork and baseline (95 % intervals):", file=sys.stderr)
+    again = ". For test, both were trained again, with the validation recordings" if is_refit else ""
+    print(f"\nNetwork and baseline (95 % intervals){again}:", file=sys.stderr)
     for row in comparison["table"]:
         print(f"  {row[0]} ({row[1]} clips), {row[2]}: network {row[3]}, baseline {row[4]}, {row[5]}", file=sys.stderr)
     if comparison["verdict"] == "worse":

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, in_order
-from sanet_hf.utils.formatting import format_p, format_with_interval
+from sanet_hf.utils.formatting import count, format_p, format_with_interval
 
 
 NUM_RESAMPLES = 2000
@@ -190,14 +190,18 @@ def pair_up(network: Evaluation, baseline: Evaluation) -> tuple[Evaluation, Eval
 
 
 def compare_with_baseline(
-    evaluations: Mapping[str, Evaluation], baselines: Mapping[str, Evaluation], advice: str = ""
+    evaluations: Mapping[str, Evaluation],
+    baselines: Mapping[str, Evaluation],
+    advice: str = "",
+    test_advice: str = "",
 ) -> dict[str, Any] | None:
     """
     Compare a network with the baseline.
 
     Args:
         evaluations, baselines: Evaluations of the network and of the baseline, by split.
-        advice: Advice to add if the network is not better.
+        advice: Advice to add if the network is not more accurate.
+        test_advice: Advice to add if the difference could be chance.
 
     Returns:
         `rows`, for each split with both, and for accuracy (mAP in multi-label data) and macro F1: `split`,
@@ -239,8 +243,9 @@ def compare_with_baseline(
     verdict = "better" if is_better else "worse" if gap["value"] < 0 else "equal"
     text = _say(last, verdict)
     # If all clips are right, there is nothing to improve.
-    if not is_better and last["network"]["value"] < 1 and advice:
-        text += f" {advice}"
+    if last["network"]["value"] < 1:
+        text += "" if gap["is_significant"] else f" {test_advice}".rstrip()
+        text += "" if gap["value"] > 0 else f" {advice}".rstrip()
     return {
         "rows": rows,
         "verdict": verdict,
@@ -265,7 +270,8 @@ def _say(row: Mapping[str, Any], verdict: str) -> str:
     if what == "accuracy":
         # The test decides. It can disagree with the interval if few clips differ.
         range_ += f"; McNemar's test: {format_p(gap['p'], 'p')}"
-    place = f"on {row['split']} ({row['num_clips']:,} clips)"
+    clips = count(row["num_clips"], "clip")
+    place = f"on {row['split']} ({clips})"
     if verdict == "better":
         return f"The network is better than the baseline ({BASELINE}): {what} {points} higher {place}; {range_}."
     if verdict == "worse":
@@ -273,8 +279,14 @@ def _say(row: Mapping[str, Any], verdict: str) -> str:
         return (
             f"The network is worse than the baseline ({BASELINE}): {what} {points} lower {place}; {range_}. {advice}"
         )
-    claim = f"{points} higher" if gap["value"] > 0 else "equal"
-    return f"The network is not better than the baseline ({BASELINE}) beyond chance: {what} {claim} {place}; {range_}."
+    if gap["value"] > 0:
+        return (
+            f"The network is better than the baseline ({BASELINE}) on {row['split']}: {what} {points} higher. With "
+            f"{clips}, this could be chance ({range_})."
+        )
+    if row["network"]["value"] == 1:
+        return f"The network and the baseline ({BASELINE}) both reach {what} 1.000 {place}."
+    return f"The network and the baseline ({BASELINE}) have the same {what} {place}; {range_}."
 
 
 def _points(value: float) -> str:

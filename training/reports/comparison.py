@@ -349,8 +349,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         )
     if any(row.get("baseline") for row in rows):
         notes.append(
-            "Log-mel baseline: logistic regression on log-mel statistics, fitted to the recordings that the network of "
-            "the same run was trained on. Do not use a model that is worse. A model that is equal gains nothing."
+            "Log-mel baseline: logistic regression on log-mel statistics, fitted to the same recordings as the "
+            "network of the run. Do not use a model that is worse. A model that is equal gains nothing."
         )
     memory = "a new process that loads the model and classifies one batch, including Python and PyTorch"
     if machine["is_gpu"]:

@@ -21,6 +21,7 @@ from sanet_hf.training.evaluation.metrics import NUM_CALIBRATION_BINS, calibrati
 from sanet_hf.training.evaluation.results import (
     Evaluation,
     accuracy_interval,
+    describe_missing,
     in_order,
     list_classes,
     proportion_interval,
@@ -104,6 +105,7 @@ def write_report(
         durations=durations,
         last=last,
         interval=accuracy_interval(last),
+        missing=describe_missing(evaluations),
         metrics={name: texts for name, texts in METRICS.items() if name in last.metrics},
         folds=cross_validation,
         baseline=baseline,

@@ -17,7 +17,7 @@ from sanet_hf.training.evaluation.metrics import (
     compute_metrics,
     expected_calibration_error,
 )
-from sanet_hf.training.evaluation.results import Evaluation, list_classes, write_predictions
+from sanet_hf.training.evaluation.results import Evaluation, describe_missing, list_classes, write_predictions
 from sanet_hf.training.evaluation.statistics import resampled_f1, resampled_map
 
 
@@ -50,6 +50,19 @@ def test_added_background_is_not_in_macro_f1():
     assert resampled_f1(other, once)[0] == pytest.approx(other.metrics["macro_f1"])
     with_clips = Evaluation("test", list("abcd"), ["x", "y", "z"], references + 1, probabilities, background="z")
     assert with_clips.left_out is None
+
+
+def test_missing_classes_are_named():
+    probabilities, references = certain([0, 1], 3), np.array([0, 1])
+    full, added = (
+        Evaluation("test", ["a", "b"], ["x", "y", "z"], references, probabilities, background=background)
+        for background in (None, "z")
+    )
+    assert describe_missing({"test": full}) == [
+        "The test split has no clips of z. Its metrics say nothing about them."
+    ]
+    # Only training has clips of a background class that it added.
+    assert describe_missing({"test": added}) == []
 
 
 def test_top_3_accuracy():

@@ -3,6 +3,7 @@
 """The baseline of a run: its recordings, and the comparison of a network with it."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,16 @@ from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.evaluation import run_baseline
 from sanet_hf.training.evaluation.prediction_files import read_baseline
 from sanet_hf.training.evaluation.results import Evaluation, write_predictions
-from sanet_hf.training.evaluation.run_baseline import advise, describe_baseline, fit_to_recordings, prepare_baseline
+from sanet_hf.training.evaluation.run_baseline import (
+    advise,
+    compare_run,
+    describe_baseline,
+    fit_to_recordings,
+    prepare_baseline,
+    refit_to_validation,
+)
 from sanet_hf.training.evaluation.statistics import compare_with_baseline, mcnemar, pair_up
+from sanet_hf.training.reports.run import write_report
 from sanet_hf.utils.formatting import format_p
 
 
@@ -39,7 +48,7 @@ def test_baseline_uses_the_recordings_of_the_run(tones, monkeypatch):
     assert [len(run.examples[split].features) for split in ("train", "validation", "test")] == [32, 8, 8]
     assert {split: own.metrics["accuracy"] for split, own in run.evaluations.items()} == {"validation": 1, "test": 1}
     line = "accuracy 1.00 (0.68-1.00) on validation, 1.00 (0.68-1.00) on test"
-    assert describe_baseline(run) == f"Baseline (logistic regression on log-mel statistics): {line}"
+    assert describe_baseline(run) == f"Baseline (logistic regression on log-mel statistics, fitted to train): {line}"
     # The model may have another order of classes.
     other = fit_to_recordings(recordings, {"low": 0, "high": 1}, 16000, arguments)
     np.testing.assert_array_equal(run.examples["test"].targets, other.examples["test"].targets[:, ::-1])
@@ -57,6 +66,22 @@ def test_baseline_uses_the_recordings_of_the_run(tones, monkeypatch):
     # Without held-out recordings, there is no baseline.
     del recordings["validation"], recordings["test"]
     assert fit_to_recordings(recordings, LABELS, 16000, arguments) is None
+
+
+def test_refit_of_the_baseline_is_stated(tones, tmp_path, capsys):
+    arguments = DataArguments(data_dir=str(tones))
+    run = fit_to_recordings(load_recordings(arguments), LABELS, 16000, arguments)
+    options = SimpleNamespace(output_dir=str(tmp_path), mixup_alpha=1.0, head_only=False)
+    model = SimpleNamespace(config=SANetConfig())
+    for own, heading in (
+        (run, "Network and baseline (95 % intervals):"),
+        (refit_to_validation(run), "For test, both were trained again, with the validation recordings:"),
+    ):
+        comparison, _ = compare_run(own, run.evaluations, model, options)
+        assert heading in capsys.readouterr().err
+        assert ("also to the validation" in comparison["fitted_to"]) == own.is_refit
+        write_report(tmp_path / "report.html", "title", {}, run.evaluations, {}, [], baseline=comparison)
+        assert f"It was fitted to {comparison['fitted_to']}." in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_unreadable_recordings_are_skipped(tones, tmp_path):
@@ -99,7 +124,8 @@ def test_no_baseline(tones, tiny_options, tmp_path, monkeypatch, capsys):
             "better",
             "better than the baseline (logistic regression on log-mel statistics): accuracy 25.0 points",
         ),
-        (74, 70, "equal", "beyond chance: accuracy 4.0 points higher on test (100 clips)"),
+        (74, 70, "equal", "on test: accuracy 4.0 points higher. With 100 clips, this could be chance (95 % interval"),
+        (70, 70, "equal", "have the same accuracy on test (100 clips); 95 % interval −"),
         (69, 70, "worse", "accuracy 1.0 points lower on test (100 clips); 95 % interval −"),
         (50, 70, "worse", "Do not deploy it. Try harder."),
     ],
@@ -108,12 +134,13 @@ def test_verdict_on_network_and_baseline(network, baseline, verdict, text):
     rng = np.random.default_rng(0)
     right = [rng.permutation(100) < count for count in (network, baseline)]
     result = compare_with_baseline(
-        {"test": make_evaluation(right[0])}, {"test": make_evaluation(right[1])}, "Try harder."
+        {"test": make_evaluation(right[0])}, {"test": make_evaluation(right[1])}, "Try harder.", "Test on more."
     )
     assert result["verdict"] == verdict and text in result["text"]
     test = mcnemar(right[1], right[0])
-    assert f"McNemar's test: {format_p(test['p'], 'p')}." in result["text"]
-    assert ("Try harder." in result["text"]) == (verdict != "better")
+    assert f"McNemar's test: {format_p(test['p'], 'p')}" in result["text"]
+    assert ("Try harder." in result["text"]) == (network <= baseline)
+    assert ("Test on more." in result["text"]) == (network in (74, 70, 69))
     row = result["rows"][0]
     assert row["network"]["value"] == network / 100 and row["baseline"]["value"] == baseline / 100
     # The interval is paired: its width depends on the clips that only one of the two predicts correctly.
@@ -125,6 +152,12 @@ def test_verdict_on_network_and_baseline(network, baseline, verdict, text):
         "Accuracy",
         "{value:.3f} ({low:.3f}–{high:.3f})".format(**row["network"]),
     ]
+
+
+def test_equal_and_perfect_results_get_no_advice():
+    perfect = {"test": make_evaluation(np.ones(80, bool))}
+    text = compare_with_baseline(perfect, perfect, "Try harder.", "Test on more.")["text"]
+    assert text.endswith("both reach accuracy 1.000 on test (80 clips).")
 
 
 def test_multi_label_is_compared_by_map():
@@ -185,4 +218,6 @@ def test_advice_omits_options_already_used():
     config = SANetConfig(spectrogram_dim=[8], spectrogram_pool=[[1, 1]])
     assert "spectrogram" not in advise(config, 1.0) and "mixup" not in advise(config, 1.0)
     assert "pretrained" in advise(Wav2Vec2Config(), 0.0)
+    assert advise(config, 1.0, is_long=True) == "Try more recordings."
+    assert advise(config, 0.0, is_long=True) == "Try more recordings or --mixup_alpha 1."
     assert "leave out --head_only" in advise(SANetConfig(), 0.0, head_only=True)
