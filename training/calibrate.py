@@ -26,6 +26,7 @@ from sanet_hf.training.evaluation.calibration import (
     fit,
 )
 from sanet_hf.training.evaluation.results import Evaluation, summarize_calibration
+from sanet_hf.utils.formatting import format_count
 
 
 # Head on statistics of a SANet's log-mel bands; see [`training.regression_heads`].
@@ -53,7 +54,11 @@ def calibrate(
     if not trainer.args.calibrate and not is_multi_label:
         return None, "none (--calibrate false)"
     if num_recordings < MIN_RECORDINGS:
-        found = f"the validation split has {num_recordings} recordings" if num_recordings else "no validation split"
+        found = (
+            f"the validation split has {format_count(num_recordings, 'recording')}"
+            if num_recordings
+            else "no validation split"
+        )
         return None, _say(trainer, f"none: {found}; at least {MIN_RECORDINGS} are needed")
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return None, _say(trainer, "none: --fsdp and --deepspeed divide the weights between processes")
@@ -67,8 +72,8 @@ def calibrate(
         model.config.thresholds = best_thresholds(windows.probabilities(logits), references)
         num_present = references.sum(axis=0)
         few = int((np.minimum(num_present, num_recordings - num_present) < MIN_PER_CLASS).sum())
-        text += f"; a threshold per class for the best F1 on {num_recordings} validation recordings"
-        text += f" (0.5 for {few} classes with fewer than {MIN_PER_CLASS} of them)" if few else ""
+        text += f"; a threshold per class for the best F1 on {format_count(num_recordings, 'validation recording')}"
+        text += f" (0.5 for {format_count(few, 'class')} with fewer than {MIN_PER_CLASS} of them)" if few else ""
     return calibration, _say(trainer, text)
 
 

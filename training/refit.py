@@ -29,7 +29,7 @@ from sanet_hf.training.options import without_evaluation
 from sanet_hf.training.run_folder import REFIT_FOLDER, read_file
 from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
-from sanet_hf.utils.formatting import count, format_duration
+from sanet_hf.utils.formatting import format_count, format_duration
 
 
 PLAN_FILE = "plan.json"
@@ -60,7 +60,7 @@ class Refit(NamedTuple):
         return (
             f"After model selection on validation, the model was trained from {start} on {self.num_recordings:,} "
             f"training and validation recordings together ({format_duration(self.seconds)}, "
-            f"{count(self.num_epochs, 'epoch')}). Validation results are from before this training."
+            f"{format_count(self.num_epochs, 'epoch')}). Validation results are from before this training."
         )
 
     @property
@@ -151,7 +151,7 @@ def refit(
             # The time of the first training, for other numbers of epochs and clips.
             part = plan["epochs"] / trainer.state.epoch * len(joined) / len(recordings["train"])
             about = format_duration(part * find_callback(trainer, TrainingClock).total())
-            length = f"{count(plan['epochs'], 'epoch')}, about {about}"
+            length = f"{format_count(plan['epochs'], 'epoch')}, about {about}"
         print(
             f"Refit: second training, on {num_own:,} recordings (training and validation together); {length}",
             file=sys.stderr,

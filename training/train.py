@@ -100,7 +100,7 @@ from sanet_hf.training.run_folder import (
 from sanet_hf.training.teachers import Teachers, describe_teachers, load_teachers
 from sanet_hf.training.trainer import AudioClassificationTrainer
 from sanet_hf.utils.files import write_atomically
-from sanet_hf.utils.formatting import count, format_duration
+from sanet_hf.utils.formatting import format_count, format_duration
 from sanet_hf.versions import TESTED_VERSIONS
 
 
@@ -426,8 +426,8 @@ def _describe_training(trainer: AudioClassificationTrainer, metrics: Mapping[str
     duration = format_duration(metrics["train_runtime"] - metrics.get("refit_runtime", 0))
     if trainer.args.head_only:
         return f"{duration}, head only"
-    steps = count(trainer.state.global_step, "step")
-    text = f"{duration}, {count(trainer.state.epoch, 'epoch')}, {steps}"
+    steps = format_count(trainer.state.global_step, "step")
+    text = f"{duration}, {format_count(trainer.state.epoch, 'epoch')}, {steps}"
     if trainer.time_limit is not None:
         text += f" (limit: {format_duration(trainer.time_limit.seconds)})"
     return text
@@ -440,7 +440,7 @@ def _print_summary(
     if "train" not in recordings:
         counts = f"streamed train, {counts}"
     print(
-        f"{model.config.num_labels} classes; recordings: {counts}; {model.config.model_type} with "
+        f"{format_count(model.config.num_labels, 'class')}; recordings: {counts}; {model.config.model_type} with "
         f"{model.num_parameters() / 1e6:.2f} M parameters; {_format_name(arguments)} on {arguments.device}",
         file=sys.stderr,
     )

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 MAX_LISTED = 20  # names that a message lists
 
 
-def count(number: float, noun: str) -> str:
+def format_count(number: float, noun: str) -> str:
     """Return a number with a noun in singular or plural: `1 class`, `1,200 clips`."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     text = f"{number:,}" if isinstance(number, int) else f"{number:.4g}"

@@ -89,7 +89,9 @@ def test_given_options_change_the_recipe():
 
 def test_training_time_limits_the_epochs():
     enough, reason = choose_epochs(15, 0.1, is_refit=False)
-    assert "ms here" in reason and enough == choose_epochs(15, None, is_refit=False)[0]
+    assert "100 ms per step here: at least 3.8 min for training, plus reading, augmentation" in reason
+    assert "at least 7.5 min for both trainings" in choose_epochs(15, 0.1, is_refit=True)[1]
+    assert enough == choose_epochs(15, None, is_refit=False)[0]
     fewer, reason = choose_epochs(15, 10.0, is_refit=False)
     assert fewer == 9 and "fit into 30 minutes" in reason
     assert choose_epochs(15, 10.0, is_refit=True)[0] == 4

@@ -19,7 +19,7 @@ from sanet_hf.audio.levels import SILENCE, largest_amplitude
 from sanet_hf.errors import AudioError, DataError
 from sanet_hf.training.data.check_cache import CheckCache, RecordingState, find_state
 from sanet_hf.training.data.rows import check_end, find_stretch, open_row
-from sanet_hf.utils.formatting import MAX_LISTED, shorten, shorten_lines
+from sanet_hf.utils.formatting import MAX_LISTED, format_count, shorten, shorten_lines
 
 
 logger = logging.get_logger(__name__)
@@ -200,7 +200,7 @@ def warn_of_silence(source: DatasetDict, rows: Rows, checks: Mapping[str, Mappin
         if checks[origin][index].is_silent
     ]
     if silent:
-        logger.warning(f"{len(silent)} recordings are silent. They are used nevertheless: {shorten(silent)}.")
+        logger.warning(f"{format_count(len(silent), 'silent recording')}, used nevertheless: {shorten(silent)}.")
 
 
 def warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Mapping[int, RecordingCheck]]) -> None:
@@ -218,7 +218,7 @@ def warn_of_duplicates(source: DatasetDict, rows: Rows, checks: Mapping[str, Map
                 pairs.append(f"{names[0]} ({other[0]}) = {names[1]} ({split})")
     if pairs:
         logger.warning(
-            f"{len(pairs)} recordings are in two splits, so that scores on them are too high: {shorten(pairs)}."
+            f"{format_count(len(pairs), 'recording')} in two splits, so that scores are too high: {shorten(pairs)}."
         )
 
 

@@ -41,7 +41,7 @@ from sanet_hf.training.data.labels import (
 from sanet_hf.training.data.manifest import read_bounds, read_manifest_rows
 from sanet_hf.training.data.rows import is_url
 from sanet_hf.utils.files import to_text
-from sanet_hf.utils.formatting import shorten
+from sanet_hf.utils.formatting import format_count, shorten
 
 
 logger = logging.get_logger(__name__)
@@ -106,7 +106,9 @@ def _read_labels(name: str, split: SourceSplit, label_format: LabelFormat, max_b
         )
     recordings = split.recordings
     if missing:
-        logger.warning(f"Skipped {len(missing)} recordings ({name}) without a label: {shorten(missing)}.")
+        logger.warning(
+            f"Skipped {format_count(len(missing), 'recording')} ({name}) without a label: {shorten(missing)}."
+        )
         recordings = recordings.select([index for index, label in enumerate(labels) if label is not None])
     labels = [label for label in labels if label is not None]
     if label_format.is_multi_label:
@@ -179,18 +181,22 @@ def _files_of_classes(folder: Path, split: str) -> list[Path]:
         too_deep += [file for file in list_audio_files(path, is_deep=True) if file.parent != path]
     loose = list_audio_files(folder)
     if not classes:
-        found = f"{len(loose)} recordings" if loose else "nothing"
+        found = format_count(len(loose), "recording") if loose else "nothing"
         raise DataError(
             f"{folder} contains {found} but no class folders. Put the recordings of each class in {folder}/CLASS/."
         )
     if loose:
-        logger.warning(f"Skipped {len(loose)} recordings outside of class folders, the first: {loose[0]}")
+        logger.warning(
+            f"Skipped {format_count(len(loose), 'recording')} outside of class folders, the first: {loose[0]}"
+        )
     others = count_other_files(classes)
     if others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
+        kinds = ", ".join(f"{number} {suffix}" for suffix, number in others.items())
         logger.warning(f"{folder}: skipped files whose suffix is not an audio format: {kinds}.")
     if too_deep:
-        logger.warning(f"Skipped {len(too_deep)} recordings in subfolders of class folders, the first: {too_deep[0]}")
+        logger.warning(
+            f"Skipped {format_count(len(too_deep), 'recording')} in subfolders of classes, the first: {too_deep[0]}"
+        )
     return files
 
 

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from sanet_hf.training.evaluation.metric_names import METRICS
 from sanet_hf.training.evaluation.results import Evaluation, accuracy_interval, in_order
-from sanet_hf.utils.formatting import count, format_p, format_with_interval
+from sanet_hf.utils.formatting import format_count, format_p, format_with_interval
 
 
 NUM_RESAMPLES = 2000
@@ -270,7 +270,7 @@ def _say(row: Mapping[str, Any], verdict: str) -> str:
     if what == "accuracy":
         # The test decides. It can disagree with the interval if few clips differ.
         range_ += f"; McNemar's test: {format_p(gap['p'], 'p')}"
-    clips = count(row["num_clips"], "clip")
+    clips = format_count(row["num_clips"], "clip")
     place = f"on {row['split']} ({clips})"
     if verdict == "better":
         return f"The network is better than the baseline ({BASELINE}): {what} {points} higher {place}; {range_}."

@@ -62,7 +62,7 @@ def test_splits(tmp_path, paths, expected):
         ("train/a/0.wav test/a/0.wav notes/a.txt", "skipped notes/, because there are split folders"),
         ("train/a/0.wav test/a/0.wav more/a/0.wav", "skipped more/, because there are split folders"),
         ("train/a/0.wav test/a/0.wav validation/0.wav", "validation, because it contains no class folders"),
-        ("train/a/0.wav test/a/0.wav test/1.wav", "Skipped 1 recordings outside of class folders"),
+        ("train/a/0.wav test/a/0.wav test/1.wav", "Skipped 1 recording outside of class folders"),
     ],
 )
 def test_extra_folders_and_files_are_skipped_with_a_warning(tmp_path, paths, left_out, caplog):
@@ -87,10 +87,10 @@ def test_ambiguous_folders_are_an_error(tmp_path, paths, message):
 
 def test_splits_without_classes_are_an_error(tmp_path):
     make(tmp_path, "train/0.wav test/0.wav")
-    with pytest.raises(DataError, match="train contains 1 recordings but no class folders"):
+    with pytest.raises(DataError, match="train contains 1 recording but no class folders"):
         read_source(DataArguments(data_dir=str(tmp_path)))
 
 
 def test_recordings_outside_of_classes_are_skipped(tmp_path, caplog):
     assert found(make(tmp_path, "a/0.wav b/0.wav 1.wav")) == {"unsplit": {"a", "b"}}
-    assert "Skipped 1 recordings outside of class folders" in caplog.text
+    assert "Skipped 1 recording outside of class folders" in caplog.text

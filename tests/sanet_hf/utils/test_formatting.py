@@ -4,7 +4,7 @@
 
 import pytest
 
-from sanet_hf.utils.formatting import escape_markdown, format_markdown_table, shorten, shorten_lines
+from sanet_hf.utils.formatting import escape_markdown, format_count, format_markdown_table, shorten, shorten_lines
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,9 @@ def test_markdown_table():
     table = format_markdown_table(["name", "value"], [["a|b", 0.5], ["c", None]])
     assert table == "| name | value |\n| :-- | --: |\n| a\\|b | 0.500 |\n| c | – |"
     assert format_markdown_table(["", "x"], [["a", "1 %"]], [":--", "--:"]).splitlines()[1] == "| :-- | --: |"
+
+
+def test_nouns_follow_their_number():
+    numbers = [(0, "clip"), (1, "class"), (2, "class"), (1200, "clip"), (1.0, "epoch"), (2.5, "epoch")]
+    texts = ["0 clips", "1 class", "2 classes", "1,200 clips", "1 epoch", "2.5 epochs"]
+    assert [format_count(*pair) for pair in numbers] == texts

@@ -65,7 +65,7 @@ def test_recordings_are_read_once(folder, read, caplog):
     assert len(read) == 7 and len(set(first.values())) == 7
     caplog.clear()
     assert load(folder) == first and len(read) == 7
-    assert "1 recordings are silent" in caplog.text
+    assert "1 silent recording, used nevertheless" in caplog.text
     # At another sampling rate, or after the folder was moved, recordings are read again.
     assert load(folder, 8000).keys() == first.keys() and len(read) == 14
     moved = folder.rename(folder.with_name("moved"))

@@ -121,7 +121,7 @@ def make_bad_files(folder, tone):
     [
         (make_nothing, "folder not found"),
         (make_empty, "contains nothing but no class folders"),
-        (make_loose_files, "contains 1 recordings but no class folders"),
+        (make_loose_files, "contains 1 recording but no class folders"),
         (make_one_class, r"Found only one class \(only\)"),
         (make_empty_class, "class empty has no recordings"),
         (make_test_only, "have test, but no train split"),

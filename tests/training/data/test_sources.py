@@ -422,7 +422,7 @@ def test_duplicates_are_found_by_content(tmp_path, make_tone, caplog, source):
     recordings = load_recordings(options)
     (line,) = [record.message for record in caplog.records if "in two splits" in record.message]
     # Duplicates within train are not reported.
-    assert line.startswith("1 recordings") and line.count(" = ") == 1
+    assert line.startswith("1 recording in") and line.count(" = ") == 1
     assert "train/a/1.wav (train) = " in line and "test/a/other.flac (test)" in line
     assert {split: len(rows) for split, rows in recordings.items()} == {"train": 4, "validation": 1, "test": 2}
 
@@ -441,7 +441,7 @@ def test_silent_recordings_are_named_and_used(tones, tiny_options, tmp_path, cap
     command = ["train", "sanet.yaml", "--data_dir", str(data), "--output_dir", str(output_dir), *tiny_options]
     assert main([*command, "--num_train_epochs", "2"]) == 0
     (line,) = [record.message for record in caplog.records if "silent" in record.message]
-    assert line.startswith("2 recordings are silent") and line.count("low/silent.wav") == 2
+    assert line.startswith("2 silent recordings, used nevertheless") and line.count("low/silent.wav") == 2
     assert not any("in two splits" in record.message for record in caplog.records)
     results = json.loads((output_dir / "all_results.json").read_text())
     assert all(np.isfinite(results[f"{split}_loss"]) for split in ("train", "eval", "test"))
