@@ -141,7 +141,7 @@ def describe_missing(evaluations: Mapping[str, Evaluation]) -> list[str]:
         counts = evaluation.true_matrix.sum(axis=0)
         absent = [evaluation.labels[index] for index in np.flatnonzero(counts == 0) if index != evaluation.left_out]
         if absent:
-            texts.append(f"The {split} split has no clips of {shorten(absent)}. Its metrics say nothing about them.")
+            texts.append(f"Classes without clips in {split}, which its metrics do not cover: {shorten(absent)}.")
     return texts
 
 

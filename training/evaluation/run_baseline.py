@@ -273,7 +273,10 @@ def print_comparison(comparison: Mapping[str, Any], is_refit: bool = False) -> N
     again = ". For test, both were trained again, with the validation recordings" if is_refit else ""
     print(f"\nNetwork and baseline (95 % intervals){again}:", file=sys.stderr)
     for row in comparison["table"]:
-        print(f"  {row[0]} ({row[1]} clips), {row[2]}: network {row[3]}, baseline {row[4]}, {row[5]}", file=sys.stderr)
+        clips = "clip" if row[1] == "1" else "clips"
+        print(
+            f"  {row[0]} ({row[1]} {clips}), {row[2]}: network {row[3]}, baseline {row[4]}, {row[5]}", file=sys.stderr
+        )
     if comparison["verdict"] == "worse":
         logger.warning(comparison["text"])
     else:

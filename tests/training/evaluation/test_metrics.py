@@ -58,9 +58,7 @@ def test_missing_classes_are_named():
         Evaluation("test", ["a", "b"], ["x", "y", "z"], references, probabilities, background=background)
         for background in (None, "z")
     )
-    assert describe_missing({"test": full}) == [
-        "The test split has no clips of z. Its metrics say nothing about them."
-    ]
+    assert describe_missing({"test": full}) == ["Classes without clips in test, which its metrics do not cover: z."]
     # Only training has clips of a background class that it added.
     assert describe_missing({"test": added}) == []
 
