@@ -195,12 +195,12 @@ def check_precision(values: Values, given: Collection[str]) -> str:
     return values["precision"]
 
 
-def check_metric(name: str, is_multi_label: bool, num_classes: int) -> None:
+def check_metric(name: str, is_multi_label: bool, num_classes: int, labels: Collection | None = None) -> None:
     """
-    Check that a metric exists for these classes.
+    Check that a metric exists for these classes, and for the labels of the validation split, if they are given.
 
     Raises:
-        UsageError: It does not. The message lists the available metrics.
+        UsageError: It does not.
     """
     missing = "top_3_accuracy" if is_multi_label or num_classes <= TOP_K else None, None if is_multi_label else "mAP"
     metrics = [metric for metric in CHOOSING_METRICS if metric not in missing]
@@ -208,4 +208,9 @@ def check_metric(name: str, is_multi_label: bool, num_classes: int) -> None:
         kind = "multi-label data" if is_multi_label else f"single-label data with {num_classes} classes"
         raise UsageError(
             f"--metric_for_best_model {name} is not a metric for {kind}. Choose one of: {', '.join(metrics)}."
+        )
+    if name.removeprefix("eval_") == "auroc" and labels is not None and len(set(map(str, labels))) < 2:
+        raise UsageError(
+            f"--metric_for_best_model {name} needs several classes in validation. It has one. Choose another "
+            "metric, such as accuracy."
         )

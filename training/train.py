@@ -193,7 +193,8 @@ def _train(
     own = without_added(recordings)
     is_refit = is_refit_wanted(training_arguments, data_arguments, own, is_final)
     if training_arguments.metric_for_best_model is not None:
-        check_metric(training_arguments.metric_for_best_model, is_multi_label, len(labels))
+        held_out = recordings["validation"]["label"] if "validation" in recordings else None
+        check_metric(training_arguments.metric_for_best_model, is_multi_label, len(labels), held_out)
     model, feature_extractor = make_model(
         model_arguments, labels, data_arguments.max_length_seconds, data_arguments.problem_type
     )

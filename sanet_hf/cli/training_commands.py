@@ -95,8 +95,6 @@ def _train(model_arguments, data_arguments, training_arguments) -> None:
         metrics = train(model_arguments, data_arguments, training_arguments)
     if training_arguments.process_index > 0:
         return
-    if was_finished:
-        print(f"{output_dir} already contains a finished run. Use --overwrite_output_dir true to retrain.")
     _print_metrics(
         {
             split: {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
@@ -106,6 +104,11 @@ def _train(model_arguments, data_arguments, training_arguments) -> None:
     # A model that was trained on all recordings has no report.
     report = ", with report.html" if Path(output_dir, "report.html").exists() else ""
     print(f"\nThe model is in {output_dir}{report}. Classify a file with: sanet predict {output_dir} FILE")
+    if was_finished:
+        print(
+            f"\nNothing was trained: {output_dir} already contains a finished run. Use --overwrite_output_dir true to "
+            "retrain."
+        )
 
 
 def _leave_out_noise() -> None:
@@ -198,7 +201,10 @@ def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     for split, values in metrics.items():
         cells = ""
         for name in names:
-            cells += f"{values[name]:16.3f}" + (f"{format_interval(values):>16}" if name == "accuracy" else "")
+            # AUROC is missing for a split with clips of only one class.
+            cells += (f"{values[name]:16.3f}" if name in values else f"{'–':>16}") + (
+                f"{format_interval(values):>16}" if name == "accuracy" else ""
+            )
         print(f"{split:12}{cells}")
 
 

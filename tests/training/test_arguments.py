@@ -9,6 +9,7 @@ import pytest
 from sanet_hf.cli.train_options import make_data_parser, make_train_parser, parse_train_arguments
 from sanet_hf.errors import UsageError
 from sanet_hf.training.config_files import find_config, parse_augmentations, parse_config_overrides
+from sanet_hf.training.option_checks import check_metric
 from sanet_hf.training.options import changed_options, override_data_arguments
 
 
@@ -297,3 +298,10 @@ def test_evaluation_overrides_data_options():
     assert names == {"data_dir": "x"}
     text = make_data_parser().format_help()
     assert "--group_pattern" in text and "--augmentations" not in text and "--samples_per_class" not in text
+
+
+def test_auroc_cannot_select_the_epoch_by_clips_of_one_class():
+    check_metric("auroc", False, 2, [0, 1])
+    check_metric("accuracy", False, 2, [0, 0])
+    with pytest.raises(UsageError, match="needs several classes in validation"):
+        check_metric("eval_auroc", False, 2, [0, 0])

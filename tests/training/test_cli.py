@@ -21,6 +21,7 @@ import torch
 from transformers import AutoModelForAudioClassification, BertConfig
 
 from sanet_hf import SANetConfig, SANetForAudioClassification
+from sanet_hf.cli import training_commands
 from sanet_hf.cli.main import COMMANDS, main, make_parser
 from sanet_hf.inference.app import MAX_MEGABYTES, MAX_SECONDS
 from sanet_hf.utils.files import OPTIONS_FILE
@@ -799,3 +800,10 @@ def test_unknown_option_shows_the_usage_of_its_command(capsys):
     error = capsys.readouterr().err
     assert error.startswith("usage: sanet predict MODEL INPUT")
     assert error.endswith("sanet predict: error: unrecognized arguments: --outptu x.csv. Did you mean --output?\n")
+
+
+def test_metrics_that_a_split_lacks_are_dashes(capsys):
+    """AUROC needs clips of two classes."""
+    training_commands._print_metrics({"train": {"accuracy": 0.9, "auroc": 0.8}, "test": {"accuracy": 1.0}})
+    train, test = capsys.readouterr().out.splitlines()[-2:]
+    assert train.split() == ["train", "0.900", "–", "0.800"] and test.split() == ["test", "1.000", "–", "–"]

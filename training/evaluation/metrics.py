@@ -4,9 +4,9 @@
 Classification metrics: subclasses of `evaluate.Metric` that call scikit-learn and download nothing.
 
 All take probabilities of shape (clips, classes). mAP and AUROC leave out classes that no clip or every clip has,
-because they cannot be ranked. In scikit-learn's macro F1, a class without clips counts as 0 if it is predicted, and
-always in multi-label data. A single class with 0/1 labels is a detector, not a problem of two classes: its F1 is that
-of the positive class.
+because they cannot be ranked. If none is left, there is no AUROC, and mAP is 0. In scikit-learn's macro F1, a class
+without clips counts as 0 if it is predicted, and always in multi-label data. A single class with 0/1 labels is a
+detector, not a problem of two classes: its F1 is that of the positive class.
 """
 
 import datasets
@@ -49,7 +49,7 @@ class ClassificationMetrics(evaluate.Metric):
                 average="macro",
                 zero_division=0,
             ),
-            "auroc": _macro_auroc(np.eye(num_classes, dtype=int)[references], probabilities),
+            **_macro_auroc(np.eye(num_classes, dtype=int)[references], probabilities),
             "ece": expected_calibration_error(probabilities, references),
         }
         if num_classes > TOP_K:
@@ -77,7 +77,7 @@ class MultiLabelMetrics(evaluate.Metric):
         metrics = {
             "mAP": average_precision_score(references[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.0,
             "macro_f1": np.mean(_per_class(references, predicted)["f1"]),
-            "auroc": _macro_auroc(references, probabilities),
+            **_macro_auroc(references, probabilities),
             "accuracy": accuracy_score(references, predicted),
             "ece": expected_calibration_error(probabilities, references),
         }
@@ -172,9 +172,10 @@ def _mixed(references: np.ndarray) -> np.ndarray:
     return references.any(axis=0) & ~references.all(axis=0)
 
 
-def _macro_auroc(references: np.ndarray, probabilities: np.ndarray) -> float:
+def _macro_auroc(references: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Return `auroc`; nothing if no class can be ranked, such as with clips of only one class."""
     mixed = _mixed(references)
-    return roc_auc_score(references[:, mixed], probabilities[:, mixed]) if mixed.any() else 0.5
+    return {"auroc": roc_auc_score(references[:, mixed], probabilities[:, mixed])} if mixed.any() else {}
 
 
 def _metric_info(metric: type, references) -> evaluate.MetricInfo:
