@@ -30,7 +30,7 @@ from sanet_hf.training.preparation.progress import FOLDERS
 from sanet_hf.training.preparation.source_files import SourceFile, list_files, read_recording
 from sanet_hf.training.preparation.worker_pool import count_cores, map_unordered
 from sanet_hf.utils.files import to_text
-from sanet_hf.utils.formatting import format_table, shorten_lines
+from sanet_hf.utils.formatting import format_count, format_table, shorten_lines
 
 
 # Limits of the report: classes with fewer seconds, and files with larger values.
@@ -173,12 +173,16 @@ def find_faults(files: Sequence[SourceFile], measured: Mapping[SourceFile, Measu
         (f"offset by over {100 * MAX_OFFSET:g} % of full scale (DC)", of(lambda m: abs(m.offset) > MAX_OFFSET)),
     ):
         if names:
-            findings.append(f"{len(names)} files are {text}:{_list(names)}")
+            findings.append(f"{format_count(len(names), 'file')} {_be(names)} {text}:{_list(names)}")
     return findings + _find_rates(usable)
 
 
 def _list(names: Sequence[str]) -> str:
     return shorten_lines(names, NUM_SHOWN, indent=6)
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[str]) -> list[str]:
@@ -189,14 +193,14 @@ def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[
     }
     findings = [] if training in splits else ["There is no train split."]
     few = [
-        f"{label}: {len(times)} files, {sum(times):.1f} s"
+        f"{label}: {format_count(len(times), 'file')}, {sum(times):.1f} s"
         for label, times in sorted(seconds.items())
         if training in splits and (len(times) < FEW_CLIPS or round(sum(times), 1) < FEW_SECONDS)
     ]
     if few:
         findings.append(
-            f"{len(few)} classes have fewer than {FEW_CLIPS} files or less than {FEW_SECONDS:g} s for training:"
-            f"{_list(few)}"
+            f"{format_count(len(few), 'class')} with fewer than {FEW_CLIPS} files or less than {FEW_SECONDS:g} s for "
+            f"training:{_list(few)}"
         )
     largest, smallest = (choose((sum(times), label) for label, times in seconds.items()) for choose in (max, min))
     if smallest[0] and largest[0] > MAX_IMBALANCE * smallest[0]:
@@ -207,7 +211,7 @@ def _find_small_classes(usable: Mapping[SourceFile, Measured], labels: Iterable[
     for split in sorted(splits - {training}):
         missing = sorted(set(labels) - {file.label for file in usable if file.split == split})
         if missing:
-            findings.append(f"{len(missing)} classes are not in {split}:{_list(missing)}")
+            findings.append(f"{format_count(len(missing), 'class')} {_be(missing)} not in {split}:{_list(missing)}")
     return findings
 
 
@@ -218,13 +222,15 @@ def _find_duplicates(files: Mapping[str, tuple[SourceFile, Measured]]) -> list[s
     found: dict[str, list[str]] = defaultdict(list)
     for same in copies.values():
         if len(same) > 1:
-            kind = "contain the same sound"
+            kind = "with the same sound"
             if len({file.split for _, file in same}) > 1:
                 kind += " in several splits, so that scores are too high"
             elif len({file.label for _, file in same}) > 1:
                 kind += " in several classes"
             found[kind].append(" = ".join(name for name, _ in same[: NUM_SHOWN + 1]))
-    return [f"{len(groups)} sets of files {kind}:{_list(groups)}" for kind, groups in sorted(found.items())]
+    return [
+        f"{format_count(len(groups), 'set')} of files {kind}:{_list(groups)}" for kind, groups in sorted(found.items())
+    ]
 
 
 def _find_rates(usable: Mapping[SourceFile, Measured]) -> list[str]:
