@@ -45,6 +45,8 @@ FEWEST_STEPS, MAX_EPOCHS_OF_FEW = 2000, 500
 # Steps from a pretrained network.
 PRETRAINED_STEPS = 1200
 DEFAULT_MINUTES = 30.0
+# Options that limit the training, of which only the epochs are chosen.
+DURATIONS = ("num_train_epochs", "max_steps", "max_minutes")
 MEASURED_STEPS, MAX_MEASURING = 8, 3.0  # seconds
 # Fraction of the time that the estimated steps may take. The rest is for reading and augmentation (46 of
 # 175 ms of processor time per step of sanet-tiny on one thread of an AMD EPYC), evaluation, and a busy processor.
@@ -321,8 +323,8 @@ def find_recipe(
             choices = choose_head_recipe(facts, start)
         else:
             choices = _choose_training(facts, data, training, given, start)
-        # The recipe must contain head_only, although it is given as a flag.
-        write_recipe(choices, set(given) - {"head_only"}, path)
+        options = {name: value for part in (model, data, training) for name, value in vars(part).items()}
+        write_recipe(choices, {name: options[name] for name in given if name in options}, path)
         print(f"Chosen for {len(facts.seconds)} training recordings ({path}):", file=sys.stderr)
         print(summarize(choices, given), file=sys.stderr)
     return path
@@ -406,15 +408,18 @@ def find_facts(arguments: DataArguments, sampling_rate: int) -> Facts:
     return Facts(np.array(train["seconds"]), num_validation, num_classes, sampling_rate)
 
 
-def write_recipe(choices: Mapping[str, Choice], given: Collection[str], path: Path) -> None:
-    """Write a configuration file with a reason above each option. Leave out options that are `given` as flags."""
+def write_recipe(choices: Mapping[str, Choice], given: Mapping[str, object], path: Path) -> None:
+    """
+    Write a configuration file with a reason above each option. Options `given` as flags replace choices, so that the
+    file alone repeats the training.
+    """
     lines = [
         "# Chosen by `sanet train` for these recordings and this machine. To use it for other recordings:",
         "#   sanet train recipe.yaml --data_dir FOLDER --output_dir RUN",
     ]
-    for name, (value, reason) in choices.items():
-        if name not in given:
-            lines += [f"# {reason}", f"{name}: {json.dumps(value)}"]
+    is_given = {name: Choice(given[name], "given as an option") for name in (*choices, *DURATIONS) if name in given}
+    for name, (value, reason) in (choices | is_given).items():
+        lines += [f"# {reason}", f"{name}: {json.dumps(value)}"]
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as file:
         file.write(("\n".join(lines) + "\n").encode())

@@ -226,10 +226,10 @@ def _train(
         warnings = record_run(output_dir / RECORD_FILE, everything, sampling_rate, *before, is_refit)
         if teachers is not None:
             num_unlabeled = 0 if unlabeled is None else len(unlabeled)
-            teaching = ". ".join(
-                [describe_teachers(list(teachers.sampling_rates), training_arguments, num_unlabeled), *warnings]
-            )
-            print(f"Teachers: {teaching}.", file=sys.stderr)
+            learning = describe_teachers(list(teachers.sampling_rates), training_arguments, num_unlabeled)
+            print(f"Teachers: {learning}.", file=sys.stderr)
+            # The warnings were already shown.
+            teaching = ". ".join([learning, *warnings])
     baseline = None
     if training_arguments.baseline and trainer.is_world_process_zero():
         is_balanced = training_arguments.class_weights == "balanced"

@@ -142,6 +142,8 @@ class OptionParser(HfArgumentParser):
             options["default"] = SUPPRESS
         if options.get("dest") in self.hidden or (name.startswith("--no_") and self.hidden):
             options["help"] = SUPPRESS
+        elif name.startswith("--no_"):
+            options["help"] = f"same as --{options['dest']} false"
         if "type" in options and "choices" not in options:
             options["metavar"] = getattr(options["type"], "__name__", "value").removeprefix("string_to_").upper()
         action = add(*names, **options)

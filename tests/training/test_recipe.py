@@ -100,10 +100,10 @@ def test_training_time_limits_the_epochs():
 
 
 def test_recipe_file_is_a_configuration(tmp_path):
-    write_recipe(choose_recipe(facts()), {"padding"}, tmp_path / RECIPE_FILE)
+    write_recipe(choose_recipe(facts()), {}, tmp_path / RECIPE_FILE)
     text = (tmp_path / RECIPE_FILE).read_text()
     values = yaml.safe_load(text)
-    assert "padding" not in values and values["mixup_alpha"] == 1.0
+    assert values["mixup_alpha"] == 1.0
     command = [str(tmp_path / RECIPE_FILE), "--data_dir", "x", "--output_dir", "y"]
     model, data, training = parse_train_arguments(command)
     assert "spectrogram_dim" in model.config_overrides
@@ -111,8 +111,35 @@ def test_recipe_file_is_a_configuration(tmp_path):
     assert "Resample" in data.augmentations
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--max_minutes", "2"],
+        ["--max_steps", "7"],
+        ["--num_train_epochs", "2", "--learning_rate", "3e-4", "--lr_scheduler_type", "linear", "--refit", "false"],
+        ["--config_overrides={spectrogram_dim: [8], spectrogram_pool: [[4, 4]]}", "--padding", "max_length"],
+        ["--model_name_or_path", "sanet-small", "--max_length_seconds", "1", "--head_first", "false"],
+        ["--augmentations", "[{PolarityInversion: {p: 1}}]", "--mixup_alpha", "0", "--save_strategy", "epoch"],
+        ["--from_scratch", "true", "--warmup_steps", "3", "--per_device_train_batch_size", "4"],
+    ],
+)
+def test_recipe_contains_the_given_options(tones, tmp_path, flags):
+    """The file alone, without the flags of the command that wrote it, gives the same options."""
+    source = ["--data_dir", str(tones), "--output_dir"]
+    expected = parse_train_arguments([*source, str(tmp_path / "run"), *flags], find_recipe)
+    recipe = tmp_path / "run" / RECIPE_FILE
+    again = parse_train_arguments([str(recipe), *source, str(tmp_path / "run")])
+    for one, other in zip(expected, again):
+        # A file without a checkpoint is from scratch.
+        names = [field.name for field in dataclasses.fields(one) if field.init and field.name != "from_scratch"]
+        values = [{name: getattr(part, name) for name in names} for part in (one, other)]
+        for part in values:
+            part["config_overrides"] = yaml.safe_load(part.get("config_overrides") or "{}")
+        assert values[0] == values[1]
+
+
 def test_recipe_agrees_with_the_shipped_configuration(tmp_path):
-    write_recipe(choose_recipe(facts()), (), tmp_path / RECIPE_FILE)
+    write_recipe(choose_recipe(facts()), {}, tmp_path / RECIPE_FILE)
     chosen = yaml.safe_load((tmp_path / RECIPE_FILE).read_text())
     shipped = yaml.safe_load(find_config("sanet_spectrogram.yaml").read_text())
     defaults = {"num_mel_bins", "spectrogram_window", "spectrogram_stride", "spectrogram_sampling_rate"}
@@ -131,7 +158,7 @@ def test_training_without_a_configuration_writes_a_recipe(tones, tmp_path, capsy
     assert main(command) == 0
     assert "Chosen for 32 training recordings" in capsys.readouterr().err
     recipe, options = yaml.safe_load((output_dir / RECIPE_FILE).read_text()), read_options(output_dir)
-    assert "config_overrides" not in recipe and "num_train_epochs" in recipe
+    assert "num_train_epochs" in recipe
     assert options["mixup_alpha"] == recipe["mixup_alpha"] == 1.0
     # The same command again changes neither recipe nor run.
     before = (output_dir / RECIPE_FILE).stat().st_mtime_ns
