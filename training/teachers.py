@@ -271,7 +271,9 @@ class Teachers:
         loader = []
         if len(own):
             loader = make_loader(Subset(clips, own.tolist()), arguments.eval_batch_size, persistent_workers=False)
-        bar = tqdm(desc="Teachers' predictions", total=len(own), unit="clip", disable=not accelerator.is_main_process)
+        # An explicit value would override the environment variable TQDM_DISABLE.
+        hidden = {} if accelerator.is_main_process else {"disable": True}
+        bar = tqdm(desc="Teachers' predictions", total=len(own), unit="clip", **hidden)
         with bar:
             for batch in loader:
                 scores = self._predict(batch[TEACHER_INPUTS], len(batch["index"]))
