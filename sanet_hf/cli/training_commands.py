@@ -269,7 +269,7 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "contains the detected speech. Both have split folders. OUTPUT/manifest.parquet and report.html list every "
         "clip, and what was skipped and why. The recordings are not changed. Run the same command again to resume "
         "after an interruption.",
-        epilog="Example: sanet prepare recordings data && sanet train sanet.yaml --data_dir data/clips",
+        epilog="Example: sanet prepare recordings data",
     )
     prepare.add_argument(
         "recordings",
