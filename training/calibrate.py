@@ -124,7 +124,7 @@ def _calibrate_on(trainer: Trainer, windows: WindowLogits) -> tuple[Calibration 
         kind = "a scale and an offset per class"
     else:
         kind = f"temperature {calibration.temperature:.3g}"
-        kind += " (scores unchanged)" if kind == "temperature 1" else ""
+        kind += " (scores unchanged)" if calibration.temperature == 1 else ""
     return calibration, f"{kind}, fitted on {calibration.num_recordings} validation recordings, in the saved model"
 
 

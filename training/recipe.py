@@ -27,7 +27,7 @@ from sanet_hf.training.arguments import FEW_RECORDINGS, AudioTrainingArguments, 
 from sanet_hf.training.data.labels import label_names
 from sanet_hf.training.data.load import load_recordings
 from sanet_hf.training.models import check_regression, read_model_type, read_sampling_rate, read_window_seconds
-from sanet_hf.training.run_folder import OPTIONS_FILE, RECIPE_FILE, check_output, is_cross_validation
+from sanet_hf.training.run_folder import DURATIONS, GIVEN, OPTIONS_FILE, RECIPE_FILE, check_output, is_cross_validation
 from sanet_hf.utils.files import write_atomically
 from sanet_hf.utils.formatting import format_duration
 
@@ -45,8 +45,6 @@ FEWEST_STEPS, MAX_EPOCHS_OF_FEW = 2000, 500
 # Steps from a pretrained network.
 PRETRAINED_STEPS = 1200
 DEFAULT_MINUTES = 30.0
-# Options that limit the training, of which only the epochs are chosen.
-DURATIONS = ("num_train_epochs", "max_steps", "max_minutes")
 MEASURED_STEPS, MAX_MEASURING = 8, 3.0  # seconds
 # Fraction of the time that the estimated steps may take. The rest is for reading and augmentation (46 of
 # 175 ms of processor time per step of sanet-tiny on one thread of an AMD EPYC), evaluation, and a busy processor.
@@ -417,7 +415,7 @@ def write_recipe(choices: Mapping[str, Choice], given: Mapping[str, object], pat
         "# Chosen by `sanet train` for these recordings and this machine. To use it for other recordings:",
         "#   sanet train recipe.yaml --data_dir FOLDER --output_dir RUN",
     ]
-    is_given = {name: Choice(given[name], "given as an option") for name in (*choices, *DURATIONS) if name in given}
+    is_given = {name: Choice(given[name], GIVEN) for name in (*choices, *DURATIONS) if name in given}
     for name, (value, reason) in (choices | is_given).items():
         lines += [f"# {reason}", f"{name}: {json.dumps(value)}"]
     path.parent.mkdir(parents=True, exist_ok=True)

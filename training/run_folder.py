@@ -5,6 +5,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -20,6 +21,8 @@ LOCK_FILE = ".train.lock"
 # Written last: a run that has it is finished.
 RESULTS_FILE = "all_results.json"
 RECIPE_FILE = "recipe.yaml"
+# Reason in a recipe for an option that was not chosen, and the options that limit a training.
+GIVEN, DURATIONS = "given as an option", ("num_train_epochs", "max_steps", "max_minutes")
 # Checkpoints of the second phase of a training with `--refit`. `Trainer` does not upload names with this underscore.
 REFIT_FOLDER = "_refit"
 # Files of a cross-validation, whose runs are in subfolders.
@@ -55,6 +58,14 @@ def read_file(path: Path) -> dict:
     if not isinstance(values, dict):
         raise DataError(f"{path} is damaged: it is not a mapping of names to values.")
     return values
+
+
+def are_epochs_chosen(output_dir: str | Path) -> bool:
+    """Return whether a recipe chose the length of the training in a folder, rather than the user."""
+    path = Path(output_dir) / RECIPE_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    reasons = {line.split(":")[0]: reason.removeprefix("# ") for reason, line in pairwise(lines)}
+    return "num_train_epochs" in reasons and GIVEN not in map(reasons.get, DURATIONS)
 
 
 def is_finished(output_dir: str | Path) -> bool:

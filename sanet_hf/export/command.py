@@ -41,6 +41,7 @@ from sanet_hf.inference.thresholds import decision_threshold
 from sanet_hf.inference.windows import predicted_classes
 from sanet_hf.utils.extras import require
 from sanet_hf.utils.files import atomic_directory
+from sanet_hf.utils.formatting import format_count
 
 
 logger = logging.get_logger(__name__)
@@ -161,7 +162,7 @@ def compare_files(
     length = window_length(model, feature_extractor)
     times = _median_times(classifiers, make_noise_features(feature_extractor, [length]))
     threads = torch.get_num_threads()
-    clip = f"{length / feature_extractor.sampling_rate:g} s, {threads} thread{'s' if threads > 1 else ''}"
+    clip = f"{length / feature_extractor.sampling_rate:g} s, {format_count(threads, 'thread')}"
     lines = [f"{'':16}{'size':>10}{'accuracy':>10}{'macro F1':>10}{'agreement':>11}{clip:>20}"]
     several = config.problem_type == "multi_label_classification"
     thresholds = decision_threshold(config)

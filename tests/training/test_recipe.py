@@ -31,7 +31,7 @@ from sanet_hf.training.recipe import (
     find_recipe,
     write_recipe,
 )
-from sanet_hf.training.run_folder import OPTIONS_FILE, read_options
+from sanet_hf.training.run_folder import OPTIONS_FILE, are_epochs_chosen, read_options
 
 from .tiny_models import save_checkpoint
 
@@ -127,6 +127,10 @@ def test_recipe_contains_the_given_options(tones, tmp_path, flags):
     """The file alone, without the flags of the command that wrote it, gives the same options."""
     source = ["--data_dir", str(tones), "--output_dir"]
     expected = parse_train_arguments([*source, str(tmp_path / "run"), *flags], find_recipe)
+    # After a short training of one's own choice, a longer one can be advised.
+    assert are_epochs_chosen(tmp_path / "run") == (
+        not {"--max_minutes", "--max_steps", "--num_train_epochs"} & {*flags}
+    )
     recipe = tmp_path / "run" / RECIPE_FILE
     again = parse_train_arguments([str(recipe), *source, str(tmp_path / "run")])
     for one, other in zip(expected, again):

@@ -93,9 +93,9 @@ def _check_new(places: Sequence[Place], apply: Callable[[Callable, Sequence[Plac
         checks = _load(cache, places, states)
         before = dict(zip(places, states))
         new = [place for place in places if place not in checks]
-        # An explicit value would override the environment variable TQDM_DISABLE.
-        hidden = {} if new else {"disable": True}
-        bar = tqdm(apply(_check_and_state, new), total=len(new), desc="Checking recordings", unit="file", **hidden)
+        if not new:
+            return checks
+        bar = tqdm(apply(_check_and_state, new), total=len(new), desc="Checking recordings", unit="file")
         found = {}
         try:
             # `bar` is the first argument of zip, so that the progress bar is finished.

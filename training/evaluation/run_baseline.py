@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,8 @@ from sanet_hf.training.data.log_mel import MAX_SECONDS, NUM_STATISTICS, log_mel_
 from sanet_hf.training.data.rows import load_recording
 from sanet_hf.training.evaluation.results import Evaluation, in_order
 from sanet_hf.training.evaluation.statistics import BASELINE, compare_with_baseline, metric_interval
-from sanet_hf.training.run_folder import METRIC_PREFIXES, RECIPE_FILE, read_file
+from sanet_hf.training.run_folder import METRIC_PREFIXES, are_epochs_chosen
+from sanet_hf.utils.formatting import format_count
 
 
 logger = logging.get_logger(__name__)
@@ -241,7 +241,7 @@ def compare_run(
         if metric in evaluation.metrics
     }
     # The recipe chose a length at which more steps gained little.
-    is_long = "num_train_epochs" in read_file(Path(arguments.output_dir) / RECIPE_FILE)
+    is_long = are_epochs_chosen(arguments.output_dir)
     advice = advise(model.config, arguments.mixup_alpha, arguments.head_only, is_long)
     comparison = compare_with_baseline(evaluations, run.evaluations, advice, "" if is_fold else TEST_ON_MORE)
     if comparison is not None:
@@ -265,18 +265,17 @@ def advise(config: PreTrainedConfig, mixup_alpha: float, head_only: bool = False
         steps.append("the network for few recordings (sanet_spectrogram.yaml, or no configuration file)")
     if not mixup_alpha:
         steps.append("--mixup_alpha 1")
-    return f"Try {' or '.join([', '.join(steps[:-1])] * (len(steps) > 1) + steps[-1:])}."
+    *others, last = steps
+    return f"Try {', '.join(others)} or {last}." if others else f"Try {last}."
 
 
 def print_comparison(comparison: Mapping[str, Any], is_refit: bool = False) -> None:
     """Print the results of the network and the baseline. Warn if the network is worse."""
     again = ". For test, both were trained again, with the validation recordings" if is_refit else ""
     print(f"\nNetwork and baseline (95 % intervals){again}:", file=sys.stderr)
-    for row in comparison["table"]:
-        clips = "clip" if row[1] == "1" else "clips"
-        print(
-            f"  {row[0]} ({row[1]} {clips}), {row[2]}: network {row[3]}, baseline {row[4]}, {row[5]}", file=sys.stderr
-        )
+    for row, (split, _, metric, network, baseline, gap) in zip(comparison["rows"], comparison["table"]):
+        clips = format_count(row["num_clips"], "clip")
+        print(f"  {split} ({clips}), {metric}: network {network}, baseline {baseline}, {gap}", file=sys.stderr)
     if comparison["verdict"] == "worse":
         logger.warning(comparison["text"])
     else:

@@ -244,8 +244,8 @@ def compare_with_baseline(
     text = _say(last, verdict)
     # If all clips are right, there is nothing to improve.
     if last["network"]["value"] < 1:
-        text += "" if gap["is_significant"] else f" {test_advice}".rstrip()
-        text += "" if gap["value"] > 0 else f" {advice}".rstrip()
+        tips = [not gap["is_significant"] and test_advice, gap["value"] <= 0 and advice]
+        text = " ".join([text, *filter(None, tips)])
     return {
         "rows": rows,
         "verdict": verdict,
